@@ -1,0 +1,23 @@
+"""What every test shares: hypothesis profiles, and the rule for the `long` marker."""
+
+import os
+
+import hypothesis
+import pytest
+
+IS_LONG_RUN = os.environ.get("HUBBUB_LONG") == "1"
+
+# No deadline per example: the machine that runs CI has two cores and other work. `timeout` guards hangs.
+hypothesis.settings.register_profile("short", max_examples=100, deadline=None)
+hypothesis.settings.register_profile("long", max_examples=5_000, deadline=None)
+hypothesis.settings.load_profile("long" if IS_LONG_RUN else "short")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests marked `long` unless HUBBUB_LONG=1 asks for them."""
+    if IS_LONG_RUN:
+        return
+    skip_long = pytest.mark.skip(reason="long form: ./check --long (HUBBUB_LONG=1) runs it")
+    for item in items:
+        if item.get_closest_marker("long") is not None:
+            item.add_marker(skip_long)

@@ -1,0 +1,1 @@
+"""Tests of the wire language: codecs, framing, and the documents generated from the schema."""
