@@ -1,6 +1,7 @@
 """The language: commands, replies, events, errors, limits and codecs.
 
-Owns every type that crosses a wire. Leaves to others: sockets, clocks, storage, rules. Imports nothing of ours.
+Owns every type that crosses a wire. Leaves to others: sockets, clocks, storage, rules. Imports nothing
+of ours.
 """
 
 from protocol.codec import (

@@ -13,7 +13,7 @@ import msgspec
 from protocol.commands import Command
 from protocol.errors import ProtocolError
 from protocol.events import Event
-from protocol.limits import MAX_FRAME_BYTES
+from protocol.limits import MAX_FRAME_BYTES, MAX_SAFE_INTEGER
 from protocol.replies import Reply
 
 
@@ -37,10 +37,10 @@ class CommandError(ProtocolError):
 
 
 class _Probe(msgspec.Struct):
-    """Just enough of a broken command to answer it by id."""
+    """Just enough of a broken command to answer it by id; both fields may hold anything."""
 
-    id: int = 0
-    type: str = ""
+    id: object = 0
+    type: object = ""
 
 
 COMMAND_TYPES: Final = frozenset(str(info.__struct_config__.tag) for info in Command.__args__)
@@ -90,8 +90,10 @@ def _explain(payload: bytes | str, wire: Wire, exc: msgspec.ValidationError) -> 
             probe = _msgpack_probe.decode(payload if isinstance(payload, bytes) else payload.encode())
     except (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError):
         return CommandError("bad_field", str(exc))
-    command_id = probe.id if 0 <= probe.id < 2**53 else 0
-    if probe.type not in COMMAND_TYPES:
+    command_id = 0
+    if isinstance(probe.id, int) and 0 <= probe.id <= MAX_SAFE_INTEGER:
+        command_id = int(probe.id)  # true and false are ints to Python
+    if isinstance(probe.type, str) and probe.type not in COMMAND_TYPES:
         shown = probe.type[:64]
         return CommandError("unknown_type", f"There is no command of type {shown!r}.", command_id=command_id)
     return CommandError("bad_field", str(exc), command_id=command_id)

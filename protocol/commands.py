@@ -90,7 +90,10 @@ class Activity(_Command, tag="activity", frozen=True, kw_only=True, omit_default
 
 
 class WatchPresence(_Command, tag="watch_presence", frozen=True, kw_only=True, omit_defaults=True):
-    """Replace the set of users whose presence this session is told: contacts and members of shared conversations."""
+    """Replace the set of users whose presence this session is told.
+
+    Only contacts and members of shared conversations can be watched.
+    """
 
     reply: ClassVar[type] = replies.PresenceList
 

@@ -4,13 +4,13 @@ from typing import Final
 
 MAX_TEXT_BYTES: Final = 100 * 1024  # the promise of the product: texts to 100 KB
 MAX_TEXT_CHARS: Final = MAX_TEXT_BYTES  # checked while decoding; the byte limit is checked by the rules
-MAX_FRAME_BYTES: Final = 256 * 1024  # a 100 KB text, JSON-escaped at worst 2x, plus its envelope
+MAX_FRAME_BYTES: Final = 256 * 1024  # a 100 KB text, every character escaped as \" or \n, and its envelope
 MAX_GROUP_MEMBERS: Final = 500  # receipts and unread counts stay exact up to here
-MAX_MENTIONS: Final = 50
+MAX_MENTIONS: Final = 50  # each one alerts somebody; a whole group is not alerted by one message
 MAX_FILES: Final = 20  # attachments of one message
 MAX_REACTION_KINDS: Final = 50  # different emoji on one message
-MAX_TITLE_CHARS: Final = 200
-MAX_NAME_CHARS: Final = 64
+MAX_TITLE_CHARS: Final = 200  # one line of a conversation list
+MAX_NAME_CHARS: Final = 64  # stands before each message
 MAX_CURSORS: Final = 1000  # cursors in one hello, heartbeat or ack
 MAX_PAGE: Final = 500  # events or messages in one answer
 PAGE_BYTES: Final = 192 * 1024  # a page ends early rather than exceed a frame
@@ -18,21 +18,21 @@ MAX_IDS: Final = 500  # user ids in one command: a whole group at once
 MAX_WATCHED_USERS: Final = 2000  # presence subscriptions of one session
 MAX_SAFE_INTEGER: Final = 2**53 - 1  # JavaScript's largest exact integer
 
-HELLO_TIMEOUT_S: Final = 10.0
+HELLO_TIMEOUT_S: Final = 10.0  # a connection that says nothing costs a socket
 HANDSHAKE_TIMEOUT_S: Final = 10.0  # TLS and HTTP upgrade
 HEARTBEAT_INTERVAL_S: Final = 30.0  # jittered by the client; two fit into the time-out
 HEARTBEAT_TIMEOUT_S: Final = 60.0  # silence after which a device counts as gone
 PRESENCE_DEBOUNCE_S: Final = 10.0  # a shorter drop is not shown
 AWAY_AFTER_S: Final = 300.0  # connected, but the person has not been active
 PRESENCE_TICK_S: Final = 0.25  # presence, receipts and heads are batched for this long
-RECEIPT_TICK_S: Final = 0.25
+RECEIPT_TICK_S: Final = 0.25  # 500 members reading at once are a few events, not 250,000
 HEADS_TICK_S: Final = 1.0  # conversations that are not on the screen
 TYPING_TIMEOUT_S: Final = 6.0  # a typing mark ends by itself
-EDIT_WINDOW_MS: Final = 24 * 3600 * 1000
+EDIT_WINDOW_MS: Final = 24 * 3600 * 1000  # what others have read and acted on stays; admins may still delete
 
 MAX_UNACKED_SENDS: Final = 32  # per session; then its socket is not read
-MAX_UNACKED_BYTES: Final = 64 * 1024
-MAX_MAILBOX: Final = 256
+MAX_UNACKED_BYTES: Final = 64 * 1024  # the same in bytes
+MAX_MAILBOX: Final = 256  # per actor; then busy
 MAX_OUTBOX_FRAMES: Final = 512  # per session; then events are replaced by one resync
-MAX_OUTBOX_BYTES: Final = 256 * 1024
+MAX_OUTBOX_BYTES: Final = 256 * 1024  # the same in bytes: 2,000 stalled clients hold 512 MB at most
 WRITE_TIMEOUT_S: Final = 10.0  # a blocked write ends the connection

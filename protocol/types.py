@@ -21,7 +21,8 @@ from protocol.limits import (
     MAX_TITLE_CHARS,
 )
 
-ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
+# The lookahead is for Python, whose `$` also matches before a final newline; elsewhere it is always true.
+ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$(?!\n)"
 
 CommandId = Annotated[
     int,
