@@ -41,6 +41,49 @@ class Unavailable(HubbubError):
         super().__init__(code, message, retry_after_s=retry_after_s)
 
 
+class Fenced(Unavailable):
+    """Another node owns the shard now. Its former owner stops the shard's actors and does not retry."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__("moved", message, retry_after_s=0.5)
+
+
+class HeadMismatch(Unavailable):
+    """The shard's head is not what its owner thought: the store went back in time, or two nodes own it."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__("moved", message, retry_after_s=0.5)
+
+
+class Overloaded(Unavailable):
+    """The queue to the disk is full (8 MiB) or its oldest entry waits for over 1 s. Nothing was stored."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__("overloaded", message, retry_after_s=1.0)
+
+
+class StorageUnavailable(Unavailable):
+    """The disk is full or failing. Nothing was stored; reads go on."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__("storage_unavailable", message, retry_after_s=5.0)
+
+
+class OutcomeUnknown(Unavailable):
+    """The commit may or may not have happened; sending again with the same client_id is safe."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__("outcome_unknown", message, retry_after_s=1.0)
+
+
+class Conflict(Refused):
+    """An Insert met a row with the same key or unique columns; nothing of the transaction was stored."""
+
+    def __init__(self, table: str, message: str = "") -> None:
+        super().__init__("already_exists", message or f"{table} exists already")
+        self.table = table
+
+
 # The whole list: what a peer may meet, and what it means. Kept sorted by who must act.
 PROTOCOL_CODES: Final[dict[str, str]] = {
     "bad_frame": "The frame is not valid JSON or MessagePack, or its length prefix is wrong.",

@@ -1,0 +1,460 @@
+"""What is stored: rows of the log and of the directory, and the operations of one transaction.
+
+These Structs are the schema: `table` and `key` name the SQL table and its primary key, each field is a plain
+column (lists are JSON text), `unique` and `indexes` are the further indexes. Both stores are made from them.
+Schemas only grow: a new field has a default.
+"""
+
+from typing import Annotated, ClassVar
+
+import msgspec
+from msgspec import Meta
+
+# -- the log ----------------------------------------------------------------------------------------
+
+
+def conversation_stream(conversation_id: str) -> str:
+    """Name the stream of a conversation's events."""
+    return f"c:{conversation_id}"
+
+
+def inbox_stream(user_id: str) -> str:
+    """Name the stream of everything that changed for a user."""
+    return f"u:{user_id}"
+
+
+class LogRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One event to be appended. The store gives it the next seq of its stream.
+
+    `body` is the JSON of the event without what the columns hold. `client_id` with (stream, user_id) is the
+    idempotency key: a row whose key is stored already is not appended, and the first row's place is returned.
+    `is_message` rows raise the stream's message_count.
+    """
+
+    stream: str
+    kind: Annotated[str, Meta(description="The event's type tag.")]
+    at_ms: int
+    user_id: str
+    body: str
+    client_id: str | None = None
+    is_message: bool = False
+    thread: int | None = None
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """Where a row stands in its stream; for a duplicate, where the first one stands."""
+
+    seq: int
+    message_count: int
+    at_ms: int
+    is_duplicate: bool = False
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One stored event as it is read back."""
+
+    seq: int
+    kind: str
+    at_ms: int
+    user_id: str
+    client_id: str | None
+    message_count: int
+    thread: int | None
+    body: str
+
+
+class StreamHead(msgspec.Struct, frozen=True):
+    """The last position of a stream; zeros for an empty one."""
+
+    seq: int = 0
+    message_count: int = 0
+    at_ms: int = 0
+
+
+# -- the directory ----------------------------------------------------------------------------------
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of one table. Subclasses name the table, its primary key, and its further indexes."""
+
+    table: ClassVar[str] = ""
+    key: ClassVar[tuple[str, ...]] = ()
+    unique: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = ()
+
+
+class App(Row, frozen=True, kw_only=True):
+    """A tenant. Everything else belongs to exactly one."""
+
+    table: ClassVar[str] = "app"
+    key: ClassVar[tuple[str, ...]] = ("app_id",)
+    unique: ClassVar[tuple[tuple[str, ...], ...]] = (("name",),)
+
+    app_id: str
+    name: str
+    created_at_ms: int
+    allow_sign_up: bool = True
+
+
+class AppKey(Row, frozen=True, kw_only=True):
+    """A key for server-to-server calls. Its secret is derived from the server's own and never stored."""
+
+    table: ClassVar[str] = "app_key"
+    key: ClassVar[tuple[str, ...]] = ("app_key",)
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("app_id",),)
+
+    app_key: str
+    app_id: str
+    name: str = ""
+    created_at_ms: int
+    revoked_at_ms: int = 0
+
+
+class User(Row, frozen=True, kw_only=True):
+    """A person or a bot of one app. `username_key` and `name_key` are the case-folded names, for look-ups."""
+
+    table: ClassVar[str] = "user_account"
+    key: ClassVar[tuple[str, ...]] = ("user_id",)
+    unique: ClassVar[tuple[tuple[str, ...], ...]] = (("app_id", "username_key"), ("app_id", "external_id"))
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("app_id", "name_key"),)
+
+    user_id: str
+    app_id: str
+    username: str
+    username_key: str
+    name: str
+    name_key: str
+    password_hash: str = ""
+    external_id: str | None = None
+    avatar: str = ""
+    language: str = ""
+    time_zone: str = ""
+    is_bot: bool = False
+    owner_id: str = ""
+    created_at_ms: int
+    disabled_at_ms: int = 0
+
+
+class Session(Row, frozen=True, kw_only=True):
+    """One log-in. Only the token's hash is kept (SHA-256 of 256 random bits needs no salt)."""
+
+    table: ClassVar[str] = "session"
+    key: ClassVar[tuple[str, ...]] = ("session_id",)
+    unique: ClassVar[tuple[tuple[str, ...], ...]] = (("token_hash",),)
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("user_id",),)
+
+    session_id: str
+    user_id: str
+    app_id: str
+    token_hash: str
+    device_name: str = ""
+    created_at_ms: int
+    last_seen_ms: int = 0
+    expires_at_ms: int = 0
+
+
+class Device(Row, frozen=True, kw_only=True):
+    """A device of a user, known by the id that it chose."""
+
+    table: ClassVar[str] = "device"
+    key: ClassVar[tuple[str, ...]] = ("user_id", "device_id")
+
+    user_id: str
+    device_id: str
+    client: str = ""
+    last_seen_ms: int = 0
+
+
+class DeviceCursor(Row, frozen=True, kw_only=True):
+    """The last seq of a stream that a device has told us it holds."""
+
+    table: ClassVar[str] = "device_cursor"
+    key: ClassVar[tuple[str, ...]] = ("user_id", "device_id", "stream")
+
+    user_id: str
+    device_id: str
+    stream: str
+    seq: int
+
+
+class LastSeen(Row, frozen=True, kw_only=True):
+    """When a user was last connected."""
+
+    table: ClassVar[str] = "last_seen"
+    key: ClassVar[tuple[str, ...]] = ("user_id",)
+
+    user_id: str
+    at_ms: int
+
+
+class ContactRow(Row, frozen=True, kw_only=True):
+    """One side of a contact; each user's own side is written by that user's actor."""
+
+    table: ClassVar[str] = "contact"
+    key: ClassVar[tuple[str, ...]] = ("user_id", "other_id")
+
+    user_id: str
+    other_id: str
+    state: str
+    since_ms: int
+
+
+class BlockRow(Row, frozen=True, kw_only=True):
+    """user_id has blocked other_id."""
+
+    table: ClassVar[str] = "block"
+    key: ClassVar[tuple[str, ...]] = ("user_id", "other_id")
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("other_id",),)
+
+    user_id: str
+    other_id: str
+    since_ms: int
+
+
+class ConversationRow(Row, frozen=True, kw_only=True):
+    """What the conversation list needs of a conversation; the log is the truth."""
+
+    table: ClassVar[str] = "conversation"
+    key: ClassVar[tuple[str, ...]] = ("conversation_id",)
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("app_id",),)
+
+    conversation_id: str
+    app_id: str
+    kind: str
+    title: str = ""
+    created_at_ms: int
+    created_by: str
+    user_a: str = ""
+    user_b: str = ""
+    member_count: int = 0
+
+
+class MemberRow(Row, frozen=True, kw_only=True):
+    """A membership with its watermarks. `read_count` is the stream's message_count at `read_seq`."""
+
+    table: ClassVar[str] = "member"
+    key: ClassVar[tuple[str, ...]] = ("conversation_id", "user_id")
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("user_id", "conversation_id"),)
+
+    conversation_id: str
+    user_id: str
+    role: str
+    joined_seq: int = 0
+    joined_at_ms: int = 0
+    silenced_until_ms: int = 0
+    muted_until_ms: int = 0
+    delivered_seq: int = 0
+    read_seq: int = 0
+    read_count: int = 0
+
+
+class MessageState(Row, frozen=True, kw_only=True):
+    """How a message differs from its log row: edits, reactions, deletion, replies in its thread."""
+
+    table: ClassVar[str] = "message_state"
+    key: ClassVar[tuple[str, ...]] = ("conversation_id", "seq")
+
+    conversation_id: str
+    seq: int
+    text: str | None = None
+    mentions: str | None = None
+    edited_at_ms: int = 0
+    deleted_at_ms: int = 0
+    reactions: Annotated[str, Meta(description="JSON list of {emoji, user_ids}.")] = ""
+    thread_count: int = 0
+
+
+class Mention(Row, frozen=True, kw_only=True):
+    """A user is mentioned in a message that is not deleted."""
+
+    table: ClassVar[str] = "mention"
+    key: ClassVar[tuple[str, ...]] = ("user_id", "conversation_id", "seq")
+
+    user_id: str
+    conversation_id: str
+    seq: int
+
+
+class InviteRow(Row, frozen=True, kw_only=True):
+    """An invite to a group, found by its code."""
+
+    table: ClassVar[str] = "invite"
+    key: ClassVar[tuple[str, ...]] = ("code",)
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("conversation_id",),)
+
+    code: str
+    conversation_id: str
+    app_id: str
+    created_by: str
+    created_at_ms: int
+    expires_at_ms: int = 0
+    max_uses: int = 0
+    uses: int = 0
+    revoked_at_ms: int = 0
+
+
+class Tell(Row, frozen=True, kw_only=True):
+    """A message to another actor that must arrive: stored with its cause, removed with its effect."""
+
+    table: ClassVar[str] = "tell"
+    key: ClassVar[tuple[str, ...]] = ("tell_id",)
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("shard",),)
+
+    tell_id: str
+    shard: Annotated[int, Meta(description="Shard of the target.")]
+    kind: str
+    target_id: str
+    body: Annotated[str, Meta(description="JSON of the message.")]
+    at_ms: int
+
+
+class FileRow(Row, frozen=True, kw_only=True):
+    """An uploaded file; the bytes lie in the file store under their SHA-256."""
+
+    table: ClassVar[str] = "file"
+    key: ClassVar[tuple[str, ...]] = ("file_id",)
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("app_id", "sha256"),)
+
+    file_id: str
+    app_id: str
+    user_id: str
+    sha256: str
+    name: str
+    media_type: str
+    size_bytes: int
+    width: int = 0
+    height: int = 0
+    at_ms: int
+
+
+class SnapshotRow(Row, frozen=True, kw_only=True):
+    """The state of a stream's actor after `seq`: state + later events = the state now."""
+
+    table: ClassVar[str] = "snapshot"
+    key: ClassVar[tuple[str, ...]] = ("stream",)
+
+    stream: str
+    seq: int
+    body: str
+    at_ms: int
+
+
+class DeadLetter(Row, frozen=True, kw_only=True):
+    """A message whose handling crashed its actor twice, kept for the operator."""
+
+    table: ClassVar[str] = "dead_letter"
+    key: ClassVar[tuple[str, ...]] = ("dead_letter_id",)
+
+    dead_letter_id: str
+    kind: str
+    actor_id: str
+    message_type: str
+    body: str
+    error: str
+    crash_count: int
+    at_ms: int
+
+
+DIRECTORY: tuple[type[Row], ...] = (
+    App,
+    AppKey,
+    User,
+    Session,
+    Device,
+    DeviceCursor,
+    LastSeen,
+    ContactRow,
+    BlockRow,
+    ConversationRow,
+    MemberRow,
+    MessageState,
+    Mention,
+    InviteRow,
+    Tell,
+    FileRow,
+    SnapshotRow,
+    DeadLetter,
+)
+
+# -- one transaction --------------------------------------------------------------------------------
+
+
+class Put(msgspec.Struct, frozen=True):
+    """Write a row whole, whether it exists or not.
+
+    `row_index` ties it to a log row of the same append: it is skipped when that row was a duplicate. With
+    `seq_field`, that field of the row takes the seq that the log row was given.
+    """
+
+    row: Row
+    row_index: int = -1
+    seq_field: str = ""
+
+
+class Insert(msgspec.Struct, frozen=True):
+    """Write a row that must not exist yet, by key or by a unique index: else Conflict and nothing is stored."""
+
+    row: Row
+
+
+class Remove(msgspec.Struct, frozen=True):
+    """Remove all rows of a table whose columns equal these values; none is fine."""
+
+    table: type[Row]
+    where: dict[str, str | int]
+    row_index: int = -1
+
+
+class Advance(msgspec.Struct, frozen=True, kw_only=True):
+    """Raise a member's watermarks; they never go back. With `row_index`, to the place of that log row."""
+
+    conversation_id: str
+    user_id: str
+    delivered_seq: int = 0
+    read_seq: int = 0
+    read_count: int = 0
+    row_index: int = -1
+
+
+class Redact(msgspec.Struct, frozen=True):
+    """Erase the content of a log row for good; its place, time and author stay."""
+
+    stream: str
+    seq: int
+
+
+Op = Put | Insert | Remove | Advance | Redact
+
+
+class Append(msgspec.Struct, frozen=True, kw_only=True):
+    """One atomic extension of streams of one shard, with what must be stored together with it.
+
+    `epoch` proves the writer's ownership of the shard: a newer epoch in the store refuses the whole append.
+    `expected_head` is the shard's head (rows ever appended to it) before this append; None leaves the check
+    to the store's own memory of it.
+    """
+
+    shard: int
+    epoch: int
+    rows: tuple[LogRow, ...] = ()
+    ops: tuple[Op, ...] = ()
+    expected_head: int | None = None
+
+
+class UnreadLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a conversation list, as the store joins it."""
+
+    conversation_id: str
+    kind: str
+    title: str
+    user_a: str
+    user_b: str
+    member_count: int
+    role: str
+    muted_until_ms: int
+    read_seq: int
+    head: int
+    message_count: int
+    updated_at_ms: int
+    unread: int
+    mentions_unread: int

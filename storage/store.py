@@ -1,0 +1,118 @@
+"""The one interface of the store, which SQLite implements here and PostgreSQL later.
+
+All methods are for the Trio thread. Appends are durable when their outcome is known: never before.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+from protocol.errors import HubbubError
+from protocol.records import Append, Appended, Entry, MessageState, Op, Row, StreamHead, UnreadLine
+
+R = TypeVar("R", bound=Row)
+Outcome = tuple[Appended, ...] | HubbubError
+Value = str | int | None
+
+
+class Store(Protocol):
+    """Log, directory and queries over one durable engine."""
+
+    async def claim_all(self, node_id: str) -> dict[int, int]:
+        """Take all 256 shards with new epochs, as a single node does at its start. Returns shard -> epoch."""
+        ...
+
+    def append_nowait(self, append: Append, on_done: Callable[[Outcome], None]) -> None:
+        """Queue one append; `on_done` is called once, synchronously, in the Trio thread, in commit order.
+
+        Appends of one shard are committed in the order given. Raises: Overloaded, StorageUnavailable at once,
+        in which case `on_done` is not called.
+        """
+        ...
+
+    async def append(self, append: Append) -> tuple[Appended, ...]:
+        """As append_nowait, and wait; a cancelled wait leaves the append queued.
+
+        Raises: Fenced, HeadMismatch, Overloaded, StorageUnavailable, OutcomeUnknown, Conflict.
+        """
+        ...
+
+    async def commit(self, ops: Sequence[Op]) -> None:
+        """One transaction outside any shard (accounts, sessions, cursors). Raises: as append."""
+        ...
+
+    async def barrier(self) -> None:
+        """Return when all that was queued before is decided."""
+        ...
+
+    async def read(self, stream: str, *, after: int, limit: int, max_bytes: int = 1 << 20) -> list[Entry]:
+        """Entries with seq > after, rising: at least one if there is any, up to limit and max_bytes of body."""
+        ...
+
+    async def read_messages(
+        self,
+        stream: str,
+        *,
+        before: int = 0,
+        after: int | None = None,
+        thread: int = 0,
+        limit: int,
+        max_bytes: int = 1 << 20,
+    ) -> list[tuple[Entry, MessageState | None]]:
+        """Message entries (is_message), rising by seq, each with its MessageState or None.
+
+        Newest first selection with `before` (0: from the newest), oldest first with `after`. `thread` keeps only
+        the message with that seq and the replies in its thread.
+        """
+        ...
+
+    async def entry(self, stream: str, seq: int) -> Entry | None: ...
+
+    async def message_count_at(self, stream: str, seq: int) -> int:
+        """How many messages the stream has with a seq up to and including `seq`."""
+        ...
+
+    async def head(self, stream: str) -> StreamHead: ...
+
+    async def get(self, table: type[R], *key: Value) -> R | None:
+        """The row with that primary key."""
+        ...
+
+    async def find(
+        self,
+        table: type[R],
+        where: dict[str, Value],
+        *,
+        order_by: str = "",
+        after: Value = None,
+        limit: int = 1000,
+    ) -> list[R]:
+        """Rows whose columns equal these values, ordered by a column (and only beyond `after` in it)."""
+        ...
+
+    async def find_many(self, table: type[R], column: str, values: Sequence[str | int]) -> list[R]:
+        """Rows whose column is one of these (up to 1,000) values, in no order."""
+        ...
+
+    async def find_prefix(
+        self, table: type[R], where: dict[str, Value], column: str, prefix: str, *, limit: int = 20
+    ) -> list[R]:
+        """Rows whose text column begins with prefix, rising by that column; uses an index range, not LIKE."""
+        ...
+
+    async def conversation_lines(
+        self, user_id: str, *, before: tuple[int, str] | None = None, limit: int = 50
+    ) -> list[UnreadLine]:
+        """The user's conversations by falling (updated_at_ms, id), below `before` where given."""
+        ...
+
+    async def conversation_line(self, user_id: str, conversation_id: str) -> UnreadLine | None: ...
+
+    async def last_messages(
+        self, conversation_ids: Sequence[str]
+    ) -> dict[str, tuple[Entry, MessageState | None]]:
+        """The newest message of each of these (up to 500) conversations; those without one are left out."""
+        ...
+
+    async def device_cursors(self, user_id: str, device_id: str) -> dict[str, int]:
+        """Stream -> seq, as that device has told."""
+        ...
