@@ -1,0 +1,603 @@
+"""Where actors live: the `EntityHost` activates, feeds, restarts and passivates the entities of one kind.
+
+Design note. Each active entity has a `_Cell`: its mailbox and one task. The cell outlives incarnations, so a
+message that arrives during a passivation or a restart waits in the same mailbox and meets the next
+incarnation. A cell is forgotten only when its mailbox is empty, in the same step of the event loop that
+looked.
+
+After a crash:
+- Messages of the batch in hand were never flushed, so nothing of them is stored. They go to the next
+  incarnation in order, each in a batch of its own, so that a second crash has one culprit.
+- The message in whose `receive` it happened has one crash on its account. If `flush` failed, all of the batch
+  have. Two crashes, and a message becomes a dead letter; its sender is told.
+- Messages that were flushed may or may not be stored by the time of the crash; their senders are told
+  "restarted" and send again, which is safe because sends are idempotent.
+- What the entity had posted to itself is forgotten: it reports on work of the incarnation that is gone.
+- Messages still in the mailbox notice nothing.
+"""
+
+import inspect
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
+
+import msgspec
+import structlog
+import trio
+
+from actors.address import Address
+from actors.crash_history import CrashHistory, CrashPolicy
+from actors.entity import Entity, EntityContext, StopEntity
+from actors.mailbox import MAILBOX_CAPACITY, Envelope, Mailbox, MailboxFull
+from actors.reply import NO_REPLY, POSTED, Reply
+from actors.router import BUSY_RETRY_S, Router
+from protocol.errors import HubbubError, Unavailable
+
+IDLE_S: Final = 120.0  # Pekko's default for passivation
+MAX_ACTIVE: Final = 20_000  # about 4 KB of runtime each before their own state
+CRASHES_PER_MESSAGE: Final = 2
+_RESTARTED_RETRY_S: Final = 0.5  # an activation reads a snapshot and a short tail
+_DRAINING_RETRY_S: Final = 1.0
+_ACTIVATION_RETRY_S: Final = 0.1
+_ASIDE_TIMEOUT_S: Final = 5.0  # for dead letters and settling; the mailbox waits meanwhile
+_POLL_S: Final = 0.1  # how often an entity that is not ready to leave is asked again in a drain
+_FLUSH: Final = -1  # as a culprit: the whole batch
+_CRASHED_RETRY_S: Final = 60.0  # the message will crash again; an operator has to look
+_SWEEP_S: Final = 5.0  # how late an idle entity may be noticed
+_LRU_ASKS: Final = 4  # per activation above the limit: more than one, so that the excess shrinks
+_MAX_HISTORIES: Final = 10_000  # crashed addresses remembered; the oldest is forgotten first
+
+DeadLetterSink = Callable[[Address, object, BaseException, int], Awaitable[None] | None]
+"""Keep a message that crashed its actor: (address, message, error, crashes)."""
+
+_log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+class HostStats(msgspec.Struct, frozen=True, kw_only=True):
+    """What one host has done since it was made, and what it holds now."""
+
+    kind: str
+    active: int
+    mailbox_depth: int  # ordinary messages waiting, over all mailboxes
+    mailbox_peak: int  # the deepest single mailbox that was ever drained
+    quarantined: int
+    activations: int
+    passivations: int
+    crashes: int
+    restarts: int  # incarnations that followed a crash or a stop
+    stops: int  # StopEntity: fenced, overloaded
+    dead_letters: int
+    refused: int  # messages refused: busy, quarantined, draining
+
+
+class _Cell:
+    """One address's mailbox, its task's scope, and the messages in the hands of its incarnation."""
+
+    __slots__ = (
+        "activation_failures",
+        "address",
+        "batch",
+        "batch_crashes",
+        "culprit",
+        "gone",
+        "is_asked_to_leave",
+        "is_ordered_to_leave",
+        "last_used",
+        "mailbox",
+        "outstanding",
+        "outstanding_limit",
+        "retries",
+        "scope",
+    )
+
+    def __init__(self, address: Address, mailbox: Mailbox, now: float) -> None:
+        self.address = address
+        self.mailbox = mailbox
+        self.last_used = now
+        self.scope = trio.CancelScope()
+        self.retries: deque[tuple[Envelope, int]] = deque()  # with their crashes so far; at most one batch
+        self.batch: list[Envelope] = []  # received or being received, not yet flushed
+        self.batch_crashes = 0  # of the message in `batch`, when it is retried alone
+        self.culprit: int | None = None  # the position in `batch` that raised, or _FLUSH
+        self.outstanding: deque[Reply] = deque()  # flushed, not answered; the oldest first
+        self.outstanding_limit = 256
+        self.activation_failures = 0  # in a row
+        self.is_asked_to_leave = False  # idle, or least recently used: only if nothing came meanwhile
+        self.is_ordered_to_leave = False  # draining: as soon as the mailbox is empty
+        self.gone: trio.Event | None = None  # made by whoever waits for this cell to be forgotten
+
+    @property
+    def has_mail(self) -> bool:
+        return bool(self.retries) or not self.mailbox.is_empty
+
+    def forget_answered(self) -> None:
+        """Let go of replies that are done.
+
+        Commits answer in order, so taking them from the left is enough and costs each reply one look; the
+        full pass is for one that is never answered and holds up the others, and its cost is spread by
+        doubling.
+        """
+        outstanding = self.outstanding
+        while outstanding and outstanding[0].is_done:
+            outstanding.popleft()
+        if len(outstanding) > self.outstanding_limit:
+            self.outstanding = deque(reply for reply in outstanding if not reply.is_done)
+            self.outstanding_limit = max(256, 2 * len(self.outstanding))
+
+    def fail_outstanding(self, error: HubbubError) -> None:
+        """Fail every reply that the incarnation still owed for flushed messages."""
+        outstanding, self.outstanding = self.outstanding, deque()
+        for reply in outstanding:
+            reply.fail(error)
+
+    def requeue_batch(self) -> list[tuple[Envelope, int]]:
+        """Put the batch in hand back to be retried one by one; return the messages that crashed too often."""
+        batch, culprit, crashes = self.batch, self.culprit, self.batch_crashes
+        self.batch, self.culprit, self.batch_crashes = [], None, 0
+        retries: list[tuple[Envelope, int]] = []
+        dead: list[tuple[Envelope, int]] = []
+        for position, envelope in enumerate(batch):
+            if envelope[1] is POSTED:
+                continue
+            count = crashes + (culprit in (position, _FLUSH))
+            (dead if count >= CRASHES_PER_MESSAGE else retries).append((envelope, count))
+        self.retries.extendleft(reversed(retries))
+        return dead
+
+    def fail_batch(self, error: HubbubError) -> None:
+        """Fail the messages that were received but not flushed."""
+        batch, self.batch = self.batch, []
+        for _, reply in batch:
+            reply.fail(error)
+
+    def fail_mail(self, error: HubbubError) -> int:
+        """Fail every message that no incarnation has seen yet, or that waits to be retried; count them."""
+        envelopes = [envelope for envelope, _ in self.retries] + self.mailbox.take_all()
+        self.retries.clear()
+        for _, reply in envelopes:
+            reply.fail(error)
+        return len(envelopes)
+
+
+class EntityHost:
+    """Run the entities of one kind: `run` under a supervisor, fed by a router, until `drain`."""
+
+    def __init__(
+        self,
+        kind: str,
+        factory: Callable[[Address], Entity],
+        *,
+        router: Router,
+        on_dead_letter: DeadLetterSink,
+        idle_s: float = IDLE_S,
+        max_active: int = MAX_ACTIVE,
+        mailbox_capacity: int = MAILBOX_CAPACITY,
+        crash_policy: CrashPolicy | None = None,
+        wakes_after_crash: bool = False,
+    ) -> None:
+        """Prepare a host; nothing runs before `run`.
+
+        `max_active` is where the least recently used are asked to leave; at twice that number, when none of
+        them can, new activations are refused. With `wakes_after_crash` an entity is activated again at once,
+        to announce its resync, rather than by its next message.
+        """
+        self.kind = kind
+        self._factory = factory
+        self._router = router
+        self._on_dead_letter = on_dead_letter
+        self._idle_s = idle_s
+        self._max_active = max_active
+        self._mailbox_capacity = mailbox_capacity
+        self._crash_policy = crash_policy or CrashPolicy()
+        self._wakes_after_crash = wakes_after_crash
+        self._cells: OrderedDict[Address, _Cell] = OrderedDict()  # least recently used first
+        self._histories: dict[Address, CrashHistory] = {}
+        self._nursery: trio.Nursery | None = None  # set while it takes messages
+        self._is_over = trio.Event()
+        self._mailbox_peak = 0
+        self._activations = 0
+        self._passivations = 0
+        self._crashes = 0
+        self._restarts = 0
+        self._stops = 0
+        self._dead_letters = 0
+        self._refused = 0
+
+    # Taking messages: synchronous, on the hot path.
+
+    def deliver(self, address: Address, message: object, reply: Reply) -> None:
+        """Put a message in the mailbox of `address`, activating the entity first where needed.
+
+        Raises: Unavailable("busy"), when the mailbox or the host is full; Unavailable("quarantined");
+        Unavailable("draining"), also before `run`.
+        """
+        if self._nursery is None:
+            self._refused += 1
+            raise Unavailable("draining", retry_after_s=_DRAINING_RETRY_S)
+        cell = self._cells.get(address)
+        if cell is None:
+            cell = self._admit(address, self._nursery)
+        try:
+            cell.mailbox.put_nowait(message, reply)
+        except MailboxFull:
+            self._refused += 1
+            raise Unavailable("busy", retry_after_s=BUSY_RETRY_S) from None
+
+    def deliver_if_active(self, address: Address, message: object) -> bool:
+        """Put a message in the mailbox of an entity that is awake and has room; return whether it was."""
+        cell = self._cells.get(address)
+        if cell is None or self._nursery is None:
+            return False
+        try:
+            cell.mailbox.put_nowait(message, NO_REPLY)
+        except MailboxFull:
+            return False
+        return True
+
+    def is_active(self, address: Address) -> bool:
+        """Tell whether the entity is awake (or waking, or leaving)."""
+        return address in self._cells
+
+    def stats(self) -> HostStats:
+        """Count what happened so far and what waits now. Walks all mailboxes: for a scrape only."""
+        now = trio.current_time()
+        return HostStats(
+            kind=self.kind,
+            active=len(self._cells),
+            mailbox_depth=sum(len(cell.mailbox) + len(cell.retries) for cell in self._cells.values()),
+            mailbox_peak=self._mailbox_peak,
+            quarantined=sum(history.quarantine_left_s(now) > 0 for history in self._histories.values()),
+            activations=self._activations,
+            passivations=self._passivations,
+            crashes=self._crashes,
+            restarts=self._restarts,
+            stops=self._stops,
+            dead_letters=self._dead_letters,
+            refused=self._refused,
+        )
+
+    # Life of the host.
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Take messages and run entities until `drain` is through, or until cancelled.
+
+        Cancelled, it fails what waits with "draining" and lets no entity put down its snapshot.
+        """
+        self._is_over = trio.Event()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                task_status.started()
+                while not self._is_over.is_set():
+                    with trio.move_on_after(min(self._idle_s / 4, _SWEEP_S)):
+                        await self._is_over.wait()
+                    self._sweep(trio.current_time())
+        finally:
+            self._nursery = None
+
+    async def drain(self, *, deadline_s: float) -> int:
+        """Take no more messages, let every entity finish what waits and leave; then `run` returns.
+
+        Return how many were cut off at the deadline; the messages in their hands failed with "draining".
+        """
+        self._nursery = None
+        cut_count = await self.passivate_matching(lambda _: True, deadline_s=deadline_s)
+        self._is_over.set()
+        return cut_count
+
+    async def passivate_matching(self, matches: Callable[[Address], bool], *, deadline_s: float) -> int:
+        """Let the entities whose address matches finish what waits and leave, as when a shard is handed over.
+
+        The caller has made the router send their messages elsewhere; one that still comes here is handled.
+        Return how many were cut off at the deadline.
+        """
+        cells = [cell for cell in self._cells.values() if matches(cell.address)]
+        for cell in cells:
+            cell.is_ordered_to_leave = True
+            cell.gone = cell.gone or trio.Event()
+            cell.mailbox.wake()
+        with trio.move_on_after(deadline_s) as scope:
+            for cell in cells:
+                await _see_off(cell)
+        if not scope.cancelled_caught:
+            return 0
+        late = [cell for cell in cells if not _is_gone(cell)]
+        for cell in late:
+            _log.warning("entity_cut_off", actor=str(cell.address), queue_depth=len(cell.mailbox))
+            cell.scope.cancel()
+        for cell in late:
+            await _see_off(cell)
+        return len(late)
+
+    def _sweep(self, now: float) -> None:
+        """Ask idle entities to leave, and forget crashes that no longer matter."""
+        for cell in self._cells.values():
+            if now - cell.last_used < self._idle_s:
+                break  # the others were used later
+            self._ask_to_leave(cell)
+        for address in [a for a, history in self._histories.items() if history.is_forgettable(now)]:
+            del self._histories[address]
+
+    def _ask_to_leave(self, cell: _Cell) -> None:
+        cell.is_asked_to_leave = True
+        cell.mailbox.wake()
+
+    def _admit(self, address: Address, nursery: trio.Nursery) -> _Cell:
+        """Start a cell for `address`, if it is not in quarantine and the host has room."""
+        now = trio.current_time()
+        left_s = self._quarantine_left_s(address, now)
+        if left_s > 0:
+            self._refused += 1
+            raise Unavailable("quarantined", retry_after_s=left_s)
+        excess = len(self._cells) + 1 - self._max_active
+        if excess > self._max_active:
+            self._refused += 1
+            raise Unavailable("busy", "Too many actors are at work on this node.", retry_after_s=BUSY_RETRY_S)
+        for _ in range(min(excess, _LRU_ASKS)):
+            oldest = next(iter(self._cells.values()))
+            self._cells.move_to_end(
+                oldest.address
+            )  # so that one that cannot leave does not shield the others
+            self._ask_to_leave(oldest)
+        cell = self._cells[address] = _Cell(address, Mailbox(self._mailbox_capacity), now)
+        nursery.start_soon(self._run_cell, cell)
+        return cell
+
+    def _quarantine_left_s(self, address: Address, now: float) -> float:
+        history = self._histories.get(address)
+        return history.quarantine_left_s(now) if history is not None else 0.0
+
+    # Life of one cell: its task.
+
+    async def _run_cell(self, cell: _Cell) -> None:
+        """Run one incarnation after the other for as long as there is mail."""
+        try:
+            with cell.scope:
+                while True:
+                    has_crashed = await self._run_incarnation(cell)
+                    left_s = self._quarantine_left_s(cell.address, trio.current_time())
+                    if left_s > 0:
+                        self._refused += cell.fail_mail(Unavailable("quarantined", retry_after_s=left_s))
+                    must_wake = has_crashed and self._wakes_after_crash and left_s == 0 and self._nursery
+                    # From this look to the cell's removal nothing is awaited, so no message falls between.
+                    if not (cell.has_mail or must_wake):
+                        return
+        finally:
+            del self._cells[cell.address]
+            if cell.gone is not None:
+                cell.gone.set()
+            error = Unavailable("draining", retry_after_s=_DRAINING_RETRY_S)  # cut off; else nothing is left
+            cell.fail_outstanding(error)
+            cell.fail_batch(error)
+            cell.fail_mail(error)
+
+    async def _run_incarnation(self, cell: _Cell) -> bool:
+        """Run one incarnation to its end, and settle what it leaves behind; return whether it crashed."""
+        history = self._histories.get(cell.address)
+        restarted = history is not None and history.is_restarted
+        context: EntityContext | None = None
+        entity: Entity | None = None
+        is_awake = False
+        failure: Exception | None = None
+        try:
+            async with trio.open_nursery() as nursery:  # the entity's helper tasks
+                context = EntityContext(
+                    cell.address, self._router, cell.mailbox, nursery, restarted=restarted
+                )
+                entity = self._factory(cell.address)
+                await entity.activate(context)
+                is_awake = True
+                self._note_activation(cell, history if restarted else None)
+                await self._serve(cell, entity)
+                nursery.cancel_scope.cancel()
+        except BaseException as raised:
+            failure, passing = _sort(raised)
+            if passing is not None:
+                if failure is not None:
+                    _log.error("entity_crashed_when_cut_off", actor=str(cell.address), exc_info=failure)
+                raise passing from None
+        finally:
+            if context is not None:
+                context.close()
+            cell.mailbox.drop_posted()
+        if failure is None:
+            return False
+        if isinstance(failure, StopEntity | HubbubError):
+            error = failure.error if isinstance(failure, StopEntity) else failure
+            self._note_stop(cell, error, is_awake=is_awake)
+            if entity is not None and is_awake:
+                await self._settle(cell, entity)
+            return False
+        dead = self._note_crash(cell, failure, is_awake=is_awake)
+        for (message, reply), crashes in dead:
+            reply.fail(Unavailable("crashed", retry_after_s=_CRASHED_RETRY_S))
+            await self._set_aside(cell.address, message, failure, crashes)
+        if entity is not None and is_awake:
+            await self._settle(cell, entity)
+        elif cell.has_mail:
+            await trio.sleep(_ACTIVATION_RETRY_S)
+        return True
+
+    async def _serve(self, cell: _Cell, entity: Entity) -> None:
+        """Feed batches to an active entity; return once it has been passivated."""
+        cells = self._cells
+        mailbox = cell.mailbox
+        address = cell.address
+        while True:
+            if (cell.is_asked_to_leave or cell.is_ordered_to_leave) and not cell.has_mail:
+                if self._may_leave(cell, entity):
+                    await self._passivate(cell, entity)
+                    return
+                cell.is_asked_to_leave = False
+                cell.last_used = trio.current_time()
+            batch = cell.batch = await _take_batch(cell)
+            if not batch:
+                continue
+            if mailbox.peak_depth > self._mailbox_peak:
+                self._mailbox_peak = mailbox.peak_depth
+            for position, (message, reply) in enumerate(batch):
+                try:
+                    await entity.receive(message, reply)
+                except Exception as error:
+                    refusal = _refusal_in(error)
+                    if refusal is None:
+                        cell.culprit = position
+                        raise
+                    reply.fail(refusal)
+            try:
+                await entity.flush()
+            except Exception:
+                cell.culprit = _FLUSH
+                raise
+            cell.outstanding.extend([reply for _, reply in batch if not reply.is_done])
+            cell.batch = []
+            if cell.outstanding:
+                cell.forget_answered()
+            cell.last_used = trio.current_time()
+            cells.move_to_end(address)
+            cell.is_asked_to_leave = False
+
+    def _may_leave(self, cell: _Cell, entity: Entity) -> bool:
+        """Tell whether an entity with an empty mailbox owes nobody anything."""
+        cell.forget_answered()
+        if cell.outstanding:
+            if trio.current_time() - cell.last_used < self._idle_s:
+                return False
+            cell.fail_outstanding(Unavailable("timeout"))  # an answer this late is none
+        return entity.may_passivate()
+
+    async def _passivate(self, cell: _Cell, entity: Entity) -> None:
+        try:
+            await entity.passivate()
+        except HubbubError as error:  # no snapshot this time; the log has everything
+            _log.warning("entity_snapshot_failed", actor=str(cell.address), code=error.code)
+        self._passivations += 1
+
+    # How an incarnation ends otherwise.
+
+    def _note_activation(self, cell: _Cell, history: CrashHistory | None) -> None:
+        self._activations += 1
+        cell.activation_failures = 0
+        if history is not None:
+            history.is_restarted = False
+            self._restarts += 1
+
+    def _note_stop(self, cell: _Cell, error: HubbubError, *, is_awake: bool) -> None:
+        """Tell everybody who waits why the incarnation could not start or go on."""
+        if is_awake:
+            self._stops += 1
+            self._history(cell.address).is_restarted = True
+            _log.info("entity_stopped", actor=str(cell.address), code=error.code)
+        cell.fail_outstanding(error)
+        cell.fail_batch(error)
+        cell.culprit = None
+        cell.fail_mail(error)
+
+    def _note_crash(self, cell: _Cell, failure: Exception, *, is_awake: bool) -> list[tuple[Envelope, int]]:
+        """Count a crash and sort the messages in hand; return those that crashed too often."""
+        self._crashes += 1
+        history = self._history(cell.address)
+        history.is_restarted = True
+        quarantine_s = history.record(trio.current_time())
+        dead = cell.requeue_batch()
+        _log.error(
+            "entity_crashed",
+            actor=str(cell.address),
+            retried_count=len(cell.retries),
+            dead_letter_count=len(dead),
+            outstanding_count=len(cell.outstanding),
+            quarantine_s=quarantine_s,
+            exc_info=failure,
+        )
+        cell.fail_outstanding(Unavailable("restarted", retry_after_s=_RESTARTED_RETRY_S))
+        if not is_awake:
+            cell.activation_failures += 1
+            if cell.activation_failures >= CRASHES_PER_MESSAGE:
+                cell.activation_failures = 0
+                cell.fail_mail(Unavailable("crashed", retry_after_s=_DRAINING_RETRY_S))
+        return dead
+
+    def _history(self, address: Address) -> CrashHistory:
+        history = self._histories.get(address)
+        if history is None:
+            if len(self._histories) >= _MAX_HISTORIES:
+                del self._histories[next(iter(self._histories))]
+            history = self._histories[address] = CrashHistory(self._crash_policy, trio.current_time())
+        return history
+
+    async def _set_aside(self, address: Address, message: object, error: Exception, crashes: int) -> None:
+        """Hand a message that keeps crashing to the dead-letter sink, which may fail but not hold us up."""
+        self._dead_letters += 1
+        try:
+            with trio.fail_after(_ASIDE_TIMEOUT_S):
+                kept = self._on_dead_letter(address, message, error, crashes)
+                if inspect.isawaitable(kept):
+                    await kept
+        except Exception:
+            _log.exception("dead_letter_lost", actor=str(address), message_type=type(message).__name__)
+
+    async def _settle(self, cell: _Cell, entity: Entity) -> None:
+        """Let the appends of an ended incarnation conclude, within reason."""
+        try:
+            with trio.fail_after(_ASIDE_TIMEOUT_S):
+                await entity.settle()
+        except Exception as error:
+            _log.warning("entity_settle_failed", actor=str(cell.address), exc_info=error)
+
+
+async def _take_batch(cell: _Cell) -> list[Envelope]:
+    """Take the next batch: while messages are being retried, each alone, else what the mailbox holds."""
+    cell.batch_crashes = 0
+    if not cell.retries:
+        return await cell.mailbox.drain()
+    await trio.lowlevel.checkpoint()
+    batch = cell.mailbox.take_posted()
+    if not batch:
+        envelope, cell.batch_crashes = cell.retries.popleft()
+        batch.append(envelope)
+    return batch
+
+
+def _is_gone(cell: _Cell) -> bool:
+    return cell.gone is not None and cell.gone.is_set()
+
+
+async def _see_off(cell: _Cell) -> None:
+    """Wait until a cell that was ordered to leave is gone, asking again if it was not ready."""
+    assert cell.gone is not None
+    while not cell.gone.is_set():
+        with trio.move_on_after(_POLL_S):
+            await cell.gone.wait()
+        cell.mailbox.wake()
+
+
+def _leaves(error: BaseException) -> Iterable[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error
+
+
+def _refusal_in(error: Exception) -> HubbubError | None:
+    """Return the refusal that `error` is, or that a group consists of; None if there is anything else."""
+    refusals = [leaf for leaf in _leaves(error) if isinstance(leaf, HubbubError)]
+    return refusals[0] if len(refusals) == sum(1 for _ in _leaves(error)) else None
+
+
+def _sort(raised: BaseException) -> tuple[Exception | None, BaseException | None]:
+    """Split what ended an incarnation: the failure that is its own, and what must go on (Cancelled, …).
+
+    Of several failures a bug counts before a request to stop, and that before a refusal.
+    """
+    if not isinstance(raised, BaseExceptionGroup):
+        return (raised, None) if isinstance(raised, Exception) else (None, raised)
+    own, passing = raised.split(Exception)
+    if own is None:
+        return None, passing
+    failures = [leaf for leaf in _leaves(own) if isinstance(leaf, Exception)]
+    bugs = [error for error in failures if not isinstance(error, StopEntity | HubbubError)]
+    if len(bugs) > 1:
+        return ExceptionGroup("several tasks of the entity failed", bugs), passing
+    stops = [error for error in failures if isinstance(error, StopEntity)]
+    return [*bugs, *stops, *failures][0], passing
