@@ -6,7 +6,7 @@ What a server sends is encoded once per `Wire`, however many sessions listen: se
 
 import struct
 from enum import IntEnum
-from typing import Final
+from typing import Final, get_args
 
 import msgspec
 
@@ -29,7 +29,7 @@ WS_SUBPROTOCOLS: Final = {"hubbub.json": Wire.JSON_WS, "hubbub.msgpack": Wire.MS
 
 
 class CommandError(ProtocolError):
-    """A frame that could not be understood as a command; `command_id` is its id where one could be read."""
+    """A frame that could not be understood; `command_id` is its id where one could be read."""
 
     def __init__(self, code: str, message: str = "", *, command_id: int = 0) -> None:
         super().__init__(code, message)
@@ -43,7 +43,8 @@ class _Probe(msgspec.Struct):
     type: object = ""
 
 
-COMMAND_TYPES: Final = frozenset(str(info.__struct_config__.tag) for info in Command.__args__)
+COMMAND_TYPES: Final = frozenset(str(struct.__struct_config__.tag) for struct in get_args(Command))
+SERVER_TYPES: Final = frozenset(str(struct.__struct_config__.tag) for struct in get_args(Reply | Event))
 
 _json_encoder = msgspec.json.Encoder()
 _msgpack_encoder = msgspec.msgpack.Encoder()
@@ -65,24 +66,29 @@ def decode_command(payload: bytes | str, wire: Wire) -> Command:
             return _json_command.decode(payload)
         return _msgpack_command.decode(payload if isinstance(payload, bytes) else payload.encode())
     except msgspec.ValidationError as exc:
-        raise _explain(payload, wire, exc) from None
+        raise _explain(payload, wire, exc, COMMAND_TYPES) from None
     except (msgspec.DecodeError, UnicodeError, RecursionError, ValueError) as exc:
         raise CommandError("bad_frame", f"The frame could not be decoded: {exc}") from None
 
 
 def decode_server(payload: bytes | str, wire: Wire) -> Reply | Event:
-    """Decode what a server sent. Raises: ProtocolError as `decode_command` does."""
+    """Decode what a server sent.
+
+    Raises: CommandError as `decode_command` does. A client skips an unknown_type: the server is newer.
+    """
     try:
         if wire is Wire.JSON_WS:
             return _json_server.decode(payload)
         return _msgpack_server.decode(payload if isinstance(payload, bytes) else payload.encode())
     except msgspec.ValidationError as exc:
-        raise ProtocolError("bad_field", str(exc)) from None
+        raise _explain(payload, wire, exc, SERVER_TYPES) from None
     except (msgspec.DecodeError, UnicodeError, RecursionError, ValueError) as exc:
-        raise ProtocolError("bad_frame", str(exc)) from None
+        raise CommandError("bad_frame", f"The frame could not be decoded: {exc}") from None
 
 
-def _explain(payload: bytes | str, wire: Wire, exc: msgspec.ValidationError) -> CommandError:
+def _explain(
+    payload: bytes | str, wire: Wire, exc: msgspec.ValidationError, known_types: frozenset[str]
+) -> CommandError:
     try:
         if wire is Wire.JSON_WS:
             probe = _json_probe.decode(payload)
@@ -93,9 +99,9 @@ def _explain(payload: bytes | str, wire: Wire, exc: msgspec.ValidationError) -> 
     command_id = 0
     if isinstance(probe.id, int) and 0 <= probe.id <= MAX_SAFE_INTEGER:
         command_id = int(probe.id)  # true and false are ints to Python
-    if isinstance(probe.type, str) and probe.type not in COMMAND_TYPES:
+    if isinstance(probe.type, str) and probe.type not in known_types:
         shown = probe.type[:64]
-        return CommandError("unknown_type", f"There is no command of type {shown!r}.", command_id=command_id)
+        return CommandError("unknown_type", f"There is no type {shown!r}.", command_id=command_id)
     return CommandError("bad_field", str(exc), command_id=command_id)
 
 
