@@ -36,11 +36,15 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_d
     pass
 
 
+# The place of an event (whose stream, which seq, when, by whom) is always on the wire. It has defaults because
+# a stored body leaves it out: the log's columns hold it, and `placed` puts it back.
+
+
 class _ConversationEvent(_Event, frozen=True, kw_only=True, omit_defaults=True):
-    conversation_id: ConversationId
-    seq: Seq
-    at_ms: AtMs
-    user_id: Annotated[UserId, Meta(description="Who did it.")]
+    conversation_id: ConversationId = ""
+    seq: Seq = 0
+    at_ms: AtMs = 0
+    user_id: Annotated[UserId, Meta(description="Who did it.")] = ""
 
 
 class MessagePosted(_ConversationEvent, tag="message", frozen=True, kw_only=True, omit_defaults=True):
@@ -149,8 +153,8 @@ class InviteRevoked(_ConversationEvent, tag="invite_revoked", frozen=True, kw_on
 
 
 class _InboxEvent(_Event, frozen=True, kw_only=True, omit_defaults=True):
-    seq: Seq
-    at_ms: AtMs
+    seq: Seq = 0
+    at_ms: AtMs = 0
 
 
 class ConversationAdded(_InboxEvent, tag="conversation_added", frozen=True, kw_only=True, omit_defaults=True):

@@ -248,6 +248,18 @@ class MemberRow(Row, frozen=True, kw_only=True):
     read_count: int = 0
 
 
+class Ban(Row, frozen=True, kw_only=True):
+    """A user who may neither be added to a group nor join it."""
+
+    table: ClassVar[str] = "ban"
+    key: ClassVar[tuple[str, ...]] = ("conversation_id", "user_id")
+
+    conversation_id: str
+    user_id: str
+    by: str
+    at_ms: int
+
+
 class MessageState(Row, frozen=True, kw_only=True):
     """How a message differs from its log row: edits, reactions, deletion, replies in its thread."""
 
@@ -367,6 +379,7 @@ DIRECTORY: tuple[type[Row], ...] = (
     BlockRow,
     ConversationRow,
     MemberRow,
+    Ban,
     MessageState,
     Mention,
     InviteRow,
@@ -405,6 +418,14 @@ class Remove(msgspec.Struct, frozen=True):
     row_index: int = -1
 
 
+class Update(msgspec.Struct, frozen=True):
+    """Set columns of all rows that equal `where`, leaving their other columns as they are; none is fine."""
+
+    table: type[Row]
+    where: dict[str, str | int]
+    values: dict[str, str | int | None]
+
+
 class Advance(msgspec.Struct, frozen=True, kw_only=True):
     """Raise a member's watermarks; they never go back. With `row_index`, to the place of that log row."""
 
@@ -423,7 +444,7 @@ class Redact(msgspec.Struct, frozen=True):
     seq: int
 
 
-Op = Put | Insert | Remove | Advance | Redact
+Op = Put | Insert | Update | Remove | Advance | Redact
 
 
 class Append(msgspec.Struct, frozen=True, kw_only=True):

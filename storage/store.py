@@ -116,3 +116,7 @@ class Store(Protocol):
     async def device_cursors(self, user_id: str, device_id: str) -> dict[str, int]:
         """Stream -> seq, as that device has told."""
         ...
+
+    async def deleted_seqs(self, conversation_id: str, *, after: int) -> list[int]:
+        """Seqs of deleted messages beyond `after`, rising."""
+        ...
