@@ -111,7 +111,10 @@ class AppKey(Row, frozen=True, kw_only=True):
 
 
 class User(Row, frozen=True, kw_only=True):
-    """A person or a bot of one app. `username_key` and `name_key` are the case-folded names, for look-ups."""
+    """A person or a bot of one app, as others see it. Made by the accounts, then written by the user's actor.
+
+    `username_key` and `name_key` are the case-folded names, for look-ups.
+    """
 
     table: ClassVar[str] = "user_account"
     key: ClassVar[tuple[str, ...]] = ("user_id",)
@@ -124,7 +127,6 @@ class User(Row, frozen=True, kw_only=True):
     username_key: str
     name: str
     name_key: str
-    password_hash: str = ""
     external_id: str | None = None
     avatar: str = ""
     language: str = ""
@@ -132,7 +134,22 @@ class User(Row, frozen=True, kw_only=True):
     is_bot: bool = False
     owner_id: str = ""
     created_at_ms: int
+
+
+class Credential(Row, frozen=True, kw_only=True):
+    """How a user may sign in, and whether at all. Written by the accounts alone.
+
+    Apart from User, whose row is written whole by the user's own actor: one writer per row, so a change of
+    name can never bring back an old password or undo a ban, not even one written by another process.
+    """
+
+    table: ClassVar[str] = "credential"
+    key: ClassVar[tuple[str, ...]] = ("user_id",)
+
+    user_id: str
+    password_hash: Annotated[str, Meta(description="argon2id; empty: no log-in by password.")] = ""
     disabled_at_ms: int = 0
+    changed_at_ms: int = 0
 
 
 class Session(Row, frozen=True, kw_only=True):
@@ -371,6 +388,7 @@ DIRECTORY: tuple[type[Row], ...] = (
     App,
     AppKey,
     User,
+    Credential,
     Session,
     Device,
     DeviceCursor,
