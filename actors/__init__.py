@@ -11,6 +11,15 @@ from actors.entity_host import DeadLetterSink, EntityHost, HostStats
 from actors.mailbox import BATCH_LIMIT, MAILBOX_CAPACITY, Mailbox, MailboxFull
 from actors.reply import NO_REPLY, Reply, ReplySlot
 from actors.router import Host, LocalRouter, Router, UnknownKind
+from actors.supervisor import (
+    ChildInfo,
+    ChildSpec,
+    ChildStatus,
+    Restart,
+    Strategy,
+    Supervisor,
+    SupervisorEscalated,
+)
 
 __all__ = [
     "SHARD_COUNT",
@@ -34,4 +43,11 @@ __all__ = [
     "LocalRouter",
     "Router",
     "UnknownKind",
+    "ChildInfo",
+    "ChildSpec",
+    "ChildStatus",
+    "Restart",
+    "Strategy",
+    "Supervisor",
+    "SupervisorEscalated",
 ]

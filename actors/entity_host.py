@@ -31,6 +31,7 @@ from actors.entity import Entity, EntityContext, StopEntity
 from actors.mailbox import MAILBOX_CAPACITY, Envelope, Mailbox, MailboxFull
 from actors.reply import NO_REPLY, POSTED, Reply
 from actors.router import BUSY_RETRY_S, Router
+from actors.supervisor import ChildSpec, ChildStatus
 from protocol.errors import HubbubError, Unavailable
 
 IDLE_S: Final = 120.0  # Pekko's default for passivation
@@ -44,6 +45,7 @@ _POLL_S: Final = 0.1  # how often an entity that is not ready to leave is asked 
 _FLUSH: Final = -1  # as a culprit: the whole batch
 _CRASHED_RETRY_S: Final = 60.0  # the message will crash again; an operator has to look
 _SWEEP_S: Final = 5.0  # how late an idle entity may be noticed
+_DRAIN_SHARE: Final = 0.8  # of a shutdown's time; the rest is for those that are cut off
 _LRU_ASKS: Final = 4  # per activation above the limit: more than one, so that the excess shrinks
 _MAX_HISTORIES: Final = 10_000  # crashed addresses remembered; the oldest is forgotten first
 
@@ -274,6 +276,18 @@ class EntityHost:
                     self._sweep(trio.current_time())
         finally:
             self._nursery = None
+
+    def child_spec(self, *, shutdown_s: float = 10.0) -> ChildSpec:
+        """Describe this host as a child that drains within `shutdown_s` seconds when it is stopped."""
+
+        async def start(*, task_status: ChildStatus) -> None:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.run)
+                task_status.started()
+                await task_status.stop_requested.wait()
+                await self.drain(deadline_s=shutdown_s * _DRAIN_SHARE)
+
+        return ChildSpec(name=f"{self.kind}_host", start=start, shutdown_s=shutdown_s, graceful=True)
 
     async def drain(self, *, deadline_s: float) -> int:
         """Take no more messages, let every entity finish what waits and leave; then `run` returns.
