@@ -153,7 +153,10 @@ class Credential(Row, frozen=True, kw_only=True):
 
 
 class Session(Row, frozen=True, kw_only=True):
-    """One log-in. Only the token's hash is kept (SHA-256 of 256 random bits needs no salt)."""
+    """One log-in, or a bot's token. Only the hash is kept (SHA-256 of 256 random bits needs no salt).
+
+    Never changed after it was made, only removed: a late note of its use cannot bring it back.
+    """
 
     table: ClassVar[str] = "session"
     key: ClassVar[tuple[str, ...]] = ("session_id",)
@@ -166,8 +169,19 @@ class Session(Row, frozen=True, kw_only=True):
     token_hash: str
     device_name: str = ""
     created_at_ms: int
-    last_seen_ms: int = 0
-    expires_at_ms: int = 0
+    expires_at_ms: Annotated[int, Meta(description="When it ends for sure; 0: only by lying idle.")] = 0
+
+
+class SessionUse(Row, frozen=True, kw_only=True):
+    """When a log-in was last used, written lazily."""
+
+    table: ClassVar[str] = "session_use"
+    key: ClassVar[tuple[str, ...]] = ("session_id",)
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("user_id",),)
+
+    session_id: str
+    user_id: str
+    last_seen_ms: int
 
 
 class Device(Row, frozen=True, kw_only=True):
@@ -390,6 +404,7 @@ DIRECTORY: tuple[type[Row], ...] = (
     User,
     Credential,
     Session,
+    SessionUse,
     Device,
     DeviceCursor,
     LastSeen,
