@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, get_args, get_type_hints
 
 import msgspec
 from msgspec import inspect
@@ -110,7 +110,7 @@ def json_schema() -> dict[str, Any]:
         "description": "The payload of any frame. From clients: Command. From servers: Reply or Event.",
         "anyOf": [{"$ref": f"#/$defs/{name}"} for name in ("Command", "Reply", "Event")],
         # `discriminator` belongs to OpenAPI; in JSON Schema the `type` enums say the same.
-        "$defs": unions | _without_discriminators(components),
+        "$defs": unions | _as_on_the_wire(components),
     }
 
 
@@ -203,7 +203,7 @@ def asyncapi() -> dict[str, Any]:
         "components": {
             "messages": {struct.__name__: _asyncapi_message(struct) for struct in every_frame},
             # AsyncAPI knows `discriminator` only as a bare property name; the `type` enums say the same.
-            "schemas": _without_discriminators(schemas),
+            "schemas": _as_on_the_wire(schemas),
         },
     }
 
@@ -225,6 +225,33 @@ def _asyncapi_message(struct: type[msgspec.Struct]) -> dict[str, Any]:
 
 def _every_struct() -> list[type[msgspec.Struct]]:
     return [*COMMANDS, *REPLIES, *EVENTS]
+
+
+def always_sent(struct: type[msgspec.Struct]) -> list[str]:
+    """Name the fields that have a default in the code only: one that their own limits would refuse.
+
+    So is a durable event's place in its stream, which the store knows better than the event's body.
+    """
+    hints = get_type_hints(struct, include_extras=True)
+    names = []
+    for field in msgspec.structs.fields(struct):
+        if field.default is msgspec.NODEFAULT:
+            continue
+        try:
+            msgspec.convert(field.default, hints[field.name])
+        except msgspec.ValidationError:
+            names.append(field.encode_name)
+    return names
+
+
+def _as_on_the_wire(components: dict[str, Any]) -> dict[str, Any]:
+    schemas: dict[str, Any] = _without_discriminators(components)
+    for struct in _every_struct() + _shared_structs():
+        schema = schemas[struct.__name__]
+        for name in always_sent(struct):
+            del schema["properties"][name]["default"]
+            schema["required"].append(name)
+    return schemas
 
 
 def _without_discriminators(value: Any) -> Any:
@@ -367,14 +394,8 @@ events are not stored; they may be coalesced, and where durable events had to be
 def _shared_types() -> Iterator[str]:
     yield "## Shared types\n"
     yield '<a id="ids"></a>**id**: a string of 1 to 64 of the characters `A-Z a-z 0-9 _ -`. Opaque.\n'
-    known = set(_every_struct())
-    shared: dict[str, type[msgspec.Struct]] = {}
-    for struct in _every_struct():
-        for found in _structs_in(inspect.type_info(struct)):
-            if found not in known:
-                shared.setdefault(found.__name__, found)
-    for name in sorted(shared):
-        yield from _struct(shared[name], "")
+    for struct in _shared_structs():
+        yield from _struct(struct, "")
 
 
 def _errors() -> Iterator[str]:
@@ -456,14 +477,16 @@ def _struct(struct: type[msgspec.Struct], more: str) -> Iterator[str]:
     assert isinstance(info, inspect.StructType)
     yield f'<a id="{_anchor(struct)}"></a>\n### `{_name(struct)}`\n'
     yield f"{_doc(struct)} {more}".strip() + "\n"
+    needed = always_sent(struct)
     fields = [field for field in info.fields if not (field.name == "id" and info.tag is not None)]
     if not fields:
         yield f"No fields{' but `id`' if struct not in EVENTS else ''}.\n"
         return
     yield "| field | type | default | meaning |\n|---|---|---|---|"
     for field in fields:
+        default = "always sent" if field.encode_name in needed else _default(field)
         yield (
-            f"| `{field.encode_name}` | {_cell(_shape(field.type))} | {_default(field)} | "
+            f"| `{field.encode_name}` | {_cell(_shape(field.type))} | {default} | "
             f"{_cell(_description(field.type))} |"
         )
     yield ""
@@ -526,6 +549,15 @@ def _default(field: inspect.Field) -> str:
         return "required"
     value = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
     return f"`{_json(value)}`"
+
+
+def _shared_structs() -> list[type[msgspec.Struct]]:
+    """Find the Structs that frames are made of, by name."""
+    frames = set(_every_struct())
+    found = {
+        part for struct in frames for part in _structs_in(inspect.type_info(struct)) if part not in frames
+    }
+    return sorted(found, key=lambda struct: struct.__name__)
 
 
 def _structs_in(kind: inspect.Type) -> Iterator[type[msgspec.Struct]]:
