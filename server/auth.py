@@ -34,47 +34,12 @@ MIN_USERNAME_CHARS: Final = 2
 MAX_USERNAME_CHARS: Final = 32
 FILE_GRANT_MS: Final = 3600 * 1000  # a picture's address that leaks is useless within two hours
 
-RESERVED_NAMES: Final = frozenset(
-    [
-        "admin",
-        "administrator",
-        "root",
-        "system",
-        "hubbub",
-        "support",
-        "help",
-        "helpdesk",
-        "moderator",
-        "mod",
-        "staff",
-        "official",
-        "operator",
-        "security",
-        "abuse",
-        "postmaster",
-        "webmaster",
-        "everyone",
-        "all",
-        "here",
-        "channel",
-        "group",
-        "me",
-        "you",
-        "self",
-        "null",
-        "none",
-        "undefined",
-        "anonymous",
-        "deleted",
-        "unknown",
-        "api",
-        "www",
-        "bot",
-        "bots",
-        "server",
-        "service",
-    ]
+_RESERVED: Final = (
+    "admin administrator root system hubbub support help helpdesk moderator mod staff official operator "
+    "security abuse postmaster webmaster everyone all here channel group me you self null none undefined "
+    "anonymous deleted unknown api www bot bots server service"
 )
+RESERVED_NAMES: Final = frozenset(_RESERVED.split())
 # The scripts that are written together; everything else stays by itself (UTS #39, "highly restrictive").
 _SCRIPT_SETS: Final = (
     frozenset({"LATIN", "CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"}),
@@ -88,56 +53,14 @@ _LANGUAGE = re.compile(
 )
 _TIME_ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9_+-]+){0,2}")
 # The worst of every published list, beyond what the length rule keeps out.
-_COMMON_PASSWORDS: Final = frozenset(
-    [
-        "password",
-        "password1",
-        "password12",
-        "password123",
-        "passw0rd",
-        "p@ssw0rd",
-        "p@ssword",
-        "12345678",
-        "123456789",
-        "1234567890",
-        "11111111",
-        "00000000",
-        "87654321",
-        "qwertyui",
-        "qwertyuiop",
-        "qwerty123",
-        "1q2w3e4r",
-        "1qaz2wsx",
-        "abcdefgh",
-        "abcd1234",
-        "abc12345",
-        "iloveyou",
-        "sunshine",
-        "princess",
-        "football",
-        "baseball",
-        "superman",
-        "trustno1",
-        "letmein1",
-        "welcome1",
-        "admin123",
-        "changeme",
-        "changeme1",
-        "whatever",
-        "starwars",
-        "computer",
-        "michelle",
-        "jennifer",
-        "123123123",
-        "12341234",
-        "asdfghjk",
-        "asdfasdf",
-        "zxcvbnm1",
-        "aaaaaaaa",
-        "hubbub123",
-        "correcthorsebatterystaple",
-    ]
+_COMMON: Final = (
+    "password password1 password12 password123 passw0rd p@ssw0rd p@ssword 12345678 123456789 1234567890 "
+    "11111111 00000000 87654321 qwertyui qwertyuiop qwerty123 1q2w3e4r 1qaz2wsx abcdefgh abcd1234 abc12345 "
+    "iloveyou sunshine princess football baseball superman trustno1 letmein1 welcome1 admin123 changeme "
+    "changeme1 whatever starwars computer michelle jennifer 123123123 12341234 asdfghjk asdfasdf zxcvbnm1 "
+    "hubbub123 correcthorsebatterystaple"
 )
+_COMMON_PASSWORDS: Final = frozenset(_COMMON.split())
 
 
 # -- tokens -----------------------------------------------------------------------------------------
