@@ -17,7 +17,7 @@ After a crash:
 """
 
 import inspect
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
@@ -44,6 +44,7 @@ _ASIDE_TIMEOUT_S: Final = 5.0  # for dead letters and settling; the mailbox wait
 _POLL_S: Final = 0.1  # how often an entity that is not ready to leave is asked again in a drain
 _FLUSH: Final = -1  # as a culprit: the whole batch
 _CRASHED_RETRY_S: Final = 60.0  # the message will crash again; an operator has to look
+_OUTSTANDING_LIMIT: Final = 256  # replies kept before those answered out of order are looked for
 _SWEEP_S: Final = 5.0  # how late an idle entity may be noticed
 _DRAIN_SHARE: Final = 0.8  # of a shutdown's time; the rest is for those that are cut off
 _LRU_ASKS: Final = 4  # per activation above the limit: more than one, so that the excess shrinks
@@ -97,12 +98,12 @@ class _Cell:
         self.mailbox = mailbox
         self.last_used = now
         self.scope = trio.CancelScope()
-        self.retries: deque[tuple[Envelope, int]] = deque()  # with their crashes so far; at most one batch
+        self.retries: list[tuple[Envelope, int]] = []  # with their crashes so far; at most one batch
         self.batch: list[Envelope] = []  # received or being received, not yet flushed
         self.batch_crashes = 0  # of the message in `batch`, when it is retried alone
         self.culprit: int | None = None  # the position in `batch` that raised, or _FLUSH
-        self.outstanding: deque[Reply] = deque()  # flushed, not answered; the oldest first
-        self.outstanding_limit = 256
+        self.outstanding: list[Reply] = []  # flushed, not answered; the oldest first
+        self.outstanding_limit = _OUTSTANDING_LIMIT
         self.activation_failures = 0  # in a row
         self.is_asked_to_leave = False  # idle, or least recently used: only if nothing came meanwhile
         self.is_ordered_to_leave = False  # draining: as soon as the mailbox is empty
@@ -115,20 +116,23 @@ class _Cell:
     def forget_answered(self) -> None:
         """Let go of replies that are done.
 
-        Commits answer in order, so taking them from the left is enough and costs each reply one look; the
-        full pass is for one that is never answered and holds up the others, and its cost is spread by
-        doubling.
+        Commits answer in order, so looking from the left is enough and each reply is looked at once. The full
+        pass is for one that is not answered and holds up the others; doubling spreads its cost.
         """
         outstanding = self.outstanding
-        while outstanding and outstanding[0].is_done:
-            outstanding.popleft()
+        done_count = 0
+        for reply in outstanding:
+            if not reply.is_done:
+                break
+            done_count += 1
+        del outstanding[:done_count]
         if len(outstanding) > self.outstanding_limit:
-            self.outstanding = deque(reply for reply in outstanding if not reply.is_done)
-            self.outstanding_limit = max(256, 2 * len(self.outstanding))
+            self.outstanding = [reply for reply in outstanding if not reply.is_done]
+            self.outstanding_limit = max(_OUTSTANDING_LIMIT, 2 * len(self.outstanding))
 
     def fail_outstanding(self, error: HubbubError) -> None:
         """Fail every reply that the incarnation still owed for flushed messages."""
-        outstanding, self.outstanding = self.outstanding, deque()
+        outstanding, self.outstanding = self.outstanding, []
         for reply in outstanding:
             reply.fail(error)
 
@@ -143,7 +147,7 @@ class _Cell:
                 continue
             count = crashes + (culprit in (position, _FLUSH))
             (dead if count >= CRASHES_PER_MESSAGE else retries).append((envelope, count))
-        self.retries.extendleft(reversed(retries))
+        self.retries[:0] = retries
         return dead
 
     def fail_batch(self, error: HubbubError) -> None:
@@ -465,6 +469,7 @@ class EntityHost:
                 raise
             cell.outstanding.extend([reply for _, reply in batch if not reply.is_done])
             cell.batch = []
+            del batch, message, reply  # an idle entity shall not hold on to its last batch
             if cell.outstanding:
                 cell.forget_answered()
             cell.last_used = trio.current_time()
@@ -567,7 +572,7 @@ async def _take_batch(cell: _Cell) -> list[Envelope]:
     await trio.lowlevel.checkpoint()
     batch = cell.mailbox.take_posted()
     if not batch:
-        envelope, cell.batch_crashes = cell.retries.popleft()
+        envelope, cell.batch_crashes = cell.retries.pop(0)
         batch.append(envelope)
     return batch
 

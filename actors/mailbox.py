@@ -4,7 +4,6 @@ A Trio memory channel wakes its reader once per message, about 11 µs each. Here
 batch and takes what is there, so that a message in a full batch costs well under a microsecond.
 """
 
-from collections import deque
 from typing import Final
 
 import trio
@@ -35,8 +34,8 @@ class Mailbox:
     def __init__(self, capacity: int = MAILBOX_CAPACITY) -> None:
         self.capacity = capacity
         self.peak_depth = 0  # ordinary messages, at the start of a batch
-        self._queue: deque[Envelope] = deque()
-        self._posted: deque[object] = deque()
+        self._queue: list[Envelope] = []  # lists: an empty deque is 600 bytes larger
+        self._posted: list[object] = []
         self._reader: trio.lowlevel.Task | None = None
         self._is_woken = False
 
@@ -96,17 +95,16 @@ class Mailbox:
             if depth > self.peak_depth:
                 self.peak_depth = depth
             room = limit - len(batch)
-            if depth <= room:
-                batch.extend(queue)
-                queue.clear()
-            else:
-                batch.extend([queue.popleft() for _ in range(room)])
+            batch += queue[:room]
+            del queue[:room]
         return batch
 
     def take_posted(self, limit: int = BATCH_LIMIT) -> list[Envelope]:
         """Take at most `limit` messages of the internal lane, and none of the other, without waiting."""
         posted = self._posted
-        return [(posted.popleft(), POSTED) for _ in range(min(limit, len(posted)))]
+        batch: list[Envelope] = [(message, POSTED) for message in posted[:limit]]
+        del posted[:limit]
+        return batch
 
     def drop_posted(self) -> None:
         """Forget the internal lane, whose messages were meant for an incarnation that is gone."""
@@ -114,8 +112,7 @@ class Mailbox:
 
     def take_all(self) -> list[Envelope]:
         """Take every ordinary message without waiting, to refuse them."""
-        envelopes = list(self._queue)
-        self._queue.clear()
+        envelopes, self._queue = self._queue, []
         return envelopes
 
     def _wake_reader(self) -> None:
