@@ -7,9 +7,15 @@ import pytest
 
 IS_LONG_RUN = os.environ.get("HUBBUB_LONG") == "1"
 
-# No deadline per example: the machine that runs CI has two cores and other work. `timeout` guards hangs.
-hypothesis.settings.register_profile("short", max_examples=100, deadline=None)
-hypothesis.settings.register_profile("long", max_examples=5_000, deadline=None)
+# No deadline per example and no complaint about slow ones: the machine that runs CI has two cores and other
+# work. pytest's `timeout` guards against hangs.
+BUSY_MACHINE = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile(
+    "short", max_examples=100, deadline=None, suppress_health_check=BUSY_MACHINE, print_blob=True
+)
+hypothesis.settings.register_profile(
+    "long", max_examples=5_000, deadline=None, suppress_health_check=BUSY_MACHINE, print_blob=True
+)
 hypothesis.settings.load_profile("long" if IS_LONG_RUN else "short")
 
 
