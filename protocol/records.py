@@ -119,7 +119,7 @@ class User(Row, frozen=True, kw_only=True):
     table: ClassVar[str] = "user_account"
     key: ClassVar[tuple[str, ...]] = ("user_id",)
     unique: ClassVar[tuple[tuple[str, ...], ...]] = (("app_id", "username_key"), ("app_id", "external_id"))
-    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("app_id", "name_key"),)
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("app_id", "name_key"), ("owner_id",))
 
     user_id: str
     app_id: str
@@ -137,19 +137,29 @@ class User(Row, frozen=True, kw_only=True):
 
 
 class Credential(Row, frozen=True, kw_only=True):
-    """How a user may sign in, and whether at all. Written by the accounts alone.
+    """A user's password. The highest version counts; a change inserts the next one and removes the last.
 
-    Apart from User, whose row is written whole by the user's own actor: one writer per row, so a change of
-    name can never bring back an old password or undo a ban, not even one written by another process.
+    Apart from User, whose row is written whole by the user's own actor: one writer per row. And as two
+    processes cannot insert the same version, neither can undo what the other has just set.
     """
 
     table: ClassVar[str] = "credential"
+    key: ClassVar[tuple[str, ...]] = ("user_id", "version")
+
+    user_id: str
+    version: int
+    password_hash: Annotated[str, Meta(description="argon2id.")]
+    changed_at_ms: int
+
+
+class Disabled(Row, frozen=True, kw_only=True):
+    """The user may not sign in."""
+
+    table: ClassVar[str] = "disabled_user"
     key: ClassVar[tuple[str, ...]] = ("user_id",)
 
     user_id: str
-    password_hash: Annotated[str, Meta(description="argon2id; empty: no log-in by password.")] = ""
-    disabled_at_ms: int = 0
-    changed_at_ms: int = 0
+    at_ms: int
 
 
 class Session(Row, frozen=True, kw_only=True):
@@ -403,6 +413,7 @@ DIRECTORY: tuple[type[Row], ...] = (
     AppKey,
     User,
     Credential,
+    Disabled,
     Session,
     SessionUse,
     Device,

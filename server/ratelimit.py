@@ -25,7 +25,7 @@ class TokenBucket:
         self._at = now
 
     def take(self, now: float, cost: float = 1.0) -> float:
-        """Take `cost` tokens and return 0.0; where there are too few, take none and return the seconds to wait."""
+        """Take `cost` tokens and return 0.0, or take none and return the seconds to wait for them."""
         tokens = min(self.rate.burst, self._tokens + (now - self._at) * self.rate.per_s)
         self._at = now
         if tokens >= cost:
