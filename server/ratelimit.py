@@ -1,90 +1,172 @@
-"""Rate limits: one pure token bucket, and a bounded set of them by key. `now` is trio.current_time()."""
+"""How often something may be done: token buckets, and what is remembered of each address.
+
+Pure: `now` (`trio.current_time()` seconds) is handed in.
+"""
 
 import ipaddress
-from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
+MAX_TRACKED_ADDRESSES: Final = 20_000  # about 10 MB at most; the longest unseen is forgotten first
+
 
 class Rate(msgspec.Struct, frozen=True):
-    """`burst` at once, then `per_s` each second."""
+    """So many per second in the long run, and so many at once."""
 
     per_s: float
     burst: float
 
 
 class TokenBucket:
-    """Allow a burst, then a steady rate. Full at first."""
+    """Tell whether one more is allowed now. Starts full."""
 
-    __slots__ = ("_at", "_tokens", "rate")
+    __slots__ = ("_at", "_rate", "_tokens")
 
     def __init__(self, rate: Rate, now: float) -> None:
-        self.rate = rate
+        self._rate = rate
         self._tokens = rate.burst
         self._at = now
 
-    def take(self, now: float, cost: float = 1.0) -> float:
-        """Take `cost` tokens and return 0.0, or take none and return the seconds to wait for them."""
-        tokens = min(self.rate.burst, self._tokens + (now - self._at) * self.rate.per_s)
+    def take(self, now: float, count: float = 1.0) -> bool:
+        """Take `count` tokens if they are there; a refused caller takes none."""
+        rate = self._rate
+        tokens = self._tokens + (now - self._at) * rate.per_s
+        if tokens > rate.burst:
+            tokens = rate.burst
         self._at = now
-        if tokens >= cost:
-            self._tokens = tokens - cost
-            return 0.0
-        self._tokens = tokens
-        return (cost - tokens) / self.rate.per_s
+        if tokens < count:
+            self._tokens = tokens
+            return False
+        self._tokens = tokens - count
+        return True
 
-    def give_back(self, cost: float = 1.0) -> None:
-        """Undo a take: what was charged in advance did not have to be."""
-        self._tokens = min(self.rate.burst, self._tokens + cost)
+    def retry_after_s(self, now: float, count: float = 1.0) -> float:
+        """Seconds until `count` tokens are there; 0 if they are."""
+        tokens = self._tokens + (now - self._at) * self._rate.per_s
+        return max(0.0, (count - tokens) / self._rate.per_s)
 
     def is_full(self, now: float) -> bool:
         """Tell whether forgetting this bucket would change nothing."""
-        return self._tokens + (now - self._at) * self.rate.per_s >= self.rate.burst
+        return self._tokens + (now - self._at) * self._rate.per_s >= self._rate.burst
 
 
-class Buckets:
-    """A bucket for each key; the longest unused ones are forgotten beyond `max_count`.
+class AddressRates:
+    """One token bucket for each address: log-in failures, sign-ups, connection attempts.
 
-    Who fills the table with new keys only makes others' old sins be forgotten; memory stays bounded.
+    IPv6 counts by /64, the smallest block that one customer gets.
     """
 
-    def __init__(self, rate: Rate, *, max_count: int = 10_000) -> None:
+    def __init__(self, rate: Rate, *, max_addresses: int = MAX_TRACKED_ADDRESSES) -> None:
         self._rate = rate
-        self._max_count = max_count
-        self._buckets: OrderedDict[Hashable, TokenBucket] = OrderedDict()
+        self._max_addresses = max_addresses
+        self._buckets: dict[str, TokenBucket] = {}  # by last use, the oldest first
+
+    def take(self, address: str, now: float) -> bool:
+        """Count one for this address; tell whether it was allowed."""
+        return self._bucket(address, now).take(now)
+
+    def may(self, address: str, now: float) -> bool:
+        """Tell whether `take` would be allowed, without counting: asked before a password is checked."""
+        bucket = self._buckets.get(address_key(address))
+        return bucket is None or bucket.retry_after_s(now) == 0.0
+
+    def retry_after_s(self, address: str, now: float) -> float:
+        """Seconds until the address may try again."""
+        bucket = self._buckets.get(address_key(address))
+        return 0.0 if bucket is None else bucket.retry_after_s(now)
 
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def of(self, key: Hashable, now: float) -> TokenBucket:
-        """Return the key's bucket, made full if there is none."""
-        bucket = self._buckets.get(key)
+    def _bucket(self, address: str, now: float) -> TokenBucket:
+        key = address_key(address)
+        bucket = self._buckets.pop(key, None)
         if bucket is None:
-            bucket = self._buckets[key] = TokenBucket(self._rate, now)
-            if len(self._buckets) > self._max_count:
-                self._buckets.popitem(last=False)
-        else:
-            self._buckets.move_to_end(key)
+            bucket = TokenBucket(self._rate, now)
+            while len(self._buckets) >= self._max_addresses:
+                del self._buckets[next(iter(self._buckets))]
+        self._buckets[key] = bucket
         return bucket
 
-    def take(self, key: Hashable, now: float, cost: float = 1.0) -> float:
-        """As TokenBucket.take, for that key."""
-        return self.of(key, now).take(now, cost)
 
-    def give_back(self, key: Hashable, now: float, cost: float = 1.0) -> None:
-        """As TokenBucket.give_back, for that key."""
-        self.of(key, now).give_back(cost)
+class AddressCounts:
+    """How many connections each address has open now."""
+
+    def __init__(self, max_per_address: int) -> None:
+        self._max_per_address = max_per_address
+        self._counts: dict[str, int] = {}
+
+    def enter(self, address: str) -> bool:
+        """Count one more, unless the address is at its limit. Each success needs one `leave`."""
+        key = address_key(address)
+        count = self._counts.get(key, 0)
+        if count >= self._max_per_address:
+            return False
+        self._counts[key] = count + 1
+        return True
+
+    def leave(self, address: str) -> None:
+        """Count one less."""
+        key = address_key(address)
+        count = self._counts[key] - 1
+        if count:
+            self._counts[key] = count
+        else:
+            del self._counts[key]
+
+    def __len__(self) -> int:
+        return len(self._counts)
 
 
 def address_key(address: str) -> str:
-    """Name who is behind an address: an IPv6 host has a whole /64, and counts as one."""
+    """Return what an address counts as: itself, or for IPv6 its /64."""
+    if ":" not in address:
+        return address
     try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
+        parsed = ipaddress.IPv6Address(address.partition("%")[0])
     except ValueError:
         return address
-    if parsed.version == 6:
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        return str(ipaddress.ip_network((parsed, 64), strict=False))
-    return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(parsed) >> 64 << 64, 64)))
+
+
+def client_address(peer: str, forwarded_for: str, is_trusted: Callable[[str], bool]) -> str:
+    """Return whose connection it is: the peer's, or behind trusted proxies the last address none of them is.
+
+    `forwarded_for` is the X-Forwarded-For header; only what trusted proxies have appended to it is believed.
+    """
+    address = peer
+    for hop in reversed(forwarded_for.split(",")):
+        if not is_trusted(address):
+            break
+        candidate = hop.strip().strip('"').removeprefix("[").partition("]")[0]
+        try:
+            ipaddress.ip_address(candidate)
+        except ValueError:
+            break
+        address = candidate
+    return address
+
+
+def trusted_networks(networks: tuple[str, ...]) -> Callable[[str], bool]:
+    """Make the test for `client_address` from addresses and networks such as "10.0.0.0/8".
+
+    Raises: ValueError where one is neither.
+    """
+    parsed = tuple(ipaddress.ip_network(network, strict=False) for network in networks)
+
+    def is_trusted(address: str) -> bool:
+        if not parsed:
+            return False
+        try:
+            ip = ipaddress.ip_address(address.partition("%")[0])
+        except ValueError:
+            return False
+        if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+            ip = ip.ipv4_mapped
+        return any(ip in network for network in parsed)
+
+    return is_trusted

@@ -1,0 +1,615 @@
+"""One connected device: from hello to the last frame. A reader task, a writer task, and no other.
+
+The edge session knows the language, limits and timing. What commands mean is the business of a
+`SessionService`; who somebody is, of an `Authenticate`. It stays on the node where its socket landed.
+
+States: hello expected -> opening (authenticated, the service prepares the welcome) -> open -> closing. The
+writer starts after welcome, so that a connection that never says hello costs one task.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import msgspec
+import structlog
+import trio
+
+from actors.reply import Reply as ReplyPort
+from protocol.codec import CommandError, Encoded, Wire, decode_command, encode_frame
+from protocol.commands import (
+    Command,
+    FindUsers,
+    GetUsers,
+    Heartbeat,
+    Hello,
+    History,
+    ListContacts,
+    ListConversations,
+    ListInvites,
+    ListMembers,
+    ListSessions,
+    Sync,
+    SyncInbox,
+    WatchPresence,
+)
+from protocol.errors import CLOSE_MEANINGS, CloseCode, HubbubError, ProtocolError, Unavailable
+from protocol.limits import (
+    HEARTBEAT_TIMEOUT_S,
+    HELLO_TIMEOUT_S,
+    MAX_OUTBOX_BYTES,
+    MAX_OUTBOX_FRAMES,
+    MAX_UNACKED_BYTES,
+    MAX_UNACKED_SENDS,
+    PAGE_BYTES,
+    WRITE_TIMEOUT_S,
+)
+from protocol.records import User
+from protocol.replies import Error, Welcome
+from server.metrics import Metrics
+from server.outbox import COALESCED_WRITE_BYTES, Outbox
+from server.ratelimit import Rate, TokenBucket
+from server.transport import Transport, TransportClosed
+
+log = structlog.get_logger(__name__)
+
+
+# -- what the session needs of others ---------------------------------------------------------------------
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom a token stands for. `session_id` is the log-in, so that revoking it finds its connections.
+
+    A connection is closed when `expires_at_ms` (Unix ms) is past; 0: never.
+    """
+
+    user: User
+    app_id: str
+    session_id: str
+    expires_at_ms: int = 0
+
+
+class Authenticate(Protocol):
+    """Find out whom a token stands for. server/accounts.py fits this."""
+
+    async def __call__(self, token: str) -> Identity:
+        """Raises: Refused("unauthenticated"), or Unavailable if that cannot be told now."""
+        ...
+
+
+class SessionService(Protocol):
+    """Give commands their meaning. The chat hub fits this.
+
+    For each session: `open` once; then, if it returned, `handle` any number of times; then `closed` once,
+    however `open` ended, so `open` needs no clean-up of its own.
+    """
+
+    async def open(self, session: "Session", hello: Hello) -> Welcome:
+        """Attach the session to what it listens to and return the welcome (its id is filled in here).
+
+        Events pushed meanwhile are kept and follow the welcome. Cancelled when the connection closes or
+        10 s have passed. Raises: HubbubError, which is answered; the connection is then closed.
+        """
+        ...
+
+    def handle(self, session: "Session", command: Command, reply: ReplyPort) -> None:
+        """Carry out one command, without blocking; answer through `reply`, now or later, exactly once.
+
+        `reply.resolve` takes a reply Struct without id. Commands of one session come in the order in which
+        they were sent. A HubbubError that is raised here is answered as by `reply.fail`. Not called with
+        Hello.
+        """
+        ...
+
+    def closed(self, session: "Session") -> None:
+        """Detach the session. Does not block or raise. Answers that come later are thrown away."""
+        ...
+
+
+class Registry(Protocol):
+    """Know all sessions of this node. server/gateway.py fits this."""
+
+    def enter(self, session: "Session") -> None:
+        """Take in a session that is authenticated; an older one of the same device is closed (4506).
+
+        Raises: Unavailable (draining, too_many_connections).
+        """
+        ...
+
+    def leave(self, session: "Session") -> None:
+        """Forget a session, if it was taken in."""
+        ...
+
+    def answered(self) -> None:
+        """Note that some command was answered: a drain waits for the last one."""
+        ...
+
+
+class SessionLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one session may do, and how long it may take."""
+
+    commands: Rate = Rate(200.0, 400.0)
+    # Refused commands are cheap but not free: past this many (and 10 more per second) the connection is
+    # closed.
+    refusals: Rate = Rate(10.0, 500.0)
+    hello_timeout_s: float = HELLO_TIMEOUT_S
+    open_timeout_s: float = 10.0
+    heartbeat_timeout_s: float = HEARTBEAT_TIMEOUT_S
+    write_timeout_s: float = WRITE_TIMEOUT_S
+    flush_timeout_s: float = 2.0  # how long a closing connection may take to accept what was still queued
+
+
+# Commands whose answer may be as long as a page; the others' answers are a line.
+_LONG_ANSWERS: Final = frozenset(
+    {
+        FindUsers,
+        GetUsers,
+        Heartbeat,
+        History,
+        ListContacts,
+        ListConversations,
+        ListInvites,
+        ListMembers,
+        ListSessions,
+        Sync,
+        SyncInbox,
+        WatchPresence,
+    }
+)
+MAX_BAD_HELLOS: Final = 5  # a client that cannot say hello in five attempts will not learn it
+# How a refused hello closes the connection; anything else that is refused cannot be mended by trying again.
+_REFUSED_HELLO: Final = {
+    "draining": CloseCode.DRAINING,
+    "moved": CloseCode.MOVED,
+    "rate_limited": CloseCode.RATE_LIMITED,
+}
+_FRAMING_CLOSE: Final = {"frame_too_large": CloseCode.FRAME_TOO_LARGE}
+_NOBODY: Final = Identity(
+    user=User(user_id="", app_id="", username="", username_key="", name="", name_key="", created_at_ms=0),
+    app_id="",
+    session_id="",
+)
+_NO_SCOPE: Final = trio.CancelScope()  # before the first phase; cancelling it is harmless
+
+
+class _CommandReply:
+    """The one answer to one command; counted as unanswered until it comes."""
+
+    __slots__ = ("_command_id", "_session", "is_done", "reserved_bytes", "size_bytes")
+
+    def __init__(self, session: "Session", command_id: int, size_bytes: int, reserved_bytes: int) -> None:
+        self._session = session
+        self._command_id = command_id
+        self.size_bytes = size_bytes
+        self.reserved_bytes = reserved_bytes
+        self.is_done = False
+
+    def resolve(self, value: object) -> None:
+        if not self.is_done:
+            self.is_done = True
+            self._session._answered(self, self._command_id, value)
+
+    def fail(self, error: HubbubError) -> None:
+        if not self.is_done:
+            self.is_done = True
+            self._session._answered(self, self._command_id, error)
+
+
+class Session:
+    """Serve one connection, from `run` to its end.
+
+    For the hub: `push(encoded, stream, seq)` and `push_live(key, encoded, stream)` are the outbox's own (see
+    `Outbox`), `close(code)` ends the session, `context` is the service's to use. `identity` and `device_id`
+    are set before the service first sees the session.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_authenticate",
+        "_close_reason",
+        "_commands",
+        "_has_left",
+        "_limits",
+        "_metrics",
+        "_outbox",
+        "_reader",
+        "_refusals",
+        "_registry",
+        "_reserved_bytes",
+        "_scope",
+        "_service",
+        "_transport",
+        "_unanswered_bytes",
+        "client",
+        "close_code",
+        "conn_id",
+        "context",
+        "device_id",
+        "identity",
+        "push",
+        "push_live",
+        "remote_address",
+        "unanswered_count",
+        "wire",
+    )
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        conn_id: int,
+        remote_address: str,
+        authenticate: Authenticate,
+        service: SessionService,
+        registry: Registry,
+        metrics: Metrics,
+        limits: SessionLimits,
+    ) -> None:
+        self._transport = transport
+        self._authenticate = authenticate
+        self._service = service
+        self._registry = registry
+        self._metrics = metrics
+        self._limits = limits
+        self._outbox = Outbox(transport.wire, metrics.outbox, self._overflowed)
+        self.push: Callable[[Encoded, str, int], bool] = self._outbox.push
+        self.push_live = self._outbox.push_live
+        self.conn_id = conn_id
+        self.remote_address = remote_address
+        self.wire: Wire = transport.wire
+        self.identity: Identity = _NOBODY
+        self.device_id = ""
+        self.client = ""
+        self.context: object = None
+        self.close_code: CloseCode | None = None
+        self._close_reason = ""
+        self.unanswered_count = 0
+        self._unanswered_bytes = 0
+        self._reserved_bytes = 0
+        now = trio.current_time()
+        self._commands = TokenBucket(limits.commands, now)
+        self._refusals: TokenBucket | None = None  # made when the first command is refused
+        self._scope = _NO_SCOPE
+        self._reader: trio.lowlevel.Task | None = None  # the reader task, while it waits for room
+        self._has_left = False
+
+    # -- for the hub, the gateway and the sweeper ---------------------------------------------------------
+
+    @property
+    def user_id(self) -> str:
+        """Whose session it is; empty before hello."""
+        return self.identity.user.user_id
+
+    @property
+    def is_closing(self) -> bool:
+        """Tell whether the session will take no more commands."""
+        return self.close_code is not None
+
+    @property
+    def outbox_frame_count(self) -> int:
+        """How many frames wait to be written."""
+        return self._outbox.frame_count
+
+    @property
+    def outbox_bytes(self) -> int:
+        """How many bytes wait to be written."""
+        return self._outbox.size_bytes
+
+    def close(self, code: CloseCode, reason: str = "") -> None:
+        """Close the connection: what is queued is still written, then the code. Does not block; the first
+        call counts."""
+        if self.close_code is None:
+            self.close_code = code
+            self._close_reason = reason or CLOSE_MEANINGS[code]
+            self._scope.cancel()
+
+    def abort(self, code: CloseCode) -> None:
+        """Drop the connection at once, without a word: it does not take any."""
+        self.close(code)
+        self._transport.abort()
+
+    def check(self, now: float, now_ms: int) -> None:
+        """Close the session if one of its deadlines has passed. The gateway's sweeper calls it each
+        second."""
+        limits = self._limits
+        if now - self._transport.write_blocked_since >= limits.write_timeout_s:
+            log.warning(
+                "slow_consumer_dropped",
+                conn_id=self.conn_id,
+                user_id=self.user_id,
+                queue_depth=self._outbox.frame_count,
+                size_bytes=self._outbox.size_bytes,
+            )
+            self.abort(CloseCode.SLOW_CONSUMER)
+        elif self.close_code is not None or self.identity is _NOBODY:
+            return
+        elif (
+            # A client is not silent while we do not listen.
+            self._reader is None and now - self._transport.heard_at >= limits.heartbeat_timeout_s
+        ):
+            self.close(CloseCode.HEARTBEAT_TIMEOUT)
+        elif 0 < self.identity.expires_at_ms <= now_ms:
+            self.close(CloseCode.UNAUTHENTICATED, "The token has expired.")
+
+    # -- the connection's life ----------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until either side closes the connection. For the connection's own task.
+
+        A bug below ends this connection only: it is logged here, once, and the client is told to come again.
+        """
+        try:
+            await self._serve()
+        except Exception:
+            log.exception("session_crashed", conn_id=self.conn_id, user_id=self.user_id)
+            self.close(CloseCode.INTERNAL)
+        finally:
+            if self.close_code is None:
+                self._transport.abort()  # the peer has gone, or we are being cancelled
+        await self._finish()
+
+    async def _serve(self) -> None:
+        hello = await self._shake_hands()
+        if hello is None:
+            return
+        try:
+            self._registry.enter(self)
+        except HubbubError as exc:
+            self._refuse_hello(exc, hello.id)
+            return
+        try:
+            is_open = await self._welcome(hello)
+            if is_open:
+                await self._read_and_write()
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        if not self._has_left:
+            self._has_left = True
+            self._registry.leave(self)
+            self._service.closed(self)
+
+    def _phase(self, timeout_s: float) -> trio.CancelScope:
+        """Return the scope of the next part of this life; `close` cuts it short."""
+        self._scope = trio.CancelScope(deadline=trio.current_time() + timeout_s)
+        if self.close_code is not None:
+            self._scope.cancel()
+        return self._scope
+
+    async def _shake_hands(self) -> Hello | None:
+        """Return a hello whose token is good; else None, with the connection closing or gone."""
+        hello: Hello | None = None
+        try:
+            with self._phase(self._limits.hello_timeout_s) as scope:
+                hello = await self._expect_hello()
+            if hello is None:
+                if scope.cancelled_caught and self.close_code is None:
+                    self._fail(Unavailable("hello_timeout"), 0)
+                    self.close(CloseCode.HELLO_TIMEOUT)
+                return None
+            with self._phase(self._limits.open_timeout_s) as scope:
+                identity = await self._authenticate(hello.token)
+        except TransportClosed:
+            return None
+        except HubbubError as exc:
+            self._refuse_hello(exc, 0 if hello is None else hello.id)
+            return None
+        if scope.cancelled_caught:
+            self._refuse_hello(Unavailable("timeout"), hello.id)
+            return None
+        self.identity = identity
+        self.device_id = hello.device_id
+        self.client = hello.client
+        return hello
+
+    async def _expect_hello(self) -> Hello | None:
+        """Return the first command if it is hello; else answer, close, and return None."""
+        bad_count = 0
+        while bad_count < MAX_BAD_HELLOS:  # ends with a hello, a close, or the phase's deadline
+            for payload in await self._transport.receive():
+                try:
+                    command = decode_command(payload, self.wire)
+                except CommandError as exc:
+                    self._fail(exc, exc.command_id)
+                    bad_count += 1
+                    continue
+                if isinstance(command, Hello):
+                    return command
+                self._fail(ProtocolError("hello_expected"), command.id)
+                self.close(CloseCode.HELLO_EXPECTED)
+                return None
+            await self._flush()  # the writer is not running yet
+        self.close(CloseCode.HELLO_EXPECTED)
+        return None
+
+    async def _welcome(self, hello: Hello) -> bool:
+        """Let the service open the session, and queue the welcome before everything else."""
+        try:
+            with self._phase(self._limits.open_timeout_s) as scope:
+                welcome = await self._service.open(self, hello)
+                self._outbox.reply_first(
+                    encode_frame(msgspec.structs.replace(welcome, id=hello.id), self.wire)
+                )
+        except HubbubError as exc:
+            self._refuse_hello(exc, hello.id)
+            return False
+        if scope.cancelled_caught:
+            self._refuse_hello(Unavailable("timeout"), hello.id)
+        return self.close_code is None
+
+    async def _read_and_write(self) -> None:
+        self._metrics.sessions_opened_count += 1
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write)
+            try:
+                with self._phase(math.inf):
+                    await self._read()
+            except TransportClosed:
+                nursery.cancel_scope.cancel()
+            except ProtocolError as exc:
+                self._break_off(exc)
+            self._leave()
+            # Whoever was waiting for an answer that is there already still gets it.
+            self._outbox.finish()
+            nursery.cancel_scope.deadline = min(
+                nursery.cancel_scope.deadline, trio.current_time() + self._limits.flush_timeout_s
+            )
+
+    async def _read(self) -> None:
+        while True:  # ends with TransportClosed, ProtocolError, or by `close`
+            for payload in await self._transport.receive():
+                if not self._may_read():
+                    await self._wait_until_may_read()
+                if self.close_code is not None:
+                    return
+                self._take_command(payload)
+            if not self._may_read():
+                await self._wait_until_may_read()
+
+    async def _write(self) -> None:
+        outbox = self._outbox
+        try:
+            while True:  # ends when finished and empty, or with TransportClosed
+                frames = outbox.take(COALESCED_WRITE_BYTES)
+                if frames:
+                    await self._transport.send_raw(frames)
+                    self._wake_reader()
+                elif outbox.is_finished:
+                    return
+                else:
+                    await outbox.wait()
+        except TransportClosed:
+            self._scope.cancel()
+
+    async def _flush(self) -> None:
+        while frames := self._outbox.take(COALESCED_WRITE_BYTES):
+            await self._transport.send_raw(frames)
+
+    async def _finish(self) -> None:
+        """Write what a connection without a writer still owes, say why it ends, and free the socket."""
+        if self.close_code is None:
+            return
+        self._metrics.closes[self.close_code] += 1
+        log.debug("connection_closed", conn_id=self.conn_id, user_id=self.user_id, code=int(self.close_code))
+        with trio.move_on_after(self._limits.flush_timeout_s):
+            with contextlib.suppress(TransportClosed):
+                await self._flush()
+        await self._transport.close(self.close_code, self._close_reason)
+
+    # -- commands and answers -----------------------------------------------------------------------------
+
+    def _take_command(self, payload: bytes | str) -> None:
+        metrics = self._metrics
+        now = trio.current_time()
+        try:
+            command = decode_command(payload, self.wire)
+        except CommandError as exc:
+            if self._commands.take(now):
+                self._fail(exc, exc.command_id)
+            else:
+                self._refuse_rate(exc.command_id, now)
+            return
+        if not self._commands.take(now):
+            self._refuse_rate(command.id, now)
+            return
+        kind = type(command)
+        metrics.commands[kind] += 1
+        if kind is Hello:
+            self._fail(ProtocolError("hello_repeated"), command.id)
+            return
+        size_bytes = len(payload)
+        reserved_bytes = PAGE_BYTES if kind in _LONG_ANSWERS else 0
+        reply = _CommandReply(self, command.id, size_bytes, reserved_bytes)
+        self.unanswered_count += 1
+        self._unanswered_bytes += size_bytes
+        self._reserved_bytes += reserved_bytes
+        try:
+            self._service.handle(self, command, reply)
+        except HubbubError as exc:
+            reply.fail(exc)
+
+    def _answered(self, reply: _CommandReply, command_id: int, value: object) -> None:
+        self.unanswered_count -= 1
+        self._unanswered_bytes -= reply.size_bytes
+        self._reserved_bytes -= reply.reserved_bytes
+        if isinstance(value, HubbubError):
+            self._fail(value, command_id)
+        elif command_id:
+            try:
+                answer = msgspec.structs.replace(value, id=command_id)  # type: ignore[type-var]
+                self._outbox.reply(encode_frame(answer, self.wire))  # type: ignore[arg-type]
+            except (TypeError, ValueError, msgspec.MsgspecError):
+                # Not raised into the actor that answered: it is our bug, but not that actor's end.
+                log.exception("answer_not_encodable", conn_id=self.conn_id, kind=type(value).__name__)
+                self._fail(Unavailable("internal"), command_id)
+        self._registry.answered()
+        self._wake_reader()
+
+    def _fail(self, error: HubbubError, command_id: int) -> None:
+        self._metrics.errors[error.code] += 1
+        answer = Error(
+            id=command_id, code=error.code, message=error.message, retry_after_s=error.retry_after_s
+        )
+        self._outbox.reply(encode_frame(answer, self.wire))
+
+    def _refuse_rate(self, command_id: int, now: float) -> None:
+        """Refuse a command for its session's rate; close the connection of a client that goes on
+        regardless."""
+        if self._refusals is None:
+            self._refusals = TokenBucket(self._limits.refusals, now)
+        if self._refusals.take(now):
+            retry_after_s = round(max(0.01, self._commands.retry_after_s(now)), 3)
+            self._fail(Unavailable("rate_limited", retry_after_s=retry_after_s), command_id)
+        else:
+            log.warning("flooder_dropped", conn_id=self.conn_id, user_id=self.user_id)
+            self.close(CloseCode.RATE_LIMITED)
+
+    def _refuse_hello(self, error: HubbubError, command_id: int) -> None:
+        """Answer a hello that failed, and close with the code that tells the client what to do."""
+        if self.close_code is not None:
+            return
+        self._fail(error, command_id)
+        if isinstance(error, ProtocolError):
+            self._break_off(error, is_answered=True)
+        elif error.code in _REFUSED_HELLO:
+            self.close(_REFUSED_HELLO[error.code], error.message)
+        elif isinstance(error, Unavailable):
+            self.close(CloseCode.OVERLOADED, error.message)
+        else:
+            self.close(CloseCode.UNAUTHENTICATED, error.message)
+
+    def _break_off(self, error: ProtocolError, *, is_answered: bool = False) -> None:
+        """Close a connection whose framing broke: nothing after the break can be read."""
+        if not is_answered:
+            self._fail(error, 0)
+        self.close(_FRAMING_CLOSE.get(error.code, CloseCode.BAD_FRAME), error.message)
+
+    def _overflowed(self) -> None:
+        self.close(CloseCode.SLOW_CONSUMER)
+
+    # -- back-pressure on the reader ----------------------------------------------------------------------
+
+    def _may_read(self) -> bool:
+        outbox = self._outbox
+        return (
+            self.unanswered_count < MAX_UNACKED_SENDS
+            and self._unanswered_bytes < MAX_UNACKED_BYTES
+            and outbox.size_bytes + self._reserved_bytes < MAX_OUTBOX_BYTES
+            and outbox.frame_count < MAX_OUTBOX_FRAMES
+        )
+
+    async def _wait_until_may_read(self) -> None:
+        while not self._may_read():  # each answer and each write wakes it; `close` cancels it
+            self._reader = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._abort_reader_wait)
+
+    def _abort_reader_wait(self, _raise_cancel: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
+        self._reader = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _wake_reader(self) -> None:
+        if self._reader is not None and self._may_read():
+            trio.lowlevel.reschedule(self._reader)
+            self._reader = None
