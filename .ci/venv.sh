@@ -60,8 +60,9 @@ ensure_venv() {
     rm -f "$stamp"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$requirements" \
         || die "hubbub: the install failed; pip's message is above. Run the same command again to go on."
-    # Everything it needs is there now, its build tool included, so nothing is fetched here.
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-index --no-deps \
+    # Everything it needs is there now, its build tool included, so nothing is fetched here. The build tool warns
+    # of every editable install that folders here are imported before installed ones: that is what we want.
+    PYTHONWARNINGS=ignore .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-index --no-deps \
         --no-build-isolation --editable . \
         || die "hubbub: could not install hubbub itself into .venv; pip's message is above."
     printf '%s\n' "$want" >"$stamp"
