@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -28,7 +29,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.outbox = OutboxStats()
-        self.commands: Counter[type] = Counter()  # by command class
+        self.commands: Counter[type[msgspec.Struct]] = Counter()  # by command class
         self.errors: Counter[str] = Counter()  # error answers by code
         self.closes: Counter[CloseCode] = Counter()  # connections that we closed, by code
         self.accepted: Counter[str] = Counter()  # connections by transport: websocket, http, tcp
@@ -76,16 +77,23 @@ class Metrics:
             "commands",
             "Commands by type.",
             "type",
-            {str(kind.__struct_config__.tag): count for kind, count in self.commands.items()},  # type:
-            ignore[attr-defined] ) yield _counter("errors", "Error answers by code.", "code", self.errors)
-            yield _counter( "closes", "Connections closed by this node, by close code.", "code",
-            {str(int(code)): count for code, count in self.closes.items()}, ) outbox = self.outbox yield
-            _plain("events_dropped", "Events that found no room in an outbox.", outbox.dropped_count) yield
-            _plain("events_coalesced", "Live events that replaced a pending one.", outbox.coalesced_count)
-            yield _plain("resyncs", "Announcements of dropped events.", outbox.resync_count) yield
-            _plain("outbox_overflows", "Connections with drops in too many streams.", outbox.overflow_count)
-            yield self._lag() for prefix, help_text, read in self._gauges: yield from _read_gauges(prefix,
-            help_text, read())
+            {str(kind.__struct_config__.tag): count for kind, count in self.commands.items()},
+        )
+        yield _counter("errors", "Error answers by code.", "code", self.errors)
+        yield _counter(
+            "closes",
+            "Connections closed by this node, by close code.",
+            "code",
+            {str(int(code)): count for code, count in self.closes.items()},
+        )
+        outbox = self.outbox
+        yield _plain("events_dropped", "Events that found no room in an outbox.", outbox.dropped_count)
+        yield _plain("events_coalesced", "Live events that replaced a pending one.", outbox.coalesced_count)
+        yield _plain("resyncs", "Announcements of dropped events.", outbox.resync_count)
+        yield _plain("outbox_overflows", "Connections with drops in too many streams.", outbox.overflow_count)
+        yield self._lag()
+        for prefix, help_text, read in self._gauges:
+            yield from _read_gauges(prefix, help_text, read())
 
     def _lag(self) -> Metric:
         total = 0
