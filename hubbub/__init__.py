@@ -1,1 +1,34 @@
-"""What users import: the Python client and the bot SDK. Of our folders it imports `protocol` only."""
+"""What users import: the Python client and the bot SDK. Of our folders it imports `protocol` only.
+
+    async with hubbub.Accounts("http://127.0.0.1:8080") as accounts:
+        login = await accounts.log_in("ann", password)
+    async with hubbub.connect("http://127.0.0.1:8080", token=login.token) as client:
+        await client.send(conversation_id, "hello")
+        async for event in client.events(): ...
+
+Owns connecting, reconnecting, resuming, ordering and the bot framework. Leaves to others: every rule of chat
+(the server's) and everything that is drawn (web/, except the terminal client here).
+"""
+
+from hubbub.client import Backoff, Client, Ticket, connect
+from hubbub.cursors import CursorStore, FileCursors, MemoryCursors, SavedCursors
+from hubbub.errors import ClientClosed, ConnectionEnded, ConnectionLost
+from protocol.errors import HubbubError, ProtocolError, Refused, Unavailable
+
+__all__ = [
+    "Backoff",
+    "Client",
+    "ClientClosed",
+    "ConnectionEnded",
+    "ConnectionLost",
+    "CursorStore",
+    "FileCursors",
+    "HubbubError",
+    "MemoryCursors",
+    "ProtocolError",
+    "Refused",
+    "SavedCursors",
+    "Ticket",
+    "Unavailable",
+    "connect",
+]

@@ -1,0 +1,252 @@
+"""One connection to a server, whatever its transport: WebSocket, or MessagePack frames over TCP.
+
+Owns URLs, sockets and framing. Knows nothing of sessions, retries or cursors. A link that was cancelled in
+the middle of a send may have written half a frame: whoever cancels must `abort` it and open another.
+"""
+
+import ssl
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final, Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+import trio
+import trio_websocket
+
+from hubbub.errors import ConnectionLost
+from protocol.codec import FrameSplitter, Wire, decode_server, encode_payload, encode_tcp_command
+from protocol.commands import Command
+from protocol.errors import ProtocolError
+from protocol.events import Event
+from protocol.limits import MAX_FRAME_BYTES
+from protocol.replies import Reply
+
+CONNECT_TIMEOUT_S: Final = 10.0  # DNS, TCP, TLS and upgrade together
+CLOSE_TIMEOUT_S: Final = 1.0  # a polite goodbye; then the socket is dropped
+DEFAULT_BOT_PORT: Final = 8081
+DEFAULT_PORT: Final = 8080
+RECEIVE_BYTES: Final = 64 * 1024
+# Room for a server that grows its limit: a page of events is at most 192 KiB, a frame 256 KiB today.
+MAX_MESSAGE_BYTES: Final = 4 * MAX_FRAME_BYTES
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """Where and how to connect."""
+
+    host: str
+    port: int
+    wire: Wire
+    is_tls: bool = False
+    path: str = "/ws"
+
+    def __str__(self) -> str:
+        if self.wire is Wire.MSGPACK_TCP:
+            return f"hubbub{'s' if self.is_tls else ''}://{self.host}:{self.port}"
+        return f"ws{'s' if self.is_tls else ''}://{self.host}:{self.port}{self.path}"
+
+
+def parse_url(url: str, *, wire: Wire | None = None) -> Endpoint:
+    """Read a server's URL.
+
+    ws, wss, http and https mean the WebSocket at /ws (or the path given); hubbub and hubbubs mean the bot
+    port. `wire` chooses JSON on a WebSocket; the default is MessagePack.
+
+    Raises: ValueError with a sentence that says what is wrong.
+    """
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    if not parts.hostname:
+        raise ValueError(f"{url!r} names no host; try http://127.0.0.1:8080")
+    try:
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"the port in {url!r} is not a number from 1 to 65535") from None
+    if parts.scheme in ("hubbub", "hubbubs"):
+        return Endpoint(
+            parts.hostname,
+            port or DEFAULT_BOT_PORT,
+            Wire.MSGPACK_TCP,
+            is_tls=parts.scheme == "hubbubs",
+            path="",
+        )
+    if parts.scheme not in ("ws", "wss", "http", "https"):
+        raise ValueError(f"{url!r}: use ws, wss, http, https, hubbub or hubbubs")
+    is_tls = parts.scheme in ("wss", "https")
+    if parts.scheme in ("ws", "wss") and parts.path not in ("", "/"):
+        path = parts.path
+    else:
+        path = parts.path.rstrip("/") + "/ws"
+    default_port = (
+        (443 if is_tls else 80) if parts.scheme in ("ws", "wss") else (443 if is_tls else DEFAULT_PORT)
+    )
+    return Endpoint(parts.hostname, port or default_port, wire or Wire.MSGPACK_WS, is_tls=is_tls, path=path)
+
+
+class Link(Protocol):
+    """One open connection. One task may send and one may receive at a time."""
+
+    async def send(self, commands: Sequence[Command]) -> None:
+        """Write commands in this order. Raises: ConnectionLost."""
+        ...
+
+    async def receive(self) -> Sequence[Reply | Event]:
+        """Return at least one message, in order. Raises: ConnectionLost, also where bytes make no sense."""
+        ...
+
+    async def close(self) -> None:
+        """Say goodbye, within a second, while the link is still being read. Never raises."""
+        ...
+
+    async def abort(self) -> None:
+        """Free the socket at once. Never raises."""
+        ...
+
+
+def _is_plain_unknown(payload: bytes | str, exc: ProtocolError) -> bool:
+    # A newer server may push events that this client does not know: they are skipped, not fatal.
+    return exc.code == "bad_field" and bool(payload)
+
+
+class TcpLink:
+    """MessagePack behind a 4-byte length."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self._splitter = FrameSplitter(MAX_MESSAGE_BYTES)
+
+    async def send(self, commands: Sequence[Command]) -> None:
+        try:
+            await self._stream.send_all(b"".join([encode_tcp_command(command) for command in commands]))
+        except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as exc:
+            raise ConnectionLost(f"write failed: {exc}") from exc
+
+    async def receive(self) -> Sequence[Reply | Event]:
+        while True:  # ends with the first complete frame
+            try:
+                data = await self._stream.receive_some(RECEIVE_BYTES)
+            except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as exc:
+                raise ConnectionLost(f"read failed: {exc}") from exc
+            if not data:
+                raise ConnectionLost("the server closed the connection")
+            messages: list[Reply | Event] = []
+            try:
+                payloads = self._splitter.feed(data)
+            except ProtocolError as exc:
+                raise ConnectionLost(str(exc)) from exc
+            for payload in payloads:
+                try:
+                    messages.append(decode_server(payload, Wire.MSGPACK_TCP))
+                except ProtocolError as exc:
+                    if not _is_plain_unknown(payload, exc):
+                        raise ConnectionLost(str(exc)) from exc
+            if messages:
+                return messages
+
+    async def close(self) -> None:
+        await self.abort()  # the end of the stream is all that this transport can say
+
+    async def abort(self) -> None:
+        await trio.aclose_forcefully(self._stream)
+
+
+class WebSocketLink:
+    """JSON in text frames or MessagePack in binary frames."""
+
+    def __init__(
+        self, stream: trio.abc.Stream, socket: trio_websocket.WebSocketConnection, wire: Wire
+    ) -> None:
+        self._stream = stream
+        self._socket = socket
+        self._wire = wire
+
+    async def send(self, commands: Sequence[Command]) -> None:
+        for command in commands:
+            payload = encode_payload(command, self._wire)
+            try:
+                if self._wire is Wire.JSON_WS:
+                    await self._socket.send_message(payload.decode())
+                else:
+                    await self._socket.send_message(payload)
+            except (
+                trio_websocket.ConnectionClosed,
+                trio.BrokenResourceError,
+                trio.ClosedResourceError,
+            ) as exc:
+                raise self._lost(exc) from exc
+
+    async def receive(self) -> Sequence[Reply | Event]:
+        while True:  # ends with the first message that this client knows
+            try:
+                payload = await self._socket.get_message()
+            except (
+                trio_websocket.ConnectionClosed,
+                trio.BrokenResourceError,
+                trio.ClosedResourceError,
+            ) as exc:
+                raise self._lost(exc) from exc
+            try:
+                return (decode_server(payload, self._wire),)
+            except ProtocolError as exc:
+                if not _is_plain_unknown(payload, exc):
+                    raise ConnectionLost(str(exc)) from exc
+
+    def _lost(self, exc: BaseException) -> ConnectionLost:
+        reason = self._socket.closed
+        # 1006 is what a socket says of itself where the peer said nothing.
+        if reason is None or reason.code in (1005, 1006):
+            return ConnectionLost(f"the connection broke: {exc!r}")
+        return ConnectionLost(reason.reason or reason.name, int(reason.code))
+
+    async def close(self) -> None:
+        with trio.move_on_after(CLOSE_TIMEOUT_S), suppress(Exception):
+            await self._socket.aclose()
+
+    async def abort(self) -> None:
+        await trio.aclose_forcefully(self._stream)
+
+
+async def open_link(
+    nursery: trio.Nursery, endpoint: Endpoint, *, ssl_context: ssl.SSLContext | None = None
+) -> Link:
+    """Connect within 10 s. `nursery` runs the WebSocket's own reader. Raises: ConnectionLost."""
+    try:
+        with trio.fail_after(CONNECT_TIMEOUT_S):
+            stream = await _open_stream(endpoint, ssl_context)
+            try:
+                if endpoint.wire is Wire.MSGPACK_TCP:
+                    return TcpLink(stream)
+                subprotocol = "hubbub.json" if endpoint.wire is Wire.JSON_WS else "hubbub.msgpack"
+                socket = await trio_websocket.wrap_client_stream(
+                    nursery,
+                    stream,
+                    f"{endpoint.host}:{endpoint.port}",
+                    endpoint.path,
+                    subprotocols=[subprotocol],
+                    message_queue_size=16,
+                    max_message_size=MAX_MESSAGE_BYTES,
+                    receive_buffer_size=RECEIVE_BYTES,
+                )
+                return WebSocketLink(stream, socket, endpoint.wire)
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    await trio.aclose_forcefully(stream)
+                raise
+    except trio.TooSlowError:
+        raise ConnectionLost(f"{endpoint} did not answer within {CONNECT_TIMEOUT_S:g} s") from None
+    except trio_websocket.ConnectionRejected as exc:
+        raise ConnectionLost(f"{endpoint} refused the WebSocket: HTTP {exc.status_code}") from exc
+    except (OSError, trio.BrokenResourceError, trio_websocket.HandshakeError) as exc:
+        raise ConnectionLost(f"cannot reach {endpoint}: {exc}") from exc
+
+
+async def _open_stream(
+    endpoint: Endpoint, context: ssl.SSLContext | None
+) -> trio.SocketStream | trio.SSLStream[trio.SocketStream]:
+    if endpoint.is_tls:
+        return await trio.open_ssl_over_tcp_stream(
+            endpoint.host,
+            endpoint.port,
+            ssl_context=context or ssl.create_default_context(),
+            https_compatible=True,
+        )
+    return await trio.open_tcp_stream(endpoint.host, endpoint.port)
