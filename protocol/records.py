@@ -506,6 +506,26 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     expected_head: int | None = None
 
 
+class ShardOwner(msgspec.Struct, frozen=True):
+    """Who may write a shard: `owner` in its life `boot`, proved by `epoch`. An empty owner: nobody."""
+
+    shard: int
+    owner: str
+    boot: int
+    epoch: int
+    head: int
+
+
+class NodeLease(msgspec.Struct, frozen=True, kw_only=True):
+    """A node as the store knows it. Its shards may be taken once nothing is left of its lease."""
+
+    node_id: str
+    boot: Annotated[int, Meta(description="Rises with every start of the node.")]
+    address: str = ""
+    lease_left_ms: int = 0
+    is_draining: bool = False
+
+
 class UnreadLine(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a conversation list, as the store joins it."""
 

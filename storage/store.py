@@ -7,7 +7,18 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from protocol.errors import HubbubError
-from protocol.records import Append, Appended, Entry, MessageState, Op, Row, StreamHead, UnreadLine
+from protocol.records import (
+    Append,
+    Appended,
+    Entry,
+    MessageState,
+    NodeLease,
+    Op,
+    Row,
+    ShardOwner,
+    StreamHead,
+    UnreadLine,
+)
 
 R = TypeVar("R", bound=Row)
 Outcome = tuple[Appended, ...] | HubbubError
@@ -18,7 +29,36 @@ class Store(Protocol):
     """Log, directory and queries over one durable engine."""
 
     async def claim_all(self, node_id: str) -> dict[int, int]:
-        """Take all 256 shards with new epochs, as a single node does at its start. Returns shard -> epoch."""
+        """Take all 256 shards with new epochs, as a single node does at its start. Returns shard -> epoch.
+
+        Raises: Refused "directory_in_use" where another node runs; StorageUnavailable.
+        """
+        ...
+
+    async def register_node(self, node_id: str, address: str, *, lease_ms: int = 12_000) -> int:
+        """Begin a new life of a cluster node. Returns its boot number. Raises: as claim_all."""
+        ...
+
+    async def renew_node(
+        self, node_id: str, boot: int, *, lease_ms: int = 12_000, is_draining: bool = False
+    ) -> bool:
+        """Prolong the node's lease; False: a later life of it has begun, and this one must stop."""
+        ...
+
+    async def claim(self, shard: int, *, seen_epoch: int, node_id: str, boot: int) -> tuple[int, int] | None:
+        """Take a shard that nobody holds by a live lease. Returns (epoch, head), or None to the loser."""
+        ...
+
+    async def release(self, shard: int, *, epoch: int) -> bool:
+        """Give a shard up; False: it was not ours any more."""
+        ...
+
+    async def members(self) -> list[NodeLease]:
+        """Every node ever seen, with what is left of its lease."""
+        ...
+
+    async def shards(self) -> list[ShardOwner]:
+        """All shards with their owners, epochs and heads."""
         ...
 
     def append_nowait(self, append: Append, on_done: Callable[[Outcome], None]) -> None:
@@ -45,7 +85,7 @@ class Store(Protocol):
         ...
 
     async def read(self, stream: str, *, after: int, limit: int, max_bytes: int = 1 << 20) -> list[Entry]:
-        """Entries with seq > after, rising: at least one if there is any, up to limit and max_bytes of body."""
+        """Entries with seq > after, rising: one if there is any, more up to limit and max_bytes of body."""
         ...
 
     async def read_messages(
@@ -60,8 +100,8 @@ class Store(Protocol):
     ) -> list[tuple[Entry, MessageState | None]]:
         """Message entries (is_message), rising by seq, each with its MessageState or None.
 
-        Newest first selection with `before` (0: from the newest), oldest first with `after`. `thread` keeps only
-        the message with that seq and the replies in its thread.
+        Newest first selection with `before` (0: from the newest), oldest first with `after`. `thread` keeps
+        only the message with that seq and the replies in its thread.
         """
         ...
 

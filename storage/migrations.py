@@ -1,0 +1,169 @@
+"""Make the tables of a data directory, and bring older ones up to date.
+
+Changes are additive: a missing table, column or index is added, nothing is dropped or renamed, so a node of
+the release before can work on the same directory. Each change is one transaction with its record in
+sqlite-utils' own table. The caller holds the directory's write lock, and opens readers only afterwards.
+"""
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sqlite_utils import Database, Migrations
+from sqlite_utils.db import Table
+
+from storage.schema import SHARD_COUNT, TableSpec, all_specs
+from storage.views import VIEWS
+
+# Beyond what the Structs tell. Deleted messages are counted for each unread badge: only these rows are
+# indexed.
+_EXTRA_INDEXES = (
+    "CREATE INDEX IF NOT EXISTS idx_message_state_deleted ON message_state (conversation_id, seq)"
+    " WHERE deleted_at_ms > 0",
+)
+# Rows lie in order of arrival (lsn), so that a commit dirties the tail of the table and not a page per
+# stream.
+_LOG_TABLES = """
+CREATE TABLE IF NOT EXISTS stream (
+    stream_id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    shard INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS log (
+    lsn INTEGER PRIMARY KEY,
+    stream_id INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,
+    user_id TEXT NOT NULL,
+    client_id TEXT,
+    message_count INTEGER NOT NULL,
+    is_message INTEGER NOT NULL,
+    thread INTEGER,
+    body TEXT NOT NULL
+);
+CREATE UNIQUE INDEX IF NOT EXISTS idx_log_stream_seq ON log (stream_id, seq);
+CREATE UNIQUE INDEX IF NOT EXISTS idx_log_client_id ON log (stream_id, user_id, client_id)
+    WHERE client_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS idx_log_thread ON log (stream_id, thread, seq) WHERE thread IS NOT NULL;
+CREATE TABLE IF NOT EXISTS shard (
+    shard INTEGER PRIMARY KEY,
+    owner TEXT NOT NULL DEFAULT '',
+    boot INTEGER NOT NULL DEFAULT 0,
+    epoch INTEGER NOT NULL DEFAULT 0,
+    head INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE IF NOT EXISTS node (
+    node_id TEXT PRIMARY KEY,
+    boot INTEGER NOT NULL DEFAULT 0,
+    address TEXT NOT NULL DEFAULT '',
+    lease_until_ms INTEGER NOT NULL DEFAULT 0,
+    clock_id TEXT NOT NULL DEFAULT '',
+    is_draining INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE IF NOT EXISTS store_info (
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+);
+"""
+
+
+def migrate(database: Path) -> list[str]:
+    """Apply what is missing and name it. The caller holds the write lock of the directory.
+
+    Raises: sqlite3.Error, and nothing of the failing step is kept.
+    """
+    connection = sqlite3.connect(database, timeout=10.0)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        db = Database(connection, execute_plugins=False)
+        steps = _steps(all_specs())
+        pending = [step.name for step in steps.pending(db)]
+        if pending:
+            steps.apply(db)
+        return pending
+    finally:
+        connection.close()
+
+
+def schema_digest() -> str:
+    """Name the schema this release wants, for a backup's manifest."""
+    return _directory_digest(all_specs())
+
+
+def _steps(specs: tuple[TableSpec[Any], ...]) -> Migrations:
+    """List the steps. A digest in a name makes a changed Struct or view a new step."""
+    steps = Migrations("hubbub")
+
+    @steps(name="0001_log")
+    def _log(db: Database) -> None:
+        for statement in _LOG_TABLES.split(";\n"):
+            if statement.strip():
+                db.conn.execute(statement)
+        db.conn.executemany(
+            "INSERT OR IGNORE INTO shard (shard) VALUES (?)", ((shard,) for shard in range(SHARD_COUNT))
+        )
+
+    @steps(name=f"directory_{_directory_digest(specs)}")
+    def _directory(db: Database) -> None:
+        for spec in specs:
+            _ensure_table(db, spec)
+        for statement in _EXTRA_INDEXES:
+            db.conn.execute(statement)
+
+    @steps(name=f"views_{_digest(f'{name}:{sql}' for name, sql in VIEWS.items())}")
+    def _views(db: Database) -> None:
+        for name, sql in VIEWS.items():
+            db.create_view(name, sql, replace=True)
+
+    return steps
+
+
+def _ensure_table(db: Database, spec: TableSpec[Any]) -> None:
+    table = db.table(spec.name)
+    if not table.exists():
+        keys = spec.row_type.key
+        table.create(
+            {column.name: column.python_type for column in spec.columns},
+            pk=keys[0] if len(keys) == 1 else keys,
+            not_null={column.name for column in spec.columns if not column.is_nullable},
+            defaults={
+                column.name: _sql_default(column.default) for column in spec.columns if column.has_default
+            },
+        )
+    else:
+        _add_columns(table, spec)
+    for columns in spec.row_type.unique:
+        table.create_index(columns, unique=True, if_not_exists=True)
+    for columns in spec.row_type.indexes:
+        table.create_index(columns, if_not_exists=True)
+
+
+def _add_columns(table: Table, spec: TableSpec[Any]) -> None:
+    existing = {column.name for column in table.columns}
+    for column in spec.columns:
+        if column.name in existing:
+            continue
+        if column.is_nullable:
+            table.add_column(column.name, column.python_type)
+        elif column.has_default:
+            table.add_column(column.name, column.python_type, not_null_default=_sql_default(column.default))
+        else:
+            raise TypeError(f"{spec.name}.{column.name} is new and needs a default: schemas only grow")
+
+
+def _sql_default(value: Any) -> Any:
+    return int(value) if isinstance(value, bool) else value
+
+
+def _directory_digest(specs: Iterable[TableSpec[Any]]) -> str:
+    lines = [repr((spec.name, spec.columns, spec.row_type.key, spec.row_type.unique)) for spec in specs]
+    lines += [repr(spec.row_type.indexes) for spec in specs]
+    return _digest([*lines, *_EXTRA_INDEXES])
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.blake2b("\n".join(lines).encode(), digest_size=6).hexdigest()

@@ -1,0 +1,174 @@
+"""The readers: a few threads, each with a read-only connection, that answer queries in short transactions.
+
+Writing never waits for them and they never wait for it (WAL). A query that runs for 2 s is interrupted,
+because a long read keeps the WAL from being reused.
+"""
+
+import contextlib
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar, TypeVarTuple
+
+import structlog
+import trio
+
+from protocol.errors import Overloaded, StorageUnavailable, Unavailable
+
+log = structlog.get_logger(__name__)
+
+QUERY_LIMIT_S: Final = 2.0
+MAX_WAITING_READS: Final = 2048  # a thread answers thousands of short reads a second
+_INSTRUCTIONS_PER_CHECK: Final = 20_000  # of SQLite's machine: about 1 ms
+_CLOSE_TIMEOUT_S: Final = QUERY_LIMIT_S + 3.0
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+class _Read:
+    """One query on its way to a thread and back."""
+
+    __slots__ = ("args", "error", "function", "is_abandoned", "task", "value")
+
+    def __init__(self, task: trio.lowlevel.Task, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self.task = task
+        self.function = function
+        self.args = args
+        self.value: Any = None
+        self.error: Exception | None = None
+        self.is_abandoned = False
+
+
+class Readers:
+    """Run query functions `f(connection, *args)` on read-only connections, off the Trio thread."""
+
+    def __init__(self, database: Path, *, count: int = 3, query_limit_s: float = QUERY_LIMIT_S) -> None:
+        self.read_count = 0
+        self.waiting_count = 0
+        self._database = database
+        self._count = count
+        self._query_limit_s = query_limit_s
+        self._token = trio.lowlevel.current_trio_token()
+        self._queue: queue.SimpleQueue[_Read | None] = queue.SimpleQueue()
+        self._running_count = 0
+        self._is_closed = False
+        self._stopped = trio.Event()
+
+    def start(self) -> None:
+        for number in range(self._count):
+            self._running_count += 1
+            threading.Thread(target=self._run, name=f"store-reader-{number}", daemon=True).start()
+
+    async def run(self, function: Callable[[sqlite3.Connection, *Ts], T], *args: *Ts) -> T:
+        """Call `function` in a reader's thread. A cancelled caller leaves at once; the query ends by itself.
+
+        Raises: Overloaded with 2,048 reads waiting; Unavailable "timeout" after 2 s; StorageUnavailable.
+        """
+        if self._is_closed:
+            raise StorageUnavailable("The store is closed.")
+        if self.waiting_count >= MAX_WAITING_READS:
+            raise Overloaded("Too many reads are waiting.")
+        await trio.lowlevel.checkpoint_if_cancelled()
+        read = _Read(trio.lowlevel.current_task(), function, args)
+        self.waiting_count += 1
+        self.read_count += 1
+        self._queue.put(read)
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            read.is_abandoned = True
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        if read.error is not None:
+            raise read.error
+        value: T = read.value
+        return value
+
+    async def aclose(self) -> None:
+        """Answer what waits and close the connections."""
+        if not self._is_closed:
+            self._is_closed = True
+            for _ in range(self._count):
+                self._queue.put(None)
+        with trio.move_on_after(_CLOSE_TIMEOUT_S, shield=True):
+            await self._stopped.wait()
+
+    def _resume(self, read: _Read) -> None:
+        self.waiting_count -= 1
+        if not read.is_abandoned:
+            trio.lowlevel.reschedule(read.task)
+
+    def _leave(self) -> None:
+        self._running_count -= 1
+        if self._running_count == 0:
+            self._stopped.set()
+
+    # In a reader's thread.
+
+    def _run(self) -> None:
+        reader = _Connection(self._database, self._query_limit_s)
+        try:
+            while (read := self._queue.get()) is not None:  # None: aclose() was called
+                if not read.is_abandoned:
+                    reader.answer(read)
+                with contextlib.suppress(trio.RunFinishedError):
+                    self._token.run_sync_soon(self._resume, read)
+        finally:
+            reader.close()
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._leave)
+
+
+class _Connection:
+    """A read-only connection that is opened on demand, and anew after an error."""
+
+    def __init__(self, database: Path, query_limit_s: float) -> None:
+        self._database = database
+        self._query_limit_s = query_limit_s
+        self._connection: sqlite3.Connection | None = None
+        self._deadline = 0.0
+
+    def answer(self, read: _Read) -> None:
+        try:
+            if self._connection is None:
+                self._connection = open_read_only(self._database)
+                self._connection.set_progress_handler(self._is_late, _INSTRUCTIONS_PER_CHECK)
+            self._deadline = time.monotonic() + self._query_limit_s
+            read.value = read.function(self._connection, *read.args)
+        except sqlite3.Error as exc:
+            if exc.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+                log.warning("store_read_too_long", query=getattr(read.function, "__name__", ""))
+                read.error = Unavailable("timeout", "The query took too long and was interrupted.")
+                return
+            log.exception("store_read_failed", query=getattr(read.function, "__name__", ""))
+            read.error = StorageUnavailable(f"The store cannot read: {exc}")
+            read.error.__cause__ = exc
+            self.close()
+        except Exception as exc:  # the caller's own, such as a wrong column: it is raised there
+            read.error = exc
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _is_late(self) -> bool:
+        return time.monotonic() > self._deadline
+
+
+def open_read_only(database: Path) -> sqlite3.Connection:
+    """Open a connection that cannot write, for this thread or another."""
+    connection = sqlite3.connect(
+        f"{database.absolute().as_uri()}?mode=ro",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=256,
+        timeout=5.0,
+    )
+    connection.execute("PRAGMA query_only = ON")
+    return connection

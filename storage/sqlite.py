@@ -1,0 +1,291 @@
+"""The store on SQLite: one directory, one writer thread, a few readers.
+
+hubbub.db (and -wal, -shm)   log and directory
+files/                       uploaded files under their SHA-256
+write.lock, turn.lock        processes that share the directory take turns writing
+node.lock                    a single node runs alone here
+"""
+
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import structlog
+import trio
+
+from protocol.errors import HubbubError, StorageUnavailable
+from protocol.records import (
+    Append,
+    Appended,
+    Entry,
+    MessageState,
+    NodeLease,
+    Op,
+    Row,
+    ShardOwner,
+    StreamHead,
+    UnreadLine,
+)
+from storage import ownership, queries
+from storage.locks import NodeLock, WriteLock
+from storage.migrations import migrate
+from storage.reader import Readers
+from storage.store import Outcome, Value
+from storage.writer import Call, Writer, WriterStats
+
+log = structlog.get_logger(__name__)
+
+R = TypeVar("R", bound=Row)
+
+DATABASE_NAME: Final = "hubbub.db"
+FILES_NAME: Final = "files"
+
+
+@asynccontextmanager
+async def open_store(
+    directory: str | Path, *, synchronous: str = "FULL", reader_count: int = 3
+) -> AsyncIterator["SqliteStore"]:
+    """Open a data directory, making it where it is missing; at exit, what is queued is committed.
+
+    `synchronous="NORMAL"` trades promise 1 for speed: a power cut may lose the last second.
+    Raises: StorageUnavailable, where the directory cannot be made or opened.
+    """
+    if synchronous not in ("FULL", "NORMAL", "EXTRA"):
+        raise ValueError(f"synchronous is FULL, EXTRA or NORMAL, not {synchronous!r}")
+    directory = Path(directory)
+    write_lock, node_lock = await trio.to_thread.run_sync(_prepare, directory)
+    writer = Writer(directory / DATABASE_NAME, write_lock, synchronous=synchronous)
+    readers = Readers(directory / DATABASE_NAME, count=reader_count)
+    try:
+        await writer.start()
+        readers.start()
+        try:
+            yield SqliteStore(directory, writer, readers, node_lock)
+        finally:
+            await readers.aclose()
+            await writer.aclose()
+    finally:
+        node_lock.close()
+        write_lock.close()
+
+
+class SqliteStore:
+    """Fits storage.store.Store; see there for what each method promises."""
+
+    def __init__(self, directory: Path, writer: Writer, readers: Readers, node_lock: NodeLock) -> None:
+        self.directory = directory
+        self._writer = writer
+        self._readers = readers
+        self._node_lock = node_lock
+
+    # How it is doing.
+
+    @property
+    def health(self) -> str:
+        """Why nothing can be written now, for a person; empty while all is well."""
+        return self._writer.fault
+
+    @property
+    def stats(self) -> WriterStats:
+        """Counters since the start."""
+        return self._writer.stats
+
+    @property
+    def queued_bytes(self) -> int:
+        return self._writer.queued_bytes
+
+    @property
+    def queued_count(self) -> int:
+        return self._writer.queued_count
+
+    @property
+    def oldest_queued_s(self) -> float:
+        return self._writer.oldest_s()
+
+    @property
+    def waiting_reads_count(self) -> int:
+        return self._readers.waiting_count
+
+    # Ownership.
+
+    async def claim_all(self, node_id: str) -> dict[int, int]:
+        self._node_lock.take_alone()
+        epochs: dict[int, int] = await self._call(lambda db: ownership.claim_all(db, node_id))
+        return epochs
+
+    async def register_node(self, node_id: str, address: str, *, lease_ms: int = 12_000) -> int:
+        self._node_lock.take_shared()
+        boot: int = await self._call(lambda db: ownership.register_node(db, node_id, address, lease_ms))
+        return boot
+
+    async def renew_node(
+        self, node_id: str, boot: int, *, lease_ms: int = 12_000, is_draining: bool = False
+    ) -> bool:
+        is_ours: bool = await self._call(
+            lambda db: ownership.renew_node(db, node_id, boot, lease_ms, is_draining)
+        )
+        return is_ours
+
+    async def claim(self, shard: int, *, seen_epoch: int, node_id: str, boot: int) -> tuple[int, int] | None:
+        claimed: tuple[int, int] | None = await self._call(
+            lambda db: ownership.claim(db, shard, seen_epoch, node_id, boot)
+        )
+        return claimed
+
+    async def release(self, shard: int, *, epoch: int) -> bool:
+        was_ours: bool = await self._call(lambda db: ownership.release(db, shard, epoch))
+        return was_ours
+
+    async def members(self) -> list[NodeLease]:
+        return await self._readers.run(ownership.members)
+
+    async def shards(self) -> list[ShardOwner]:
+        return await self._readers.run(ownership.shards)
+
+    # Writing.
+
+    def append_nowait(self, append: Append, on_done: Callable[[Outcome], None]) -> None:
+        self._writer.append_nowait(append, on_done)
+
+    async def append(self, append: Append) -> tuple[Appended, ...]:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        waiter = _Waiter()
+        self._writer.append_nowait(append, waiter.done)
+        places: tuple[Appended, ...] = await waiter.wait()
+        return places
+
+    async def commit(self, ops: Sequence[Op]) -> None:
+        await self.append(Append(shard=-1, epoch=0, ops=tuple(ops)))
+
+    async def barrier(self) -> None:
+        await self._call(_nothing)
+
+    async def _call(self, call: Call) -> Any:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        waiter = _Waiter()
+        self._writer.call_nowait(call, waiter.done)
+        return await waiter.wait()
+
+    # Reading.
+
+    async def read(self, stream: str, *, after: int, limit: int, max_bytes: int = 1 << 20) -> list[Entry]:
+        return await self._readers.run(queries.read, stream, after, limit, max_bytes)
+
+    async def read_messages(
+        self,
+        stream: str,
+        *,
+        before: int = 0,
+        after: int | None = None,
+        thread: int = 0,
+        limit: int,
+        max_bytes: int = 1 << 20,
+    ) -> list[tuple[Entry, MessageState | None]]:
+        return await self._readers.run(queries.read_messages, stream, before, after, thread, limit, max_bytes)
+
+    async def entry(self, stream: str, seq: int) -> Entry | None:
+        return await self._readers.run(queries.entry, stream, seq)
+
+    async def message_count_at(self, stream: str, seq: int) -> int:
+        return await self._readers.run(queries.message_count_at, stream, seq)
+
+    async def head(self, stream: str) -> StreamHead:
+        return await self._readers.run(queries.head, stream)
+
+    async def get(self, table: type[R], *key: Value) -> R | None:
+        return await self._readers.run(queries.get, table, key)
+
+    async def find(
+        self,
+        table: type[R],
+        where: dict[str, Value],
+        *,
+        order_by: str = "",
+        after: Value = None,
+        limit: int = 1000,
+    ) -> list[R]:
+        return await self._readers.run(queries.find, table, where, order_by, after, limit)
+
+    async def find_many(self, table: type[R], column: str, values: Sequence[str | int]) -> list[R]:
+        return await self._readers.run(queries.find_many, table, column, values)
+
+    async def find_prefix(
+        self, table: type[R], where: dict[str, Value], column: str, prefix: str, *, limit: int = 20
+    ) -> list[R]:
+        return await self._readers.run(queries.find_prefix, table, where, column, prefix, limit)
+
+    async def conversation_lines(
+        self, user_id: str, *, before: tuple[int, str] | None = None, limit: int = 50
+    ) -> list[UnreadLine]:
+        return await self._readers.run(queries.conversation_lines, user_id, before, limit)
+
+    async def conversation_line(self, user_id: str, conversation_id: str) -> UnreadLine | None:
+        return await self._readers.run(queries.conversation_line, user_id, conversation_id)
+
+    async def last_messages(
+        self, conversation_ids: Sequence[str]
+    ) -> dict[str, tuple[Entry, MessageState | None]]:
+        return await self._readers.run(queries.last_messages, conversation_ids)
+
+    async def device_cursors(self, user_id: str, device_id: str) -> dict[str, int]:
+        return await self._readers.run(queries.device_cursors, user_id, device_id)
+
+
+class _Waiter:
+    """Let one task wait for one outcome; a waiter that was cancelled ignores it."""
+
+    __slots__ = ("_is_done", "_outcome", "_task")
+
+    def __init__(self) -> None:
+        self._task: trio.lowlevel.Task | None = None
+        self._outcome: Any = None
+        self._is_done = False
+
+    def done(self, outcome: Any) -> None:
+        self._outcome = outcome
+        self._is_done = True
+        if self._task is not None:
+            trio.lowlevel.reschedule(self._task)
+
+    async def wait(self) -> Any:
+        """Raises: the outcome, if it is an error."""
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        if not self._is_done:
+            self._task = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        if isinstance(self._outcome, HubbubError):
+            raise self._outcome
+        return self._outcome
+
+
+def _nothing(_: sqlite3.Connection) -> None:
+    return None
+
+
+def _prepare(directory: Path) -> tuple[WriteLock, NodeLock]:
+    """Make the directory and its tables. Raises: StorageUnavailable."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (directory / FILES_NAME).mkdir(mode=0o700, exist_ok=True)
+        write_lock = WriteLock(directory)
+        try:
+            with write_lock.held():
+                applied = migrate(directory / DATABASE_NAME)
+            node_lock = NodeLock(directory)
+        except BaseException:
+            write_lock.close()
+            raise
+    except (OSError, sqlite3.Error) as exc:
+        raise StorageUnavailable(
+            f"The data directory {directory} cannot be used: {exc}."
+            " Choose another one, or mend its permissions."
+        ) from exc
+    if applied:
+        log.info("store_migrated", directory=str(directory), steps=applied)
+    return write_lock, node_lock

@@ -1,0 +1,530 @@
+"""The writer: one thread that owns the only writing connection of the process.
+
+Appends are queued by the Trio thread. The thread takes what is there (no timer), commits it as one
+transaction with one fsync, and wakes the Trio thread once per commit. While it commits, the next group
+gathers: the slower the disk, the larger the groups. It also runs every checkpoint, so that no checkpoint
+ever runs beside a commit.
+
+When the disk fails, it fails closed: what is queued is refused, and nothing is taken until a probe has been
+written and read back. Reads go on meanwhile.
+"""
+
+import contextlib
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import structlog
+import trio
+
+from protocol.errors import HubbubError, OutcomeUnknown, Overloaded, StorageUnavailable, Unavailable
+from protocol.records import Append, Insert, Put, Row
+from storage.locks import WriteLock
+from storage.schema import values_of
+from storage.transaction import Outcome, StreamCache, Transaction, savepoint
+
+log = structlog.get_logger(__name__)
+
+MAX_QUEUED_BYTES: Final = 8 * 1024 * 1024  # about a second of a slow disk; more is refused, not buffered
+MAX_QUEUED_S: Final = 1.0  # an append that would wait longer than this is better retried elsewhere
+_MAX_GROUP: Final = 1024  # appends of one commit: tens of ms at most, so that acks keep flowing
+_MAX_GROUP_BYTES: Final = 2 * 1024 * 1024
+_ROW_OVERHEAD_BYTES: Final = 200  # a row's columns and the Python objects around it
+
+_PASSIVE_AT_BYTES: Final = 4 * 1024 * 1024  # small enough for a checkpoint of some ms
+_TRUNCATE_AT_BYTES: Final = 256 * 1024 * 1024  # a reader has pinned the WAL for long; wait for it briefly
+_TRUNCATE_WAIT_MS: Final = 200
+_IDLE_S: Final = 1.0
+_BUSY_TIMEOUT_MS: Final = 5_000  # for people who write with the sqlite3 shell; our nodes take the write lock
+_FIRST_PROBE_S: Final = 0.2
+_LAST_PROBE_S: Final = 10.0
+_CLOSE_TIMEOUT_S: Final = 30.0  # a hung disk must not keep a node from exiting
+
+# Upper bounds in seconds, for a histogram of commit times.
+COMMIT_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+# Primary result codes (https://www.sqlite.org/rescode.html) that say the disk or the file is at fault.
+_STORAGE_CODES: Final = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_NOTADB,
+    }
+)
+
+Call = Callable[[sqlite3.Connection], Any]
+
+
+class WriterStats(msgspec.Struct):
+    """Counters since the start, for metrics. Written by the writer's thread; read them any time."""
+
+    commit_count: int = 0
+    append_count: int = 0
+    row_count: int = 0
+    duplicate_count: int = 0
+    refused_count: int = 0
+    commit_s: float = 0.0
+    longest_commit_s: float = 0.0
+    largest_group: int = 0
+    checkpoint_count: int = 0
+    fault_count: int = 0
+    commit_buckets: list[int] = msgspec.field(default_factory=lambda: [0] * (len(COMMIT_BUCKETS_S) + 1))
+
+
+class _Job:
+    """One queued piece of work: an append, or a function that runs in a transaction of its own."""
+
+    __slots__ = ("append", "call", "on_done", "outcome", "queued_at", "size_bytes")
+
+    def __init__(
+        self, append: Append | None, call: Call | None, on_done: Callable[[Any], None], size_bytes: int
+    ) -> None:
+        self.append = append
+        self.call = call
+        self.on_done = on_done
+        self.size_bytes = size_bytes
+        self.queued_at = time.monotonic()
+        self.outcome: Any = None
+
+
+class _CommitFailed(Exception):
+    """COMMIT itself reported an error; whether it took effect must be found out."""
+
+    def __init__(self, cause: sqlite3.Error, heads: dict[int, tuple[int, int]], is_moved: bool) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+        self.heads = heads
+        self.is_moved = is_moved
+
+
+class Writer:
+    """Queue appends from the Trio thread; commit them in groups in a thread of its own."""
+
+    def __init__(self, database: Path, lock: WriteLock, *, synchronous: str = "FULL") -> None:
+        self.stats = WriterStats()
+        self.fault: str = ""  # why nothing is written now; empty while all is well
+        self._database = database
+        self._wal = database.with_name(database.name + "-wal")
+        self._lock = lock
+        self._synchronous = synchronous
+        self._token = trio.lowlevel.current_trio_token()
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._outstanding: deque[_Job] = deque()  # not yet told to their owners; Trio thread only
+        self._queued_bytes = 0
+        self._is_closed = False
+        self._started = trio.Event()
+        self._stopped = trio.Event()
+        self._start_error: BaseException | None = None
+        # The rest belongs to the thread.
+        self._carried: _Job | None = None  # taken from the queue, but for the next transaction
+        self._streams = StreamCache()
+        self._heads: dict[int, tuple[int, int]] = {}
+        self._identity: tuple[int, int] = (0, 0)
+        self._unchecked_bytes = 0.0
+        self._wal_factor = 4.0
+        self._is_dirty = False
+        self._probe_wait_s = _FIRST_PROBE_S
+
+    # For the Trio thread.
+
+    async def start(self) -> None:
+        """Open the connection. Raises: StorageUnavailable."""
+        threading.Thread(target=self._run, name="store-writer", daemon=True).start()
+        await self._started.wait()
+        if self._start_error is not None:
+            raise StorageUnavailable(
+                f"The store cannot be opened: {self._start_error}"
+            ) from self._start_error
+
+    async def aclose(self) -> None:
+        """Commit what is queued, checkpoint, close. Takes 30 s at most; cancellation does not cut it
+        short.
+        """
+        if not self._is_closed:
+            self._is_closed = True
+            self._queue.put(None)
+        with trio.move_on_after(_CLOSE_TIMEOUT_S, shield=True) as scope:
+            await self._stopped.wait()
+        if scope.cancelled_caught:
+            log.error("store_writer_hung", waited_s=_CLOSE_TIMEOUT_S)
+
+    @property
+    def queued_bytes(self) -> int:
+        return self._queued_bytes
+
+    @property
+    def queued_count(self) -> int:
+        return len(self._outstanding)
+
+    def oldest_s(self) -> float:
+        """How long the oldest undecided job has waited, in seconds."""
+        if self._outstanding and self._outstanding[0].outcome is None:
+            return time.monotonic() - self._outstanding[0].queued_at
+        return 0.0
+
+    def append_nowait(self, append: Append, on_done: Callable[[Outcome], None]) -> None:
+        """Queue an append. Raises: Overloaded, StorageUnavailable; then `on_done` is never called."""
+        if self._is_closed:
+            raise StorageUnavailable("The store is closed.")
+        if self.fault:
+            raise StorageUnavailable(self.fault)
+        size_bytes = _size_of(append)
+        job = _Job(append, None, on_done, size_bytes)
+        outstanding = self._outstanding
+        if outstanding:
+            if self._queued_bytes + size_bytes > MAX_QUEUED_BYTES:
+                raise Overloaded
+            oldest = outstanding[0]
+            if oldest.outcome is None and job.queued_at - oldest.queued_at > MAX_QUEUED_S:
+                raise Overloaded
+        self._queued_bytes += size_bytes
+        outstanding.append(job)
+        self._queue.put(job)
+
+    def call_nowait(self, call: Call, on_done: Callable[[Any], None]) -> None:
+        """Queue a function to run in a transaction of its own, in order with the appends.
+
+        `on_done` gets what it returns, or a HubbubError. Raises: StorageUnavailable, when closed.
+        """
+        if self._is_closed:
+            raise StorageUnavailable("The store is closed.")
+        job = _Job(None, call, on_done, 0)
+        self._outstanding.append(job)
+        self._queue.put(job)
+
+    def _deliver(self, jobs: Sequence[_Job]) -> None:
+        for job in jobs:
+            self._outstanding.popleft()
+            self._queued_bytes -= job.size_bytes
+            try:
+                job.on_done(job.outcome)
+            except Exception:
+                # One owner's bug must not lose the acks of the others in the same commit.
+                log.exception("store_callback_failed")
+
+    # For the writer's thread.
+
+    def _run(self) -> None:
+        connection: sqlite3.Connection | None = None
+        try:
+            self._connection = connection = self._connect()
+            status = os.stat(self._database)
+            self._identity = (status.st_dev, status.st_ino)
+        except BaseException as exc:
+            self._start_error = exc
+            if connection is not None:
+                connection.close()
+            self._tell(self._started.set)
+            return
+        self._tell(self._started.set)
+        try:
+            while (group := self._collect()) is not None:  # None: aclose() was called
+                if group:
+                    self._decide(group)
+            self._rest()
+        except BaseException:
+            log.exception("store_writer_crashed")
+            self.fault = "The store's writer has crashed."
+            self._refuse_rest()
+        finally:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
+            self._tell(self._stopped.set)
+
+    def _connect(self) -> sqlite3.Connection:
+        # mode=rw: a database that is gone must be an error and never a new, empty one.
+        connection = sqlite3.connect(
+            f"{self._database.absolute().as_uri()}?mode=rw",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=512,
+            timeout=_BUSY_TIMEOUT_MS / 1000,
+        )
+        connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute("PRAGMA secure_delete = ON")  # what was redacted is gone from the file, too
+        connection.execute("PRAGMA cache_size = -32768")  # KiB; index pages of the busy streams
+        return connection
+
+    def _collect(self) -> list[_Job] | None:
+        """Wait for work and take what is there: appends up to a group, or one call. None: stop."""
+        job = self._carried
+        self._carried = None
+        if job is None:
+            try:
+                job = self._queue.get(timeout=self._patience_s())
+            except queue.Empty:
+                self._rest()
+                return []
+            if job is None:
+                return None
+        group = [job]
+        size_bytes = job.size_bytes
+        while job.call is None and len(group) < _MAX_GROUP and size_bytes < _MAX_GROUP_BYTES:
+            try:
+                job = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if job is None:
+                self._queue.put(None)  # after the jobs that came before it
+                break
+            if job.call is not None:
+                self._carried = job
+                break
+            group.append(job)
+            size_bytes += job.size_bytes
+        return group
+
+    def _patience_s(self) -> float | None:
+        if self.fault:
+            return self._probe_wait_s
+        return _IDLE_S if self._is_dirty else None
+
+    def _rest(self) -> None:
+        """Use a quiet moment: probe a failed disk, or put the WAL into the database."""
+        if self.fault:
+            self._probe()
+        elif self._is_dirty:
+            self._checkpoint("TRUNCATE" if self._wal_bytes() > _PASSIVE_AT_BYTES else "PASSIVE")
+            self._is_dirty = False
+
+    def _decide(self, group: list[_Job]) -> None:
+        started_at = time.monotonic()
+        if self.fault and group[0].call is None:
+            for job in group:
+                job.outcome = StorageUnavailable(self.fault)
+            self._tell(self._deliver, group)
+            return
+        outcomes: Sequence[Any]
+        try:
+            try:
+                outcomes = self._attempt(group, is_careful=False)
+            except _CommitFailed:
+                raise
+            except Exception as exc:
+                if _is_storage_fault(exc):
+                    raise
+                log.warning("store_group_retried", error=repr(exc), append_count=len(group))
+                outcomes = self._attempt(group, is_careful=True)
+        except _CommitFailed as exc:
+            outcomes = self._settle(exc, group)
+        except Exception as exc:
+            if not _is_storage_fault(exc):
+                raise
+            self._fail(exc)
+            outcomes = [StorageUnavailable(self.fault) for _ in group]
+        for job, outcome in zip(group, outcomes, strict=True):
+            job.outcome = outcome
+        self._tell(self._deliver, group)
+        self._count(group, time.monotonic() - started_at)
+        if not self.fault and self._unchecked_bytes * self._wal_factor > _PASSIVE_AT_BYTES:
+            self._checkpoint("TRUNCATE" if self._wal_bytes() > _TRUNCATE_AT_BYTES else "PASSIVE")
+
+    def _attempt(self, group: list[_Job], *, is_careful: bool) -> list[Any]:
+        """Run one transaction. Raises: _CommitFailed; anything else means that nothing was stored."""
+        self._lock.acquire()
+        try:
+            connection = self._connection
+            self._check_place()
+            connection.execute("BEGIN IMMEDIATE")
+            transaction = Transaction(connection, self._streams, self._heads)
+            try:
+                outcomes = [self._apply(transaction, job, is_careful=is_careful) for job in group]
+                heads = transaction.finish()
+            except BaseException:
+                self._roll_back()
+                raise
+            try:
+                connection.execute("COMMIT")
+            except sqlite3.Error as exc:
+                self._roll_back()
+                raise _CommitFailed(exc, heads, transaction.has_moved) from exc
+            self._heads.update(heads)
+            self._is_dirty = True
+            return outcomes
+        finally:
+            self._lock.release()
+
+    def _apply(self, transaction: Transaction, job: _Job, *, is_careful: bool) -> Any:
+        if job.append is not None and not is_careful:
+            return transaction.add(job.append)
+        try:
+            if job.append is not None:
+                return transaction.add(job.append, is_careful=True)
+            assert job.call is not None
+            with savepoint(self._connection):
+                return job.call(self._connection)
+        except HubbubError as exc:
+            return exc
+        except Exception as exc:
+            if _is_storage_fault(exc):
+                raise
+            log.exception("store_append_failed")
+            return Unavailable("internal", f"The store could not take this: {exc}")
+
+    def _roll_back(self) -> None:
+        self._streams.clear()
+        if self._connection.in_transaction:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+
+    def _check_place(self) -> None:
+        """Refuse to write into a file that is no longer in its place: Linux would let us, and lose it."""
+        status = os.stat(self._database)
+        if (status.st_dev, status.st_ino) != self._identity:
+            raise FileNotFoundError(f"{self._database} was replaced by another file")
+
+    # When the disk fails.
+
+    def _fail(self, cause: BaseException) -> None:
+        message = (
+            f"The store cannot write: {getattr(cause, 'sqlite_errorname', type(cause).__name__)}: {cause}"
+        )
+        if not self.fault:
+            self.stats.fault_count += 1
+            self._probe_wait_s = _FIRST_PROBE_S
+            log.error("store_failed", error=message)
+        self.fault = message
+
+    def _settle(self, failed: _CommitFailed, group: list[_Job]) -> list[Any]:
+        """Find out whether a COMMIT that reported an error took effect.
+
+        SQLite puts the commit frame last, so usually nothing was stored; but after a failed fsync the frame
+        may be on the disk. Only a later commit, which overwrites its place, proves that it is not.
+        """
+        self._fail(failed.cause)
+        if not self._probe():
+            return [OutcomeUnknown() for _ in group]
+        stored = dict(self._connection.execute("SELECT shard, head FROM shard"))
+        if failed.is_moved and all(stored[number] == head for number, (_, head) in failed.heads.items()):
+            log.error("store_commit_succeeded_late", append_count=len(group))
+            return [OutcomeUnknown() for _ in group]
+        return [StorageUnavailable(f"The store could not commit: {failed.cause}") for _ in group]
+
+    def _probe(self) -> bool:
+        """Open the database anew, write to it and read it back; end the fault if that works."""
+        try:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = self._connect()
+            with self._lock.held(timeout_s=1.0):
+                self._check_place()
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._connection.execute(
+                    "INSERT INTO store_info (name, value) VALUES ('probe', ?)"
+                    " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                    (str(time.time_ns()),),
+                )
+                self._connection.execute("COMMIT")
+        except (sqlite3.Error, OSError, StorageUnavailable) as exc:
+            self._roll_back()
+            self.fault = f"The store cannot write: {exc}"
+            self._probe_wait_s = min(self._probe_wait_s * 2, _LAST_PROBE_S)
+            log.debug("store_probe_failed", error=str(exc), next_in_s=self._probe_wait_s)
+            return False
+        log.info("store_recovered", fault=self.fault)
+        self.fault = ""
+        return True
+
+    def _refuse_rest(self) -> None:
+        """Answer everything that still comes, after a crash of this thread's own code."""
+        while (job := self._queue.get()) is not None:
+            job.outcome = StorageUnavailable(self.fault)
+            self._tell(self._deliver, [job])
+
+    # Checkpoints.
+
+    def _checkpoint(self, mode: str) -> None:
+        """Copy the WAL into the database. A failure costs nothing but a longer WAL."""
+        connection = self._connection
+        try:
+            with self._lock.held():
+                connection.execute(f"PRAGMA busy_timeout = {_TRUNCATE_WAIT_MS}")
+                try:
+                    row = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+                finally:
+                    connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+        except (sqlite3.Error, StorageUnavailable) as exc:
+            log.warning("store_checkpoint_failed", mode=mode, error=str(exc))
+            self._unchecked_bytes = 0.0
+            return
+        self.stats.checkpoint_count += 1
+        frames = int(row[1])
+        if frames > 0 and self._unchecked_bytes > 0:
+            # How much WAL a queued byte costs depends on the load; follow it.
+            seen = frames * 4096 / self._unchecked_bytes
+            self._wal_factor = min(max((self._wal_factor + seen) / 2, 1.0), 64.0)
+        self._unchecked_bytes = 0.0
+
+    def _wal_bytes(self) -> int:
+        try:
+            return os.stat(self._wal).st_size
+        except FileNotFoundError:
+            return 0
+
+    # Telling the Trio thread.
+
+    def _tell(self, function: Callable[..., None], *args: Any) -> None:
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(function, *args)
+
+    def _count(self, group: list[_Job], took_s: float) -> None:
+        stats = self.stats
+        stats.commit_count += 1
+        stats.append_count += len(group)
+        stats.commit_s += took_s
+        stats.longest_commit_s = max(stats.longest_commit_s, took_s)
+        stats.largest_group = max(stats.largest_group, len(group))
+        for number, bound in enumerate(COMMIT_BUCKETS_S):
+            if took_s <= bound:
+                stats.commit_buckets[number] += 1
+                break
+        else:
+            stats.commit_buckets[-1] += 1
+        for job in group:
+            self._unchecked_bytes += job.size_bytes
+            if isinstance(job.outcome, HubbubError):
+                stats.refused_count += 1
+            elif job.append is not None:
+                stats.row_count += len(job.append.rows)
+                for place in job.outcome:
+                    stats.duplicate_count += place.is_duplicate
+        self._unchecked_bytes += 4096  # the pages that every commit touches
+
+
+def _size_of(append: Append) -> int:
+    size_bytes = 0
+    for row in append.rows:
+        size_bytes += len(row.body) + _ROW_OVERHEAD_BYTES
+    for op in append.ops:
+        size_bytes += _ROW_OVERHEAD_BYTES
+        if isinstance(op, Put | Insert):
+            size_bytes += _text_chars(op.row)
+    return size_bytes
+
+
+def _text_chars(row: Row) -> int:
+    return sum([len(value) for value in values_of(row) if type(value) is str])
+
+
+def _is_storage_fault(exc: BaseException) -> bool:
+    """Tell a failing disk from a statement that is wrong."""
+    if isinstance(exc, OSError | StorageUnavailable):
+        return True
+    code = getattr(exc, "sqlite_errorcode", None)
+    return isinstance(exc, sqlite3.Error) and code is not None and (code & 0xFF) in _STORAGE_CODES
