@@ -1,0 +1,406 @@
+"""The sessions of this node: who is connected, who listens to what, who is told of whose presence.
+
+Durable events go to listeners the moment they are committed. What may be late is batched by one task: heads
+of conversations that are off the screen (1 s), presence and delivered receipts (250 ms). Nothing here waits
+for a listener: `push` puts a reference into its bounded outbox.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import trio
+
+from actors.address import Address
+from actors.messages import Delivered
+from actors.router import Router
+from protocol import events
+from protocol.codec import Encoded
+from protocol.errors import CloseCode, Unavailable
+from protocol.limits import HEADS_TICK_S, PRESENCE_TICK_S
+from protocol.types import HeadHint, Message, PresenceItem, PresenceState
+
+INBOX = ""  # how the user's own stream is named towards a session
+LiveKey = str | tuple[str, ...]
+
+
+Push = Callable[[Encoded, str, int], object]
+"""Queue (event, stream, seq); `stream` is a conversation_id, or INBOX."""
+
+
+class PushLive(Protocol):
+    """Queue a live event under a key; its loss is announced as a resync of `stream`, where that is given."""
+
+    def __call__(self, key: LiveKey, encoded: Encoded, stream: str | None = None) -> object: ...
+
+
+class Listener(Protocol):
+    """One connection, as the hub sees it."""
+
+    @property
+    def conn_id(self) -> int: ...
+
+    @property
+    def user_id(self) -> str: ...
+
+    @property
+    def push(self) -> Push:
+        """Queue a durable event; when the outbox is full, the stream gets a resync instead."""
+        ...
+
+    @property
+    def push_live(self) -> PushLive:
+        """Queue a live event; it takes the place of one with the same key that still waits."""
+        ...
+
+    def close(self, code: CloseCode, reason: str = "") -> None:
+        """Close soon, without waiting."""
+        ...
+
+
+class _Seat:
+    """What the hub knows of one listener."""
+
+    __slots__ = ("conversation_ids", "focus", "left", "listener", "session_id", "watched")
+
+    def __init__(self, listener: Listener, session_id: str, focus: frozenset[str] | None) -> None:
+        self.listener = listener
+        self.session_id = session_id
+        self.conversation_ids: set[str] = set()
+        self.focus = focus
+        self.left: set[str] | None = set()  # what the user left while the session was being opened
+        self.watched: set[str] = set()
+
+
+class _Audience:
+    """Who listens to one conversation: those with it on their screen, and the others."""
+
+    __slots__ = ("full", "head", "passive")
+
+    def __init__(self) -> None:
+        self.head = 0  # the last seq that was published
+        self.full: dict[_Seat, None] = {}
+        self.passive: dict[_Seat, None] = {}
+
+
+class Hub:
+    """Carry events to this node's sessions. All methods are for the Trio thread; only `run` waits."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._seats: dict[int, _Seat] = {}
+        self._by_user: dict[str, dict[int, _Seat]] = {}
+        self._audiences: dict[str, _Audience] = {}
+        self._watchers: dict[str, dict[_Seat, None]] = {}
+        self._presence: dict[str, PresenceItem] = {}
+        self._heads: dict[str, HeadHint] = {}
+        self._presence_dirty: dict[str, PresenceItem] = {}
+        self._delivered: dict[str, dict[str, int]] = {}
+        self._work = trio.Event()
+
+    # -- sessions -----------------------------------------------------------------------------------
+
+    def attach(self, listener: Listener, session_id: str, focus: Sequence[str] | None) -> None:
+        """Let a session hear its inbox, and conversations that its user enters, from now on."""
+        seat = _Seat(listener, session_id, None if focus is None else frozenset(focus))
+        self._seats[listener.conn_id] = seat
+        self._by_user.setdefault(listener.user_id, {})[listener.conn_id] = seat
+
+    def join(self, conn_id: int, conversation_ids: Iterable[str]) -> None:
+        """Let an attached session hear the conversations that its user was in, as read after `attach`."""
+        seat = self._seats.get(conn_id)
+        if seat is None:
+            return
+        left = seat.left or ()
+        seat.left = None
+        for conversation_id in conversation_ids:
+            if conversation_id not in left and conversation_id not in seat.conversation_ids:
+                seat.conversation_ids.add(conversation_id)
+                self._sit(seat, conversation_id)
+
+    def detach(self, conn_id: int) -> None:
+        """Forget a session."""
+        seat = self._seats.pop(conn_id, None)
+        if seat is None:
+            return
+        user_id = seat.listener.user_id
+        own = self._by_user[user_id]
+        del own[conn_id]
+        if not own:
+            del self._by_user[user_id]
+        for conversation_id in seat.conversation_ids:
+            self._stand_up(seat, conversation_id)
+        for watched in seat.watched:
+            self._unwatch(seat, watched)
+
+    def set_focus(self, conn_id: int, focus: Sequence[str] | None) -> None:
+        """Change what is on a session's screen."""
+        seat = self._seats.get(conn_id)
+        if seat is None:
+            return
+        seat.focus = None if focus is None else frozenset(focus)
+        for conversation_id in seat.conversation_ids:
+            self._sit(seat, conversation_id)
+
+    def is_member(self, conn_id: int, conversation_id: str) -> bool:
+        """Tell whether a session hears a conversation, which means that its user is a member."""
+        seat = self._seats.get(conn_id)
+        return seat is not None and conversation_id in seat.conversation_ids
+
+    def conversation_ids(self, conn_id: int) -> frozenset[str]:
+        """The conversations that a session hears."""
+        seat = self._seats.get(conn_id)
+        return frozenset() if seat is None else frozenset(seat.conversation_ids)
+
+    def connections_of(self, user_id: str) -> list[int]:
+        """The conn_ids of a user's sessions on this node."""
+        return list(self._by_user.get(user_id, ()))
+
+    def head_of(self, conversation_id: str) -> int:
+        """The last seq that was published here while anybody listened; 0 if none was."""
+        audience = self._audiences.get(conversation_id)
+        return 0 if audience is None else audience.head
+
+    def listeners(self) -> list[Listener]:
+        """All sessions of this node."""
+        return [seat.listener for seat in self._seats.values()]
+
+    @property
+    def connection_count(self) -> int:
+        return len(self._seats)
+
+    def _sit(self, seat: _Seat, conversation_id: str) -> None:
+        audience = self._audiences.get(conversation_id)
+        if audience is None:
+            audience = self._audiences[conversation_id] = _Audience()
+        if seat.focus is None or conversation_id in seat.focus:
+            audience.passive.pop(seat, None)
+            audience.full[seat] = None
+        else:
+            audience.full.pop(seat, None)
+            audience.passive[seat] = None
+
+    def _stand_up(self, seat: _Seat, conversation_id: str) -> None:
+        audience = self._audiences.get(conversation_id)
+        if audience is not None:
+            audience.full.pop(seat, None)
+            audience.passive.pop(seat, None)
+            if not audience.full and not audience.passive:
+                del self._audiences[conversation_id]
+
+    # -- fan-out (actors.ports.Fanout) --------------------------------------------------------------
+
+    def publish(self, conversation_id: str, seq: int, encoded: Encoded, *, everywhere: bool = False) -> None:
+        audience = self._audiences.get(conversation_id)
+        if audience is None:
+            return
+        audience.head = seq
+        for seat in audience.full:
+            seat.listener.push(encoded, conversation_id, seq)
+        if audience.passive:
+            self._publish_passive(audience, conversation_id, seq, encoded, everywhere)
+
+    def _publish_passive(
+        self, audience: _Audience, conversation_id: str, seq: int, encoded: Encoded, everywhere: bool
+    ) -> None:
+        event = encoded.event
+        if everywhere:
+            for seat in audience.passive:
+                seat.listener.push(encoded, conversation_id, seq)
+            return
+        known = self._heads.get(conversation_id)
+        hint = HeadHint(conversation_id=conversation_id, head=seq)
+        if isinstance(event, events.MessagePosted):
+            hint = HeadHint(
+                conversation_id=conversation_id,
+                head=seq,
+                message_count=event.message_count,
+                last_message=_brief(event),
+            )
+            if event.mentions:
+                for seat in audience.passive:
+                    if seat.listener.user_id in event.mentions:
+                        seat.listener.push(encoded, conversation_id, seq)
+        elif known is not None:
+            hint = HeadHint(
+                conversation_id=conversation_id,
+                head=seq,
+                message_count=known.message_count,
+                last_message=known.last_message,
+            )
+        self._heads[conversation_id] = hint
+        self._work.set()
+
+    def publish_live(
+        self, conversation_id: str, key: LiveKey, encoded: Encoded, *, except_user_id: str = ""
+    ) -> None:
+        audience = self._audiences.get(conversation_id)
+        if audience is not None:
+            for seat in audience.full:
+                if seat.listener.user_id != except_user_id:
+                    seat.listener.push_live(key, encoded)
+
+    def publish_user(self, user_id: str, seq: int, encoded: Encoded) -> None:
+        for seat in self._by_user.get(user_id, {}).values():
+            seat.listener.push(encoded, INBOX, seq)
+
+    def publish_user_live(self, user_id: str, key: LiveKey, encoded: Encoded) -> None:
+        for seat in self._by_user.get(user_id, {}).values():
+            seat.listener.push_live(key, encoded)
+
+    def subscribe(self, conversation_id: str, user_ids: Sequence[str]) -> None:
+        for user_id in user_ids:
+            for seat in self._by_user.get(user_id, {}).values():
+                if seat.left is not None:
+                    seat.left.discard(conversation_id)
+                seat.conversation_ids.add(conversation_id)
+                self._sit(seat, conversation_id)
+
+    def unsubscribe(self, conversation_id: str, user_ids: Sequence[str]) -> None:
+        for user_id in user_ids:
+            for seat in self._by_user.get(user_id, {}).values():
+                seat.conversation_ids.discard(conversation_id)
+                self._stand_up(seat, conversation_id)
+                if seat.left is not None:
+                    seat.left.add(conversation_id)
+
+    def resync(self, conversation_id: str, head: int) -> None:
+        audience = self._audiences.get(conversation_id)
+        if audience is not None:
+            encoded = Encoded(events.Resync(conversation_id=conversation_id, head=head))
+            for seat in (*audience.full, *audience.passive):
+                seat.listener.push_live(("resync", conversation_id), encoded, conversation_id)
+
+    def resync_user(self, user_id: str, head: int) -> None:
+        encoded = Encoded(events.Resync(head=head))
+        for seat in self._by_user.get(user_id, {}).values():
+            seat.listener.push_live(("resync", INBOX), encoded, INBOX)
+
+    def close_session(self, user_id: str, session_id: str) -> None:
+        for seat in list(self._by_user.get(user_id, {}).values()):
+            if seat.session_id == session_id:
+                seat.listener.close(CloseCode.SESSION_REVOKED)
+
+    # -- presence -----------------------------------------------------------------------------------
+
+    def presence_changed(self, user_id: str, state: str, last_seen_ms: int) -> None:
+        item = PresenceItem(user_id=user_id, state=_state(state), last_seen_ms=last_seen_ms)
+        if item.state == "offline":
+            self._presence.pop(user_id, None)
+        else:
+            self._presence[user_id] = item
+        if user_id in self._watchers:
+            self._presence_dirty[user_id] = item
+            self._work.set()
+
+    def presence_of(self, user_id: str) -> PresenceItem | None:
+        """What is shown of a user who is not offline."""
+        return self._presence.get(user_id)
+
+    def watch(self, conn_id: int, user_ids: Iterable[str]) -> None:
+        """Replace the set of users whose presence a session is told."""
+        seat = self._seats.get(conn_id)
+        if seat is None:
+            return
+        wanted = set(user_ids)
+        for user_id in seat.watched - wanted:
+            self._unwatch(seat, user_id)
+        for user_id in wanted - seat.watched:
+            self._watchers.setdefault(user_id, {})[seat] = None
+        seat.watched = wanted
+
+    def part(self, user_id: str, other_id: str) -> None:
+        """Two users must no longer see each other's presence: to both, the other goes offline."""
+        for watching, watched in ((user_id, other_id), (other_id, user_id)):
+            for seat in self._by_user.get(watching, {}).values():
+                if watched in seat.watched:
+                    seat.watched.discard(watched)
+                    self._unwatch(seat, watched)
+                    item = PresenceItem(user_id=watched, state="offline")
+                    seat.listener.push_live("presence", Encoded(events.Presence(items=[item])))
+
+    def _unwatch(self, seat: _Seat, user_id: str) -> None:
+        watchers = self._watchers.get(user_id)
+        if watchers is not None:
+            watchers.pop(seat, None)
+            if not watchers:
+                del self._watchers[user_id]
+
+    # -- delivered receipts -------------------------------------------------------------------------
+
+    def delivered(self, user_id: str, cursors: dict[str, int], conn_id: int) -> None:
+        """Note how far a device has got in the conversations that it hears."""
+        seat = self._seats.get(conn_id)
+        if seat is None:
+            return
+        for conversation_id, seq in cursors.items():
+            if seq and conversation_id in seat.conversation_ids:
+                waiting = self._delivered.setdefault(conversation_id, {})
+                if seq > waiting.get(user_id, 0):
+                    waiting[user_id] = seq
+                    self._work.set()
+
+    # -- the one task -------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Send what is batched, until cancelled. Rests while there is nothing to send."""
+        next_heads = trio.current_time()
+        while True:
+            await self._work.wait()
+            self._work = trio.Event()
+            await trio.sleep(PRESENCE_TICK_S)
+            self._send_presence()
+            self._send_delivered()
+            now = trio.current_time()
+            if self._heads and now >= next_heads:
+                self._send_heads()
+                next_heads = now + HEADS_TICK_S
+            if self._heads or self._delivered:
+                self._work.set()
+
+    def _send_presence(self) -> None:
+        dirty, self._presence_dirty = self._presence_dirty, {}
+        for user_id, item in dirty.items():
+            encoded = Encoded(events.Presence(items=[item]))
+            for seat in self._watchers.get(user_id, ()):
+                seat.listener.push_live("presence", encoded)
+
+    def _send_delivered(self) -> None:
+        waiting, self._delivered = self._delivered, {}
+        for conversation_id, seqs in waiting.items():
+            try:
+                self._router.tell(Address("conversation", conversation_id), Delivered(seqs))
+            except Unavailable:
+                # A watermark is a maximum: keep it for the next tick.
+                later = self._delivered.setdefault(conversation_id, {})
+                for user_id, seq in seqs.items():
+                    later[user_id] = max(seq, later.get(user_id, 0))
+
+    def _send_heads(self) -> None:
+        heads, self._heads = self._heads, {}
+        for conversation_id, hint in heads.items():
+            audience = self._audiences.get(conversation_id)
+            if audience is not None and audience.passive:
+                encoded = Encoded(events.Heads(items=[hint]))
+                for seat in audience.passive:
+                    seat.listener.push_live("heads", encoded, conversation_id)
+
+
+_BRIEF_CHARS = 200  # of a message in a conversation list
+
+
+def _brief(event: events.MessagePosted) -> Message:
+    return Message(
+        conversation_id=event.conversation_id,
+        seq=event.seq,
+        at_ms=event.at_ms,
+        user_id=event.user_id,
+        text=event.text[:_BRIEF_CHARS],
+        client_id=event.client_id,
+        thread=event.thread,
+        mentions=event.mentions,
+        files=event.files,
+    )
+
+
+def _state(state: str) -> PresenceState:
+    return "online" if state == "online" else "away" if state == "away" else "offline"

@@ -1,0 +1,136 @@
+"""What chat actors say to each other and what sessions say to them, beside the protocol's own commands."""
+
+import msgspec
+
+from protocol.commands import Command
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """A signed-in user's command for an actor. `app_id` is the user's; actors refuse those of another app."""
+
+    user_id: str
+    app_id: str
+    command: Command
+
+
+class OpenBetween(msgspec.Struct, frozen=True):
+    """Open the direct conversation of two users who are known to exist in that app."""
+
+    user_id: str
+    other_id: str
+    app_id: str
+
+
+class Create(msgspec.Struct, frozen=True):
+    """Create a group whose members are known to exist in that app and not to have blocked the owner."""
+
+    user_id: str
+    app_id: str
+    title: str
+    member_ids: tuple[str, ...]
+
+
+class Delivered(msgspec.Struct, frozen=True):
+    """These users' devices have everything up to these seqs."""
+
+    seqs: dict[str, int]
+
+
+class BlockMoved(msgspec.Struct, frozen=True):
+    """One of a direct conversation's users blocked or unblocked the other."""
+
+    user_id: str
+    other_id: str
+    blocked: bool
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """A connection of the user was welcomed."""
+
+    conn_id: int
+    is_active: bool = True
+
+
+class Moved(msgspec.Struct, frozen=True):
+    """The person at that connection became active or idle."""
+
+    conn_id: int
+    is_active: bool
+
+
+class Closed(msgspec.Struct, frozen=True):
+    """A connection of the user is gone."""
+
+    conn_id: int
+
+
+# -- durable tells: stored with their cause, as JSON in records.Tell.body ----------------------------
+
+
+class AddedTo(msgspec.Struct, frozen=True, tag="added_to"):
+    """To a user: you are in this conversation now."""
+
+    conversation_id: str
+    by: str
+
+
+class RemovedFrom(msgspec.Struct, frozen=True, tag="removed_from"):
+    """To a user: you are no longer in this conversation."""
+
+    conversation_id: str
+    by: str
+    banned: bool = False
+
+
+class MutedIn(msgspec.Struct, frozen=True, tag="muted_in"):
+    """To a user: you muted this conversation."""
+
+    conversation_id: str
+    until_ms: int
+
+
+class ContactAsked(msgspec.Struct, frozen=True, tag="contact_asked"):
+    """To a user: that user would like to be your contact."""
+
+    user_id: str
+
+
+class ContactAccepted(msgspec.Struct, frozen=True, tag="contact_accepted"):
+    """To a user: that user accepted your request."""
+
+    user_id: str
+
+
+class ContactGone(msgspec.Struct, frozen=True, tag="contact_gone"):
+    """To a user: that user declined, took back, removed, or blocked."""
+
+    user_id: str
+
+
+class LoggedOut(msgspec.Struct, frozen=True, tag="logged_out"):
+    """To a user: one of your log-ins was ended."""
+
+    session_id: str
+
+
+UserTell = AddedTo | RemovedFrom | MutedIn | ContactAsked | ContactAccepted | ContactGone | LoggedOut
+
+
+class Told(msgspec.Struct, frozen=True):
+    """A durable tell as it reaches its target, which stores its effect and removes the tell in one append."""
+
+    tell_id: str
+    body: str
+
+
+_decoder: msgspec.json.Decoder[UserTell] = msgspec.json.Decoder(UserTell)
+
+
+def decode_tell(body: str) -> UserTell:
+    """Decode the body of a tell to a user."""
+    return _decoder.decode(body)
+
+
+def encode_tell(tell: UserTell) -> str:
+    """Encode the body of a tell to a user."""
+    return msgspec.json.encode(tell).decode()

@@ -1,0 +1,129 @@
+"""What the chat actors need of the world: a log, proof of ownership, and a way to reach listeners.
+
+storage/ and cluster/ fit these shapes; server/app.py brings them together. Tests bring in-memory ones.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+from protocol.codec import Encoded
+from protocol.errors import HubbubError
+from protocol.records import Append, Appended, Entry, MessageState, Row, StreamHead, Tell
+from protocol.types import PresenceItem
+
+R = TypeVar("R", bound=Row)
+Outcome = tuple[Appended, ...] | HubbubError
+
+
+class Log(Protocol):
+    """The part of the store that actors write and load their state through; see storage.store.Store."""
+
+    def append_nowait(self, append: Append, on_done: Callable[[Outcome], None]) -> None: ...
+
+    async def head(self, stream: str) -> StreamHead: ...
+
+    async def entry(self, stream: str, seq: int) -> Entry | None: ...
+
+    async def message_count_at(self, stream: str, seq: int) -> int: ...
+
+    async def deleted_seqs(self, conversation_id: str, *, after: int) -> list[int]: ...
+
+    async def get(self, table: type[R], *key: str | int | None) -> R | None: ...
+
+    async def find(
+        self,
+        table: type[R],
+        where: dict[str, str | int | None],
+        *,
+        order_by: str = "",
+        after: str | int | None = None,
+        limit: int = 1000,
+    ) -> list[R]: ...
+
+    async def find_many(self, table: type[R], column: str, values: Sequence[str | int]) -> list[R]: ...
+
+
+class Leases(Protocol):
+    """Proof of which shards this node owns."""
+
+    def epoch_of(self, shard: int) -> int:
+        """The epoch under which this node owns the shard. Raises: Unavailable("moved") where it does not."""
+        ...
+
+
+class Fanout(Protocol):
+    """Carry events to the sessions that listen, wherever they are. Nothing here blocks or raises."""
+
+    def publish(self, conversation_id: str, seq: int, encoded: Encoded, *, everywhere: bool = False) -> None:
+        """Send a durable event of a conversation to its sessions.
+
+        Whole to those that look at it, as a coalesced head to the others; `everywhere`: whole to all.
+        """
+        ...
+
+    def publish_live(
+        self, conversation_id: str, key: str | tuple[str, ...], encoded: Encoded, *, except_user_id: str = ""
+    ) -> None:
+        """Send a live event to the sessions that look; a newer one with the same key replaces it."""
+        ...
+
+    def publish_user(self, user_id: str, seq: int, encoded: Encoded) -> None:
+        """Send a durable inbox event to all sessions of a user."""
+        ...
+
+    def publish_user_live(self, user_id: str, key: str | tuple[str, ...], encoded: Encoded) -> None:
+        """Send a live event to all sessions of a user."""
+        ...
+
+    def subscribe(self, conversation_id: str, user_ids: Sequence[str]) -> None:
+        """Let the sessions of these users hear the conversation from now on."""
+        ...
+
+    def unsubscribe(self, conversation_id: str, user_ids: Sequence[str]) -> None:
+        """End that."""
+        ...
+
+    def resync(self, conversation_id: str, head: int) -> None:
+        """Tell all who listen to read from their cursor up to head: live events may have been lost."""
+        ...
+
+    def resync_user(self, user_id: str, head: int) -> None:
+        """The same for a user's inbox."""
+        ...
+
+    def presence_changed(self, user_id: str, state: str, last_seen_ms: int) -> None:
+        """Tell the watchers of a user, batched."""
+        ...
+
+    def presence_of(self, user_id: str) -> PresenceItem | None:
+        """What is shown of a user who is not offline."""
+        ...
+
+    def connections_of(self, user_id: str) -> Sequence[int]:
+        """The conn_ids of the user's connections, for an actor that lost count of them."""
+        ...
+
+    def part(self, user_id: str, other_id: str) -> None:
+        """From now on two users do not see each other's presence."""
+        ...
+
+    def close_session(self, user_id: str, session_id: str) -> None:
+        """Close the connections of one log-in."""
+        ...
+
+
+class Relay(Protocol):
+    """Carry durable tells to their targets."""
+
+    def hint(self, tells: Sequence[Tell]) -> None:
+        """These tells were committed just now; deliver them without waiting for the next scan."""
+        ...
+
+
+class WallClock(Protocol):
+    """Unix time in milliseconds; for display and for limits set by people, never for order."""
+
+    def __call__(self) -> int: ...
+
+
+__all__ = ["Appended", "Fanout", "Leases", "Log", "MessageState", "Outcome", "Relay", "WallClock"]

@@ -1,0 +1,204 @@
+"""What every actor with a stream of its own shares: stage, append once per batch, act after the commit.
+
+The order of things is the promise: decide in memory, append, and only when the append is committed answer
+and fan out, in the order of the commits. Several appends may be in flight. When one fails, those that wait
+get its error and the incarnation ends, because its memory is ahead of the log.
+"""
+
+from collections.abc import Callable, Sequence
+from secrets import token_hex
+from typing import Final
+
+import msgspec
+import trio
+
+from actors.address import Address
+from actors.entity import Entity, EntityContext, StopEntity
+from actors.messages import UserTell, encode_tell
+from actors.ports import Leases, Log, Outcome, Relay, WallClock
+from actors.reply import NO_REPLY, Reply
+from protocol.errors import HubbubError
+from protocol.events import ConversationEvent, InboxEvent
+from protocol.records import Advance, Append, Appended, Insert, LogRow, Op, Tell
+
+MAX_APPENDS_IN_FLIGHT: Final = 8  # beyond this the mailbox fills, and its senders are told Busy
+
+
+Answer = Callable[[Appended | None], object]
+After = Callable[[Appended | None], None]
+
+
+class Staged:
+    """One decided change. `event` is None for a change that is no event of the stream."""
+
+    __slots__ = ("after", "answer", "event", "reply", "row_index", "user_id")
+
+    def __init__(
+        self,
+        reply: Reply,
+        answer: Answer | None,
+        *,
+        user_id: str = "",
+        event: ConversationEvent | InboxEvent | None = None,
+        row_index: int = -1,
+        after: After | None = None,
+    ) -> None:
+        self.reply = reply
+        self.answer = answer
+        self.user_id = user_id
+        self.event = event
+        self.row_index = row_index
+        self.after = after
+
+
+class Batch:
+    """What one append will hold, and what is to be done after it."""
+
+    __slots__ = ("ops", "rows", "senders", "staged", "tells")
+
+    def __init__(self) -> None:
+        self.rows: list[LogRow] = []
+        self.ops: list[Op] = []
+        self.staged: list[Staged] = []
+        self.tells: list[Tell] = []
+        self.senders: dict[str, int] = {}  # user_id -> row index of that user's last message
+
+
+class _Decided(msgspec.Struct, frozen=True):
+    batch: Batch
+    outcome: Outcome
+
+
+class StreamActor(Entity):
+    """Own one stream. Subclasses take messages in `handle` and publish in `placed`."""
+
+    def __init__(
+        self,
+        address: Address,
+        stream: str,
+        *,
+        log: Log,
+        leases: Leases,
+        relay: Relay,
+        now_ms: WallClock,
+    ) -> None:
+        self._shard = address.shard
+        self._stream = stream
+        self._log = log
+        self._leases = leases
+        self._relay = relay
+        self._now_ms = now_ms
+        self._ctx: EntityContext
+        self._batch = Batch()
+        self._in_flight = 0
+        self._decision = trio.Event()  # set at the next commit or refusal
+        self._last_at_ms = 0
+
+    async def handle(self, message: object, reply: Reply) -> None:
+        """Decide on one message: raise a HubbubError before anything is changed, or stage."""
+        raise NotImplementedError
+
+    def placed(self, staged: Staged, at: Appended) -> None:
+        """Take note of a committed event and fan it out."""
+        raise NotImplementedError
+
+    def watermark_raised(self, user_id: str, at: Appended) -> None:
+        """A message of this user was committed, or had been before."""
+
+    async def receive(self, message: object, reply: Reply) -> None:
+        if isinstance(message, _Decided):
+            self._conclude(message.batch, message.outcome)
+        else:
+            await self.handle(message, reply)
+
+    async def flush(self) -> None:
+        """Submit the batch as one append."""
+        batch = self._batch
+        if not batch.staged and not batch.ops:
+            return
+        self._batch = Batch()
+        while self._in_flight >= MAX_APPENDS_IN_FLIGHT:
+            await self._decision.wait()
+        for user_id, row_index in batch.senders.items():
+            batch.ops.append(
+                Advance(conversation_id=self._stream.removeprefix("c:"), user_id=user_id, row_index=row_index)
+            )
+        append = Append(
+            shard=self._shard,
+            epoch=self._leases.epoch_of(self._shard),
+            rows=tuple(batch.rows),
+            ops=tuple(batch.ops),
+        )
+        self._log.append_nowait(append, lambda outcome: self._decided(batch, outcome))
+        self._in_flight += 1
+
+    def may_passivate(self) -> bool:
+        return self._in_flight == 0
+
+    async def settle(self) -> None:
+        while self._in_flight:
+            await self._decision.wait()
+
+    # -- for subclasses -----------------------------------------------------------------------------
+
+    def _at_ms(self) -> int:
+        """Wall time that never runs backwards within the stream."""
+        self._last_at_ms = max(self._last_at_ms, self._now_ms())
+        return self._last_at_ms
+
+    def _stage_row(self, row: LogRow, staged: Staged) -> int:
+        """Stage an event; returns its row index, which ties further operations to it."""
+        staged.row_index = len(self._batch.rows)
+        self._batch.rows.append(row)
+        self._batch.staged.append(staged)
+        return staged.row_index
+
+    def _stage_ops(self, ops: Sequence[Op], staged: Staged | None = None) -> None:
+        """Stage what is stored with the batch, and what to do after it."""
+        self._batch.ops.extend(ops)
+        if staged is not None:
+            self._batch.staged.append(staged)
+
+    def _stage_tell(self, target_id: str, tell: UserTell) -> None:
+        """Stage a message to a user's actor, which arrives even if this node dies right after the commit."""
+        address = Address("user", target_id)
+        row = Tell(
+            tell_id=token_hex(12),
+            shard=address.shard,
+            kind=address.kind,
+            target_id=target_id,
+            body=encode_tell(tell),
+            at_ms=self._at_ms(),
+        )
+        self._batch.ops.append(Insert(row))
+        self._batch.tells.append(row)
+
+    # -- commits ------------------------------------------------------------------------------------
+
+    def _decided(self, batch: Batch, outcome: Outcome) -> None:
+        """Bring an outcome back into the actor; called by the store in the Trio thread."""
+        self._in_flight -= 1
+        decision, self._decision = self._decision, trio.Event()
+        decision.set()
+        self._ctx.post(_Decided(batch, outcome))
+
+    def _conclude(self, batch: Batch, outcome: Outcome) -> None:
+        if isinstance(outcome, HubbubError):
+            for staged in batch.staged:
+                staged.reply.fail(outcome)
+            raise StopEntity(outcome)
+        for user_id, row_index in batch.senders.items():
+            self.watermark_raised(user_id, outcome[row_index])
+        for staged in batch.staged:
+            at = outcome[staged.row_index] if staged.row_index >= 0 else None
+            if staged.after is not None:
+                staged.after(at)
+            if at is not None and not at.is_duplicate:
+                self.placed(staged, at)
+            if staged.answer is not None:
+                staged.reply.resolve(staged.answer(at))
+        if batch.tells:
+            self._relay.hint(batch.tells)
+
+
+__all__ = ["MAX_APPENDS_IN_FLIGHT", "NO_REPLY", "Batch", "Staged", "StreamActor"]
