@@ -248,6 +248,7 @@ def _as_on_the_wire(components: dict[str, Any]) -> dict[str, Any]:
     schemas: dict[str, Any] = _without_discriminators(components)
     for struct in _every_struct() + _shared_structs():
         schema = schemas[struct.__name__]
+        schema["description"] = _doc(struct)  # Python 3.13 dedents docstrings, older ones do not
         for name in always_sent(struct):
             del schema["properties"][name]["default"]
             schema["required"].append(name)
