@@ -10,7 +10,7 @@ from protocol.records import User
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """Who somebody has proved to be, by which log-in, and until when (Unix ms; 0: until it is revoked).
 
-    `session_id` is the log-in, so that revoking it finds its connections; for a JWT it is made from the token.
+    `session_id` is the log-in, so that revoking it finds its connections; for a JWT it is made of the token.
     `app_key` is the key that a JWT was signed with, or that an app's backend acts by.
     """
 

@@ -1,0 +1,340 @@
+"""Settings: from flags, then HUBBUB_… variables, then a TOML file, then defaults. The first that says wins.
+
+Every setting is one field of `Settings` with its meaning, unit and reason; flags, variables, the file's keys
+and the help text are all made from it. Secrets have no flag, as every user of a machine can read those.
+"""
+
+import contextlib
+import difflib
+import os
+import re
+import secrets
+import tomllib
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from server.ratelimit import Rate, trusted_networks
+
+ENV_PREFIX: Final = "HUBBUB_"
+# Variables that are no settings of a node.
+OTHER_VARIABLES: Final = frozenset({"HUBBUB_CONFIG", "HUBBUB_TOKEN", "HUBBUB_SERVER", "HUBBUB_LONG"})
+SECRETS: Final = frozenset({"admin_token", "server_secret"})
+SECRET_FILE: Final = "secret.key"
+DEFAULT_FILE: Final = "hubbub.toml"
+_SIZE = re.compile(r"(\d+)\s*([KMG]?)i?B?", re.IGNORECASE)
+_SIZE_FACTORS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Positive = Annotated[float, Meta(gt=0)]
+
+
+class ConfigError(Exception):
+    """The settings cannot be used; the message is one sentence that says what to do."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a node runs."""
+
+    data_dir: Annotated[
+        str, Meta(description="Folder of everything that is stored; made at the first start.")
+    ] = "hubbub-data"
+    host: Annotated[
+        str, Meta(description="Address to listen on; 0.0.0.0 for all. This machine only, until you say so.")
+    ] = "127.0.0.1"
+    port: Annotated[
+        Port, Meta(description="Port of the page, the HTTP API and WebSocket; 0: any free one.")
+    ] = 8080
+    bot_port: Annotated[Port, Meta(description="Port of the bot protocol; 0: any free one.")] = 8081
+    public_url: Annotated[
+        str,
+        Meta(
+            description="Where people reach this node, such as https://chat.example.com, if behind a proxy."
+        ),
+    ] = ""
+    zone: Annotated[str, Meta(max_length=64, description="Where this node stands, told to clients.")] = ""
+    node_id: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9_.-]{0,64}$",
+            description="This node's name; empty: made from the host's name.",
+        ),
+    ] = ""
+    tls_cert: Annotated[
+        str, Meta(description="PEM file of the certificate chain; with tls_key, serves TLS.")
+    ] = ""
+    tls_key: Annotated[str, Meta(description="PEM file of the certificate's private key.")] = ""
+    origins: Annotated[
+        list[str],
+        Meta(description="Other sites whose pages may call this server, such as https://example.com."),
+    ] = []
+    trusted_proxies: Annotated[
+        list[str],
+        Meta(description="Addresses or networks whose X-Forwarded-For is believed, such as 10.0.0.0/8."),
+    ] = []
+    sign_up_open: Annotated[bool, Meta(description="Whether people may make accounts by themselves.")] = True
+    admin_token: Annotated[
+        str, Meta(description="Opens /metrics from elsewhere than this machine; at least 16 characters.")
+    ] = ""
+    server_secret: Annotated[
+        str,
+        Meta(
+            description="64 hex digits that app secrets derive from; empty: data_dir/secret.key, made once."
+        ),
+    ] = ""
+    synchronous: Annotated[
+        Literal["full", "normal"],
+        Meta(description="full: an ack survives a power cut. normal: faster, but it may lose the last acks."),
+    ] = "full"
+    log_format: Annotated[
+        Literal["auto", "console", "json"],
+        Meta(description="auto: console on a terminal, JSON lines elsewhere."),
+    ] = "auto"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="The least that is logged.")
+    ] = "info"
+    max_file_bytes: Annotated[
+        int,
+        Meta(ge=1024, le=10 * (1 << 30), description="Largest upload; 25M: what mail accepts too."),
+    ] = 25 * (1 << 20)
+    max_connections: Annotated[
+        int, Meta(ge=1, description="Open connections of this node; about 50 KB of memory each.")
+    ] = 20_000
+    max_connections_per_address: Annotated[
+        int, Meta(ge=1, description="Open connections from one address; an office behind one fits.")
+    ] = 500
+    connections_per_s: Annotated[
+        Positive, Meta(description="New connections per second from one address, in the long run.")
+    ] = 20.0
+    connections_burst: Annotated[
+        Positive, Meta(description="New connections from one address at once, as after a restart.")
+    ] = 500.0
+    commands_per_s: Annotated[
+        Positive, Meta(description="Commands per second of one session, in the long run; people type slower.")
+    ] = 200.0
+    commands_burst: Annotated[
+        Positive, Meta(description="Commands of one session at once; a client that was offline catches up.")
+    ] = 400.0
+    requests_per_s: Annotated[
+        Positive, Meta(description="HTTP requests per second from one address, in the long run.")
+    ] = 50.0
+    requests_burst: Annotated[
+        Positive, Meta(description="HTTP requests from one address at once; a page with many pictures.")
+    ] = 500.0
+    failures_per_name_per_h: Annotated[
+        Positive, Meta(description="Failed log-ins per hour with one name, after the first ten.")
+    ] = 60.0
+    failures_per_address_per_h: Annotated[
+        Positive, Meta(description="Failed log-ins per hour from one address, after the first fifty.")
+    ] = 360.0
+    sign_ups_per_address_per_h: Annotated[
+        Positive, Meta(description="New accounts per hour from one address, after the first twenty.")
+    ] = 120.0
+    drain_s: Annotated[
+        float, Meta(ge=0, le=300, description="How long SIGTERM waits for work in flight before it stops.")
+    ] = 10.0
+
+    @property
+    def is_tls(self) -> bool:
+        return bool(self.tls_cert)
+
+    @property
+    def data_path(self) -> Path:
+        return Path(self.data_dir)
+
+    @property
+    def commands(self) -> Rate:
+        return Rate(self.commands_per_s, self.commands_burst)
+
+    @property
+    def requests(self) -> Rate:
+        return Rate(self.requests_per_s, self.requests_burst)
+
+    @property
+    def connections(self) -> Rate:
+        return Rate(self.connections_per_s, self.connections_burst)
+
+
+FIELDS: Final = {field.name: field for field in msgspec.structs.fields(Settings)}
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """Settings, and for each of them where it comes from: `flag`, a variable, a file, or `default`."""
+
+    settings: Settings
+    sources: dict[str, str]
+
+
+def describe(name: str) -> str:
+    """The meaning of a setting, as its field tells it."""
+    for part in typing.get_args(FIELDS[name].type):
+        if isinstance(part, Meta) and part.description:
+            return part.description
+    raise AssertionError(f"{name} has no description")
+
+
+def base_type(name: str) -> Any:
+    """The plain type of a setting: str, int, float, bool, list, or a Literal."""
+    kind: Any = FIELDS[name].type
+    while typing.get_origin(kind) is Annotated:
+        kind = typing.get_args(kind)[0]
+    return typing.get_origin(kind) if typing.get_origin(kind) is list else kind
+
+
+def load(flags: Mapping[str, Any], environ: Mapping[str, str], *, config_file: str = "") -> Loaded:
+    """Gather the settings. `flags` holds only what was given.
+
+    Without `config_file`, HUBBUB_CONFIG names the file, or hubbub.toml in the current folder is read if it
+    exists. Raises: ConfigError.
+    """
+    values: dict[str, Any] = {}
+    sources = dict.fromkeys(FIELDS, "default")
+    path = config_file or environ.get("HUBBUB_CONFIG", "")
+    if path or Path(DEFAULT_FILE).is_file():
+        path = path or DEFAULT_FILE
+        for key, value in _read_file(path).items():
+            values[key] = _converted(key, value, f"{key} in {path}")
+            sources[key] = path
+    for variable, text in environ.items():
+        if not variable.startswith(ENV_PREFIX) or variable in OTHER_VARIABLES:
+            continue
+        key = variable.removeprefix(ENV_PREFIX).lower()
+        if key not in FIELDS:
+            # Others may use the prefix too; only what looks like a slip is one.
+            near = difflib.get_close_matches(key, FIELDS, n=1, cutoff=0.8)
+            if near:
+                raise ConfigError(f"{variable} is not a setting; did you mean {ENV_PREFIX}{near[0].upper()}?")
+            continue
+        values[key] = _converted(key, _parsed(key, text), variable)
+        sources[key] = variable
+    for key, value in flags.items():
+        flag = "--" + key.replace("_", "-")
+        values[key] = _converted(key, _parsed(key, value) if isinstance(value, str) else value, flag)
+        sources[key] = flag
+    settings = Settings(**values)
+    _check(settings)
+    return Loaded(settings, sources)
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            table = tomllib.load(file)
+    except FileNotFoundError:
+        raise ConfigError(f"There is no settings file {path}; correct --config or HUBBUB_CONFIG.") from None
+    except OSError as exc:
+        raise ConfigError(f"The settings file {path} cannot be read: {exc.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"The settings file {path} is not valid TOML: {exc}.") from None
+    for key in table:
+        if key not in FIELDS:
+            near = difflib.get_close_matches(key, FIELDS, n=1)
+            hint = f"did you mean {near[0]}?" if near else "`hubbub config` lists all settings."
+            raise ConfigError(f"{path} has {key!r}, which is not a setting; {hint}")
+    return table
+
+
+def _parsed(key: str, text: str) -> Any:
+    """Turn the text of a flag or variable into what a TOML file would hold."""
+    kind = base_type(key)
+    if kind is list:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if kind is bool:
+        lowered = text.strip().lower()
+        if lowered in ("1", "true", "yes", "on"):
+            return True
+        if lowered in ("0", "false", "no", "off"):
+            return False
+    if kind in (int, float):
+        size = _SIZE.fullmatch(text.strip()) if key.endswith("_bytes") else None
+        if size is not None:
+            return int(size[1]) * _SIZE_FACTORS[size[2].upper()]
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
+
+
+def _converted(key: str, value: Any, where: str) -> Any:
+    if key.endswith("_bytes") and isinstance(value, str):
+        value = _parsed(key, value)
+    try:
+        return msgspec.convert(value, FIELDS[key].type)
+    except msgspec.ValidationError as exc:
+        raise ConfigError(f"{where} cannot be {value!r}: {exc}. Its meaning: {describe(key)}") from None
+
+
+def _check(settings: Settings) -> None:
+    if bool(settings.tls_cert) != bool(settings.tls_key):
+        raise ConfigError("tls_cert and tls_key belong together; set both, or neither.")
+    for name in ("tls_cert", "tls_key"):
+        path = getattr(settings, name)
+        if path and not Path(path).is_file():
+            raise ConfigError(f"{name} names {path}, which is not a file; correct the path.")
+    for origin in settings.origins:
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https") or not parts.netloc or parts.path or parts.query:
+            raise ConfigError(
+                f"origins has {origin!r}; an origin is a scheme and a host, such as https://example.com."
+            )
+    if settings.public_url:
+        parts = urlsplit(settings.public_url)
+        if parts.scheme not in ("http", "https") or not parts.netloc or parts.path not in ("", "/"):
+            raise ConfigError(
+                f"public_url is {settings.public_url!r}; it is a scheme and a host, such as https://example.com."
+            )
+    try:
+        trusted_networks(tuple(settings.trusted_proxies))
+    except ValueError as exc:
+        raise ConfigError(f"trusted_proxies cannot be used: {exc}; write 10.0.0.1 or 10.0.0.0/8.") from None
+    if settings.admin_token and len(settings.admin_token) < 16:
+        raise ConfigError("admin_token is too short to keep anybody out; use at least 16 characters.")
+    if settings.server_secret and not re.fullmatch(r"[0-9a-fA-F]{64}", settings.server_secret):
+        raise ConfigError("server_secret must be 64 hex digits; `openssl rand -hex 32` makes some.")
+    if settings.port and settings.port == settings.bot_port:
+        raise ConfigError(f"port and bot_port are both {settings.port}; give one of them another number.")
+
+
+def server_secret(settings: Settings) -> bytes:
+    """Return the 32 bytes that app secrets and file signatures derive from; make secret.key at the first use.
+
+    Whoever has them can sign as any user of any app: the file is for its owner alone (0600) and belongs into
+    a backup that is kept as safe. Raises: ConfigError.
+    """
+    if settings.server_secret:
+        return bytes.fromhex(settings.server_secret)
+    path = settings.data_path / SECRET_FILE
+    try:
+        settings.data_path.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            _make_secret(path)
+        secret = path.read_bytes()
+    except OSError as exc:
+        raise ConfigError(f"{path} cannot be used: {exc.strerror}; check data_dir and its owner.") from None
+    if len(secret) != 32:
+        raise ConfigError(f"{path} has {len(secret)} bytes instead of 32; restore it from a backup.")
+    return secret
+
+
+def _make_secret(path: Path) -> None:
+    """Write the file whole before it gets its name, and let the first of two processes win."""
+    temporary = path.with_name(f"{SECRET_FILE}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(32))
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        temporary.unlink()
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
