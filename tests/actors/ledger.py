@@ -76,7 +76,7 @@ class World:
     activation_errors: list[BaseException] = field(default_factory=list)  # raised one after the other
     flush_errors: list[HubbubError] = field(default_factory=list)
     activate_s: float = 0.0
-    commit_s: float = 0.0
+    commit_s: float = 0.0  # 0: within flush
     passivate_s: float = 0.0
     can_leave: bool = True
     activations: list[tuple[str, bool]] = field(default_factory=list)  # (id, restarted)
@@ -153,11 +153,14 @@ class Ledger(Entity):
                 await until.wait()
                 reply.resolve(None)
             case _Committed(bodies, replies):
-                for position, answered in enumerate(replies, start=len(self.state)):
-                    answered.resolve(position)
-                self.state += bodies
+                self._conclude(bodies, replies)
             case _:
                 self.posted.append(message)
+
+    def _conclude(self, bodies: list[str], replies: list[Reply]) -> None:
+        for position, answered in enumerate(replies, start=len(self.state)):
+            answered.resolve(position)
+        self.state += bodies
 
     async def flush(self) -> None:
         world = self.world
@@ -170,6 +173,10 @@ class Ledger(Entity):
                 if world.flush_crashes[body] > 0:
                     world.flush_crashes[body] -= 1
                     raise Boom(body)
+            if not world.commit_s:
+                self.world.rows[self.ctx.address.id] += [body for body, _ in staged]
+                self._conclude([body for body, _ in staged], [reply for _, reply in staged])
+                return
             self.in_flight += 1
             world.submit(self, [body for body, _ in staged], [reply for _, reply in staged])
 
@@ -209,12 +216,11 @@ async def open_runtime(world: World | None = None, **options: Any) -> AsyncItera
     """Run a host of ledgers; leaving cancels it."""
     world = world or World()
     router = LocalRouter()
-    host = EntityHost(
-        KIND,
-        lambda _address: Ledger(world),
-        router=router,
-        **{"on_dead_letter": lambda *row: world.dead.append(row), **options},
-    )
+    defaults: dict[str, Any] = {
+        "factory": lambda _address: Ledger(world),
+        "on_dead_letter": lambda *row: world.dead.append(row),
+    }
+    host = EntityHost(KIND, router=router, **{**defaults, **options})
     router.add(host)
     with structlog.testing.capture_logs() as world.logs:
         async with trio.open_nursery() as nursery:

@@ -6,7 +6,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actors import Address, UnknownKind
 from protocol.errors import Refused, Unavailable
-from tests.actors.ledger import A, Append, Do, Hold, Read, World, open_runtime, outcome, refuse
+from tests.actors.ledger import A, Append, Do, Hold, Read, World, open_runtime, outcomes, refuse
 
 
 async def test_ask_returns_the_answer_and_raises_the_refusal(autojump_clock: MockClock) -> None:
@@ -38,7 +38,7 @@ async def test_a_full_mailbox_says_busy_whatever_way_it_was_addressed(autojump_c
     async with open_runtime(mailbox_capacity=2) as runtime:
         held = runtime.ask(Hold(until))
         await wait_all_tasks_blocked()
-        runtime.send("a", "b")
+        waiting = runtime.send("a", "b")
         refused = runtime.ask(Append("c"))
         with pytest.raises(Unavailable) as raised:
             await refused.wait()
@@ -50,7 +50,7 @@ async def test_a_full_mailbox_says_busy_whatever_way_it_was_addressed(autojump_c
             await runtime.router.ask(A, Append("e"), timeout_s=1)
         assert not runtime.router.tell_if_active(A, Append("f"))
         until.set()
-        await outcome(held)
+        assert await outcomes([held, *waiting]) == [None, 0, 1]
         assert await runtime.router.ask(A, Append("g"), timeout_s=1) == 2
         assert runtime.world.rows["a"] == ["a", "b", "g"]
         assert runtime.host.stats().refused == 3
