@@ -257,6 +257,13 @@ class Reconnect(_Event, tag="reconnect", frozen=True, kw_only=True, omit_default
     reason: str = ""
 
 
+class Closing(_Event, tag="closing", frozen=True, kw_only=True, omit_defaults=True):
+    """The last frame before the server closes a TCP connection; a WebSocket has its own close frame for this."""
+
+    code: Annotated[int, Meta(description="A close code: below 4500 connect again, else stop.")]
+    reason: str = ""
+
+
 ConversationEvent = (
     MessagePosted
     | MessageEdited
@@ -281,5 +288,5 @@ InboxEvent = (
     | ProfileChanged
     | SessionRevoked
 )
-LiveEvent = Typing | Receipts | Read | Presence | Heads | Resync | Reconnect
+LiveEvent = Typing | Receipts | Read | Presence | Heads | Resync | Reconnect | Closing
 Event = ConversationEvent | InboxEvent | LiveEvent
