@@ -1,9 +1,25 @@
 """One connection as a session sees it, whatever carries it: payloads come in, finished frames go out."""
 
+import contextlib
+import math
+import socket
+import struct
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
+
+import trio
 
 from protocol.codec import Wire
+
+SocketLikeStream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+
+CLOSE_TIMEOUT_S: Final = 2.0  # for the peer to read our last frame and to close as well
+# Read at once. Larger buffers do not help chat; the buffer lives only while bytes arrive.
+RECEIVE_BYTES: Final = 16 * 1024
+# A slow but honest phone moves this much in 10 s; a blocked write is judged by its pieces.
+WRITE_PIECE_BYTES: Final = 64 * 1024
+# What a peer may still send while we wait for it to notice that we have closed.
+MAX_IGNORED_BYTES: Final = 4 * 1024 * 1024
 
 
 class TransportClosed(Exception):
@@ -58,3 +74,83 @@ class Transport(Protocol):
         """Say why, give the peer a moment to read it, and free the socket. Call once, when nobody reads or
         writes any more. Returns within 2 s, and never raises but Cancelled."""
         ...
+
+
+class StreamWriter:
+    """Write to a socket (or TLS on one) so that a half-written frame can never be continued.
+
+    The base of the transports. Not locked: whoever writes from several tasks locks.
+    """
+
+    __slots__ = ("_is_torn", "_stream", "heard_at", "write_blocked_since")
+
+    def __init__(self, stream: SocketLikeStream) -> None:
+        self._stream: SocketLikeStream = stream
+        self._is_torn = False  # a write is under way, or was cut short
+        self.heard_at = trio.current_time()
+        self.write_blocked_since = math.inf
+
+    async def _write(self, data: bytes) -> None:
+        """Write all of `data`. Raises: TransportClosed."""
+        if self._is_torn:
+            raise TransportClosed
+        self._is_torn = True  # and stays so if we are cancelled below
+        self.write_blocked_since = trio.current_time()
+        try:
+            if len(data) <= WRITE_PIECE_BYTES:
+                await self._stream.send_all(data)
+            else:
+                view = memoryview(data)
+                for start in range(0, len(data), WRITE_PIECE_BYTES):
+                    await self._stream.send_all(view[start : start + WRITE_PIECE_BYTES])
+                    self.write_blocked_since = trio.current_time()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise TransportClosed from None
+        finally:
+            self.write_blocked_since = math.inf
+        self._is_torn = False
+
+    async def _read(self) -> bytes:
+        """Return some bytes. Raises: TransportClosed, at the end of the stream as well."""
+        try:
+            data = await self._stream.receive_some(RECEIVE_BYTES)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise TransportClosed from None
+        if not data:
+            raise TransportClosed
+        return bytes(data)
+
+    def abort(self) -> None:
+        """Drop the connection at once; the kernel's send buffer with it."""
+        self._is_torn = True
+        abort_stream(self._stream)
+
+    async def _part(self) -> None:
+        """Wait until the peer has closed too, so that it can read our last bytes, then free the socket.
+
+        Closing a socket with unread input sends a reset, which may destroy what the peer has not read yet.
+        """
+        try:
+            if isinstance(self._stream, trio.SocketStream):
+                await self._stream.send_eof()
+            ignored_bytes = 0
+            while ignored_bytes < MAX_IGNORED_BYTES:  # ends with the peer's end of stream
+                ignored_bytes += len(await self._read())
+        except (TransportClosed, trio.BrokenResourceError, trio.ClosedResourceError):
+            return
+
+
+def abort_stream(stream: SocketLikeStream) -> None:
+    """Reset the connection and free its socket, synchronously. Tasks that wait on it get
+    ClosedResourceError."""
+    sock = (stream if isinstance(stream, trio.SocketStream) else stream.transport_stream).socket
+    if sock.fileno() != -1:
+        # Linger 0: reset, and drop what is in the kernel's buffers, instead of keeping it for minutes.
+        with contextlib.suppress(OSError):  # not connected any more
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+
+
+def free_stream(stream: SocketLikeStream) -> None:
+    """Close a connection's socket, synchronously; what was written is still delivered."""
+    (stream if isinstance(stream, trio.SocketStream) else stream.transport_stream).socket.close()

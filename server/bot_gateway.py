@@ -1,0 +1,61 @@
+"""The bot protocol's transport: MessagePack behind a 4-byte big-endian length, over TCP or TLS.
+
+TCP has no close frame: the last thing that a bot reads is a `closing` event with the close code.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import trio
+
+from protocol.codec import FrameSplitter, Wire, encode_frame
+from protocol.errors import ProtocolError
+from protocol.events import Closing
+from server.transport import CLOSE_TIMEOUT_S, SocketLikeStream, StreamWriter, TransportClosed, free_stream
+
+# First bytes that are a plausible mistake and, read as a length, far above the limit.
+_OTHER_PROTOCOLS: Final = (b"GET ", b"POST", b"HEAD", b"PUT ", b"OPTI", b"PRI ", b"\x16\x03")
+
+
+class TcpTransport(StreamWriter):
+    """One bot connection. See `Transport` for the contract."""
+
+    __slots__ = ("_has_received", "_splitter", "wire")
+
+    def __init__(self, stream: SocketLikeStream) -> None:
+        super().__init__(stream)
+        self.wire = Wire.MSGPACK_TCP
+        self._splitter = FrameSplitter()
+        self._has_received = False
+
+    async def receive(self) -> Sequence[bytes | str]:
+        """Return at least one frame's payload."""
+        while True:  # ends with a frame, or an exception
+            data = await self._read()
+            if not self._has_received:
+                self._has_received = True
+                if data.startswith(_OTHER_PROTOCOLS):
+                    raise ProtocolError("wrong_transport", "This port speaks length-prefixed MessagePack.")
+            was_pending = self._splitter.pending_bytes
+            payloads = self._splitter.feed(data)
+            if payloads or self._splitter.pending_bytes < was_pending + len(data):
+                self.heard_at = trio.current_time()  # a frame, or a keep-alive
+            if payloads:
+                return payloads
+
+    async def send_raw(self, frames: bytes) -> None:
+        """Write finished frames."""
+        await self._write(frames)
+
+    async def close(self, code: int, reason: str) -> None:
+        """Say why in a last frame, and free the socket."""
+        with trio.move_on_after(CLOSE_TIMEOUT_S):
+            try:
+                await self._write(encode_frame(Closing(code=code, reason=reason), self.wire))
+                await self._part()
+            except TransportClosed:
+                pass
+        if self._is_torn:
+            self.abort()
+        else:
+            free_stream(self._stream)
