@@ -511,7 +511,7 @@ class Conversation(StreamActor):
         ]
         if items:
             event = events.Receipts(conversation_id=self._id, items=items)
-            self._fanout.publish_live(self._id, ("receipts", self._id), Encoded(event))
+            self._fanout.publish_live(self._id, ("receipts", self._id), Encoded(event), is_state=True)
 
     # -- commands other than send -------------------------------------------------------------------
 

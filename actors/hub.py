@@ -92,6 +92,7 @@ class Hub:
         self._audiences: dict[str, _Audience] = {}
         self._watchers: dict[str, dict[_Seat, None]] = {}
         self._presence: dict[str, PresenceItem] = {}
+        self._inbox_heads: dict[str, int] = {}  # of connected users, once anything was published
         self._heads: dict[str, HeadHint] = {}
         self._presence_dirty: dict[str, PresenceItem] = {}
         self._delivered: dict[str, dict[str, int]] = {}
@@ -127,6 +128,7 @@ class Hub:
         del own[conn_id]
         if not own:
             del self._by_user[user_id]
+            self._inbox_heads.pop(user_id, None)
         for conversation_id in seat.conversation_ids:
             self._stand_up(seat, conversation_id)
         for watched in seat.watched:
@@ -154,6 +156,10 @@ class Hub:
     def connections_of(self, user_id: str) -> list[int]:
         """The conn_ids of a user's sessions on this node."""
         return list(self._by_user.get(user_id, ()))
+
+    def inbox_head_of(self, user_id: str) -> int:
+        """The last seq that was published to a user while connected here; 0 if none was."""
+        return self._inbox_heads.get(user_id, 0)
 
     def head_of(self, conversation_id: str) -> int:
         """The last seq that was published here while anybody listened; 0 if none was."""
@@ -231,16 +237,27 @@ class Hub:
         self._work.set()
 
     def publish_live(
-        self, conversation_id: str, key: LiveKey, encoded: Encoded, *, except_user_id: str = ""
+        self,
+        conversation_id: str,
+        key: LiveKey,
+        encoded: Encoded,
+        *,
+        except_user_id: str = "",
+        is_state: bool = False,
     ) -> None:
         audience = self._audiences.get(conversation_id)
         if audience is not None:
+            stream = conversation_id if is_state else None
             for seat in audience.full:
                 if seat.listener.user_id != except_user_id:
-                    seat.listener.push_live(key, encoded)
+                    seat.listener.push_live(key, encoded, stream)
 
     def publish_user(self, user_id: str, seq: int, encoded: Encoded) -> None:
-        for seat in self._by_user.get(user_id, {}).values():
+        seats = self._by_user.get(user_id)
+        if seats is None:
+            return
+        self._inbox_heads[user_id] = seq
+        for seat in seats.values():
             seat.listener.push(encoded, INBOX, seq)
 
     def publish_user_live(self, user_id: str, key: LiveKey, encoded: Encoded) -> None:

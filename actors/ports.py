@@ -62,9 +62,18 @@ class Fanout(Protocol):
         ...
 
     def publish_live(
-        self, conversation_id: str, key: str | tuple[str, ...], encoded: Encoded, *, except_user_id: str = ""
+        self,
+        conversation_id: str,
+        key: str | tuple[str, ...],
+        encoded: Encoded,
+        *,
+        except_user_id: str = "",
+        is_state: bool = False,
     ) -> None:
-        """Send a live event to the sessions that look; a newer one with the same key replaces it."""
+        """Send a live event to the sessions that look; a newer one with the same key replaces it.
+
+        `is_state`: its loss must be announced, since nothing later repeats what it says.
+        """
         ...
 
     def publish_user(self, user_id: str, seq: int, encoded: Encoded) -> None:
