@@ -36,8 +36,8 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_d
     pass
 
 
-# The place of an event (whose stream, which seq, when, by whom) is always on the wire. It has defaults because
-# a stored body leaves it out: the log's columns hold it, and `placed` puts it back.
+# The place of an event (whose stream, which seq, when, by whom) is always on the wire. It has defaults as a
+# stored body leaves it out: the log's columns hold it, and `stored_events.place` puts it back.
 
 
 class _ConversationEvent(_Event, frozen=True, kw_only=True, omit_defaults=True):

@@ -449,7 +449,7 @@ class Put(msgspec.Struct, frozen=True):
 
 
 class Insert(msgspec.Struct, frozen=True):
-    """Write a row that must not exist yet, by key or by a unique index: else Conflict and nothing is stored."""
+    """Write a row that must not exist yet, by key or by a unique index: else Conflict, nothing stored."""
 
     row: Row
 
