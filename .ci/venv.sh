@@ -58,7 +58,9 @@ ensure_venv() {
     fi
     echo "hubbub: installing what $requirements pins (once)" >&2
     rm -f "$stamp"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$requirements" \
+    # Wheels only: building a package would fetch build tools that nobody pinned.
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: \
+        -r "$requirements" \
         || die "hubbub: the install failed; pip's message is above. Run the same command again to go on."
     # Everything it needs is there now, its build tool included, so nothing is fetched here. The build tool warns
     # of every editable install that folders here are imported before installed ones: that is what we want.
