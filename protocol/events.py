@@ -258,7 +258,7 @@ class Reconnect(_Event, tag="reconnect", frozen=True, kw_only=True, omit_default
 
 
 class Closing(_Event, tag="closing", frozen=True, kw_only=True, omit_defaults=True):
-    """The last frame before the server closes a TCP connection; a WebSocket has its own close frame for this."""
+    """The last frame before the server closes a TCP connection; a WebSocket has a close frame for this."""
 
     code: Annotated[int, Meta(description="A close code: below 4500 connect again, else stop.")]
     reason: str = ""
