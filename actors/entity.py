@@ -15,7 +15,7 @@ from actors.address import Address
 from actors.mailbox import Mailbox
 from actors.reply import Reply
 from actors.router import Router
-from protocol.errors import HubbubError
+from protocol.errors import HubbubError, Unavailable
 
 Args = TypeVarTuple("Args")
 
@@ -61,6 +61,18 @@ class EntityContext:
     def post_after(self, delay_s: float, message: object) -> None:
         """Post `message` in `delay_s` seconds, unless the incarnation ends before."""
         self.start_soon(self._post_after, delay_s, message)
+
+    def tell(self, address: Address, message: object) -> bool:
+        """Tell another actor, and return whether the message was taken; never raises Unavailable.
+
+        For what must not interrupt the work in hand: an Unavailable that leaves `receive` refuses the message
+        being handled, which is rarely what a full mailbox elsewhere should do.
+        """
+        try:
+            self.router.tell(address, message)
+        except Unavailable:
+            return False
+        return True
 
     def start_soon(self, work: Callable[[*Args], Awaitable[Any]], *args: *Args) -> None:
         """Run `work` beside the entity. It is cancelled when the incarnation ends; if it raises, that ends.

@@ -1,9 +1,8 @@
 """Where actors live: the `EntityHost` activates, feeds, restarts and passivates the entities of one kind.
 
-Design note. Each active entity has a `_Cell`: its mailbox and one task. The cell outlives incarnations, so a
-message that arrives during a passivation or a restart waits in the same mailbox and meets the next
-incarnation. A cell is forgotten only when its mailbox is empty, in the same step of the event loop that
-looked.
+Design note. Each active entity has one task and a `Cell` with its mailbox. The cell outlives incarnations:
+a message that arrives during a passivation or a restart waits in the same mailbox and meets the next one.
+A cell is forgotten only when its mailbox is empty, in the same step of the event loop that looked.
 
 After a crash:
 - Messages of the batch in hand were never flushed, so nothing of them is stored. They go to the next
@@ -18,7 +17,7 @@ After a crash:
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
@@ -26,28 +25,27 @@ import structlog
 import trio
 
 from actors.address import Address
+from actors.cell import CRASHES_PER_MESSAGE, FLUSH, Cell
 from actors.crash_history import CrashHistory, CrashPolicy
 from actors.entity import Entity, EntityContext, StopEntity
+from actors.failures import refusal_in, sort_failure
 from actors.mailbox import MAILBOX_CAPACITY, Envelope, Mailbox, MailboxFull
-from actors.reply import NO_REPLY, POSTED, Reply
+from actors.reply import NO_REPLY, Reply
 from actors.router import BUSY_RETRY_S, Router
 from actors.supervisor import ChildSpec, ChildStatus
 from protocol.errors import HubbubError, Unavailable
 
 IDLE_S: Final = 120.0  # Pekko's default for passivation
 MAX_ACTIVE: Final = 20_000  # about 4 KB of runtime each before their own state
-CRASHES_PER_MESSAGE: Final = 2
 _RESTARTED_RETRY_S: Final = 0.5  # an activation reads a snapshot and a short tail
 _DRAINING_RETRY_S: Final = 1.0
 _ACTIVATION_RETRY_S: Final = 0.1
 _ASIDE_TIMEOUT_S: Final = 5.0  # for dead letters and settling; the mailbox waits meanwhile
 _POLL_S: Final = 0.1  # how often an entity that is not ready to leave is asked again in a drain
-_FLUSH: Final = -1  # as a culprit: the whole batch
 _CRASHED_RETRY_S: Final = 60.0  # the message will crash again; an operator has to look
-_OUTSTANDING_LIMIT: Final = 256  # replies kept before those answered out of order are looked for
 _SWEEP_S: Final = 5.0  # how late an idle entity may be noticed
 _DRAIN_SHARE: Final = 0.8  # of a shutdown's time; the rest is for those that are cut off
-_LRU_ASKS: Final = 4  # per activation above the limit: more than one, so that the excess shrinks
+_LRU_ASKS: Final = 4  # per activation: more than one, so that an excess of those that could not leave shrinks
 _MAX_HISTORIES: Final = 10_000  # crashed addresses remembered; the oldest is forgotten first
 
 DeadLetterSink = Callable[[Address, object, BaseException, int], Awaitable[None] | None]
@@ -71,98 +69,6 @@ class HostStats(msgspec.Struct, frozen=True, kw_only=True):
     stops: int  # StopEntity: fenced, overloaded
     dead_letters: int
     refused: int  # messages refused: busy, quarantined, draining
-
-
-class _Cell:
-    """One address's mailbox, its task's scope, and the messages in the hands of its incarnation."""
-
-    __slots__ = (
-        "activation_failures",
-        "address",
-        "batch",
-        "batch_crashes",
-        "culprit",
-        "gone",
-        "is_asked_to_leave",
-        "is_ordered_to_leave",
-        "last_used",
-        "mailbox",
-        "outstanding",
-        "outstanding_limit",
-        "retries",
-        "scope",
-    )
-
-    def __init__(self, address: Address, mailbox: Mailbox, now: float) -> None:
-        self.address = address
-        self.mailbox = mailbox
-        self.last_used = now
-        self.scope = trio.CancelScope()
-        self.retries: list[tuple[Envelope, int]] = []  # with their crashes so far; at most one batch
-        self.batch: list[Envelope] = []  # received or being received, not yet flushed
-        self.batch_crashes = 0  # of the message in `batch`, when it is retried alone
-        self.culprit: int | None = None  # the position in `batch` that raised, or _FLUSH
-        self.outstanding: list[Reply] = []  # flushed, not answered; the oldest first
-        self.outstanding_limit = _OUTSTANDING_LIMIT
-        self.activation_failures = 0  # in a row
-        self.is_asked_to_leave = False  # idle, or least recently used: only if nothing came meanwhile
-        self.is_ordered_to_leave = False  # draining: as soon as the mailbox is empty
-        self.gone: trio.Event | None = None  # made by whoever waits for this cell to be forgotten
-
-    @property
-    def has_mail(self) -> bool:
-        return bool(self.retries) or not self.mailbox.is_empty
-
-    def forget_answered(self) -> None:
-        """Let go of replies that are done.
-
-        Commits answer in order, so looking from the left is enough and each reply is looked at once. The full
-        pass is for one that is not answered and holds up the others; doubling spreads its cost.
-        """
-        outstanding = self.outstanding
-        done_count = 0
-        for reply in outstanding:
-            if not reply.is_done:
-                break
-            done_count += 1
-        del outstanding[:done_count]
-        if len(outstanding) > self.outstanding_limit:
-            self.outstanding = [reply for reply in outstanding if not reply.is_done]
-            self.outstanding_limit = max(_OUTSTANDING_LIMIT, 2 * len(self.outstanding))
-
-    def fail_outstanding(self, error: HubbubError) -> None:
-        """Fail every reply that the incarnation still owed for flushed messages."""
-        outstanding, self.outstanding = self.outstanding, []
-        for reply in outstanding:
-            reply.fail(error)
-
-    def requeue_batch(self) -> list[tuple[Envelope, int]]:
-        """Put the batch in hand back to be retried one by one; return the messages that crashed too often."""
-        batch, culprit, crashes = self.batch, self.culprit, self.batch_crashes
-        self.batch, self.culprit, self.batch_crashes = [], None, 0
-        retries: list[tuple[Envelope, int]] = []
-        dead: list[tuple[Envelope, int]] = []
-        for position, envelope in enumerate(batch):
-            if envelope[1] is POSTED:
-                continue
-            count = crashes + (culprit in (position, _FLUSH))
-            (dead if count >= CRASHES_PER_MESSAGE else retries).append((envelope, count))
-        self.retries[:0] = retries
-        return dead
-
-    def fail_batch(self, error: HubbubError) -> None:
-        """Fail the messages that were received but not flushed."""
-        batch, self.batch = self.batch, []
-        for _, reply in batch:
-            reply.fail(error)
-
-    def fail_mail(self, error: HubbubError) -> int:
-        """Fail every message that no incarnation has seen yet, or that waits to be retried; count them."""
-        envelopes = [envelope for envelope, _ in self.retries] + self.mailbox.take_all()
-        self.retries.clear()
-        for _, reply in envelopes:
-            reply.fail(error)
-        return len(envelopes)
 
 
 class EntityHost:
@@ -196,10 +102,11 @@ class EntityHost:
         self._mailbox_capacity = mailbox_capacity
         self._crash_policy = crash_policy or CrashPolicy()
         self._wakes_after_crash = wakes_after_crash
-        self._cells: OrderedDict[Address, _Cell] = OrderedDict()  # least recently used first
+        self._cells: OrderedDict[Address, Cell] = OrderedDict()  # least recently used first
         self._histories: dict[Address, CrashHistory] = {}
         self._nursery: trio.Nursery | None = None  # set while it takes messages
         self._is_over = trio.Event()
+        self._asked_count = 0  # cells that were asked to leave and have not answered yet
         self._mailbox_peak = 0
         self._activations = 0
         self._passivations = 0
@@ -319,7 +226,7 @@ class EntityHost:
                 await _see_off(cell)
         if not scope.cancelled_caught:
             return 0
-        late = [cell for cell in cells if not _is_gone(cell)]
+        late = [cell for cell in cells if not cell.is_gone]
         for cell in late:
             _log.warning("entity_cut_off", actor=str(cell.address), queue_depth=len(cell.mailbox))
             cell.scope.cancel()
@@ -336,11 +243,21 @@ class EntityHost:
         for address in [a for a, history in self._histories.items() if history.is_forgettable(now)]:
             del self._histories[address]
 
-    def _ask_to_leave(self, cell: _Cell) -> None:
-        cell.is_asked_to_leave = True
-        cell.mailbox.wake()
+    def _ask_to_leave(self, cell: Cell) -> None:
+        if not cell.is_asked_to_leave:
+            cell.is_asked_to_leave = True
+            self._asked_count += 1
+            cell.mailbox.wake()
 
-    def _admit(self, address: Address, nursery: trio.Nursery) -> _Cell:
+    def _note_stays(self, cell: Cell) -> None:
+        """Put a cell that is in use, or cannot leave, behind all that were used before."""
+        cell.last_used = trio.current_time()
+        self._cells.move_to_end(cell.address)
+        if cell.is_asked_to_leave:
+            cell.is_asked_to_leave = False
+            self._asked_count -= 1
+
+    def _admit(self, address: Address, nursery: trio.Nursery) -> Cell:
         """Start a cell for `address`, if it is not in quarantine and the host has room."""
         now = trio.current_time()
         left_s = self._quarantine_left_s(address, now)
@@ -351,13 +268,13 @@ class EntityHost:
         if excess > self._max_active:
             self._refused += 1
             raise Unavailable("busy", "Too many actors are at work on this node.", retry_after_s=BUSY_RETRY_S)
-        for _ in range(min(excess, _LRU_ASKS)):
+        for _ in range(min(excess - self._asked_count, _LRU_ASKS)):
             oldest = next(iter(self._cells.values()))
             self._cells.move_to_end(
                 oldest.address
             )  # so that one that cannot leave does not shield the others
             self._ask_to_leave(oldest)
-        cell = self._cells[address] = _Cell(address, Mailbox(self._mailbox_capacity), now)
+        cell = self._cells[address] = Cell(address, Mailbox(self._mailbox_capacity), now)
         nursery.start_soon(self._run_cell, cell)
         return cell
 
@@ -367,7 +284,7 @@ class EntityHost:
 
     # Life of one cell: its task.
 
-    async def _run_cell(self, cell: _Cell) -> None:
+    async def _run_cell(self, cell: Cell) -> None:
         """Run one incarnation after the other for as long as there is mail."""
         try:
             with cell.scope:
@@ -381,6 +298,7 @@ class EntityHost:
                     if not (cell.has_mail or must_wake):
                         return
         finally:
+            self._note_stays(cell)  # it counts as asked no more
             del self._cells[cell.address]
             if cell.gone is not None:
                 cell.gone.set()
@@ -389,7 +307,7 @@ class EntityHost:
             cell.fail_batch(error)
             cell.fail_mail(error)
 
-    async def _run_incarnation(self, cell: _Cell) -> bool:
+    async def _run_incarnation(self, cell: Cell) -> bool:
         """Run one incarnation to its end, and settle what it leaves behind; return whether it crashed."""
         history = self._histories.get(cell.address)
         restarted = history is not None and history.is_restarted
@@ -409,7 +327,7 @@ class EntityHost:
                 await self._serve(cell, entity)
                 nursery.cancel_scope.cancel()
         except BaseException as raised:
-            failure, passing = _sort(raised)
+            failure, passing = sort_failure(raised)
             if passing is not None:
                 if failure is not None:
                     _log.error("entity_crashed_when_cut_off", actor=str(cell.address), exc_info=failure)
@@ -436,19 +354,16 @@ class EntityHost:
             await trio.sleep(_ACTIVATION_RETRY_S)
         return True
 
-    async def _serve(self, cell: _Cell, entity: Entity) -> None:
+    async def _serve(self, cell: Cell, entity: Entity) -> None:
         """Feed batches to an active entity; return once it has been passivated."""
-        cells = self._cells
         mailbox = cell.mailbox
-        address = cell.address
         while True:
             if (cell.is_asked_to_leave or cell.is_ordered_to_leave) and not cell.has_mail:
                 if self._may_leave(cell, entity):
                     await self._passivate(cell, entity)
                     return
-                cell.is_asked_to_leave = False
-                cell.last_used = trio.current_time()
-            batch = cell.batch = await _take_batch(cell)
+                self._note_stays(cell)
+            batch = await cell.take_batch()
             if not batch:
                 continue
             if mailbox.peak_depth > self._mailbox_peak:
@@ -457,7 +372,7 @@ class EntityHost:
                 try:
                     await entity.receive(message, reply)
                 except Exception as error:
-                    refusal = _refusal_in(error)
+                    refusal = refusal_in(error)
                     if refusal is None:
                         cell.culprit = position
                         raise
@@ -465,18 +380,13 @@ class EntityHost:
             try:
                 await entity.flush()
             except Exception:
-                cell.culprit = _FLUSH
+                cell.culprit = FLUSH
                 raise
-            cell.outstanding.extend([reply for _, reply in batch if not reply.is_done])
-            cell.batch = []
+            cell.settle_batch()
             del batch, message, reply  # an idle entity shall not hold on to its last batch
-            if cell.outstanding:
-                cell.forget_answered()
-            cell.last_used = trio.current_time()
-            cells.move_to_end(address)
-            cell.is_asked_to_leave = False
+            self._note_stays(cell)
 
-    def _may_leave(self, cell: _Cell, entity: Entity) -> bool:
+    def _may_leave(self, cell: Cell, entity: Entity) -> bool:
         """Tell whether an entity with an empty mailbox owes nobody anything."""
         cell.forget_answered()
         if cell.outstanding:
@@ -485,7 +395,7 @@ class EntityHost:
             cell.fail_outstanding(Unavailable("timeout"))  # an answer this late is none
         return entity.may_passivate()
 
-    async def _passivate(self, cell: _Cell, entity: Entity) -> None:
+    async def _passivate(self, cell: Cell, entity: Entity) -> None:
         try:
             await entity.passivate()
         except HubbubError as error:  # no snapshot this time; the log has everything
@@ -494,14 +404,14 @@ class EntityHost:
 
     # How an incarnation ends otherwise.
 
-    def _note_activation(self, cell: _Cell, history: CrashHistory | None) -> None:
+    def _note_activation(self, cell: Cell, history: CrashHistory | None) -> None:
         self._activations += 1
         cell.activation_failures = 0
         if history is not None:
             history.is_restarted = False
             self._restarts += 1
 
-    def _note_stop(self, cell: _Cell, error: HubbubError, *, is_awake: bool) -> None:
+    def _note_stop(self, cell: Cell, error: HubbubError, *, is_awake: bool) -> None:
         """Tell everybody who waits why the incarnation could not start or go on."""
         if is_awake:
             self._stops += 1
@@ -512,7 +422,7 @@ class EntityHost:
         cell.culprit = None
         cell.fail_mail(error)
 
-    def _note_crash(self, cell: _Cell, failure: Exception, *, is_awake: bool) -> list[tuple[Envelope, int]]:
+    def _note_crash(self, cell: Cell, failure: Exception, *, is_awake: bool) -> list[tuple[Envelope, int]]:
         """Count a crash and sort the messages in hand; return those that crashed too often."""
         self._crashes += 1
         history = self._history(cell.address)
@@ -555,7 +465,7 @@ class EntityHost:
         except Exception:
             _log.exception("dead_letter_lost", actor=str(address), message_type=type(message).__name__)
 
-    async def _settle(self, cell: _Cell, entity: Entity) -> None:
+    async def _settle(self, cell: Cell, entity: Entity) -> None:
         """Let the appends of an ended incarnation conclude, within reason."""
         try:
             with trio.fail_after(_ASIDE_TIMEOUT_S):
@@ -564,59 +474,10 @@ class EntityHost:
             _log.warning("entity_settle_failed", actor=str(cell.address), exc_info=error)
 
 
-async def _take_batch(cell: _Cell) -> list[Envelope]:
-    """Take the next batch: while messages are being retried, each alone, else what the mailbox holds."""
-    cell.batch_crashes = 0
-    if not cell.retries:
-        return await cell.mailbox.drain()
-    await trio.lowlevel.checkpoint()
-    batch = cell.mailbox.take_posted()
-    if not batch:
-        envelope, cell.batch_crashes = cell.retries.pop(0)
-        batch.append(envelope)
-    return batch
-
-
-def _is_gone(cell: _Cell) -> bool:
-    return cell.gone is not None and cell.gone.is_set()
-
-
-async def _see_off(cell: _Cell) -> None:
+async def _see_off(cell: Cell) -> None:
     """Wait until a cell that was ordered to leave is gone, asking again if it was not ready."""
     assert cell.gone is not None
     while not cell.gone.is_set():
         with trio.move_on_after(_POLL_S):
             await cell.gone.wait()
         cell.mailbox.wake()
-
-
-def _leaves(error: BaseException) -> Iterable[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for part in error.exceptions:
-            yield from _leaves(part)
-    else:
-        yield error
-
-
-def _refusal_in(error: Exception) -> HubbubError | None:
-    """Return the refusal that `error` is, or that a group consists of; None if there is anything else."""
-    refusals = [leaf for leaf in _leaves(error) if isinstance(leaf, HubbubError)]
-    return refusals[0] if len(refusals) == sum(1 for _ in _leaves(error)) else None
-
-
-def _sort(raised: BaseException) -> tuple[Exception | None, BaseException | None]:
-    """Split what ended an incarnation: the failure that is its own, and what must go on (Cancelled, …).
-
-    Of several failures a bug counts before a request to stop, and that before a refusal.
-    """
-    if not isinstance(raised, BaseExceptionGroup):
-        return (raised, None) if isinstance(raised, Exception) else (None, raised)
-    own, passing = raised.split(Exception)
-    if own is None:
-        return None, passing
-    failures = [leaf for leaf in _leaves(own) if isinstance(leaf, Exception)]
-    bugs = [error for error in failures if not isinstance(error, StopEntity | HubbubError)]
-    if len(bugs) > 1:
-        return ExceptionGroup("several tasks of the entity failed", bugs), passing
-    stops = [error for error in failures if isinstance(error, StopEntity)]
-    return [*bugs, *stops, *failures][0], passing

@@ -4,9 +4,10 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from actors import NO_REPLY, Entity
+from actors import NO_REPLY, Address, Entity
 from protocol.errors import Refused
 from tests.actors.ledger import (
+    KIND,
     A,
     Append,
     Boom,
@@ -136,6 +137,17 @@ async def test_a_refusal_from_a_nursery_inside_receive_is_still_a_refusal(autoju
     async with open_runtime() as runtime:
         assert await outcome(runtime.ask(Do(refuse_in_group))) == "banned"
         assert runtime.host.stats().crashes == 0
+
+
+async def test_a_tell_from_an_actor_says_whether_it_was_taken(autojump_clock: MockClock) -> None:
+    """A full mailbox elsewhere does not interrupt the fan-out that meets it."""
+    b = Address(KIND, "b")
+    until = trio.Event()
+    async with open_runtime(mailbox_capacity=1) as runtime:
+        runtime.ask(Hold(until), to=b)
+        await wait_all_tasks_blocked()
+        told = [await outcome(runtime.ask(Do(lambda ledger: ledger.ctx.tell(b, Read())))) for _ in range(2)]
+        assert told == [True, False]
 
 
 async def test_the_log_names_the_actor(autojump_clock: MockClock) -> None:

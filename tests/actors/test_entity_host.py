@@ -263,6 +263,24 @@ async def test_neighbours_do_not_notice_a_crash(autojump_clock: MockClock) -> No
         assert [entry for entry in runtime.world.activations if entry[0] == "b"] == [("b", False)]
 
 
+@pytest.mark.parametrize("hangs", [True, False])
+async def test_appends_that_do_not_conclude_hold_nobody_up(autojump_clock: MockClock, hangs: bool) -> None:
+    """The wait before the next incarnation ends after a few seconds, and says so."""
+
+    class Unsettled(Ledger):
+        async def settle(self) -> None:
+            if hangs:
+                await trio.sleep_forever()
+            raise Boom("settle")
+
+    world = World(receive_crashes=Counter({"x": 1}))
+    async with open_runtime(world, factory=lambda _: Unsettled(world)) as runtime:
+        start = trio.current_time()
+        assert await outcomes(runtime.send("x")) == [0]
+        assert trio.current_time() - start == pytest.approx(5.0 if hangs else 0.0)
+        assert "entity_settle_failed" in world.log_events()
+
+
 async def test_a_crash_is_logged_once_with_its_traceback(autojump_clock: MockClock) -> None:
     """An operator sees one line per crash, with the actor and what became of the messages."""
     world = World(receive_crashes=Counter({"x": 1}))
@@ -336,6 +354,19 @@ async def test_other_actors_work_on_beside_a_quarantine(autojump_clock: MockCloc
         assert await outcomes(runtime.send("good", to=Address(KIND, "b"))) == [0]
 
 
+async def test_the_record_of_crashed_actors_is_bounded(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug that every conversation meets does not fill the memory with their names."""
+    monkeypatch.setattr("actors.entity_host._MAX_HISTORIES", 10)
+    async with open_runtime() as runtime:
+        for n in range(30):
+            runtime.router.tell(Address(KIND, str(n)), Do(crash))
+        await wait_all_tasks_blocked()
+        assert runtime.host.stats().crashes == 60
+        assert len(runtime.host._histories) == 10
+
+
 # Stopping on request.
 
 
@@ -403,11 +434,13 @@ async def test_an_answer_that_is_owed_too_long_is_failed(autojump_clock: MockClo
 
 async def test_replies_given_out_of_order_are_not_kept(autojump_clock: MockClock) -> None:
     """One answer that stays open does not hold the memory of all that come after it."""
-    async with open_runtime() as runtime:
-        runtime.ask("never answered")
+    async with open_runtime(World(commit_s=0.1)) as runtime:
+        open_for_long = runtime.ask("a message it keeps and never answers")
         for n in range(100):
             await outcomes(runtime.send(*(f"{n}.{i}" for i in range(10))))
         assert len(runtime.host._cells[A].outstanding) < 300
+        runtime.router.tell(A, Do(crash))
+        assert await outcome(open_for_long) == "restarted"
 
 
 async def test_a_snapshot_that_fails_is_no_crash(autojump_clock: MockClock) -> None:
@@ -434,6 +467,18 @@ async def test_the_least_recently_used_leaves_first(autojump_clock: MockClock) -
             await wait_all_tasks_blocked()
         assert runtime.world.passivations == ["b", "c"]
         assert runtime.host.stats().active == 3
+
+
+async def test_no_more_are_asked_to_leave_than_have_to(autojump_clock: MockClock) -> None:
+    """A burst of arrivals does not empty the node while the first ones asked still write their snapshots."""
+    async with open_runtime(World(passivate_s=1.0), max_active=20) as runtime:
+        for n in range(20):
+            await outcomes(runtime.send("x", to=Address(KIND, str(n))))
+        for n in range(20, 30):
+            runtime.send("x", to=Address(KIND, str(n)))
+        await trio.sleep(5)
+        assert sorted(runtime.world.passivations) == sorted(str(n) for n in range(10))
+        assert runtime.host.stats().active == 20
 
 
 async def test_one_that_cannot_leave_does_not_shield_the_others(autojump_clock: MockClock) -> None:

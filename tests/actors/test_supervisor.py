@@ -188,6 +188,20 @@ async def test_two_crashes_in_one_moment_restart_each_child_once(
         assert sorted(crashed) == ["a", "b"]
 
 
+async def test_a_sibling_that_finishes_in_the_moment_of_a_crash_is_not_repeated(
+    autojump_clock: MockClock,
+) -> None:
+    """A migration that is through stays through, however close the crash of another child."""
+    stage = Stage()
+    children = [stage.child("once", Restart.TRANSIENT), stage.child("x")]
+    async with running(supervisor(*children, strategy=Strategy.ONE_FOR_ALL)):
+        stage.take()
+        stage.errors["x"], stage.errors["once"] = Boom(), None
+        stage.ends["x"].set()
+        await stage.finish("once")
+        assert sorted(stage.take()) == ["+x", "-once", "-x"]
+
+
 # When.
 
 
