@@ -1,5 +1,7 @@
 """What the author of an actor may rely on inside `receive`, `flush` and its context."""
 
+from collections import Counter
+
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -16,6 +18,7 @@ from tests.actors.ledger import (
     Ledger,
     Read,
     World,
+    crash,
     open_runtime,
     outcome,
     outcomes,
@@ -58,6 +61,34 @@ async def test_posted_messages_overtake_the_mailbox_in_their_own_order(autojump_
             runtime.world.live["a"].ctx.post(n)
         until.set()
         assert await outcome(read) == [0, 1, 2]
+
+
+async def test_posted_messages_come_first_also_while_others_are_retried(autojump_clock: MockClock) -> None:
+    """After a crash the order of a commit and the next command is what it always is."""
+    world = World(receive_crashes=Counter({"x": 1}))
+    until = trio.Event()
+    async with open_runtime(world) as runtime:
+        runtime.ask(Hold(until))
+        await wait_all_tasks_blocked()
+        runtime.send("x")
+        runtime.router.tell(A, Do(lambda ledger: ledger.ctx.post("posted")))
+        read = runtime.ask(Do(lambda ledger: list(ledger.posted)))
+        until.set()
+        assert await outcome(read) == ["posted"]
+
+
+async def test_posted_messages_are_not_retried(autojump_clock: MockClock) -> None:
+    """They report on work of the incarnation that crashed; the next one knows nothing of it."""
+    until = trio.Event()
+    async with open_runtime() as runtime:
+        runtime.ask(Hold(until))
+        await wait_all_tasks_blocked()
+        runtime.world.live["a"].ctx.post("posted")
+        runtime.send("x")
+        runtime.router.tell(A, Do(crash))
+        until.set()
+        assert await outcome(runtime.ask(Do(lambda ledger: list(ledger.posted)))) == []
+        assert runtime.world.rows["a"] == ["x"]
 
 
 async def test_what_is_posted_to_an_ended_incarnation_is_ignored(autojump_clock: MockClock) -> None:
