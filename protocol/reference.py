@@ -437,8 +437,8 @@ def _close_codes() -> Iterator[str]:
     yield """\
 ## Close codes
 
-Of the WebSocket; over TCP the event `closing` carries them. 4000-4499: connect again, with jitter, and resume by
-cursor. 4500-4999: stop, a person or another version must act.
+Of the WebSocket; over TCP the event `closing` carries them. 4000-4499: connect again, with jitter, and resume
+by cursor. 4500-4999: stop, a person or another version must act.
 
 | code | name | meaning | connect again |
 |---|---|---|---|"""
