@@ -13,6 +13,10 @@ class Ask(msgspec.Struct, frozen=True):
     command: Command
 
 
+class Wake(msgspec.Struct, frozen=True):
+    """Nothing but a reason to be awake."""
+
+
 class OpenBetween(msgspec.Struct, frozen=True):
     """Open the direct conversation of two users who are known to exist in that app."""
 

@@ -6,6 +6,7 @@ get its error and the incarnation ends, because its memory is ahead of the log.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from secrets import token_hex
 from typing import Final
 
@@ -14,10 +15,10 @@ import trio
 
 from actors.address import Address
 from actors.entity import Entity, EntityContext, StopEntity
-from actors.messages import UserTell, encode_tell
+from actors.messages import UserTell, Wake, encode_tell
 from actors.ports import Leases, Log, Outcome, Relay, WallClock
 from actors.reply import NO_REPLY, Reply
-from protocol.errors import HubbubError
+from protocol.errors import HubbubError, Unavailable
 from protocol.events import ConversationEvent, InboxEvent
 from protocol.records import Advance, Append, Appended, Insert, LogRow, Op, Tell
 
@@ -108,7 +109,7 @@ class StreamActor(Entity):
     async def receive(self, message: object, reply: Reply) -> None:
         if isinstance(message, _Decided):
             self._conclude(message.batch, message.outcome)
-        else:
+        elif not isinstance(message, Wake):
             await self.handle(message, reply)
 
     async def flush(self) -> None:
@@ -186,6 +187,10 @@ class StreamActor(Entity):
         if isinstance(outcome, HubbubError):
             for staged in batch.staged:
                 staged.reply.fail(outcome)
+            # Appends behind this one may still be committed, and then nobody here fans them out: wake again
+            # at once, to announce a resync.
+            with suppress(Unavailable):
+                self._ctx.router.tell(self._ctx.address, Wake())
             raise StopEntity(outcome)
         for user_id, row_index in batch.senders.items():
             self.watermark_raised(user_id, outcome[row_index])

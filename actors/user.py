@@ -108,7 +108,11 @@ class UserActor(StreamActor):
             self._fanout.resync_user(self._id, head.seq)
 
     def may_passivate(self) -> bool:
-        return super().may_passivate() and not self._connections.active and self._shown == "offline"
+        return super().may_passivate() and not self._connections.active
+
+    async def passivate(self) -> None:
+        if self._shown != "offline":  # told to leave before the debounce was over
+            self._fanout.presence_changed(self._id, "offline", self._now_ms())
 
     async def _load_circle(self) -> Circle:
         if self._circle is None:
@@ -134,6 +138,7 @@ class UserActor(StreamActor):
         elif isinstance(message, Closed):
             self._connections.closed(message.conn_id, trio.current_time())
             if not self._connections.active:
+                self._stage_ops([Put(LastSeen(user_id=self._id, at_ms=self._now_ms()))])
                 self._ctx.post_after(self._debounce_s, _JudgePresence())
         elif isinstance(message, _JudgePresence):
             self._judge()
@@ -178,10 +183,8 @@ class UserActor(StreamActor):
         if shown == self._shown:
             return
         self._shown = shown
-        now_ms = self._now_ms()
-        if shown == "offline":
-            self._stage_ops([Put(LastSeen(user_id=self._id, at_ms=now_ms))])
-        self._fanout.presence_changed(self._id, shown, now_ms if shown == "offline" else 0)
+        last_seen_ms = self._now_ms() if shown == "offline" else 0
+        self._fanout.presence_changed(self._id, shown, last_seen_ms)
 
     # -- what others told ---------------------------------------------------------------------------
 

@@ -1,0 +1,165 @@
+"""The chat part of a node, without its edge: actors over a store, the hub, and the service for sessions.
+
+Supervision: `actors` is one_for_one. A host that fails is restarted with empty hands; its entities come back
+from the log with the next message.
+"""
+
+from collections.abc import Awaitable, Callable
+from secrets import token_hex
+from typing import Final
+
+import msgspec
+import structlog
+
+from actors import conversation as conversation_actor
+from actors import user as user_actor
+from actors.address import Address
+from actors.conversation import Conversation
+from actors.entity_host import EntityHost
+from actors.hub import Hub
+from actors.messages import Ask
+from actors.relay import TellRelay
+from actors.router import LocalRouter
+from actors.supervisor import ChildSpec, Supervisor
+from actors.user import UserActor
+from protocol.errors import HubbubError, Unavailable
+from protocol.limits import PRESENCE_DEBOUNCE_S
+from protocol.records import DeadLetter, Put
+from protocol.types import NodeInfo
+from server.chat_service import ChatService, LogIns
+from storage.store import Store
+
+MAX_DEAD_LETTER_CHARS: Final = 100_000
+
+log = structlog.get_logger(__name__)
+
+
+class OwnedShards:
+    """Proof of the shards that this node owns; all of them on a single node."""
+
+    def __init__(self, epochs: dict[int, int]) -> None:
+        self._epochs = epochs
+
+    def epoch_of(self, shard: int) -> int:
+        """The epoch of an owned shard. Raises: Unavailable("moved")."""
+        epoch = self._epochs.get(shard)
+        if epoch is None:
+            raise Unavailable("moved")
+        return epoch
+
+
+class ChatCore:
+    """Wire actors, hub, relay and service over one store. `supervisor.run` brings them to life."""
+
+    def __init__(
+        self,
+        store: Store,
+        epochs: dict[int, int],
+        accounts: LogIns,
+        *,
+        node_id: str,
+        server: str,
+        nodes: Callable[[], list[NodeInfo]],
+        now_ms: Callable[[], int],
+        max_file_bytes: int,
+        debounce_s: float = PRESENCE_DEBOUNCE_S,
+    ) -> None:
+        self._store = store
+        self._now_ms = now_ms
+        leases = OwnedShards(epochs)
+        self.router = LocalRouter()
+        self.hub = Hub(self.router)
+        self.relay = TellRelay(store, self.router)
+
+        def conversation(address: Address) -> Conversation:
+            return Conversation(
+                address, log=store, leases=leases, fanout=self.hub, relay=self.relay, now_ms=now_ms
+            )
+
+        def user(address: Address) -> UserActor:
+            return UserActor(
+                address,
+                log=store,
+                leases=leases,
+                fanout=self.hub,
+                relay=self.relay,
+                now_ms=now_ms,
+                debounce_s=debounce_s,
+            )
+
+        self.conversations = EntityHost(
+            conversation_actor.KIND,
+            conversation,
+            router=self.router,
+            on_dead_letter=self._keep_dead_letter,
+            wakes_after_crash=True,
+        )
+        self.users = EntityHost(
+            user_actor.KIND,
+            user,
+            router=self.router,
+            on_dead_letter=self._keep_dead_letter,
+            wakes_after_crash=True,
+        )
+        self.router.add(self.conversations)
+        self.router.add(self.users)
+        self.service = ChatService(
+            store=store,
+            router=self.router,
+            hub=self.hub,
+            accounts=accounts,
+            node_id=node_id,
+            server=server,
+            nodes=nodes,
+            now_ms=now_ms,
+            max_file_bytes=max_file_bytes,
+        )
+        self.supervisor = Supervisor(
+            "actors",
+            [
+                self.users.child_spec(),
+                self.conversations.child_spec(),
+                ChildSpec(name="hub", start=_without_status(self.hub.run)),
+                ChildSpec(name="relay", start=_without_status(self.relay.run)),
+                ChildSpec(name="service", start=self.service.run),
+            ],
+            max_restarts=20,
+            period_s=60.0,
+        )
+
+    async def _keep_dead_letter(
+        self, address: Address, message: object, error: BaseException, crash_count: int
+    ) -> None:
+        kind = message.command if isinstance(message, Ask) else message
+        row = DeadLetter(
+            dead_letter_id=token_hex(12),
+            kind=address.kind,
+            actor_id=address.id,
+            message_type=type(kind).__name__,
+            body=_body_of(message)[:MAX_DEAD_LETTER_CHARS],
+            error=f"{type(error).__name__}: {error}"[:2000],
+            crash_count=crash_count,
+            at_ms=self._now_ms(),
+        )
+        try:
+            await self._store.commit([Put(row)])
+        except HubbubError as failure:
+            log.exception("dead_letter_not_stored", actor=str(address), code=failure.code, letter=row.error)
+
+
+def _body_of(message: object) -> str:
+    try:
+        return msgspec.json.encode(message).decode()
+    except (TypeError, ValueError) as error:
+        return repr(error)
+
+
+def _without_status(run: Callable[[], Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """Give a task that is ready at once the shape of a supervised child."""
+
+    async def start(*, task_status: object) -> None:
+        started: Callable[[], None] = task_status.started  # type: ignore[attr-defined]  # a ChildStatus
+        started()
+        await run()
+
+    return start
