@@ -233,6 +233,15 @@ def device_cursors(connection: sqlite3.Connection, user_id: str, device_id: str)
     return dict(rows.fetchall())
 
 
+def deleted_seqs(connection: sqlite3.Connection, conversation_id: str, after: int) -> list[int]:
+    rows = connection.execute(
+        f"SELECT seq FROM {MessageState.table}"
+        " WHERE conversation_id = ? AND seq > ? AND deleted_at_ms > 0 ORDER BY seq",
+        (conversation_id, after),
+    )
+    return [seq for (seq,) in rows]
+
+
 @contextmanager
 def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
     """Let several statements see one state."""

@@ -6,11 +6,12 @@ write.lock, turn.lock        processes that share the directory take turns writi
 node.lock                    a single node runs alone here
 """
 
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import structlog
 import trio
@@ -29,6 +30,8 @@ from protocol.records import (
     UnreadLine,
 )
 from storage import ownership, queries
+from storage.check import DATABASE_NAME, FILES_NAME
+from storage.files import FileStore
 from storage.locks import NodeLock, WriteLock
 from storage.migrations import migrate
 from storage.reader import Readers
@@ -38,9 +41,6 @@ from storage.writer import Call, Writer, WriterStats
 log = structlog.get_logger(__name__)
 
 R = TypeVar("R", bound=Row)
-
-DATABASE_NAME: Final = "hubbub.db"
-FILES_NAME: Final = "files"
 
 
 @asynccontextmanager
@@ -76,6 +76,7 @@ class SqliteStore:
 
     def __init__(self, directory: Path, writer: Writer, readers: Readers, node_lock: NodeLock) -> None:
         self.directory = directory
+        self.files = FileStore(directory / FILES_NAME)
         self._writer = writer
         self._readers = readers
         self._node_lock = node_lock
@@ -232,6 +233,9 @@ class SqliteStore:
     async def device_cursors(self, user_id: str, device_id: str) -> dict[str, int]:
         return await self._readers.run(queries.device_cursors, user_id, device_id)
 
+    async def deleted_seqs(self, conversation_id: str, *, after: int) -> list[int]:
+        return await self._readers.run(queries.deleted_seqs, conversation_id, after)
+
 
 class _Waiter:
     """Let one task wait for one outcome; a waiter that was cancelled ignores it."""
@@ -277,6 +281,7 @@ def _prepare(directory: Path) -> tuple[WriteLock, NodeLock]:
         try:
             with write_lock.held():
                 applied = migrate(directory / DATABASE_NAME)
+                os.chmod(directory / DATABASE_NAME, 0o600)  # SQLite gives -wal and -shm the same
             node_lock = NodeLock(directory)
         except BaseException:
             write_lock.close()
