@@ -205,6 +205,16 @@ async def test_a_message_that_crashed_once_gets_through(autojump_clock: MockCloc
         assert runtime.host.stats().crashes == 2
 
 
+async def test_one_message_does_not_answer_for_the_crash_of_another(autojump_clock: MockClock) -> None:
+    """Two messages that crash once each are two passing faults, however close together."""
+    world = World(receive_crashes=Counter({"x": 1, "y": 1}))
+    async with open_runtime(world) as runtime:
+        for n, body in enumerate("xy"):
+            assert await outcomes(runtime.send(body)) == [n]
+        assert world.dead == []
+        assert runtime.host.stats().crashes == 2
+
+
 async def test_a_flush_that_crashes_finds_its_culprit(autojump_clock: MockClock) -> None:
     """A message that breaks the append of a whole batch is set aside alone."""
     world = World(flush_crashes=Counter({"b": 5}))
