@@ -752,12 +752,13 @@ class Client(Commands):
                 self._note_lost(lost)
             finally:
                 self._connection_scope = None
-                self._calls.on_connection_lost()
                 self._link = None
                 if link is not None:
                     with trio.CancelScope(shield=True):
                         await link.abort()
                 nursery.cancel_scope.cancel()
+        # Not before the writer has ended: it might take a call for a link that is dead already.
+        self._calls.on_connection_lost()
         if self._moving_to is not None and self._lost is None:
             self._lost = ConnectionLost(_MOVING)
         if refused is not None:
