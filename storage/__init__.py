@@ -4,8 +4,26 @@ Owns the data directory and everything that is read from or written to it. Leave
 mean: the rules are in actors. Imports protocol only.
 """
 
+from storage.backup import Manifest, backup, restore, verify_backup
+from storage.check import Problem, check
+from storage.files import FileStore, StoredFile
 from storage.locks import DirectoryInUse
 from storage.sqlite import SqliteStore, open_store
 from storage.store import Outcome, Store, Value
 
-__all__ = ["DirectoryInUse", "Outcome", "SqliteStore", "Store", "Value", "open_store"]
+__all__ = [
+    "DirectoryInUse",
+    "FileStore",
+    "Manifest",
+    "Outcome",
+    "Problem",
+    "SqliteStore",
+    "Store",
+    "StoredFile",
+    "Value",
+    "backup",
+    "check",
+    "open_store",
+    "restore",
+    "verify_backup",
+]

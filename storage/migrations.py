@@ -89,6 +89,12 @@ def migrate(database: Path) -> list[str]:
         connection.close()
 
 
+def pending_steps(connection: sqlite3.Connection) -> list[str]:
+    """Name the steps that a database still needs. Reads only."""
+    db = Database(connection, execute_plugins=False, recursive_triggers=False)
+    return [step.name for step in _steps(all_specs()).pending(db)]
+
+
 def schema_digest() -> str:
     """Name the schema this release wants, for a backup's manifest."""
     return _directory_digest(all_specs())

@@ -136,6 +136,7 @@ class _Connection:
         try:
             if self._connection is None:
                 self._connection = open_read_only(self._database)
+                self._connection.execute("PRAGMA query_only = ON")
                 self._connection.set_progress_handler(self._is_late, _INSTRUCTIONS_PER_CHECK)
             self._deadline = time.monotonic() + self._query_limit_s
             read.value = read.function(self._connection, *read.args)
@@ -161,8 +162,11 @@ class _Connection:
 
 
 def open_read_only(database: Path) -> sqlite3.Connection:
-    """Open a connection that cannot write, for this thread or another."""
-    connection = sqlite3.connect(
+    """Open a connection that cannot write, for this thread or another.
+
+    Being read-only it never checkpoints either, not even when it is the last to close.
+    """
+    return sqlite3.connect(
         f"{database.absolute().as_uri()}?mode=ro",
         uri=True,
         isolation_level=None,
@@ -170,5 +174,3 @@ def open_read_only(database: Path) -> sqlite3.Connection:
         cached_statements=256,
         timeout=5.0,
     )
-    connection.execute("PRAGMA query_only = ON")
-    return connection
