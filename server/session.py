@@ -47,6 +47,7 @@ from protocol.limits import (
 )
 from protocol.records import User
 from protocol.replies import Error, Welcome
+from server.identity import Identity
 from server.metrics import Metrics
 from server.outbox import COALESCED_WRITE_BYTES, Outbox
 from server.ratelimit import Rate, TokenBucket
@@ -56,18 +57,6 @@ log = structlog.get_logger(__name__)
 
 
 # -- what the session needs of others ---------------------------------------------------------------------
-
-
-class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """Whom a token stands for. `session_id` is the log-in, so that revoking it finds its connections.
-
-    A connection is closed when `expires_at_ms` (Unix ms) is past; 0: never.
-    """
-
-    user: User
-    app_id: str
-    session_id: str
-    expires_at_ms: int = 0
 
 
 class Authenticate(Protocol):
@@ -210,6 +199,7 @@ class Session:
         "_close_reason",
         "_commands",
         "_has_left",
+        "_is_paused",
         "_limits",
         "_metrics",
         "_outbox",
@@ -273,6 +263,7 @@ class Session:
         self._scope = _NO_SCOPE
         self._reader: trio.lowlevel.Task | None = None  # the reader task, while it waits for room
         self._has_left = False
+        self._is_paused = False
 
     # -- for the hub, the gateway and the sweeper ---------------------------------------------------------
 
@@ -308,6 +299,10 @@ class Session:
         """Drop the connection at once, without a word: it does not take any."""
         self.close(code)
         self._transport.abort()
+
+    def pause(self) -> None:
+        """Read no more commands. Those that were read are still answered, events still written."""
+        self._is_paused = True
 
     def check(self, now: float, now_ms: int) -> None:
         """Close the session if one of its deadlines has passed. The gateway's sweeper calls it each
@@ -594,7 +589,8 @@ class Session:
     def _may_read(self) -> bool:
         outbox = self._outbox
         return (
-            self.unanswered_count < MAX_UNACKED_SENDS
+            not self._is_paused
+            and self.unanswered_count < MAX_UNACKED_SENDS
             and self._unanswered_bytes < MAX_UNACKED_BYTES
             and outbox.size_bytes + self._reserved_bytes < MAX_OUTBOX_BYTES
             and outbox.frame_count < MAX_OUTBOX_FRAMES
