@@ -18,7 +18,6 @@ from tests.actors.ledger import (
     Ledger,
     Read,
     World,
-    crash,
     open_runtime,
     outcome,
     outcomes,
@@ -80,12 +79,11 @@ async def test_posted_messages_come_first_also_while_others_are_retried(autojump
 async def test_posted_messages_are_not_retried(autojump_clock: MockClock) -> None:
     """They report on work of the incarnation that crashed; the next one knows nothing of it."""
     until = trio.Event()
-    async with open_runtime() as runtime:
+    async with open_runtime(World(receive_crashes=Counter({"x": 1}))) as runtime:
         runtime.ask(Hold(until))
         await wait_all_tasks_blocked()
         runtime.world.live["a"].ctx.post("posted")
         runtime.send("x")
-        runtime.router.tell(A, Do(crash))
         until.set()
         assert await outcome(runtime.ask(Do(lambda ledger: list(ledger.posted)))) == []
         assert runtime.world.rows["a"] == ["x"]
