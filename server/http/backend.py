@@ -1,0 +1,195 @@
+"""For the backend of an app, which comes with its app key and secret: its users, their tokens, its bots."""
+
+from typing import Final
+
+import trio
+from litestar import Response, Router, delete, get, post
+
+from protocol.errors import HubbubError, Refused
+from protocol.http import (
+    BotToken,
+    CreateBot,
+    IssueToken,
+    Provisioned,
+    ProvisionedUsers,
+    ProvisionUsers,
+    SignedIn,
+    Users,
+)
+from server.accounts import profile_of
+from server.http.accounts import signed_in_body
+from server.http.commands import carry_out
+from server.http.context import (
+    APP_KEY,
+    BATCH_BODY_BYTES,
+    SMALL_BODY_BYTES,
+    AnyRequest,
+    app_key_of,
+    note_user,
+    services_of,
+)
+
+PROVISION_TASKS: Final = 16  # they share the store's group commits; one after the other would wait for each
+
+
+@post(
+    "/users",
+    status_code=200,
+    summary="Make or find users",
+    tags=["App backend"],
+    security=APP_KEY,
+    request_max_body_size=BATCH_BODY_BYTES,
+)
+async def provision_users(request: AnyRequest, data: ProvisionUsers) -> ProvisionedUsers:
+    """Safe to repeat: a user is known by `external_id`, and one who exists is left as is."""
+    key = await app_key_of(request)
+    service = services_of(request).accounts
+    made: dict[int, Provisioned] = {}
+
+    async def provision_every(start: int) -> None:
+        for index in range(start, len(data.users), PROVISION_TASKS):
+            wanted = data.users[index]
+            user, was_created = await service.provision(
+                key.app_id,
+                wanted.external_id,
+                username=wanted.username,
+                name=wanted.name,
+                language=wanted.language,
+                time_zone=wanted.time_zone,
+            )
+            made[index] = Provisioned(
+                external_id=wanted.external_id, user=profile_of(user), created=was_created
+            )
+
+    # Failures are caught in their task: a nursery would wrap them into a group.
+    failures: list[HubbubError] = []
+
+    async def guarded(start: int) -> None:
+        try:
+            await provision_every(start)
+        except HubbubError as exc:
+            failures.append(exc)
+
+    async with trio.open_nursery() as nursery:
+        for start in range(min(PROVISION_TASKS, len(data.users))):
+            nursery.start_soon(guarded, start)
+    if failures:
+        raise failures[0]
+    return ProvisionedUsers(items=[made[index] for index in range(len(data.users))])
+
+
+@post("/tokens", status_code=201, summary="Sign a user in", tags=["App backend"], security=APP_KEY)
+async def issue_token(request: AnyRequest, data: IssueToken) -> SignedIn:
+    """The backend can also sign a JWT (HS256, kid = app key, sub, exp) and needs no request at all."""
+    key = await app_key_of(request)
+    done = await services_of(request).accounts.issue_token(
+        key.app_id, data.user_id, ttl_s=data.ttl_s, device_name=data.device_name
+    )
+    return signed_in_body(done)
+
+
+@post(
+    "/users/{user_id:str}/disable",
+    status_code=204,
+    summary="Keep a user out",
+    tags=["App backend"],
+    security=APP_KEY,
+)
+async def disable_user(request: AnyRequest, user_id: str) -> None:
+    """Log-ins end and connections are closed; what the user has written stays."""
+    key = await app_key_of(request)
+    service = services_of(request).accounts
+    await service.disable_user(await service.user_of(key.app_id, user_id))
+
+
+@post(
+    "/users/{user_id:str}/enable",
+    status_code=204,
+    summary="Let a user in again",
+    tags=["App backend"],
+    security=APP_KEY,
+)
+async def enable_user(request: AnyRequest, user_id: str) -> None:
+    """The user logs in anew."""
+    key = await app_key_of(request)
+    service = services_of(request).accounts
+    await service.enable_user(await service.user_of(key.app_id, user_id))
+
+
+@get("/bots", summary="List the app's bots", tags=["App backend"], security=APP_KEY)
+async def list_bots(request: AnyRequest) -> Users:
+    """Those of its users too."""
+    key = await app_key_of(request)
+    bots = await services_of(request).accounts.list_bots(key.app_id)
+    return Users(items=[profile_of(bot) for bot in bots])
+
+
+@post("/bots", status_code=201, summary="Make a bot of the app", tags=["App backend"], security=APP_KEY)
+async def create_bot(request: AnyRequest, data: CreateBot) -> BotToken:
+    """The token is shown this once."""
+    key = await app_key_of(request)
+    bot, token = await services_of(request).accounts.create_bot(key.app_id, data.username, name=data.name)
+    return BotToken(user=profile_of(bot), token=token)
+
+
+@post(
+    "/bots/{user_id:str}/token",
+    status_code=200,
+    summary="Give a bot a new token",
+    tags=["App backend"],
+    security=APP_KEY,
+)
+async def rotate_bot_token(request: AnyRequest, user_id: str) -> BotToken:
+    """The old one ends, and so do its connections."""
+    key = await app_key_of(request)
+    service = services_of(request).accounts
+    bot = await service.bot_of(key.app_id, user_id)
+    return BotToken(user=profile_of(bot), token=await service.rotate_bot_token(bot))
+
+
+@delete(
+    "/bots/{user_id:str}", status_code=204, summary="Delete a bot", tags=["App backend"], security=APP_KEY
+)
+async def delete_bot(request: AnyRequest, user_id: str) -> None:
+    """What it has written stays; its name is not given again."""
+    key = await app_key_of(request)
+    service = services_of(request).accounts
+    await service.disable_user(await service.bot_of(key.app_id, user_id))
+
+
+@post(
+    "/commands",
+    status_code=200,
+    summary="Carry out a command as a user",
+    tags=["App backend"],
+    security=APP_KEY,
+    operation_id="app_command",
+)
+async def command(request: AnyRequest) -> Response[bytes]:
+    """The body is any command of the protocol; the header `X-Hubbub-User` names the user by id."""
+    key = await app_key_of(request)
+    user_id = request.headers.get("x-hubbub-user", "")
+    if not user_id:
+        raise Refused("bad_request", "Name the user who acts in the header X-Hubbub-User.")
+    identity = await services_of(request).accounts.act_as(key, user_id)
+    note_user(request, key.app_id, user_id)
+    return await carry_out(request, identity)
+
+
+def backend_router() -> Router:
+    """Everything that an app's backend does."""
+    return Router(
+        path="/v1/app",
+        route_handlers=[
+            provision_users,
+            issue_token,
+            disable_user,
+            enable_user,
+            list_bots,
+            create_bot,
+            rotate_bot_token,
+            delete_bot,
+            command,
+        ],
+        request_max_body_size=SMALL_BODY_BYTES,
+    )

@@ -1,0 +1,106 @@
+"""What the handlers work with, and who is asking."""
+
+import base64
+import binascii
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+from litestar import Request
+
+from protocol import replies
+from protocol.commands import Command
+from protocol.errors import Refused
+from protocol.records import AppKey
+from protocol.replies import Reply
+from protocol.types import NodeInfo
+from server.accounts import Accounts
+from server.config import Settings
+from server.files import Files
+from server.http.errors import error_of
+from server.identity import Identity
+
+AnyRequest = Request[Any, Any, Any]
+BEARER: Final[list[dict[str, list[str]]]] = [{"bearer": []}]
+APP_KEY: Final[list[dict[str, list[str]]]] = [{"app_key": []}]
+SMALL_BODY_BYTES: Final = 64 * 1024  # log-ins and the like
+BATCH_BODY_BYTES: Final = 1024 * 1024  # 500 users with all their fields
+
+R = TypeVar("R")
+
+
+class HttpServices(msgspec.Struct, frozen=True, kw_only=True):
+    """The rest of the node, as the HTTP API needs it.
+
+    `execute` carries out any command but those of a connection, like the gateways do; it raises HubbubError
+    or returns an Error reply. `nodes` lists where to connect, best first. `not_ready` says why this node
+    should get no traffic ("" if it should): draining, or a store that refuses writes. `metrics` is
+    Prometheus' text.
+    """
+
+    accounts: Accounts
+    files: Files
+    settings: Settings
+    execute: Callable[[Identity, Command], Awaitable[Reply]]
+    nodes: Callable[[], Sequence[NodeInfo]]
+    not_ready: Callable[[], str]
+    metrics: Callable[[], bytes]
+
+
+def services_of(request: AnyRequest) -> HttpServices:
+    """The services that make_http_app was given."""
+    services: HttpServices = request.app.state.services
+    return services
+
+
+def address_of(request: AnyRequest) -> str:
+    """Whose request it is, proxies that we trust looked through (server/http/edge.py)."""
+    client = request.scope.get("client")
+    return client[0] if client else ""
+
+
+def bearer_token(request: AnyRequest) -> str:
+    """The token of the Authorization header, or ""."""
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if kind.lower() == "bearer" else ""
+
+
+async def signed_in(request: AnyRequest) -> Identity:
+    """Find who the bearer of the token is. Raises: Refused(unauthenticated)."""
+    token = bearer_token(request)
+    if not token:
+        raise Refused("unauthenticated", "Send the token as `Authorization: Bearer …`.")
+    identity = await services_of(request).accounts.authenticate(token)
+    note_user(request, identity.app_id, identity.user_id)
+    return identity
+
+
+async def app_key_of(request: AnyRequest) -> AppKey:
+    """Find the app whose key and secret came as Basic credentials. Raises: Refused(unauthenticated)."""
+    kind, _, encoded = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() != "basic":
+        raise Refused("unauthenticated", "Send the app key and its secret as `Authorization: Basic …`.")
+    try:
+        app_key, _, secret = base64.b64decode(encoded, validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        raise Refused("unauthenticated", "The Basic credentials are not valid base64.") from None
+    key = await services_of(request).accounts.authenticate_app(app_key, secret)
+    note_user(request, key.app_id, "")
+    return key
+
+
+def note_user(request: AnyRequest, app_id: str, user_id: str) -> None:
+    """Let the request's log line say who it was."""
+    who: dict[str, str] | None = request.scope.get("hubbub_who")  # type: ignore[assignment]
+    if who is not None:
+        who.update(app_id=app_id, user_id=user_id)
+
+
+async def execute(request: AnyRequest, identity: Identity, command: Command, reply_type: type[R]) -> R:
+    """Carry out a command and return its reply. Raises: HubbubError, also where the reply tells of one."""
+    reply = await services_of(request).execute(identity, command)
+    if isinstance(reply, replies.Error):
+        raise error_of(reply)
+    if not isinstance(reply, reply_type):
+        raise TypeError(f"{type(command).__name__} was answered by {type(reply).__name__}")
+    return reply

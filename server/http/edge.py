@@ -1,0 +1,129 @@
+"""The outermost layer of the HTTP API: whose request it is, how often, how it looked from outside.
+
+Plain ASGI around the framework: rate limit by address, security headers on every answer, one log line per
+request, and a last answer for what nobody caught. Query strings and headers are never logged: tokens ride
+in them.
+"""
+
+import re
+from typing import Any, Final, cast
+
+import structlog
+import trio
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from protocol.errors import HubbubError, Unavailable
+from server.http.errors import answer
+from server.ratelimit import AddressRates, Rate, client_address, trusted_networks
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
+
+BODY_TIMEOUT_S: Final = 30.0  # a phone in a tunnel
+MAX_LOGGED_PATH_CHARS: Final = 200
+NEVER_LIMITED: Final = frozenset({"/healthz", "/readyz"})  # a probe that is refused restarts a healthy node
+# No script, style or picture but our own; nothing inline, no plug-ins, no frames around us.
+PAGE_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "media-src 'self' blob:; font-src 'self'; connect-src 'self'; manifest-src 'self'; worker-src 'self'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+SECURITY_HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),  # an address with a sig goes nowhere else
+    (b"x-frame-options", b"DENY"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"permissions-policy", b"geolocation=(), camera=(), microphone=(), payment=()"),
+)
+_CONTROL = re.compile(r"[^\x20-\x7e\u00a0-\U0010ffff]")
+
+
+class Edge:
+    """Wrap an ASGI app; call it as one."""
+
+    def __init__(self, app: ASGIApp, *, rate: Rate, trusted_proxies: tuple[str, ...], is_tls: bool) -> None:
+        self._app = app
+        self._rates = AddressRates(rate)
+        self._is_trusted = trusted_networks(trusted_proxies)
+        self._headers = SECURITY_HEADERS
+        if is_tls:
+            # Half a year; not for subdomains, which may be somebody else's.
+            self._headers += ((b"strict-transport-security", b"max-age=15768000"),)
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(cast("Scope", scope), receive, send)
+            return
+        started = trio.current_time()
+        peer = scope["client"][0] if scope.get("client") else ""
+        headers = dict(scope["headers"])
+        address = client_address(
+            peer, headers.get(b"x-forwarded-for", b"").decode("latin-1"), self._is_trusted
+        )
+        scope["client"] = (address, 0)
+        who: dict[str, str] = {}
+        scope["hubbub_who"] = who
+        scope["hubbub_was_forwarded"] = b"x-forwarded-for" in headers or b"forwarded" in headers
+        status = 0
+
+        async def send_on(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                present = {name.lower() for name, _ in message["headers"]}
+                more = [pair for pair in self._headers if pair[0] not in present]
+                if b"content-security-policy" not in present:
+                    more.append((b"content-security-policy", PAGE_POLICY.encode()))
+                if b"cache-control" not in present:
+                    more.append((b"cache-control", b"no-store"))
+                message["headers"] = [*message["headers"], *more]
+            await send(message)
+
+        try:
+            if scope["path"] not in NEVER_LIMITED and not self._rates.take(address, started):
+                wait_s = self._rates.retry_after_s(address, started)
+                await refuse(send_on, Unavailable("rate_limited", retry_after_s=max(wait_s, 0.1)))
+            else:
+                await self._app(cast("Scope", scope), _patient(receive), send_on)
+        except Exception:
+            # The framework answers all it knows of; this is a bug in it or in our own handlers for errors.
+            log.exception("http_request_crashed")
+            if status == 0:
+                await refuse(send_on, Unavailable("internal"))
+        finally:
+            path = _CONTROL.sub("?", scope["path"])[:MAX_LOGGED_PATH_CHARS]
+            log.info(
+                "http_request_served",
+                method=scope["method"],
+                path=path,
+                status=status,  # 0: the client left before there was one
+                duration_ms=round((trio.current_time() - started) * 1000, 1),
+                address=address,
+                **who,
+            )
+
+
+def _patient(receive: Receive) -> Receive:
+    """Give up on a body of which nothing came for BODY_TIMEOUT_S: who sends a byte a minute holds a task."""
+    is_whole = False
+
+    async def receive_on() -> Any:
+        nonlocal is_whole
+        if is_whole:  # now it waits for the client to leave, for as long as the answer takes
+            return await receive()
+        message: Any = {"type": "http.disconnect"}
+        with trio.move_on_after(BODY_TIMEOUT_S):
+            message = await receive()
+        is_whole = not message.get("more_body", False)
+        return message
+
+    return receive_on
+
+
+async def refuse(send: Send, exc: HubbubError) -> None:
+    """Send the answer to an error without the framework."""
+    status, body, headers = answer(exc)
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    raw += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    start: Any = {"type": "http.response.start", "status": status, "headers": raw}
+    await send(start)
+    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -1,0 +1,72 @@
+"""The HTTP API as one ASGI app for Hypercorn: its routes, how errors look, and what surrounds them."""
+
+from pathlib import Path
+from typing import cast
+
+from hypercorn.typing import ASGIFramework
+from litestar import Litestar
+from litestar.config.cors import CORSConfig
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException
+
+from protocol.errors import HubbubError
+from server.http.accounts import account_router
+from server.http.backend import backend_router
+from server.http.commands import command
+from server.http.context import SMALL_BODY_BYTES, HttpServices
+from server.http.docs import openapi_config, style
+from server.http.edge import Edge
+from server.http.errors import on_exception, on_http_exception, on_hubbub_error
+from server.http.files import file_router
+from server.http.operating import health, metrics, nodes, ready
+from server.http.pages import WEB_FOLDER, page_handler
+from server.version import VERSION
+
+
+def make_http_app(services: HttpServices, *, web_folder: Path = WEB_FOLDER) -> ASGIFramework:
+    """Make the app. It opens nothing and starts nothing; serve it with Hypercorn's Trio worker."""
+    settings = services.settings
+    cors = None
+    if settings.origins:
+        cors = CORSConfig(
+            allow_origins=list(settings.origins),
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
+            allow_headers=["authorization", "content-type", "range", "if-none-match"],
+            expose_headers=["content-range", "etag", "retry-after"],
+            max_age=3600,
+        )
+    app = Litestar(
+        route_handlers=[
+            account_router(),
+            backend_router(),
+            file_router(),
+            command,
+            nodes,
+            health,
+            ready,
+            metrics,
+            style,
+            page_handler(web_folder),
+        ],
+        state=State({"services": services}),
+        cors_config=cors,
+        openapi_config=openapi_config(VERSION),
+        exception_handlers={
+            HubbubError: on_hubbub_error,
+            HTTPException: on_http_exception,
+            Exception: on_exception,
+        },
+        request_max_body_size=SMALL_BODY_BYTES,
+        logging_config=None,  # server/http/edge.py writes one line per request
+        debug=False,
+    )
+    edge = Edge(
+        app,
+        rate=settings.requests,
+        trusted_proxies=tuple(settings.trusted_proxies),
+        is_tls=settings.is_tls,
+    )
+    return cast("ASGIFramework", edge)
+
+
+__all__ = ["HttpServices", "make_http_app"]
