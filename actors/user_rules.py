@@ -1,19 +1,11 @@
 """Rules of contacts, blocks and profiles: pure functions over one user's own side."""
 
-import re
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Final
 from unicodedata import normalize
-from zoneinfo import available_timezones
 
-from protocol.commands import UpdateProfile
-from protocol.errors import ProtocolError, Refused
+from protocol.errors import Refused
 from protocol.records import ContactRow, User
 from protocol.types import Contact, ContactState, Profile
-
-# BCP 47 (RFC 5646) in its common shape: language, then script, region or variants.
-_LANGUAGE: Final = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
 
 
 @dataclass(slots=True)
@@ -64,23 +56,8 @@ def after_asked(circle: Circle, other_id: str) -> ContactState | None:
 
 
 def fold(name: str) -> str:
-    """The form under which names are looked up: letters that look or sound the same compare equal."""
-    return normalize("NFKC", name).casefold()
-
-
-def check_profile(command: UpdateProfile) -> None:
-    """Refuse what no user could mean: a blank name, an unknown time zone, a malformed language tag."""
-    if command.name is not None and not command.name.strip():
-        raise ProtocolError("bad_field", "A name needs letters.")
-    if command.language and not _LANGUAGE.fullmatch(command.language):
-        raise ProtocolError("bad_field", f"{command.language!r} is not a BCP 47 language tag.")
-    if command.time_zone and command.time_zone not in _time_zones():
-        raise ProtocolError("bad_field", f"{command.time_zone!r} is not an IANA time zone.")
-
-
-@cache
-def _time_zones() -> frozenset[str]:
-    return frozenset(available_timezones())
+    """Fold a name for look-ups: what differs only in case or in presentation forms is the same."""
+    return normalize("NFKC", normalize("NFKC", name).casefold())
 
 
 def needs_other(user_id: str, other_id: str) -> None:

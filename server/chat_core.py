@@ -26,7 +26,7 @@ from protocol.errors import HubbubError, Unavailable
 from protocol.limits import PRESENCE_DEBOUNCE_S
 from protocol.records import DeadLetter, Put
 from protocol.types import NodeInfo
-from server.chat_service import ChatService, LogIns
+from server.chat_service import ChatService, People
 from storage.store import Store
 
 MAX_DEAD_LETTER_CHARS: Final = 100_000
@@ -55,7 +55,7 @@ class ChatCore:
         self,
         store: Store,
         epochs: dict[int, int],
-        accounts: LogIns,
+        accounts: People,
         *,
         node_id: str,
         server: str,
@@ -126,6 +126,15 @@ class ChatCore:
             max_restarts=20,
             period_s=60.0,
         )
+
+    def gauges(self) -> dict[str, float]:
+        """How the actors are doing, for the metrics."""
+        numbers: dict[str, float] = {"tells_waiting": self.relay.depth}
+        for host in (self.users, self.conversations):
+            for name, value in msgspec.structs.asdict(host.stats()).items():
+                if name != "kind":
+                    numbers[f'{name}{{kind="{host.kind}"}}'] = value
+        return numbers
 
     async def _keep_dead_letter(
         self, address: Address, message: object, error: BaseException, crash_count: int

@@ -17,7 +17,7 @@ from actors.hub import Hub
 from actors.messages import Ask, Closed, Create, LoggedOut, Moved, OpenBetween, Opened, Told, encode_tell
 from actors.reply import Reply as ReplyPort
 from actors.router import Router
-from actors.user_rules import fold, needs_other, profile_of
+from actors.user_rules import needs_other, profile_of
 from protocol import commands, replies
 from protocol.commands import Command, Hello
 from protocol.errors import HubbubError, ProtocolError, Refused, Unavailable
@@ -57,9 +57,11 @@ from protocol.types import (
     Message,
     NodeInfo,
     PresenceItem,
+    Profile,
     ServerLimits,
 )
-from server.session import Identity, Session
+from server.identity import Identity
+from server.session import Session
 from storage.store import Store
 
 ASK_TIMEOUT_S: Final = 10.0
@@ -72,8 +74,18 @@ _BRIEF_CHARS: Final = 200  # of a message in a conversation list
 log = structlog.get_logger(__name__)
 
 
-class LogIns(Protocol):
-    """The part of the accounts that clients reach through commands."""
+class People(Protocol):
+    """The part of the accounts that clients reach through commands; server/accounts.py fits this."""
+
+    async def get_users(self, app_id: str, user_ids: Sequence[str]) -> list[Profile]: ...
+
+    async def find_users(self, app_id: str, prefix: str, limit: int = 20) -> list[Profile]: ...
+
+    async def checked_profile(
+        self, identity: Identity, change: commands.UpdateProfile
+    ) -> commands.UpdateProfile: ...
+
+    def forget_user(self, user_id: str) -> None: ...
 
     async def list_sessions(self, identity: Identity) -> list[DeviceSession]: ...
 
@@ -125,7 +137,6 @@ _FOR_USER: Final = (
     commands.RemoveContact,
     commands.Block,
     commands.Unblock,
-    commands.UpdateProfile,
     commands.ListContacts,
 )
 _CONVERSATION_TYPES: Final = frozenset(_FOR_CONVERSATION)
@@ -141,7 +152,7 @@ class ChatService:
         store: Store,
         router: Router,
         hub: Hub,
-        accounts: LogIns,
+        accounts: People,
         node_id: str,
         server: str,
         nodes: Callable[[], list[NodeInfo]],
@@ -179,6 +190,7 @@ class ChatService:
             commands.CreateGroup: self._create_group,
             commands.AddMembers: self._add_members,
             commands.Join: self._join,
+            commands.UpdateProfile: self._update_profile,
             commands.WatchPresence: self._watch_presence,
             commands.ListSessions: self._list_sessions,
             commands.RevokeSession: self._revoke_session,
@@ -497,8 +509,7 @@ class ChatService:
 
     async def _get_users(self, caller: Caller, command: Command) -> Reply:
         assert isinstance(command, commands.GetUsers)
-        users = await self._users(caller.app_id, command.user_ids)
-        return replies.ProfileList(items=[profile_of(user) for user in users.values()])
+        return replies.ProfileList(items=await self._accounts.get_users(caller.app_id, command.user_ids))
 
     async def _users(self, app_id: str, user_ids: Sequence[str]) -> dict[str, User]:
         """Those of the users that exist in the app."""
@@ -507,12 +518,15 @@ class ChatService:
 
     async def _find_users(self, caller: Caller, command: Command) -> Reply:
         assert isinstance(command, commands.FindUsers)
-        prefix, where = fold(command.prefix), {"app_id": caller.app_id}
-        limit = command.limit
-        by_username = await self._store.find_prefix(User, {**where}, "username_key", prefix, limit=limit)
-        by_name = await self._store.find_prefix(User, {**where}, "name_key", prefix, limit=limit)
-        users = {user.user_id: user for user in (*by_username, *by_name)}
-        return replies.ProfileList(items=[profile_of(user) for user in list(users.values())[:limit]])
+        found = await self._accounts.find_users(caller.app_id, command.prefix, command.limit)
+        return replies.ProfileList(items=found)
+
+    async def _update_profile(self, caller: Caller, command: Command) -> Reply:
+        assert isinstance(command, commands.UpdateProfile)
+        checked = await self._accounts.checked_profile(caller.identity, command)
+        reply = await self._ask_and_wait(Address("user", caller.user_id), caller, checked)
+        self._accounts.forget_user(caller.user_id)
+        return reply
 
     # -- conversations that begin or grow -----------------------------------------------------------
 

@@ -1,0 +1,251 @@
+"""Where everything meets: one node, from its settings to its orderly end.
+
+Supervision tree (rest_for_one at the root, since what stands later builds on what stands before):
+
+    root        store is open around it
+    |- actors   one_for_one: user and conversation hosts, hub, relay, service
+    |- accounts watches for log-ins that ended, writes when they were used
+    `- gateway  the public port, the bot port, and a session for each connection
+
+SIGTERM or SIGINT drains: nobody new, clients told to reconnect, work in flight finished, exit code 0. When
+the root has restarted its children too often it gives up, and so does the process, with code 1: whoever runs
+it starts it anew, and everything that was acked comes back from the log.
+"""
+
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import structlog
+import trio
+
+from actors.supervisor import ChildSpec, ChildStatus, Strategy, Supervisor, SupervisorEscalated
+from protocol.types import NodeInfo
+from server.accounts import AccountRates, Accounts
+from server.chat_core import ChatCore
+from server.config import Settings, server_secret
+from server.files import Files
+from server.gateway import Gateway, GatewaySettings
+from server.http_api import HttpServices, make_http_app
+from server.identity import Identity
+from server.log_setup import set_up_logging
+from server.metrics import Metrics
+from server.ratelimit import Rate
+from server.session import SessionLimits
+from server.version import VERSION
+from storage.files import FileStore
+from storage import SqliteStore, open_store
+from storage.check import FILES_NAME
+
+RECONNECT_WITHIN_S: Final = 5.0  # over which a drained node's clients spread themselves
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a node that is up can be reached."""
+
+    page: str
+    bots: str
+
+
+class Node:
+    """One running node. `run` returns its exit code."""
+
+    def __init__(self, settings: Settings, *, on_ready: Callable[[Addresses], None] | None = None) -> None:
+        self.settings = settings
+        self.node_id = settings.node_id or socket.gethostname()
+        self.metrics = Metrics()
+        self._on_ready = on_ready or (lambda _addresses: None)
+        self._store: SqliteStore
+        self._core: ChatCore
+        self._accounts: Accounts
+        self._gateway: Gateway
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> int:
+        """Serve until a signal, cancellation, or a failure that restarting did not mend."""
+        settings = self.settings
+        exit_code = 0
+        try:
+            async with open_store(settings.data_path, synchronous=settings.synchronous.upper()) as store:
+                epochs = await store.claim_all(self.node_id)
+                await self._build(store, epochs)
+                root = Supervisor(
+                    "root",
+                    [
+                        self._core.supervisor.as_child(),
+                        ChildSpec(name="accounts", start=self._watch_accounts),
+                        ChildSpec(name="gateway", start=self._gateway.run, shutdown_s=15.0),
+                    ],
+                    strategy=Strategy.REST_FOR_ONE,
+                    max_restarts=3,
+                    period_s=60.0,
+                )
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._until_signal, nursery.cancel_scope)
+                    await nursery.start(root.run)
+                    self._announce()
+                    task_status.started()
+        except* SupervisorEscalated as group:
+            log.error("node_gave_up", reason=str(group.exceptions[0]))  # noqa: TRY400 - logged before
+            exit_code = 1
+        log.info("node_stopped", exit_code=exit_code)
+        return exit_code
+
+    async def _build(self, store: SqliteStore, epochs: dict[int, int]) -> None:
+        settings = self.settings
+        self._store = store
+        self._accounts = Accounts(
+            store,
+            server_secret(settings),
+            rates=_account_rates(settings),
+            is_sign_up_open=settings.sign_up_open,
+        )
+        await self._accounts.ensure_default_app()
+        self._core = ChatCore(
+            store,
+            epochs,
+            self._accounts,
+            node_id=self.node_id,
+            server=f"hubbub/{VERSION}",
+            nodes=self._nodes,
+            now_ms=_wall_clock_ms,
+            max_file_bytes=settings.max_file_bytes,
+        )
+        self._accounts.on_session_revoked = self._core.service.session_revoked
+        services = HttpServices(
+            accounts=self._accounts,
+            files=Files(
+                store,
+                FileStore(settings.data_path / FILES_NAME),
+                max_file_bytes=settings.max_file_bytes,
+            ),
+            settings=settings,
+            execute=self._core.service.execute,
+            nodes=self._nodes,
+            not_ready=self._not_ready,
+            metrics=self.metrics.text,
+        )
+        self._gateway = Gateway(
+            _gateway_settings(settings),
+            authenticate=self._accounts.authenticate,
+            service=self._core.service,
+            app=make_http_app(services),
+            metrics=self.metrics,
+        )
+        self.metrics.add_gauges("actors", "Actors and their mailboxes.", self._core.gauges)
+        self.metrics.add_gauges("store", "The store and its commits.", self._store_gauges)
+
+    async def _watch_accounts(self, *, task_status: ChildStatus) -> None:
+        task_status.started()
+        await self._accounts.run(self._live)
+
+    def _live(self) -> list[Identity]:
+        return [session.identity for session in self._gateway.sessions()]
+
+    # -- start and stop -----------------------------------------------------------------------------
+
+    def _announce(self) -> None:
+        settings, gateway = self.settings, self._gateway
+        scheme, bot_scheme = ("https", "hubbubs") if settings.is_tls else ("http", "hubbub")
+        shown = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "") else settings.host
+        shown = f"[{shown}]" if ":" in shown else shown
+        addresses = Addresses(
+            page=settings.public_url or f"{scheme}://{shown}:{gateway.port}",
+            bots=f"{bot_scheme}://{shown}:{gateway.bot_port}",
+        )
+        log.info("node_started", page=addresses.page, bots=addresses.bots, version=VERSION)
+        self._on_ready(addresses)
+
+    async def _until_signal(self, scope: trio.CancelScope) -> None:
+        """Drain at the first SIGTERM or SIGINT, stop at once at the second; SIGHUP reloads certificates."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async with trio.open_nursery() as nursery:
+                async for number in signals:
+                    if number == signal.SIGHUP:
+                        self._gateway.reload_tls()
+                    elif self._gateway.is_draining:
+                        scope.cancel()
+                    else:
+                        nursery.start_soon(self._drain, scope)
+
+    async def _drain(self, scope: trio.CancelScope) -> None:
+        await self._gateway.drain(within_s=RECONNECT_WITHIN_S, nodes=[], deadline_s=self.settings.drain_s)
+        await self._core.service.flush_cursors()
+        await self._accounts.flush_uses()
+        scope.cancel()
+
+    # -- what the node says of itself ---------------------------------------------------------------
+
+    def _nodes(self) -> list[NodeInfo]:
+        settings = self.settings
+        if not settings.public_url:
+            return []  # a client that got here knows the address; we cannot know how it is seen from there
+        url = "ws" + settings.public_url.removeprefix("http").rstrip("/") + "/ws"
+        return [NodeInfo(node_id=self.node_id, url=url, zone=settings.zone)]
+
+    def _not_ready(self) -> str:
+        if self._gateway.is_draining:
+            return "draining"
+        return self._store.health
+
+    def _store_gauges(self) -> dict[str, float]:
+        store, stats = self._store, self._store.stats
+        return {
+            "commits": stats.commit_count,
+            "appends": stats.append_count,
+            "rows": stats.row_count,
+            "duplicates": stats.duplicate_count,
+            "refused": stats.refused_count,
+            "commit_seconds": stats.commit_s,
+            "longest_commit_seconds": stats.longest_commit_s,
+            "largest_group": stats.largest_group,
+            "checkpoints": stats.checkpoint_count,
+            "faults": stats.fault_count,
+            "queued_bytes": store.queued_bytes,
+            "queued_appends": store.queued_count,
+            "oldest_queued_seconds": store.oldest_queued_s,
+            "waiting_reads": store.waiting_reads_count,
+            "is_healthy": float(not store.health),
+        }
+
+
+def _account_rates(settings: Settings) -> AccountRates:
+    return AccountRates(
+        failures_per_name=Rate(settings.failures_per_name_per_h / 3600, 10),
+        failures_per_address=Rate(settings.failures_per_address_per_h / 3600, 50),
+        sign_ups_per_address=Rate(settings.sign_ups_per_address_per_h / 3600, 20),
+    )
+
+
+def _gateway_settings(settings: Settings) -> GatewaySettings:
+    return GatewaySettings(
+        host=settings.host,
+        port=settings.port,
+        bot_port=settings.bot_port,
+        tls_cert=settings.tls_cert,
+        tls_key=settings.tls_key,
+        origins=tuple(settings.origins),
+        public_url=settings.public_url,
+        trusted_proxies=tuple(settings.trusted_proxies),
+        max_connections=settings.max_connections,
+        max_connections_per_address=settings.max_connections_per_address,
+        connections=settings.connections,
+        session=SessionLimits(commands=settings.commands),
+    )
+
+
+def _wall_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def run(settings: Settings, *, on_ready: Callable[[Addresses], None] | None = None) -> int:
+    """Run a node in this process until it is told to stop; returns the exit code."""
+    set_up_logging(log_format=settings.log_format, level=settings.log_level)
+    node = Node(settings, on_ready=on_ready)
+    return trio.run(partial(node.run))
