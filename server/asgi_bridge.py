@@ -149,7 +149,7 @@ class AsgiBridge:
                 nursery.cancel_scope.cancel()
 
     async def serve(self, stream: SocketLikeStream, first: bytes, address: str) -> None:
-        """Serve requests until the connection ends. `first` was read already; `address` is the client's."""
+        """Serve requests until the connection ends. `first` was read already; `address` is the peer's."""
         replayed = _ReplayedStream(stream, first)
         connection = _Connection(
             self._app,

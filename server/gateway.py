@@ -350,7 +350,8 @@ class Gateway:
             if isinstance(arrived, _HttpArrival):
                 counted.kind = "http"
                 self._count_open("http", 1)
-                await self._bridge.serve(arrived.stream, arrived.first, counted.address)
+                # The peer, not the client behind a proxy: its next request may come for somebody else.
+                await self._bridge.serve(arrived.stream, arrived.first, peer)
             else:
                 counted.kind = "websocket"
                 self._count_open("websocket", 1)
