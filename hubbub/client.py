@@ -154,6 +154,7 @@ class Client(Commands):
         self._moving_to: list[NodeInfo] | None = None
         self._nodes: list[Endpoint] = []
         self._connection_scope: trio.CancelScope | None = None
+        self._nursery: trio.Nursery | None = None
         self._link: Link | None = None  # while a session is open
         self._heard_at = 0.0
         self._is_paused = False
@@ -368,6 +369,8 @@ class Client(Commands):
         if not self._is_listening:
             self._is_listening = True
             self._note_all_behind()
+            if self._nursery is not None and self._ended is None:
+                self._start_listening(self._nursery)
         return Events(self, auto_confirm)
 
     def confirm(self, event: Event) -> None:
@@ -670,16 +673,22 @@ class Client(Commands):
         if saved.inbox is not None:
             self._inbox.start_at(saved.inbox)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._save_loop)
-            for _ in range(SYNC_WORKERS):
-                nursery.start_soon(self._sync_worker)
-            if self._history == "all":
-                nursery.start_soon(self._discover)
+            self._nursery = nursery
+            if self._is_listening:
+                self._start_listening(nursery)
             try:
                 await self._supervise()
             except HubbubError as exc:
                 self._end(exc)
             nursery.cancel_scope.cancel()
+
+    def _start_listening(self, nursery: trio.Nursery) -> None:
+        """Start what only a user of events() needs: a client that only sends is a few tasks smaller."""
+        nursery.start_soon(self._save_loop)
+        for _ in range(SYNC_WORKERS):
+            nursery.start_soon(self._sync_worker)
+        if self._history == "all":
+            nursery.start_soon(self._discover)
 
     def _end(self, reason: HubbubError) -> None:
         """Tell everybody who waits that the client is over."""
