@@ -206,7 +206,7 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], *, config_file: s
         key = variable.removeprefix(ENV_PREFIX).lower()
         if key not in FIELDS:
             # Others may use the prefix too; only what looks like a slip is one.
-            near = difflib.get_close_matches(key, FIELDS, n=1, cutoff=0.8)
+            near = difflib.get_close_matches(key, FIELDS, n=1, cutoff=0.7)
             if near:
                 raise ConfigError(f"{variable} is not a setting; did you mean {ENV_PREFIX}{near[0].upper()}?")
             continue

@@ -116,12 +116,10 @@ async def get_me(request: AnyRequest) -> Me:
 async def update_me(request: AnyRequest, data: UpdateMe) -> Users:
     """Goes the way of the command `update_profile`, so that all devices hear of it."""
     identity = await signed_in(request)
-    service = services_of(request).accounts
     change = UpdateProfile(
         name=data.name, avatar=data.avatar, language=data.language, time_zone=data.time_zone
     )
-    reply = await execute(request, identity, await service.checked_profile(identity, change), ProfileList)
-    service.forget_user(identity.user_id)
+    reply = await execute(request, identity, change, ProfileList)
     return Users(items=reply.items)
 
 

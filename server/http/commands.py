@@ -7,7 +7,7 @@ from litestar import Response, post
 
 from protocol import replies
 from protocol.codec import Wire, decode_command, encode_payload
-from protocol.commands import Ack, Activity, Focus, Heartbeat, Hello, SetTyping, UpdateProfile, WatchPresence
+from protocol.commands import Ack, Activity, Focus, Heartbeat, Hello, SetTyping, WatchPresence
 from protocol.errors import Refused
 from protocol.limits import MAX_FRAME_BYTES
 from server.http.context import BEARER, AnyRequest, services_of, signed_in
@@ -24,13 +24,9 @@ async def carry_out(request: AnyRequest, identity: Identity) -> Response[bytes]:
     command = decode_command(await request.body(), Wire.JSON_WS)
     if isinstance(command, NEEDS_CONNECTION):
         raise Refused("bad_request", "This command needs a connection; open one at /ws.")
-    if isinstance(command, UpdateProfile):
-        command = await services.accounts.checked_profile(identity, command)
     reply = await services.execute(identity, command)
     if isinstance(reply, replies.Error):
         raise error_of(reply)
-    if isinstance(command, UpdateProfile):
-        services.accounts.forget_user(identity.user_id)
     reply = msgspec.structs.replace(reply, id=command.id)
     return Response(encode_payload(reply, Wire.JSON_WS), media_type="application/json")
 

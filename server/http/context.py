@@ -32,10 +32,10 @@ R = TypeVar("R")
 class HttpServices(msgspec.Struct, frozen=True, kw_only=True):
     """The rest of the node, as the HTTP API needs it.
 
-    `execute` carries out any command but those of a connection, like the gateways do; it raises HubbubError
-    or returns an Error reply. `nodes` lists where to connect, best first. `not_ready` says why this node
-    should get no traffic ("" if it should): draining, or a store that refuses writes. `metrics` is
-    Prometheus' text.
+    `execute` carries out any command but those of a connection, like the gateways do, checks of profile
+    values included; it raises HubbubError or returns an Error reply. `nodes` lists where to connect, best
+    first. `not_ready` says why this node should get no traffic ("" if it should): draining, or a store that
+    refuses writes. `metrics` is Prometheus' text.
     """
 
     accounts: Accounts

@@ -8,10 +8,13 @@ import json
 from typing import Any, Final
 
 import msgspec
-from litestar import Request, Response, get
+from litestar import Request, Response, Router, get
+from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import OpenAPIRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
+from litestar.routes import BaseRoute
+from litestar.types import ControllerRouterHandler
 
 from protocol.commands import Command
 from protocol.http import ErrorBody
@@ -158,6 +161,15 @@ async def style() -> Response[str]:
     )
 
 
+class _DocsRouter(Router):
+    """Leave out the framework's own page for unknown addresses under /v1: ours are JSON everywhere."""
+
+    def register(self, value: ControllerRouterHandler) -> list[BaseRoute]:
+        if isinstance(value, HTTPRouteHandler) and "/{path:str}" in value.paths:
+            return []
+        return super().register(value)
+
+
 def openapi_config(version: str) -> OpenAPIConfig:
     """What the framework needs to know."""
     return OpenAPIConfig(
@@ -165,7 +177,7 @@ def openapi_config(version: str) -> OpenAPIConfig:
         version=version,
         description="Accounts, files and single commands over HTTP. Everything live goes over WebSocket at"
         " /ws; its language is protocol/REFERENCE.md.",
-        path="/v1",
+        openapi_router=_DocsRouter(path="/v1", route_handlers=[], include_in_schema=False),
         render_plugins=[
             HtmlPage(path="/docs"),
             JsonSchema(path="/openapi.json", media_type="application/json"),  # type: ignore[arg-type]
