@@ -1,0 +1,1 @@
+"""A real node, and real clients over real sockets."""
