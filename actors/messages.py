@@ -63,9 +63,10 @@ class Moved(msgspec.Struct, frozen=True):
 
 
 class Closed(msgspec.Struct, frozen=True):
-    """A connection of the user is gone."""
+    """A connection of the user is gone; `was_silent`: because nothing was heard from it for too long."""
 
     conn_id: int
+    was_silent: bool = False
 
 
 # -- durable tells: stored with their cause, as JSON in records.Tell.body ----------------------------

@@ -24,9 +24,10 @@ class Connections:
         if conn_id in self.active:
             self.active[conn_id] = is_active
 
-    def closed(self, conn_id: int, now: float) -> None:
+    def closed(self, conn_id: int, now: float, *, was_silent: bool = False) -> None:
+        """A silent connection has been gone for a minute already: no need to wait and see."""
         if self.active.pop(conn_id, None) is not None and not self.active:
-            self.closed_at = now
+            self.closed_at = float("-inf") if was_silent else now
 
 
 def judge(

@@ -135,10 +135,12 @@ class UserActor(StreamActor):
             self._connections.moved(message.conn_id, is_active=message.is_active)
             self._judge()
         elif isinstance(message, Closed):
-            self._connections.closed(message.conn_id, trio.current_time())
+            self._connections.closed(message.conn_id, trio.current_time(), was_silent=message.was_silent)
             if not self._connections.active:
                 self._stage_ops([Put(LastSeen(user_id=self._id, at_ms=self._now_ms()))])
-                self._ctx.post_after(self._debounce_s, _JudgePresence())
+                self._judge()
+                if self._shown != "offline":
+                    self._ctx.post_after(self._debounce_s, _JudgePresence())
         elif isinstance(message, _JudgePresence):
             self._judge()
         else:

@@ -20,7 +20,7 @@ from actors.router import Router
 from actors.user_rules import needs_other, profile_of
 from protocol import commands, replies
 from protocol.commands import Command, Hello
-from protocol.errors import HubbubError, ProtocolError, Refused, Unavailable
+from protocol.errors import CloseCode, HubbubError, ProtocolError, Refused, Unavailable
 from protocol.limits import (
     HEARTBEAT_INTERVAL_S,
     MAX_CURSORS,
@@ -177,7 +177,7 @@ class ChatService:
         self._nursery: trio.Nursery | None = None
         self._cursors: dict[tuple[str, str, str], int] = {}
         self._devices: dict[tuple[str, str], Device] = {}
-        self._closed: list[tuple[str, int]] = []  # (user_id, conn_id) that the user's actor had no room for
+        self._closed: list[tuple[str, Closed]] = []  # for users whose actor had no room
         self._reads: dict[type[Command], Callable[[Caller, Command], Awaitable[Reply]]] = {
             commands.Sync: self._sync,
             commands.SyncInbox: self._sync_inbox,
@@ -290,7 +290,8 @@ class ChatService:
     def closed(self, session: Session) -> None:
         """Detach a session."""
         self._hub.detach(session.conn_id)
-        self._tell_closed(session.user_id, session.conn_id)
+        was_silent = session.close_code is CloseCode.HEARTBEAT_TIMEOUT
+        self._tell_closed(session.user_id, Closed(session.conn_id, was_silent))
 
     # -- single commands ----------------------------------------------------------------------------
 
@@ -386,16 +387,16 @@ class ChatService:
     def _moved(self, caller: Caller, *, is_active: bool) -> None:
         self._router.tell_if_active(Address("user", caller.user_id), Moved(caller.conn_id, is_active))
 
-    def _tell_closed(self, user_id: str, conn_id: int) -> None:
+    def _tell_closed(self, user_id: str, closed: Closed) -> None:
         try:
-            self._router.tell(Address("user", user_id), Closed(conn_id))
+            self._router.tell(Address("user", user_id), closed)
         except Unavailable:
-            self._closed.append((user_id, conn_id))
+            self._closed.append((user_id, closed))
 
     def _retry_closed(self) -> None:
-        closed, self._closed = self._closed, []
-        for user_id, conn_id in closed:
-            self._tell_closed(user_id, conn_id)
+        waiting, self._closed = self._closed, []
+        for user_id, closed in waiting:
+            self._tell_closed(user_id, closed)
 
     def _note_cursors(self, caller: Caller, cursors: dict[str, int], inbox_cursor: int) -> None:
         self._hub.delivered(caller.user_id, cursors, caller.conn_id)

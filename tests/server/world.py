@@ -46,7 +46,7 @@ class Device:
         self.device_id = device_id
         self.context: object = None
         self.events: list[Event] = []
-        self.closed_with: CloseCode | None = None
+        self.close_code: CloseCode | None = None
         self.welcome: replies.Welcome
         self._news = trio.Event()
 
@@ -66,7 +66,7 @@ class Device:
         news.set()
 
     def close(self, code: CloseCode, reason: str = "") -> None:
-        self.closed_with = code
+        self.close_code = code
 
     def as_session(self) -> Session:
         return cast(Session, self)
