@@ -55,13 +55,17 @@ class Readers:
         self._token = trio.lowlevel.current_trio_token()
         self._queue: queue.SimpleQueue[_Read | None] = queue.SimpleQueue()
         self._running_count = 0
+        self._open_count = 0
         self._is_closed = False
+        self._opened = trio.Event()
         self._stopped = trio.Event()
 
-    def start(self) -> None:
+    async def start(self) -> None:
+        """Open the connections: a database that vanishes later can still be read through them."""
         for number in range(self._count):
             self._running_count += 1
             threading.Thread(target=self._run, name=f"store-reader-{number}", daemon=True).start()
+        await self._opened.wait()
 
     async def run(self, function: Callable[[sqlite3.Connection, *Ts], T], *args: *Ts) -> T:
         """Call `function` in a reader's thread. A cancelled caller leaves at once; the query ends by itself.
@@ -102,6 +106,11 @@ class Readers:
         if not read.is_abandoned:
             trio.lowlevel.reschedule(read.task)
 
+    def _note_open(self) -> None:
+        self._open_count += 1
+        if self._open_count == self._count:
+            self._opened.set()
+
     def _leave(self) -> None:
         self._running_count -= 1
         if self._running_count == 0:
@@ -112,6 +121,9 @@ class Readers:
     def _run(self) -> None:
         reader = _Connection(self._database, self._query_limit_s)
         try:
+            with contextlib.suppress(sqlite3.Error):  # the first read will tell
+                reader.open()
+            self._token.run_sync_soon(self._note_open)
             while (read := self._queue.get()) is not None:  # None: aclose() was called
                 if not read.is_abandoned:
                     reader.answer(read)
@@ -134,12 +146,9 @@ class _Connection:
 
     def answer(self, read: _Read) -> None:
         try:
-            if self._connection is None:
-                self._connection = open_read_only(self._database)
-                self._connection.execute("PRAGMA query_only = ON")
-                self._connection.set_progress_handler(self._is_late, _INSTRUCTIONS_PER_CHECK)
+            connection = self._connection or self.open()
             self._deadline = time.monotonic() + self._query_limit_s
-            read.value = read.function(self._connection, *read.args)
+            read.value = read.function(connection, *read.args)
         except sqlite3.Error as exc:
             if exc.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
                 log.warning("store_read_too_long", query=getattr(read.function, "__name__", ""))
@@ -151,6 +160,14 @@ class _Connection:
             self.close()
         except Exception as exc:  # the caller's own, such as a wrong column: it is raised there
             read.error = exc
+
+    def open(self) -> sqlite3.Connection:
+        self._deadline = time.monotonic() + self._query_limit_s
+        self._connection = connection = open_read_only(self._database)
+        connection.execute("PRAGMA query_only = ON")
+        connection.set_progress_handler(self._is_late, _INSTRUCTIONS_PER_CHECK)
+        connection.execute("SELECT 1 FROM shard LIMIT 1").fetchall()  # opens the WAL, too
+        return connection
 
     def close(self) -> None:
         if self._connection is not None:

@@ -6,6 +6,7 @@ write.lock, turn.lock        processes that share the directory take turns writi
 node.lock                    a single node runs alone here
 """
 
+import contextlib
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -59,9 +60,10 @@ async def open_store(
     writer = Writer(directory / DATABASE_NAME, write_lock, synchronous=synchronous)
     readers = Readers(directory / DATABASE_NAME, count=reader_count)
     try:
-        await writer.start()
-        readers.start()
+        with trio.CancelScope(shield=True):  # some ms; a thread that was started is also stopped
+            await writer.start()
         try:
+            await readers.start()
             yield SqliteStore(directory, writer, readers, node_lock)
         finally:
             await readers.aclose()
@@ -161,7 +163,11 @@ class SqliteStore:
         await self.append(Append(shard=-1, epoch=0, ops=tuple(ops)))
 
     async def barrier(self) -> None:
-        await self._call(_nothing)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        waiter = _Waiter()
+        self._writer.barrier_nowait(waiter.done)
+        with contextlib.suppress(StorageUnavailable):  # then the disk failed; all before it is decided
+            await waiter.wait()
 
     async def _call(self, call: Call) -> Any:
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -266,10 +272,6 @@ class _Waiter:
         if isinstance(self._outcome, HubbubError):
             raise self._outcome
         return self._outcome
-
-
-def _nothing(_: sqlite3.Connection) -> None:
-    return None
 
 
 def _prepare(directory: Path) -> tuple[WriteLock, NodeLock]:

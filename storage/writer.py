@@ -131,6 +131,7 @@ class Writer:
         self._start_error: BaseException | None = None
         # The rest belongs to the thread.
         self._carried: _Job | None = None  # taken from the queue, but for the next transaction
+        self._deciding: list[_Job] = []
         self._streams = StreamCache()
         self._heads: dict[int, tuple[int, int]] = {}
         self._identity: tuple[int, int] = (0, 0)
@@ -138,6 +139,7 @@ class Writer:
         self._wal_factor = 4.0
         self._is_dirty = False
         self._probe_wait_s = _FIRST_PROBE_S
+        self._recovered_at = float("-inf")
 
     # For the Trio thread.
 
@@ -206,6 +208,10 @@ class Writer:
         self._outstanding.append(job)
         self._queue.put(job)
 
+    def barrier_nowait(self, on_done: Callable[[Any], None]) -> None:
+        """Call `on_done` after all that was queued before is decided, whatever the state of the disk."""
+        self.call_nowait(_nothing, on_done)
+
     def _deliver(self, jobs: Sequence[_Job]) -> None:
         for job in jobs:
             self._outstanding.popleft()
@@ -238,7 +244,7 @@ class Writer:
             self._rest()
         except BaseException:
             log.exception("store_writer_crashed")
-            self.fault = "The store's writer has crashed."
+            self.fault = "The store's writer has crashed; the node must be restarted."
             self._refuse_rest()
         finally:
             with contextlib.suppress(sqlite3.Error):
@@ -305,11 +311,12 @@ class Writer:
 
     def _decide(self, group: list[_Job]) -> None:
         started_at = time.monotonic()
-        if self.fault and group[0].call is None:
+        if self.fault:
             for job in group:
                 job.outcome = StorageUnavailable(self.fault)
             self._tell(self._deliver, group)
             return
+        self._deciding = group
         outcomes: Sequence[Any]
         try:
             try:
@@ -330,9 +337,10 @@ class Writer:
             outcomes = [StorageUnavailable(self.fault) for _ in group]
         for job, outcome in zip(group, outcomes, strict=True):
             job.outcome = outcome
+        self._deciding = []
         self._tell(self._deliver, group)
         self._count(group, time.monotonic() - started_at)
-        if not self.fault and self._unchecked_bytes * self._wal_factor > _PASSIVE_AT_BYTES:
+        if self._unchecked_bytes * self._wal_factor > _PASSIVE_AT_BYTES:
             self._checkpoint("TRUNCATE" if self._wal_bytes() > _TRUNCATE_AT_BYTES else "PASSIVE")
 
     def _attempt(self, group: list[_Job], *, is_careful: bool) -> list[Any]:
@@ -397,7 +405,9 @@ class Writer:
         )
         if not self.fault:
             self.stats.fault_count += 1
-            self._probe_wait_s = _FIRST_PROBE_S
+            is_again = time.monotonic() - self._recovered_at < _LAST_PROBE_S
+            # A nearly full disk takes the small probe and not the next group: do not flap.
+            self._probe_wait_s = min(self._probe_wait_s * 2, _LAST_PROBE_S) if is_again else _FIRST_PROBE_S
             log.error("store_failed", error=message)
         self.fault = message
 
@@ -408,7 +418,10 @@ class Writer:
         may be on the disk. Only a later commit, which overwrites its place, proves that it is not.
         """
         self._fail(failed.cause)
-        if not self._probe():
+        try:
+            self._write_probe()
+        except (sqlite3.Error, OSError, StorageUnavailable):
+            self._roll_back()
             return [OutcomeUnknown() for _ in group]
         stored = dict(self._connection.execute("SELECT shard, head FROM shard"))
         if failed.is_moved and all(stored[number] == head for number, (_, head) in failed.heads.items()):
@@ -416,36 +429,48 @@ class Writer:
             return [OutcomeUnknown() for _ in group]
         return [StorageUnavailable(f"The store could not commit: {failed.cause}") for _ in group]
 
-    def _probe(self) -> bool:
-        """Open the database anew, write to it and read it back; end the fault if that works."""
+    def _probe(self) -> None:
+        """End the fault if the database can be written again."""
         try:
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.close()
-            self._connection = self._connect()
-            with self._lock.held(timeout_s=1.0):
-                self._check_place()
-                self._connection.execute("BEGIN IMMEDIATE")
-                self._connection.execute(
-                    "INSERT INTO store_info (name, value) VALUES ('probe', ?)"
-                    " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-                    (str(time.time_ns()),),
-                )
-                self._connection.execute("COMMIT")
+            self._write_probe()
         except (sqlite3.Error, OSError, StorageUnavailable) as exc:
             self._roll_back()
             self.fault = f"The store cannot write: {exc}"
             self._probe_wait_s = min(self._probe_wait_s * 2, _LAST_PROBE_S)
             log.debug("store_probe_failed", error=str(exc), next_in_s=self._probe_wait_s)
-            return False
-        log.info("store_recovered", fault=self.fault)
-        self.fault = ""
-        return True
+        else:
+            log.info("store_recovered", fault=self.fault)
+            self._recovered_at = time.monotonic()
+            self.fault = ""
+
+    def _write_probe(self) -> None:
+        """Open the database anew and commit something. Raises: what the disk says."""
+        self._check_place()
+        connection = self._connect()
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.close()
+        self._connection = connection
+        with self._lock.held(timeout_s=1.0):
+            self._check_place()
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(
+                "INSERT INTO store_info (name, value) VALUES ('probe', ?)"
+                " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                (str(time.time_ns()),),
+            )
+            connection.execute("COMMIT")
 
     def _refuse_rest(self) -> None:
         """Answer everything that still comes, after a crash of this thread's own code."""
-        while (job := self._queue.get()) is not None:
-            job.outcome = StorageUnavailable(self.fault)
-            self._tell(self._deliver, [job])
+        for job in self._deciding:
+            job.outcome = job.outcome or OutcomeUnknown()
+        if self._carried is not None:
+            self._carried.outcome = StorageUnavailable(self.fault)
+            self._deciding = [*self._deciding, self._carried]
+        self._tell(self._deliver, self._deciding)
+        while (late := self._queue.get()) is not None:
+            late.outcome = StorageUnavailable(self.fault)
+            self._tell(self._deliver, [late])
 
     # Checkpoints.
 
@@ -505,6 +530,10 @@ class Writer:
                 for place in job.outcome:
                     stats.duplicate_count += place.is_duplicate
         self._unchecked_bytes += 4096  # the pages that every commit touches
+
+
+def _nothing(_: sqlite3.Connection) -> None:
+    return None
 
 
 def _size_of(append: Append) -> int:
