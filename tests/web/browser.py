@@ -1,0 +1,219 @@
+"""What the browser tests share: a node in a process of its own, a Chromium, and people who use the page."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+
+CHROMIUM: Final = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+)
+NO_CHROMIUM: Final = "no Chromium is installed (looked for chromium, chromium-browser, google-chrome)"
+FLAGS: Final = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+PATIENCE_MS: Final = 15_000  # two shared cores; an expectation that holds is seen at once
+PASSWORD: Final = "correct horse battery"
+
+
+class Node:
+    """A `hubbub serve` that can be killed and started again on the same port and data."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._bot_port = _free_port()
+        self._data_dir = data_dir
+        self._process: subprocess.Popen[str] | None = None
+        self._lines: list[str] = []
+
+    def start(self) -> None:
+        """Return once it listens."""
+        environment = os.environ | {
+            "HUBBUB_DATA_DIR": str(self._data_dir),
+            "HUBBUB_PORT": str(self.port),
+            "HUBBUB_BOT_PORT": str(self._bot_port),
+            "HUBBUB_LOG_FORMAT": "json",
+            "HUBBUB_SIGN_UPS_PER_ADDRESS_PER_H": "1000000",
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "server.cli", "serve"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._process = process
+        is_ready = threading.Event()
+        threading.Thread(target=self._read, args=(process, is_ready), daemon=True).start()
+        assert is_ready.wait(30), "the node did not start:\n" + "".join(self._lines)
+        assert process.poll() is None, "the node ended at once:\n" + "".join(self._lines)
+
+    def _read(self, process: subprocess.Popen[str], is_ready: threading.Event) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            self._lines.append(line)
+            if '"node_started"' in line:
+                is_ready.set()
+        is_ready.set()
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End it as an operator would."""
+        self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(number)
+        try:
+            process.wait(30)
+        finally:
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+    def sign_up(self, name: str) -> dict[str, Any]:
+        """Make an account by the API; returns what the page keeps in localStorage."""
+        username = name.lower().replace(" ", ".")
+        answer = httpx.post(
+            f"{self.url}/v1/signup", json={"username": username, "password": PASSWORD, "name": name}
+        )
+        answer.raise_for_status()
+        signed_in: dict[str, Any] = answer.json()
+        return signed_in
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def open_node(data_dir: Path) -> Iterator[Node]:
+    """Run a node for as long as the block lasts."""
+    node = Node(data_dir)
+    node.start()
+    try:
+        yield node
+    finally:
+        node.stop()
+
+
+@contextlib.contextmanager
+def open_browser() -> Iterator[Browser]:
+    """Run a headless Chromium for as long as the block lasts."""
+    expect.set_options(timeout=PATIENCE_MS)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@dataclass
+class Person:
+    """Somebody at the page, in a browser of their own."""
+
+    name: str
+    user_id: str
+    context: BrowserContext
+    page: Page
+    problems: list[str] = field(default_factory=list)
+
+    def open_tab(self) -> Page:
+        """Open the page once more: another device of the same log-in."""
+        page = self.context.new_page()
+        watch(page, self.problems)
+        page.goto(self.page.url.split("#")[0])
+        expect(page.locator("html[data-connection=open]")).to_be_attached()
+        return page
+
+    def start_direct(self, other: "Person") -> None:
+        """Find the other by name and open the conversation with them."""
+        self.page.get_by_role("button", name="New conversation").click()
+        self.page.get_by_role("searchbox", name="Find people by name").fill(other.name[:6])
+        self.page.get_by_role("dialog").get_by_role("button", name=other.name).first.click()
+        expect(self.page.get_by_role("heading", name=other.name, level=1)).to_be_visible()
+
+    def open(self, title: str) -> None:
+        """Open a conversation from the list."""
+        item(self.page, title).click()
+        expect(self.page.get_by_role("heading", name=title, level=1)).to_be_visible()
+
+    def send(self, text: str) -> None:
+        """Write and press Enter; does not wait for the ack."""
+        send(self.page, text)
+
+
+def join_page(browser: Browser, node: Node, name: str, **context_options: Any) -> Person:
+    """Sign somebody up and open the page for them."""
+    signed_in = node.sign_up(name)
+    context = browser.new_context(base_url=node.url, **context_options)
+    context.set_default_timeout(PATIENCE_MS)
+    page = context.new_page()
+    problems: list[str] = []
+    watch(page, problems)
+    page.goto("/icon.svg")  # any page of this origin: localStorage is filled before the page's code runs
+    page.evaluate("kept => localStorage.setItem('hubbub.session', JSON.stringify(kept))", signed_in)
+    page.goto("/")
+    expect(page.locator("html[data-connection=open]")).to_be_attached()
+    return Person(name, signed_in["user"]["user_id"], context, page, problems)
+
+
+def watch(page: Page, problems: list[str]) -> None:
+    """Collect what must not happen: uncaught exceptions and breaches of the content security policy."""
+    page.on("pageerror", lambda error: problems.append(f"{error.name}: {error.message}\n{error.stack}"))
+    page.on(
+        "console",
+        lambda line: problems.append(line.text) if "Content Security Policy" in line.text else None,
+    )
+    page.on("dialog", lambda dialog: (problems.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+
+
+def item(page: Page, title: str) -> Locator:
+    """The line of the conversation list with that title."""
+    return page.locator(".conversation-item", has=page.get_by_text(title, exact=True)).locator("button")
+
+
+def send(page: Page, text: str) -> None:
+    """Write into the open conversation and press Enter."""
+    field_ = page.get_by_role("textbox", name="Message", exact=True)
+    field_.fill(text)
+    field_.press("Enter")
+
+
+def message(page: Page, text: str) -> Locator:
+    """The row of the message with that text, in the open conversation."""
+    return page.locator(".conversation .message", has=page.locator(".text", has_text=text))
+
+
+def texts(page: Page) -> list[str]:
+    """The texts of all messages on the page, in the order in which they stand there."""
+    return page.locator(".conversation .message .text").all_text_contents()
