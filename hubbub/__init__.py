@@ -10,20 +10,27 @@ Owns connecting, reconnecting, resuming, ordering and the bot framework. Leaves 
 (the server's) and everything that is drawn (web/, except the terminal client here).
 """
 
+from hubbub.accounts import Accounts, AppBackend, sign_user_token
+from hubbub.bot import Bot, Context, Invocation
 from hubbub.client import Backoff, Client, Ticket, connect
 from hubbub.cursors import CursorStore, FileCursors, MemoryCursors, SavedCursors
 from hubbub.errors import ClientClosed, ConnectionEnded, ConnectionLost
 from protocol.errors import HubbubError, ProtocolError, Refused, Unavailable
 
 __all__ = [
+    "Accounts",
+    "AppBackend",
     "Backoff",
+    "Bot",
     "Client",
     "ClientClosed",
     "ConnectionEnded",
     "ConnectionLost",
+    "Context",
     "CursorStore",
     "FileCursors",
     "HubbubError",
+    "Invocation",
     "MemoryCursors",
     "ProtocolError",
     "Refused",
@@ -31,4 +38,5 @@ __all__ = [
     "Ticket",
     "Unavailable",
     "connect",
+    "sign_user_token",
 ]

@@ -203,6 +203,11 @@ class Client(Commands):
         """Whether a session is open now. Calls wait while it is not; nobody needs to ask before calling."""
         return self._link is not None
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the client is over: its block ended, or the server ended the session for good."""
+        return self._ended is not None
+
     def cursor(self, conversation_id: str) -> int:
         """Return the seq up to which the user of `events()` is done with a conversation; 0 if unknown."""
         stream = self._streams.get(conversation_id)

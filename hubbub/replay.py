@@ -503,7 +503,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--app-key",
         default=os.environ.get("HUBBUB_APP_KEY", ""),
-        help="key of the app that gets the accounts (HUBBUB_APP_KEY); `hubbub apps` makes one",
+        help="key of the app that gets the accounts (HUBBUB_APP_KEY); `hubbub keys create` makes one",
     )
     parser.add_argument(
         "--app-secret",
@@ -545,11 +545,11 @@ def run(args: argparse.Namespace) -> int:
     console = Console(stderr=True)
     if not (args.app_key and args.app_secret):
         console.print(
-            "[red]A replay makes accounts through an app key.[/] Make one with `hubbub apps`, then set"
+            "[red]A replay makes accounts through an app key.[/] Make one with `hubbub keys create`, then set"
         )
         console.print("HUBBUB_APP_KEY and HUBBUB_APP_SECRET, or give --app-key and --app-secret.")
         return 2
-    if not OPERATORS < args.sessions or not 1 <= args.max_members <= MAX_MEMBERS:
+    if args.sessions <= OPERATORS or not 1 <= args.max_members <= MAX_MEMBERS:
         console.print(f"[red]--sessions is above {OPERATORS}, --max-members from 1 to {MAX_MEMBERS}.[/]")
         return 2
     try:
