@@ -15,7 +15,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -82,7 +82,9 @@ class FileStore:
         """The file's size in bytes, or None where there is no such file."""
         return await self._thread(self._size, sha256)
 
-    async def read(self, sha256: str, *, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+    async def read(
+        self, sha256: str, *, start: int = 0, length: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
         """Yield the bytes from `start`, `length` of them or all, in chunks of 1 MiB at most.
 
         Close it (`aclosing`) if it is not read to its end. Raises: Refused "file_not_found".

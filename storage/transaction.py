@@ -39,6 +39,11 @@ _ADVANCE: Final = (
 _REDACT: Final = (
     "UPDATE log SET body = ? WHERE stream_id = (SELECT stream_id FROM stream WHERE name = ?) AND seq = ?"
 )
+_REDACT_EDITS: Final = (
+    "UPDATE log SET body = json_object('type', 'edited', 'target', ?, 'text', '')"
+    " WHERE stream_id = (SELECT stream_id FROM stream WHERE name = ?)"
+    " AND kind = 'edited' AND json_extract(body, '$.target') = ?"
+)
 
 Statement = tuple[str, tuple[Any, ...]]
 _IdempotencyKey = tuple[int, str, str]
@@ -307,6 +312,7 @@ class Transaction:
                     collect((sql, (*op.values.values(), *op.where.values())))
                 case Redact():
                     collect((_REDACT, (REDACTED_BODY, op.stream, op.seq)))
+                    collect((_REDACT_EDITS, (op.seq, op.stream, op.seq)))
 
 
 # A key that exists already; other broken constraints (NOT NULL) are our own bug.

@@ -56,9 +56,9 @@ VIEWS: Final[dict[str, str]] = {
     "users": f"""
         SELECT a.name AS app, u.username, u.name, u.is_bot, u.language, u.time_zone,
             {_time("l.at_ms", "last_seen_at")}, {_time("u.created_at_ms", "created_at")},
-            {_time("c.disabled_at_ms", "disabled_at")}, u.user_id, u.app_id
+            {_time("d.at_ms", "disabled_at")}, u.user_id, u.app_id
         FROM user_account u LEFT JOIN app a USING (app_id) LEFT JOIN last_seen l ON l.user_id = u.user_id
-        LEFT JOIN credential c ON c.user_id = u.user_id""",
+        LEFT JOIN disabled_user d ON d.user_id = u.user_id""",
     "sessions": f"""
         SELECT u.username, s.device_name, {_time("s.created_at_ms", "created_at")},
             {_time("x.last_seen_ms", "last_seen_at")}, {_time("s.expires_at_ms", "expires_at")},
