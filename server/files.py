@@ -6,6 +6,7 @@ it: pictures are opened once, sound and video are known by their magic, all else
 """
 
 import re
+import struct
 import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from functools import partial
@@ -38,6 +39,19 @@ PICTURE_TYPES: Final = {
     "GIF": "image/gif",
     "WEBP": "image/webp",
 }
+ORIENTATION_TAG: Final = 0x0112  # EXIF 2.3 section 4.6.4
+SIDEWAYS: Final = (5, 6, 7, 8)
+# What Pillow raises of damaged files, by its documentation and by experience.
+UNREADABLE: Final = (
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    KeyError,
+    EOFError,
+    struct.error,
+)
 # Shown in place: nothing in them can run.
 INLINE_TYPES: Final = frozenset(
     {*PICTURE_TYPES.values(), "video/mp4", "video/webm", "audio/mpeg", "audio/ogg", "audio/wav", "audio/mp4"}
@@ -205,26 +219,28 @@ def _look_at_picture(path: str) -> _Kind:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its own limit on pixels; ours is stricter
-            with Image.open(path, formats=("PNG", "JPEG", "MPO", "GIF", "WEBP")) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE_PIXELS:
-                    raise Refused(
-                        "bad_image", f"A picture may have {MAX_PIXELS // 1_000_000} megapixels at most."
-                    )
+            with _opened(path) as image:
+                _check_size(*image.size)
                 media_type = PICTURE_TYPES[image.format or ""]
-                if getattr(image, "n_frames", 1) > MAX_FRAMES:
+                image.verify()
+            with _opened(path) as image:  # verify leaves nothing to be read
+                width, height = image.size
+                if media_type == "image/gif" and getattr(image, "n_frames", 1) > MAX_FRAMES:
                     raise Refused("bad_image", f"An animation may have {MAX_FRAMES} pictures at most.")
                 # As it is shown: phones store the picture as the sensor lay and say how to turn it.
-                if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
+                # (Of a PNG this would decode all pixels.)
+                if media_type == "image/jpeg" and image.getexif().get(ORIENTATION_TAG, 1) in SIDEWAYS:
                     width, height = height, width
-                image.verify()
-    except (
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-        OSError,
-        SyntaxError,
-        ValueError,
-        KeyError,
-    ) as exc:
+    except UNREADABLE as exc:
         raise Refused("bad_image", "The picture is damaged, or of a kind that is not accepted.") from exc
     return _Kind(media_type, width, height)
+
+
+def _opened(path: str) -> Image.Image:
+    return Image.open(path, formats=("PNG", "JPEG", "MPO", "GIF", "WEBP"))
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE_PIXELS:
+        megapixels = MAX_PIXELS // 1_000_000
+        raise Refused("bad_image", f"A picture may have {megapixels} megapixels at most.")

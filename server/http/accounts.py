@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from litestar import Router, delete, get, patch, post
-from litestar.params import Parameter
+from litestar.params import FromPath, JSONBody, QueryParameter
 
 from protocol.commands import UpdateProfile
 from protocol.errors import ProtocolError
@@ -48,7 +48,7 @@ def signed_in_body(done: accounts.SignedIn) -> SignedIn:
 
 
 @post("/signup", status_code=201, summary="Make an account and sign in", tags=["Accounts"])
-async def sign_up(request: AnyRequest, data: SignUp) -> SignedIn:
+async def sign_up(request: AnyRequest, data: JSONBody[SignUp]) -> SignedIn:
     """Refused where sign-up is closed, the name is taken, or the password is weak."""
     done = await services_of(request).accounts.sign_up(
         data.app_id,
@@ -63,7 +63,7 @@ async def sign_up(request: AnyRequest, data: SignUp) -> SignedIn:
 
 
 @post("/login", status_code=200, summary="Sign in", tags=["Accounts"])
-async def log_in(request: AnyRequest, data: LogIn) -> SignedIn:
+async def log_in(request: AnyRequest, data: JSONBody[LogIn]) -> SignedIn:
     """After ten failures with one name, or fifty from one address, there are a few more each hour."""
     done = await services_of(request).accounts.log_in(
         data.app_id,
@@ -93,7 +93,7 @@ async def list_sessions(request: AnyRequest) -> Sessions:
 @delete(
     "/sessions/{session_id:str}", status_code=204, summary="End a log-in", tags=["Accounts"], security=BEARER
 )
-async def revoke_session(request: AnyRequest, session_id: str) -> None:
+async def revoke_session(request: AnyRequest, session_id: FromPath[str]) -> None:
     """Its connections are closed."""
     identity = await signed_in(request)
     await services_of(request).accounts.revoke_session(identity, session_id)
@@ -113,7 +113,7 @@ async def get_me(request: AnyRequest) -> Me:
 
 
 @patch("/me", summary="Change the own profile", tags=["Accounts"], security=BEARER)
-async def update_me(request: AnyRequest, data: UpdateMe) -> Users:
+async def update_me(request: AnyRequest, data: JSONBody[UpdateMe]) -> Users:
     """Goes the way of the command `update_profile`, so that all devices hear of it."""
     identity = await signed_in(request)
     change = UpdateProfile(
@@ -124,7 +124,7 @@ async def update_me(request: AnyRequest, data: UpdateMe) -> Users:
 
 
 @post("/me/password", status_code=204, summary="Change the own password", tags=["Accounts"], security=BEARER)
-async def change_password(request: AnyRequest, data: ChangePassword) -> None:
+async def change_password(request: AnyRequest, data: JSONBody[ChangePassword]) -> None:
     """Every other log-in ends."""
     identity = await signed_in(request)
     await services_of(request).accounts.change_password(
@@ -135,11 +135,11 @@ async def change_password(request: AnyRequest, data: ChangePassword) -> None:
 @get("/users", summary="Read or find users", tags=["Users"], security=BEARER)
 async def get_users(
     request: AnyRequest,
-    ids: Annotated[str, Parameter(description="User ids, with commas between; at most 500.")] = "",
+    ids: Annotated[str, QueryParameter(description="User ids, with commas between; at most 500.")] = "",
     prefix: Annotated[
-        str, Parameter(max_length=64, description="How the user name or the name begins.")
+        str, QueryParameter(max_length=64, description="How the user name or the name begins.")
     ] = "",
-    limit: Annotated[int, Parameter(ge=1, le=50)] = 20,
+    limit: Annotated[int, QueryParameter(ge=1, le=50)] = 20,
 ) -> Users:
     """Either `ids` or `prefix`. Only users of the own app are ever shown."""
     identity = await signed_in(request)
@@ -163,7 +163,7 @@ async def list_bots(request: AnyRequest) -> Users:
 
 
 @post("/bots", status_code=201, summary="Make a bot", tags=["Bots"], security=BEARER)
-async def create_bot(request: AnyRequest, data: CreateBot) -> BotToken:
+async def create_bot(request: AnyRequest, data: JSONBody[CreateBot]) -> BotToken:
     """The token is shown this once."""
     identity = await signed_in(request)
     bot, token = await services_of(request).accounts.create_bot(
@@ -179,7 +179,7 @@ async def create_bot(request: AnyRequest, data: CreateBot) -> BotToken:
     tags=["Bots"],
     security=BEARER,
 )
-async def rotate_bot_token(request: AnyRequest, user_id: str) -> BotToken:
+async def rotate_bot_token(request: AnyRequest, user_id: FromPath[str]) -> BotToken:
     """The old one ends, and so do its connections."""
     identity = await signed_in(request)
     service = services_of(request).accounts
@@ -188,7 +188,7 @@ async def rotate_bot_token(request: AnyRequest, user_id: str) -> BotToken:
 
 
 @delete("/bots/{user_id:str}", status_code=204, summary="Delete a bot", tags=["Bots"], security=BEARER)
-async def delete_bot(request: AnyRequest, user_id: str) -> None:
+async def delete_bot(request: AnyRequest, user_id: FromPath[str]) -> None:
     """What it has written stays; its name is not given again."""
     identity = await signed_in(request)
     service = services_of(request).accounts

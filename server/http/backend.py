@@ -4,6 +4,7 @@ from typing import Final
 
 import trio
 from litestar import Response, Router, delete, get, post
+from litestar.params import FromPath, JSONBody
 
 from protocol.errors import HubbubError, Refused
 from protocol.http import (
@@ -40,7 +41,7 @@ PROVISION_TASKS: Final = 16  # they share the store's group commits; one after t
     security=APP_KEY,
     request_max_body_size=BATCH_BODY_BYTES,
 )
-async def provision_users(request: AnyRequest, data: ProvisionUsers) -> ProvisionedUsers:
+async def provision_users(request: AnyRequest, data: JSONBody[ProvisionUsers]) -> ProvisionedUsers:
     """Safe to repeat: a user is known by `external_id`, and one who exists is left as is."""
     key = await app_key_of(request)
     service = services_of(request).accounts
@@ -79,7 +80,7 @@ async def provision_users(request: AnyRequest, data: ProvisionUsers) -> Provisio
 
 
 @post("/tokens", status_code=201, summary="Sign a user in", tags=["App backend"], security=APP_KEY)
-async def issue_token(request: AnyRequest, data: IssueToken) -> SignedIn:
+async def issue_token(request: AnyRequest, data: JSONBody[IssueToken]) -> SignedIn:
     """The backend can also sign a JWT (HS256, kid = app key, sub, exp) and needs no request at all."""
     key = await app_key_of(request)
     done = await services_of(request).accounts.issue_token(
@@ -95,7 +96,7 @@ async def issue_token(request: AnyRequest, data: IssueToken) -> SignedIn:
     tags=["App backend"],
     security=APP_KEY,
 )
-async def disable_user(request: AnyRequest, user_id: str) -> None:
+async def disable_user(request: AnyRequest, user_id: FromPath[str]) -> None:
     """Log-ins end and connections are closed; what the user has written stays."""
     key = await app_key_of(request)
     service = services_of(request).accounts
@@ -109,7 +110,7 @@ async def disable_user(request: AnyRequest, user_id: str) -> None:
     tags=["App backend"],
     security=APP_KEY,
 )
-async def enable_user(request: AnyRequest, user_id: str) -> None:
+async def enable_user(request: AnyRequest, user_id: FromPath[str]) -> None:
     """The user logs in anew."""
     key = await app_key_of(request)
     service = services_of(request).accounts
@@ -125,7 +126,7 @@ async def list_bots(request: AnyRequest) -> Users:
 
 
 @post("/bots", status_code=201, summary="Make a bot of the app", tags=["App backend"], security=APP_KEY)
-async def create_bot(request: AnyRequest, data: CreateBot) -> BotToken:
+async def create_bot(request: AnyRequest, data: JSONBody[CreateBot]) -> BotToken:
     """The token is shown this once."""
     key = await app_key_of(request)
     bot, token = await services_of(request).accounts.create_bot(key.app_id, data.username, name=data.name)
@@ -139,7 +140,7 @@ async def create_bot(request: AnyRequest, data: CreateBot) -> BotToken:
     tags=["App backend"],
     security=APP_KEY,
 )
-async def rotate_bot_token(request: AnyRequest, user_id: str) -> BotToken:
+async def rotate_bot_token(request: AnyRequest, user_id: FromPath[str]) -> BotToken:
     """The old one ends, and so do its connections."""
     key = await app_key_of(request)
     service = services_of(request).accounts
@@ -150,7 +151,7 @@ async def rotate_bot_token(request: AnyRequest, user_id: str) -> BotToken:
 @delete(
     "/bots/{user_id:str}", status_code=204, summary="Delete a bot", tags=["App backend"], security=APP_KEY
 )
-async def delete_bot(request: AnyRequest, user_id: str) -> None:
+async def delete_bot(request: AnyRequest, user_id: FromPath[str]) -> None:
     """What it has written stays; its name is not given again."""
     key = await app_key_of(request)
     service = services_of(request).accounts

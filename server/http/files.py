@@ -9,7 +9,7 @@ from urllib.parse import quote
 import multipart
 from litestar import Response, Router, get, post, route
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter
+from litestar.params import FromPath, QueryParameter
 from litestar.types import Receive, Scope, Send
 
 from protocol.errors import ProtocolError, Refused
@@ -44,7 +44,7 @@ def info_of(row: FileRow) -> FileInfo:
 )
 async def upload(
     request: AnyRequest,
-    name: Annotated[str, Parameter(max_length=400, description="File name, where the body is raw.")] = "",
+    name: Annotated[str, QueryParameter(max_length=400, description="Its name, where the body is raw.")] = "",
 ) -> FileInfo:
     """The body is the file itself with its Content-Type, or multipart/form-data with one part `file`."""
     identity = await signed_in(request)
@@ -117,7 +117,7 @@ async def sign(request: AnyRequest) -> FileSig:
 
 
 @get("/{file_id:str}/info", summary="Read about a file", tags=["Files"], security=BEARER)
-async def describe(request: AnyRequest, file_id: str) -> FileInfo:
+async def describe(request: AnyRequest, file_id: FromPath[str]) -> FileInfo:
     """Its name, type and size."""
     identity = await signed_in(request)
     return info_of(await services_of(request).files.find(identity.app_id, file_id))
@@ -137,9 +137,9 @@ async def describe(request: AnyRequest, file_id: str) -> FileInfo:
 )
 async def download(
     request: AnyRequest,
-    file_id: str,
+    file_id: FromPath[str],
     sig: Annotated[
-        str, Parameter(max_length=300, description="From /v1/files/sig, instead of the header.")
+        str, QueryParameter(max_length=300, description="From /v1/files/sig, instead of the header.")
     ] = "",
 ) -> Response[bytes]:
     """Takes Range, If-Range and If-None-Match. Only pictures, sound and video are shown in place."""

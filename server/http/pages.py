@@ -15,6 +15,7 @@ import msgspec
 from litestar import Request, Response, route
 from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
 
 from protocol.errors import Refused
 
@@ -91,7 +92,7 @@ def page_handler(folder: Path) -> HTTPRouteHandler:
     pages = Pages(folder)
 
     @route(["/", "/{path:path}"], http_method=["GET", "HEAD"], include_in_schema=False, name="pages")
-    async def page(request: Request[None, None, State], path: str = "") -> Response[bytes]:
+    async def page(request: Request[None, None, State], path: FromPath[str] = "") -> Response[bytes]:
         found = pages.find(path)
         accepts_gzip = bool(found.zipped) and "gzip" in request.headers.get("accept-encoding", "")
         etag = f'"{found.etag}{"-gz" if accepts_gzip else ""}"'
