@@ -1,7 +1,8 @@
 """Logging for the whole process: structlog, as JSON lines or for a terminal; the standard library's goes
 there too.
 
-An event's name is a constant in past tense, facts are keys. Bodies, passwords and tokens are never logged.
+An event's name is a constant in past tense, facts are keys. Bodies, passwords and tokens are never
+logged; so tracebacks come without the values of local variables.
 """
 
 import logging
@@ -9,6 +10,7 @@ import sys
 from typing import Final, Literal, TextIO
 
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import Processor
 
 # Libraries that log each frame or request at debug; their warnings are welcome.
@@ -35,9 +37,16 @@ def set_up_logging(
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if is_console:
-        rendered: list[Processor] = [structlog.dev.ConsoleRenderer(colors=out.isatty())]
+        rendered: list[Processor] = [
+            structlog.dev.ConsoleRenderer(
+                colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
     else:
-        rendered = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        rendered = [
+            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
+            structlog.processors.JSONRenderer(),
+        ]
     numeric_level = getattr(logging, level.upper())
     structlog.configure(
         processors=[*shared, *rendered],
