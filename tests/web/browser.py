@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, expect, sync_playwright
 
 CHROMIUM: Final = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
@@ -194,7 +194,13 @@ def watch(page: Page, problems: list[str]) -> None:
         "console",
         lambda line: problems.append(line.text) if "Content Security Policy" in line.text else None,
     )
-    page.on("dialog", lambda dialog: (problems.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    page.on("dialog", lambda dialog: refuse(dialog, problems))
+
+
+def refuse(dialog: Dialog, problems: list[str]) -> None:
+    """No part of the page opens an alert: one that shows up was smuggled in."""
+    problems.append(f"dialog: {dialog.message}")
+    dialog.dismiss()
 
 
 def item(page: Page, title: str) -> Locator:

@@ -19,10 +19,13 @@ export class Client {
   /** `session`: {token, user, device_id(), renewDevice()}. `onchange(topic, id)`; `onstate(state, detail)`. */
   constructor({ session, onchange, onstate, onremoved = () => {} }) {
     this.session = session;
-    this.onchange = onchange;
+    this.onchange = (topic, id) => {
+      if (topic === "contacts") this._watchPresence(); // a new contact may be watched from now on
+      onchange(topic, id);
+    };
     this.onstate = onstate;
     this.onremoved = onremoved;
-    this.store = new Store({ onchange, onneed: (kind, id) => this._need(kind, id) });
+    this.store = new Store({ onchange: this.onchange, onneed: (kind, id) => this._need(kind, id) });
     this.store.me = session.user;
     this.store.people.set(session.user.user_id, session.user);
     this.focused = "";
@@ -436,13 +439,16 @@ export class Client {
     for (const conversation of this.store.list()) {
       if (conversation.peer_id) wanted.add(conversation.peer_id);
     }
+    for (const contact of this.store.contacts.values()) if (contact.state === "accepted") wanted.add(contact.user_id);
     wanted.delete(this.store.my_id);
     const user_ids = [...wanted].slice(0, MAX_WATCHED).sort();
     const watched = user_ids.join(" ");
-    if (watched === this.watched) return;
+    if (watched === this.watched || this.connection.state !== "open") return;
     this.watched = watched;
     try {
       const reply = await this.ask({ type: "watch_presence", user_ids, contacts: true });
+      // The newest answer counts: an older one may miss somebody.
+      if (watched !== this.watched) return;
       this.store.setPresence(reply.items || []);
     } catch {
       this.watched = "";
