@@ -422,6 +422,7 @@ class Client(Commands):
     # -- events: the connection's side --------------------------------------------------------------
 
     def _on_message(self, message: Reply | Event) -> None:
+        """Take one message. Raises: ConnectionLost where it is a goodbye."""
         kind = type(message)
         if kind in CONVERSATION_EVENTS:
             self._on_conversation_event(cast("ConversationEvent", message))
@@ -442,6 +443,8 @@ class Client(Commands):
                 self._note_behind(self._inbox)
         elif isinstance(message, e.Reconnect):
             self._on_reconnect(message)
+        elif isinstance(message, e.Closing):
+            raise ConnectionLost(message.reason or "closed by the server", message.code)
         elif isinstance(message, (e.Typing, e.Receipts, e.Read, e.Presence)):
             self._on_live(message)
         else:

@@ -48,7 +48,7 @@ _CODE_OF_CLOSE: Final[dict[int, str]] = {
 
 
 class ConnectionLost(Exception):
-    """The connection is gone. `close_code` is the peer's, or 0 where it gave none (TCP, a cut line)."""
+    """The connection is gone. `close_code` is the peer's, or 0 where it gave none (a cut line)."""
 
     def __init__(self, reason: str, close_code: int = 0) -> None:
         super().__init__(reason)
@@ -90,7 +90,7 @@ def is_retried(error: Error) -> bool:
 def fatal_close(lost: ConnectionLost, last_error: Error | None) -> HubbubError | None:
     """Return what ends the client for good, or None where it should connect again.
 
-    TCP has no close codes: there the last error without an id, sent before the server closes, says why.
+    Where no close code came (a proxy cut the line) the last error without an id says why, if there was one.
     """
     if lost.close_code:
         return None if may_reconnect(lost.close_code) else ConnectionEnded(lost.close_code, lost.reason)

@@ -147,7 +147,9 @@ class Peer:
                 while data := await stream.receive_some(65536):
                     for payload in splitter.feed(data):
                         await self._serve(session, decode_command(payload, session.wire))
-        except (Hangup, HangupWithCode, trio.BrokenResourceError, trio.ClosedResourceError):
+        except HangupWithCode as hangup:
+            await write(e.Closing(code=hangup.code, reason="scripted"))
+        except (Hangup, trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         finally:
             self.sessions.remove(session)

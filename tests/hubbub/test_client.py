@@ -406,15 +406,20 @@ async def test_live_events_without_room_are_merged_to_their_latest_state() -> No
                         last = event.items[0].read_seq
 
 
+@pytest.mark.parametrize("transport", ["tcp", "ws"])
 @pytest.mark.parametrize(
     ("code", "stable_code"),
     [(CloseCode.SESSION_REVOKED, "unauthenticated"), (CloseCode.REPLACED, "forbidden")],
 )
-async def test_a_fatal_close_reaches_everybody_who_waits(code: CloseCode, stable_code: str) -> None:
+async def test_a_fatal_close_reaches_everybody_who_waits(
+    code: CloseCode, stable_code: str, transport: str
+) -> None:
     """Codes from 4500 mean stop: no reconnect, and a clear error instead of silence."""
     async with open_peer() as peer:
         with trio.fail_after(10):
-            async with hubbub.connect(peer.ws_url, token="token-ann", backoff=FAST) as client:
+            async with hubbub.connect(
+                peer.tcp_url if transport == "tcp" else peer.ws_url, token="token-ann", backoff=FAST
+            ) as client:
                 events = client.events()
 
                 def close(_s: PeerSession, command: Command) -> Reply | None:
