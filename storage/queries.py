@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
-from protocol.records import DeviceCursor, Entry, MessageState, Row, StreamHead, UnreadLine
+from protocol.records import Appended, DeviceCursor, Entry, MessageState, Row, StreamHead, UnreadLine
 from storage.schema import spec_of
 
 R = TypeVar("R", bound=Row)
@@ -103,6 +103,15 @@ def entry(connection: sqlite3.Connection, stream: str, seq: int) -> Entry | None
         f"SELECT {_ENTRY_COLUMNS} FROM log l WHERE l.stream_id = {_STREAM_ID} AND l.seq = ?", (stream, seq)
     ).fetchone()
     return None if row is None else _entry(row)
+
+
+def appended(connection: sqlite3.Connection, stream: str, user_id: str, client_id: str) -> Appended | None:
+    row = connection.execute(
+        f"SELECT seq, message_count, at_ms FROM log WHERE stream_id = {_STREAM_ID}"
+        " AND user_id = ? AND client_id = ?",
+        (stream, user_id, client_id),
+    ).fetchone()
+    return None if row is None else Appended(*row, True)
 
 
 def message_count_at(connection: sqlite3.Connection, stream: str, seq: int) -> int:

@@ -195,6 +195,9 @@ class SqliteStore:
     async def entry(self, stream: str, seq: int) -> Entry | None:
         return await self._readers.run(queries.entry, stream, seq)
 
+    async def appended(self, stream: str, user_id: str, client_id: str) -> Appended | None:
+        return await self._readers.run(queries.appended, stream, user_id, client_id)
+
     async def message_count_at(self, stream: str, seq: int) -> int:
         return await self._readers.run(queries.message_count_at, stream, seq)
 

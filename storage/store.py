@@ -107,6 +107,10 @@ class Store(Protocol):
 
     async def entry(self, stream: str, seq: int) -> Entry | None: ...
 
+    async def appended(self, stream: str, user_id: str, client_id: str) -> Appended | None:
+        """The row that is stored under an idempotency key, as the duplicate that a second one would be."""
+        ...
+
     async def message_count_at(self, stream: str, seq: int) -> int:
         """How many messages the stream has with a seq up to and including `seq`."""
         ...

@@ -24,7 +24,7 @@ _CACHED_STREAMS: Final = 65_536
 # What stays of a redacted row: valid JSON, so that views and readers need no special case.
 REDACTED_BODY: Final = "{}"
 
-_INSERT_LOG: Final = (
+INSERT_LOG: Final = (
     "INSERT INTO log"
     " (stream_id, seq, kind, at_ms, user_id, client_id, message_count, is_message, thread, body)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -156,7 +156,7 @@ class Transaction:
     def flush(self) -> None:
         """Write what was collected: log rows first, because an op may concern one of them."""
         if self._log:
-            self._connection.executemany(_INSERT_LOG, self._log)
+            self._connection.executemany(INSERT_LOG, self._log)
             self._log.clear()
         if self._statements:
             for sql, runs in _runs(self._statements):

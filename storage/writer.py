@@ -41,6 +41,7 @@ _ROW_OVERHEAD_BYTES: Final = 200  # a row's columns and the Python objects aroun
 _PASSIVE_AT_BYTES: Final = 4 * 1024 * 1024  # small enough for a checkpoint of some ms
 _TRUNCATE_AT_BYTES: Final = 256 * 1024 * 1024  # a reader has pinned the WAL for long; wait for it briefly
 _TRUNCATE_WAIT_MS: Final = 200
+_FRAME_BYTES: Final = 4096 + 24  # a page and its header in the WAL
 _IDLE_S: Final = 1.0
 _BUSY_TIMEOUT_MS: Final = 5_000  # for people who write with the sqlite3 shell; our nodes take the write lock
 _FIRST_PROBE_S: Final = 0.2
@@ -81,6 +82,7 @@ class WriterStats(msgspec.Struct):
     longest_commit_s: float = 0.0
     largest_group: int = 0
     checkpoint_count: int = 0
+    checkpointed_bytes: int = 0  # of WAL, which is what the commits have written
     fault_count: int = 0
     commit_buckets: list[int] = msgspec.field(default_factory=lambda: [0] * (len(COMMIT_BUCKETS_S) + 1))
 
@@ -490,9 +492,10 @@ class Writer:
             return
         self.stats.checkpoint_count += 1
         frames = int(row[1])
+        self.stats.checkpointed_bytes += max(int(row[2]), 0) * _FRAME_BYTES
         if frames > 0 and self._unchecked_bytes > 0:
             # How much WAL a queued byte costs depends on the load; follow it.
-            seen = frames * 4096 / self._unchecked_bytes
+            seen = frames * _FRAME_BYTES / self._unchecked_bytes
             self._wal_factor = min(max((self._wal_factor + seen) / 2, 1.0), 64.0)
         self._unchecked_bytes = 0.0
 
