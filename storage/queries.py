@@ -111,7 +111,7 @@ def appended(connection: sqlite3.Connection, stream: str, user_id: str, client_i
         " AND user_id = ? AND client_id = ?",
         (stream, user_id, client_id),
     ).fetchone()
-    return None if row is None else Appended(*row, True)
+    return None if row is None else Appended(row[0], row[1], row[2], is_duplicate=True)
 
 
 def message_count_at(connection: sqlite3.Connection, stream: str, seq: int) -> int:

@@ -43,6 +43,8 @@ log = structlog.get_logger(__name__)
 
 R = TypeVar("R", bound=Row)
 
+_OLDEST_SQLITE = (3, 35, 0)  # UPDATE FROM and several rows in one upsert
+
 
 @asynccontextmanager
 async def open_store(
@@ -55,6 +57,10 @@ async def open_store(
     """
     if synchronous not in ("FULL", "NORMAL", "EXTRA"):
         raise ValueError(f"synchronous is FULL, EXTRA or NORMAL, not {synchronous!r}")
+    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+        raise StorageUnavailable(
+            f"Python's SQLite is {sqlite3.sqlite_version}; hubbub needs {'.'.join(map(str, _OLDEST_SQLITE))}."
+        )
     directory = Path(directory)
     write_lock, node_lock = await trio.to_thread.run_sync(_prepare, directory)
     writer = Writer(directory / DATABASE_NAME, write_lock, synchronous=synchronous)

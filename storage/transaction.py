@@ -4,6 +4,9 @@ An append is judged first (fence, head, duplicates) and only then written, so a 
 and needs no savepoint. What it writes is collected and goes to SQLite in runs of equal statements. Only an
 append that may meet a unique index is written at once, inside a savepoint.
 
+Many rows go into each statement. Not for SQLite's sake: each step of a statement gives up Python's global
+lock, and beside a busy Trio thread it takes up to a switch interval (5 ms) to get it back.
+
 Everything here runs in the writer's thread on the writer's connection.
 """
 
@@ -11,6 +14,8 @@ import sqlite3
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
+from itertools import chain
 from typing import Any, Final
 
 from protocol.errors import Conflict, Fenced, HeadMismatch, HubbubError
@@ -32,10 +37,28 @@ INSERT_LOG: Final = (
 _FIND_DUPLICATE: Final = (
     "SELECT seq, message_count, at_ms FROM log WHERE stream_id = ? AND user_id = ? AND client_id = ?"
 )
-_ADVANCE: Final = (
-    "UPDATE member SET delivered_seq = max(delivered_seq, ?), read_seq = max(read_seq, ?),"
-    " read_count = max(read_count, ?) WHERE conversation_id = ? AND user_id = ?"
+_FIND_DUPLICATES: Final = (
+    "WITH k (stream_id, user_id, client_id) AS (",
+    "VALUES (?, ?, ?)",
+    ") SELECT k.stream_id, k.user_id, k.client_id, l.seq, l.message_count, l.at_ms FROM k CROSS JOIN log l"
+    " ON l.stream_id = k.stream_id AND l.user_id = k.user_id AND l.client_id = k.client_id",
 )
+_ADVANCE: Final = (
+    "UPDATE member SET delivered_seq = max(delivered_seq, v.column3), read_seq = max(read_seq, v.column4),"
+    " read_count = max(read_count, v.column5) FROM (",
+    "VALUES (?, ?, ?, ?, ?)",
+    ") AS v WHERE member.conversation_id = v.column1 AND member.user_id = v.column2",
+)
+_ADVANCE_SQL: Final = "".join(_ADVANCE)
+_SET_HEADS: Final = (
+    "UPDATE shard SET head = v.column2 FROM (",
+    "VALUES (?, ?)",
+    ") AS v WHERE shard.shard = v.column1",
+)
+_ALL_SHARDS: Final = "SELECT group_concat(shard || ' ' || epoch || ' ' || head) FROM shard"
+# Rows of one statement. Few sizes, so that each is prepared once and kept.
+_CHUNKS: Final = (64, 32, 16, 8, 4, 2, 1)
+_MANY_SHARDS: Final = 16  # from here on all rows in one statement are cheaper than one by one
 _REDACT: Final = (
     "UPDATE log SET body = ? WHERE stream_id = (SELECT stream_id FROM stream WHERE name = ?) AND seq = ?"
 )
@@ -46,6 +69,7 @@ _REDACT_EDITS: Final = (
 )
 
 Statement = tuple[str, tuple[Any, ...]]
+_Parts = tuple[str, str, str]  # before, "VALUES (…)" of one row, after
 _IdempotencyKey = tuple[int, str, str]
 
 
@@ -111,9 +135,33 @@ class Transaction:
         self._heads = heads
         self._shards: dict[int, _Shard] = {}
         self._keys: dict[_IdempotencyKey, Appended] = {}
+        self._checked: set[_IdempotencyKey] = set()  # known to be stored or not, before this transaction
+        self._found_shards: dict[int, tuple[int, int]] = {}
         self._log: list[tuple[Any, ...]] = []
         self._statements: list[Statement] = []
         self.has_moved = False  # whether any shard's head differs from what is stored
+
+    def prepare(self, appends: Sequence[Append]) -> None:
+        """Look up in bulk what `add` will ask for. Optional: what is not found here is asked for one by
+        one.
+        """
+        shards = {append.shard for append in appends}
+        if len(shards) >= _MANY_SHARDS:
+            (listed,) = self._connection.execute(_ALL_SHARDS).fetchone()
+            for line in listed.split(","):
+                shard, epoch, head = line.split()
+                self._found_shards[int(shard)] = (int(epoch), int(head))
+        keys: list[_IdempotencyKey] = []
+        for append in appends:
+            for row in append.rows:
+                if row.client_id is not None:
+                    stream = self._streams.get(row.stream, append.epoch)
+                    if stream is not None:
+                        keys.append((stream.stream_id, row.user_id, row.client_id))
+        for found in _in_chunks(self._connection, _FIND_DUPLICATES, keys):
+            for stream_id, user_id, client_id, seq, message_count, at_ms in found:
+                self._keys[stream_id, user_id, client_id] = Appended(seq, message_count, at_ms, True)
+        self._checked.update(keys)
 
     def add(self, append: Append, *, is_careful: bool = False) -> Outcome:
         """Judge one append and collect what it writes; with `is_careful`, or where it may conflict, write it.
@@ -156,12 +204,17 @@ class Transaction:
     def flush(self) -> None:
         """Write what was collected: log rows first, because an op may concern one of them."""
         if self._log:
-            self._connection.executemany(INSERT_LOG, self._log)
-            self._log.clear()
+            rows, self._log = self._log, []
+            _write(self._connection, _parts_of(INSERT_LOG), rows)
         if self._statements:
-            for sql, runs in _runs(self._statements):
-                self._connection.executemany(sql, runs)
-            self._statements.clear()
+            statements, self._statements = self._statements, []
+            for sql, run in _runs(statements):
+                if sql is _ADVANCE_SQL:
+                    _write(self._connection, _ADVANCE, _merged(run))
+                elif sql.startswith("INSERT"):
+                    _write(self._connection, _parts_of(sql), run)
+                else:
+                    self._connection.executemany(sql, run)
 
     def finish(self) -> dict[int, tuple[int, int]]:
         """Write what is left and the new heads. Returns shard -> (epoch, head), as COMMIT will make it.
@@ -170,11 +223,11 @@ class Transaction:
         """
         self.flush()
         moved = [
-            (shard.head, number) for number, shard in self._shards.items() if shard.head != shard.stored_head
+            (number, shard.head) for number, shard in self._shards.items() if shard.head != shard.stored_head
         ]
         if moved:
             self.has_moved = True
-            self._connection.executemany("UPDATE shard SET head = ? WHERE shard = ?", moved)
+            _write(self._connection, _SET_HEADS, moved)
         return {number: (shard.epoch, shard.head) for number, shard in self._shards.items()}
 
     # What an append needs before anything of it is written.
@@ -183,9 +236,11 @@ class Transaction:
         """Check the fence and the head. BEGIN IMMEDIATE keeps both from changing until COMMIT."""
         shard = self._shards.get(append.shard)
         if shard is None:
-            row = self._connection.execute(
-                "SELECT epoch, head FROM shard WHERE shard = ?", (append.shard,)
-            ).fetchone()
+            row = self._found_shards.get(append.shard) or (
+                self._connection.execute(
+                    "SELECT epoch, head FROM shard WHERE shard = ?", (append.shard,)
+                ).fetchone()
+            )
             if row is None:
                 return Fenced(f"there is no shard {append.shard}")
             shard = _Shard(*row)
@@ -218,7 +273,9 @@ class Transaction:
         key = None
         if row.client_id is not None:
             key = (stream.stream_id, row.user_id, row.client_id)
-            first = self._keys.get(key) or self._stored_duplicate(key)
+            first = self._keys.get(key)
+            if first is None and key not in self._checked:
+                first = self._stored_duplicate(key)
             if first is not None:
                 return first
         stream.seq += 1
@@ -287,7 +344,12 @@ class Transaction:
                         delivered_seq = max(delivered_seq, place.seq)
                         read_seq = max(read_seq, place.seq)
                         read_count = max(read_count, place.message_count)
-                    collect((_ADVANCE, (delivered_seq, read_seq, read_count, op.conversation_id, op.user_id)))
+                    collect(
+                        (
+                            _ADVANCE_SQL,
+                            (op.conversation_id, op.user_id, delivered_seq, read_seq, read_count),
+                        )
+                    )
                 case Put():
                     if op.row_index >= 0 and places[op.row_index].is_duplicate:
                         continue
@@ -347,6 +409,49 @@ def _runs(statements: list[Statement]) -> Iterator[tuple[str, list[tuple[Any, ..
             yield sql, run
             sql, run = text, [values]
     yield sql, run
+
+
+def _merged(run: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Make one row per member: an UPDATE FROM takes only one of several that match."""
+    if len(run) == 1:
+        return run
+    merged: dict[tuple[str, str], tuple[Any, ...]] = {}
+    for values in run:
+        member = (values[0], values[1])
+        earlier = merged.get(member)
+        merged[member] = values if earlier is None else (*member, *map(max, earlier[2:], values[2:]))
+    return list(merged.values())
+
+
+def _write(connection: sqlite3.Connection, parts: _Parts, rows: Sequence[tuple[Any, ...]]) -> None:
+    for _ in _in_chunks(connection, parts, rows):
+        pass
+
+
+def _in_chunks(
+    connection: sqlite3.Connection, parts: _Parts, rows: Sequence[tuple[Any, ...]]
+) -> Iterator[list[tuple[Any, ...]]]:
+    """Run a statement with many rows of values at a time. Yields what each run finds."""
+    start = 0
+    for size in _CHUNKS:
+        while len(rows) - start >= size:
+            values = list(chain.from_iterable(rows[start : start + size]))
+            yield connection.execute(_with_rows(parts, size), values).fetchall()
+            start += size
+
+
+@cache
+def _with_rows(parts: _Parts, count: int) -> str:
+    before, first, after = parts
+    return before + first + (", " + first.removeprefix("VALUES ")) * (count - 1) + after
+
+
+@cache
+def _parts_of(insert: str) -> _Parts:
+    """Take an INSERT of one row apart, to repeat its values."""
+    before, _, rest = insert.partition("VALUES (")
+    marks, _, after = rest.partition(")")
+    return before, f"VALUES ({marks})", after
 
 
 @contextmanager

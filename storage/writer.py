@@ -354,6 +354,8 @@ class Writer:
             connection.execute("BEGIN IMMEDIATE")
             transaction = Transaction(connection, self._streams, self._heads)
             try:
+                if not is_careful and len(group) > 1:
+                    transaction.prepare([job.append for job in group if job.append is not None])
                 outcomes = [self._apply(transaction, job, is_careful=is_careful) for job in group]
                 heads = transaction.finish()
             except BaseException:
