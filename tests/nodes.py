@@ -1,4 +1,4 @@
-"""A real node in a process of its own, as an operator runs it: to be stopped, killed, frozen, started again."""
+"""A real node in a process of its own, as an operator runs it: to be stopped, killed and started again."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Clients that stop reading, flood, send monsters or never finish a handshake: the node neither grows nor stalls."""
+"""Clients that stop reading, flood, send monsters or dawdle: the node neither grows nor stalls."""
 
 from functools import partial
 from pathlib import Path
