@@ -13,7 +13,7 @@ import h11
 import structlog
 import trio
 from hypercorn.config import Config
-from hypercorn.events import Closed
+from hypercorn.events import Closed, Event, Updated
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.task_group import TaskGroup
@@ -89,8 +89,12 @@ class _Http1(H11Protocol):
 class _Connection(TCPServer):
     """One HTTP connection on a stream that was accepted elsewhere."""
 
-    async def run(self) -> None:  # overrides the part that takes the stream apart
-        raise NotImplementedError("use serve")
+    _is_over = False
+
+    async def protocol_send(self, event: Event) -> None:
+        """Write, or note that the connection is idle; one that has ended must not be kept alive."""
+        if not (self._is_over and isinstance(event, Updated)):
+            await super().protocol_send(event)
 
     async def serve(self, *, is_tls: bool, client: tuple[str, int], server: tuple[str, int]) -> None:
         try:
@@ -110,6 +114,8 @@ class _Connection(TCPServer):
                 await self.protocol.initiate()
                 await self.idle_task.restart(task_group, self._idle_timeout)
                 await self._read_data()
+                self._is_over = True
+                await self.idle_task.stop()
         except OSError:
             pass  # the client has gone
         finally:
@@ -133,20 +139,27 @@ class AsgiBridge:
         self._context = WorkerContext(None)
         self._state: dict[str, Any] = {}
         self._connections: set[_ReplayedStream] = set()
+        self._stopped = trio.Event()
 
     async def run_lifespan(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Start the application, and stop it when cancelled. Raises: what its start-up raises."""
+        """Start the application and, after `stop`, end it. Raises: what its start-up raises.
+
+        Shielded: the application gets its shutdown event even if everything around it is cancelled. Its own
+        time-outs bound both ends.
+        """
         lifespan = Lifespan(self._app, self._config, self._state)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(lifespan.handle_lifespan)
-            await lifespan.wait_for_startup()
-            task_status.started()
-            try:
-                await trio.sleep_forever()
-            finally:
-                with trio.CancelScope(shield=True):  # its own time-out bounds it
-                    await lifespan.wait_for_shutdown()
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(lifespan.handle_lifespan)
+                await lifespan.wait_for_startup()
+                task_status.started()
+                await self._stopped.wait()
+                await lifespan.wait_for_shutdown()
                 nursery.cancel_scope.cancel()
+
+    def stop(self) -> None:
+        """Let the application end. Call when no connection is left."""
+        self._stopped.set()
 
     async def serve(self, stream: SocketLikeStream, first: bytes, address: str) -> None:
         """Serve requests until the connection ends. `first` was read already; `address` is the peer's."""

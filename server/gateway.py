@@ -116,7 +116,7 @@ class Gateway:
         self._next_conn_id = 1
         self._sessions: dict[int, Session] = {}  # all, by conn_id, from before hello to the end
         self._by_user: dict[str, dict[str, Session]] = {}  # welcomed or about to be: user_id -> device_id
-        self._on_idle = trio.Event()  # replaced by each wait of a drain
+        self._waiting = trio.lowlevel.ParkingLot()  # whoever waits for answers or ends of connections
         self._accepting = trio.CancelScope()
         self._opened_at = now
         metrics.add_gauges("edge", "The edge of this node.", self.stats)
@@ -187,12 +187,12 @@ class Gateway:
             del devices[session.device_id]
             if not devices:
                 del self._by_user[session.user_id]
-        self._on_idle.set()
+        self._waiting.unpark_all()
 
     def answered(self) -> None:
         """Wake a drain that waits for the last answer."""
         if self.is_draining:
-            self._on_idle.set()
+            self._waiting.unpark_all()
 
     # -- life ---------------------------------------------------------------------------------------------
 
@@ -212,17 +212,20 @@ class Gateway:
                 doors.append((bots, self._serve_bot, self._refuse_bot))
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._bridge.run_lifespan)
-                nursery.start_soon(self.lag.run)
-                nursery.start_soon(self._sweep)
-                async with trio.open_nursery() as connections:
-                    try:
-                        await self._accept(doors, connections, task_status)
-                        await trio.sleep_forever()  # connections go on; our parent ends this
-                    finally:
-                        # Before the nursery waits for them: Hypercorn shields its writes from cancellation.
-                        for session in tuple(self._sessions.values()):
-                            session.abort(CloseCode.GOING_AWAY)
-                        self._bridge.abort()
+                try:
+                    nursery.start_soon(self.lag.run)
+                    nursery.start_soon(self._sweep)
+                    async with trio.open_nursery() as connections:
+                        try:
+                            await self._accept(doors, connections, task_status)
+                            await trio.sleep_forever()  # connections go on; our parent ends this
+                        finally:
+                            # Before the nursery waits: Hypercorn shields its writes from cancellation.
+                            for session in tuple(self._sessions.values()):
+                                session.abort(CloseCode.GOING_AWAY)
+                            self._bridge.abort()
+                finally:
+                    self._bridge.stop()
 
     async def _accept(
         self, doors: Sequence[_Door], connections: trio.Nursery, task_status: trio.TaskStatus[None]
@@ -249,7 +252,7 @@ class Gateway:
 
         Clients get `reconnect` and may leave by themselves for `grace_s`; then no command is read any more,
         those that were read are answered, what is queued is written, and connections are closed with 4000.
-        Returns when all have gone, at the latest after `deadline_s` and 3 s: the rest is dropped.
+        Returns when all have gone, at the latest after `deadline_s` and 6 s; after 3 s the rest is dropped.
         """
         if self.is_draining:
             return
@@ -271,11 +274,14 @@ class Gateway:
         for session in tuple(self._sessions.values()):
             session.close(CloseCode.DRAINING)
         with trio.move_on_after(ABORT_GRACE_S):
-            await self._until(lambda: not self._connection_count)
+            await self.until_empty()
         dropped_count = self._connection_count
-        for session in tuple(self._sessions.values()):
-            session.abort(CloseCode.DRAINING)
-        self._bridge.abort()
+        if dropped_count:
+            for session in tuple(self._sessions.values()):
+                session.abort(CloseCode.DRAINING)
+            self._bridge.abort()
+            with trio.move_on_after(ABORT_GRACE_S):  # an application may still be busy with a request
+                await self.until_empty()
         log.info(
             "drain_ended",
             dropped_count=dropped_count,
@@ -283,10 +289,13 @@ class Gateway:
             duration_ms=round((trio.current_time() - started_at) * 1000),
         )
 
+    async def until_empty(self) -> None:
+        """Return when no connection is open."""
+        await self._until(lambda: not self._connection_count)
+
     async def _until(self, is_true: Callable[[], bool]) -> None:
         while not is_true():  # each answer and each end of a connection wakes it; the caller's scope ends it
-            self._on_idle = trio.Event()
-            await self._on_idle.wait()
+            await self._waiting.park()
 
     async def _sweep(self) -> None:
         while True:
@@ -415,7 +424,7 @@ class Gateway:
                 self._address_counts.leave(counted.address)
             if stream.socket.fileno() != -1:
                 free_stream(stream)
-            self._on_idle.set()
+            self._waiting.unpark_all()
 
     def _count_open(self, kind: str, change: int) -> None:
         self.metrics.open_connections[kind] += change
@@ -454,8 +463,6 @@ class Gateway:
         self, stream: SocketLikeStream, raw_head: bytes, rest: bytes, peer: str, counted: "_Counted"
     ) -> "_HttpArrival | Transport":
         head = parse_head(raw_head)
-        if not counted.is_address_counted:
-            self._count_behind_proxy(head, peer, counted)
         if head.path != WEBSOCKET_PATH:
             if head.wants_websocket:
                 raise HandshakeFailed("wrong_path", http_answer(404, "not_found"))
@@ -466,6 +473,9 @@ class Gateway:
         if not is_origin_allowed(head, self._origins):
             log.info("origin_refused", origin=head.headers["origin"][:200])
             raise HandshakeFailed("origin_refused", http_answer(403, "origin_refused"))
+        if not counted.is_address_counted:
+            # A WebSocket is one client's; a proxy's HTTP connection is many, told apart by each request.
+            self._count_behind_proxy(head, peer, counted)
         try:
             return await accept_websocket(stream, raw_head, rest)
         except ProtocolError as exc:

@@ -133,7 +133,10 @@ def is_origin_allowed(head: RequestHead, allowed: frozenset[str]) -> bool:
     origin = head.headers.get("origin")
     if origin is None or origin in allowed:
         return True
-    parts = urlsplit(origin)
+    try:
+        parts = urlsplit(origin)
+    except ValueError:  # such as "http://["
+        return False
     return (
         parts.scheme in ("http", "https") and bool(parts.netloc) and parts.netloc == head.headers.get("host")
     )

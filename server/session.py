@@ -9,7 +9,7 @@ writer starts after welcome, so that a connection that never says hello costs on
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -198,6 +198,7 @@ class Session:
         "_authenticate",
         "_close_reason",
         "_commands",
+        "_early",
         "_has_left",
         "_is_paused",
         "_limits",
@@ -262,6 +263,7 @@ class Session:
         self._refusals: TokenBucket | None = None  # made when the first command is refused
         self._scope = _NO_SCOPE
         self._reader: trio.lowlevel.Task | None = None  # the reader task, while it waits for room
+        self._early: Sequence[bytes | str] = ()  # what came together with hello, behind it
         self._has_left = False
         self._is_paused = False
 
@@ -339,9 +341,9 @@ class Session:
         except Exception:
             log.exception("session_crashed", conn_id=self.conn_id, user_id=self.user_id)
             self.close(CloseCode.INTERNAL)
-        finally:
-            if self.close_code is None:
-                self._transport.abort()  # the peer has gone, or we are being cancelled
+        except BaseException:
+            self._transport.abort()  # cancelled: there is no time for words
+            raise
         await self._finish()
 
     async def _serve(self) -> None:
@@ -403,7 +405,8 @@ class Session:
         """Return the first command if it is hello; else answer, close, and return None."""
         bad_count = 0
         while bad_count < MAX_BAD_HELLOS:  # ends with a hello, a close, or the phase's deadline
-            for payload in await self._transport.receive():
+            payloads = await self._transport.receive()
+            for index, payload in enumerate(payloads, 1):
                 try:
                     command = decode_command(payload, self.wire)
                 except CommandError as exc:
@@ -411,6 +414,7 @@ class Session:
                     bad_count += 1
                     continue
                 if isinstance(command, Hello):
+                    self._early = payloads[index:]  # a client need not wait for the welcome
                     return command
                 self._fail(ProtocolError("hello_expected"), command.id)
                 self.close(CloseCode.HELLO_EXPECTED)
@@ -453,8 +457,9 @@ class Session:
             )
 
     async def _read(self) -> None:
+        payloads, self._early = self._early, ()
         while True:  # ends with TransportClosed, ProtocolError, or by `close`
-            for payload in await self._transport.receive():
+            for payload in payloads:
                 if not self._may_read():
                     await self._wait_until_may_read()
                 if self.close_code is not None:
@@ -462,6 +467,7 @@ class Session:
                 self._take_command(payload)
             if not self._may_read():
                 await self._wait_until_may_read()
+            payloads = await self._transport.receive()
 
     async def _write(self) -> None:
         outbox = self._outbox
@@ -485,12 +491,12 @@ class Session:
     async def _finish(self) -> None:
         """Write what a connection without a writer still owes, say why it ends, and free the socket."""
         if self.close_code is None:
+            await self._transport.close(CloseCode.NORMAL, "")  # the peer's idea, or it has gone
             return
         self._metrics.closes[self.close_code] += 1
         log.debug("connection_closed", conn_id=self.conn_id, user_id=self.user_id, code=int(self.close_code))
-        with trio.move_on_after(self._limits.flush_timeout_s):
-            with contextlib.suppress(TransportClosed):
-                await self._flush()
+        with trio.move_on_after(self._limits.flush_timeout_s), contextlib.suppress(TransportClosed):
+            await self._flush()
         await self._transport.close(self.close_code, self._close_reason)
 
     # -- commands and answers -----------------------------------------------------------------------------

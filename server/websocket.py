@@ -141,7 +141,7 @@ class WebSocketTransport(StreamWriter):
             if isinstance(event, TextMessage | BytesMessage):
                 data: bytes | str = event.data if isinstance(event, TextMessage) else bytes(event.data)
                 if event.message_finished and not self._parts:
-                    if _is_too_large(data, 0):
+                    if _size_bytes(data) > MAX_FRAME_BYTES:
                         self._end_too_large()
                         break
                     payloads.append(data)
@@ -166,13 +166,13 @@ class WebSocketTransport(StreamWriter):
 
     def _add_part(self, data: bytes | str) -> bool:
         """Keep a fragment; tell whether the message is still within its limit."""
-        if _is_too_large(data, self._message_bytes):
+        self._message_bytes += _size_bytes(data)
+        if self._message_bytes > MAX_FRAME_BYTES:
             self._end_too_large()
             return False
         # An empty first fragment counts: it tells that a message has begun.
         if data or not self._parts:
             self._parts.append(data)
-            self._message_bytes += len(data)
             if len(self._parts) > MAX_PARTS:
                 self._parts = [_join(self._parts)]
         return True
@@ -190,17 +190,9 @@ class WebSocketTransport(StreamWriter):
             self._ended_by = ProtocolError("bad_frame", f"A WebSocket frame was broken: {event.reason}")
 
 
-def _is_too_large(data: bytes | str, before_bytes: int) -> bool:
-    size = before_bytes + len(data)
-    if size > MAX_FRAME_BYTES:
-        return True
-    # A character takes up to 4 bytes; looked at closely only where that could matter.
-    return (
-        isinstance(data, str)
-        and before_bytes + 4 * len(data) > MAX_FRAME_BYTES
-        and not data.isascii()
-        and before_bytes + len(data.encode()) > MAX_FRAME_BYTES
-    )
+def _size_bytes(data: bytes | str) -> int:
+    """How many bytes the client sent for this."""
+    return len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode())
 
 
 def _join(parts: list[bytes | str]) -> bytes | str:

@@ -201,9 +201,13 @@ async def open_edge(**changes: Any) -> AsyncIterator[Edge]:
                 client.socket.close()
 
 
-async def dial(edge: Edge, *, is_bot: bool = True) -> trio.SocketStream:
+async def dial(edge: Edge, *, is_bot: bool = True, receive_buffer_bytes: int = 0) -> trio.SocketStream:
     """Connect a plain TCP stream, to the bot port or the public one; it is freed with the edge."""
-    stream = await trio.open_tcp_stream("127.0.0.1", edge.bot_port if is_bot else edge.port)
+    sock = trio.socket.socket()
+    if receive_buffer_bytes:  # a peer that stalls early
+        sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, receive_buffer_bytes)
+    await sock.connect(("127.0.0.1", edge.bot_port if is_bot else edge.port))
+    stream = trio.SocketStream(sock)
     edge.clients.append(stream)
     return stream
 
@@ -304,7 +308,11 @@ async def browse(
         if hello is not None:
             await browser.send(hello)
             assert isinstance(await browser.receive(), Welcome)
-        yield browser
+        try:
+            yield browser
+        finally:
+            # The library leaves this to the peer where the peer closed first.
+            await trio.aclose_forcefully(socket._stream)
 
 
 def posted(seq: int, text: str = "", conversation_id: str = "c1") -> Encoded:

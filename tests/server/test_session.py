@@ -195,6 +195,7 @@ async def test_a_reader_that_stops_reading_is_bounded_and_then_dropped() -> None
                     await trio.lowlevel.checkpoint()
                     assert session.outbox_bytes <= MAX_OUTBOX_BYTES
             await edge.service.until(lambda: bool(edge.service.closed_sessions))
+            await edge.gateway.until_empty()
             assert session.close_code == CloseCode.SLOW_CONSUMER
             assert edge.metrics.closes[CloseCode.SLOW_CONSUMER] == 1
             assert edge.metrics.outbox.dropped_count > 50_000
