@@ -31,7 +31,7 @@ table { border-collapse: collapse; }
 td, th { text-align: left; padding: .15rem .75rem .15rem 0; vertical-align: top; }
 code, pre { font-family: ui-monospace, monospace; font-size: .9em; } pre { overflow-x: auto; }
 """
-_METHODS: Final = ("get", "post", "put", "patch", "delete")
+_METHODS: Final = ("get", "head", "post", "put", "patch", "delete")
 
 
 def full_schema(schema: dict[str, Any]) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def page_of(schema: dict[str, Any]) -> str:
     by_tag: dict[str, list[str]] = {}
     for path, operations in schema["paths"].items():
         for method, operation in operations.items():
-            if method in _METHODS:
+            if method in _METHODS and method != "head":
                 tag = (operation.get("tags") or ["Other"])[0]
                 by_tag.setdefault(tag, []).append(_operation(path, method, operation))
     parts = [

@@ -19,6 +19,7 @@ from server.ratelimit import AddressRates, Rate, client_address, trusted_network
 log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
 
 BODY_TIMEOUT_S: Final = 30.0  # a phone in a tunnel
+MAX_DISCARDED_BYTES: Final = 1024 * 1024  # cheaper than a new connection
 MAX_LOGGED_PATH_CHARS: Final = 200
 NEVER_LIMITED: Final = frozenset({"/healthz", "/readyz"})  # a probe that is refused restarts a healthy node
 # No script, style or picture but our own; nothing inline, no plug-ins, no frames around us.
@@ -64,6 +65,7 @@ class Edge:
         scope["hubbub_who"] = who
         scope["hubbub_was_forwarded"] = b"x-forwarded-for" in headers or b"forwarded" in headers
         status = 0
+        body = _Body(headers, receive)
 
         async def send_on(message: Message) -> None:
             nonlocal status
@@ -75,6 +77,10 @@ class Edge:
                     more.append((b"content-security-policy", PAGE_POLICY.encode()))
                 if b"cache-control" not in present:
                     more.append((b"cache-control", b"no-store"))
+                if not body.is_whole:  # refused before it was read
+                    await body.discard(MAX_DISCARDED_BYTES)
+                    if not body.is_whole:
+                        more.append((b"connection", b"close"))
                 message["headers"] = [*message["headers"], *more]
             await send(message)
 
@@ -83,12 +89,14 @@ class Edge:
                 wait_s = self._rates.retry_after_s(address, started)
                 await refuse(send_on, Unavailable("rate_limited", retry_after_s=max(wait_s, 0.1)))
             else:
-                await self._app(cast("Scope", scope), _patient(receive), send_on)
+                await self._app(cast("Scope", scope), body.receive, send_on)
         except Exception:
             # The framework answers all it knows of; this is a bug in it or in our own handlers for errors.
             log.exception("http_request_crashed")
             if status == 0:
                 await refuse(send_on, Unavailable("internal"))
+        else:
+            await body.discard(4 * MAX_DISCARDED_BYTES)  # so that the client reads the answer first
         finally:
             path = _CONTROL.sub("?", scope["path"])[:MAX_LOGGED_PATH_CHARS]
             log.info(
@@ -102,21 +110,31 @@ class Edge:
             )
 
 
-def _patient(receive: Receive) -> Receive:
-    """Give up on a body of which nothing came for BODY_TIMEOUT_S: who sends a byte a minute holds a task."""
-    is_whole = False
+class _Body:
+    """A request's body on its way to the app, and what is left of it when the app has answered.
 
-    async def receive_on() -> Any:
-        nonlocal is_whole
-        if is_whole:  # now it waits for the client to leave, for as long as the answer takes
-            return await receive()
+    Who sends a byte a minute would hold a task: after BODY_TIMEOUT_S of nothing the client counts as gone.
+    A body that nobody reads would block its connection, as the next request stands behind it.
+    """
+
+    def __init__(self, headers: dict[bytes, bytes], receive: Receive) -> None:
+        self._receive = receive
+        self.is_whole = headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers
+
+    async def receive(self) -> Any:
+        if self.is_whole:  # now it waits for the client to leave, for as long as the answer takes
+            return await self._receive()
         message: Any = {"type": "http.disconnect"}
         with trio.move_on_after(BODY_TIMEOUT_S):
-            message = await receive()
-        is_whole = not message.get("more_body", False)
+            message = await self._receive()
+        self.is_whole = not message.get("more_body", False)
         return message
 
-    return receive_on
+    async def discard(self, max_bytes: int) -> None:
+        """Read on and throw away, for a second at most."""
+        with trio.move_on_after(1.0):
+            while not self.is_whole and max_bytes > 0:
+                max_bytes -= len((await self.receive()).get("body", b""))
 
 
 async def refuse(send: Send, exc: HubbubError) -> None:

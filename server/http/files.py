@@ -1,7 +1,7 @@
 """Upload files and read them, also in parts and from an <img> that cannot send a header."""
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated, Any, Final, cast
 from urllib.parse import quote
@@ -55,16 +55,17 @@ async def upload(
         async with aclosing(part.chunks()) as chunks:
             first = await anext(chunks, b"")  # reading it finds the part's headers
 
-            async def with_first() -> AsyncIterator[bytes]:
+            async def with_first() -> AsyncGenerator[bytes, None]:
                 yield first
                 async for chunk in chunks:
                     yield chunk
 
-            row = await files.save(identity, part.name or name, part.media_type, with_first())
+            async with aclosing(with_first()) as body:
+                row = await files.save(identity, part.name or name, part.media_type, body)
     else:
         hint = request.content_length
-        async with aclosing(request.stream()) as body:
-            row = await files.save(identity, name, content_type, body, size_hint_bytes=hint)
+        async with aclosing(request.stream()) as raw:
+            row = await files.save(identity, name, content_type, raw, size_hint_bytes=hint)
     return info_of(row)
 
 
