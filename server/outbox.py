@@ -132,7 +132,7 @@ class Outbox:
                 # Its place in the queue stays, empty; `take` skips it.
                 del self._live[key]
                 self.size_bytes -= len(pending.frame(self._wire))
-                self._drop(stream, 0)
+                self._drop_live(stream, encoded)
                 return False
             self._live[key] = encoded
             self.size_bytes = size_bytes
@@ -140,7 +140,7 @@ class Outbox:
             return True
         size_bytes = self.size_bytes + len(encoded.frame(self._wire))
         if size_bytes > MAX_OUTBOX_BYTES or len(self._queue) >= MAX_OUTBOX_FRAMES:
-            self._drop(stream, 0)
+            self._drop_live(stream, encoded)
             return False
         self._live[key] = encoded
         self._queue.append(key)
@@ -221,6 +221,14 @@ class Outbox:
         return trio.lowlevel.Abort.SUCCEEDED
 
     # -- what did not fit ---------------------------------------------------------------------------------
+
+    def _drop_live(self, stream: str | None, encoded: Encoded) -> None:
+        """Note the loss of a live event. Heads speak of many streams, each of which has news."""
+        if isinstance(encoded.event, Heads):
+            for item in encoded.event.items:
+                self._drop(item.conversation_id, item.head)
+        else:
+            self._drop(stream, 0)
 
     def _drop(self, stream: str | None, seq: int) -> None:
         self._stats.dropped_count += 1
