@@ -428,7 +428,8 @@ class ChatService:
         except Unavailable as error:
             log.warning("cursors_not_stored", code=error.code, count=len(ops))
             self._cursors = cursors | self._cursors
-            self._devices = devices | self._devices
+            if len(self._devices) + len(devices) <= MAX_WAITING_CURSORS:
+                self._devices = devices | self._devices
 
     # -- reads --------------------------------------------------------------------------------------
 
@@ -454,8 +455,7 @@ class ChatService:
     async def _page(self, stream: str, after: int, limit: int) -> tuple[list[Entry], int, bool]:
         """Entries after a cursor, the stream's head, and whether there are more."""
         entries = await self._store.read(stream, after=after, limit=limit, max_bytes=PAGE_BYTES)
-        if entries and len(entries) < limit and sum(len(e.body) for e in entries) < PAGE_BYTES // 2:
-            return entries, entries[-1].seq, False
+        # Read after the page: a short page may have ended before an entry that was too long for it.
         head = (await self._store.head(stream)).seq
         if after > head:
             raise Refused("bad_cursor", f"The head is {head}.")
@@ -467,21 +467,33 @@ class ChatService:
             raise ProtocolError("bad_field", "Give `before` or `after`, not both.")
         conversation_id = command.conversation_id
         await self._check_member(caller, conversation_id)
+        stream = conversation_stream(conversation_id)
+        is_rising = command.after is not None
         found = await self._store.read_messages(
-            conversation_stream(conversation_id),
+            stream,
             before=command.before,
             after=command.after,
             thread=command.thread,
-            limit=command.limit + 1,
+            limit=command.limit,
             max_bytes=PAGE_BYTES,
         )
-        more = len(found) > command.limit or sum(len(e.body) for e, _ in found) >= PAGE_BYTES
-        if len(found) > command.limit:
-            found = found[: command.limit] if command.after is not None else found[1:]
+        messages = [read_message(conversation_id, entry, state) for entry, state in found]
+        items = _fitting(messages if is_rising else messages[::-1])
+        more = len(items) < len(messages)
+        if items and not more:
+            # The store ends a page early where the next message is long: only it can tell if there is one.
+            last_seq = items[-1].seq
+            more = bool(
+                await self._store.read_messages(
+                    stream,
+                    before=0 if is_rising else last_seq,
+                    after=last_seq if is_rising else None,
+                    thread=command.thread,
+                    limit=1,
+                )
+            )
         return replies.MessagePage(
-            conversation_id=conversation_id,
-            items=[read_message(conversation_id, entry, state) for entry, state in found],
-            more=more,
+            conversation_id=conversation_id, items=items if is_rising else items[::-1], more=more
         )
 
     async def _list_conversations(self, caller: Caller, command: Command) -> Reply:
@@ -634,6 +646,17 @@ class ChatService:
     async def _log_out(self, caller: Caller, _command: Command) -> Reply:
         await self._accounts.log_out(caller.identity)
         return replies.Ok()
+
+
+def _fitting(messages: list[Message]) -> list[Message]:
+    """As many messages, one at least, as fit into a page with the texts and reactions that they have now."""
+    size_bytes = 0
+    for number, message in enumerate(messages):
+        reacted_count = sum(len(reaction.user_ids) for reaction in message.reactions)
+        size_bytes += len(message.text) + 30 * reacted_count + 200
+        if number and size_bytes > PAGE_BYTES:
+            return messages[:number]
+    return messages
 
 
 def _parse_place(place: str) -> tuple[int, str] | None:
