@@ -57,6 +57,7 @@ from protocol.records import (
     Redact,
     Remove,
     Update,
+    User,
     conversation_stream,
 )
 from protocol.stored_events import body_of, encode_json, place, read_event, read_mentions, read_reactions
@@ -65,6 +66,8 @@ from protocol.types import Attachment, ConversationKind, Invite, Member, Receipt
 KIND: Final = "conversation"
 _CACHED_TARGETS: Final = 1024  # messages that edits, reactions and threads are about; mostly the newest
 _CACHED_COUNTS: Final = 1024  # seq -> message_count, for read watermarks near the head
+_MAX_WORKING_INVITES: Final = 100
+_MAX_SPENT_INVITES: Final = 100  # kept so that a repeated join or revoke finds what it is about
 
 
 class _ReceiptTick(msgspec.Struct, frozen=True):
@@ -98,6 +101,7 @@ class Conversation(StreamActor):
         self._targets: OrderedDict[int, Target] = OrderedDict()
         self._counts: OrderedDict[int, int] = OrderedDict()
         self._receipts: set[str] = set()
+        self._senders: set[str] = set()  # whose read watermark moved by sending since the last tick
         self._tick_pending = False
 
     # -- life ---------------------------------------------------------------------------------------
@@ -145,7 +149,7 @@ class Conversation(StreamActor):
         self._last_at_ms = head.at_ms
         self._state = state
         if ctx.restarted:
-            self._fanout.resync(self._id, state.head)
+            self._fanout.resync(self._id, state.head, state.members.keys())
 
     def may_passivate(self) -> bool:
         return super().may_passivate() and not self._receipts
@@ -156,7 +160,13 @@ class Conversation(StreamActor):
         if isinstance(message, Ask):
             command = message.command
             if isinstance(command, commands.Send):
-                await self._send(message, command, reply)
+                try:
+                    await self._send(message, command, reply)
+                except Refused:
+                    first = await self._first_of(message, command)
+                    if first is None:
+                        raise
+                    reply.resolve(first)
             else:
                 await self._command(message, command, reply)
         elif isinstance(message, Delivered):
@@ -178,18 +188,21 @@ class Conversation(StreamActor):
         state.head = at.seq
         state.message_count = at.message_count
         self._remember_count(at)
-        self._publish(place(cast(ConversationEvent, staged.event), self._id, staged.user_id, at))
+        event = place(cast(ConversationEvent, staged.event), self._id, staged.user_id, at)
+        self._publish(event, at.message_count)
 
-    def _publish(self, event: ConversationEvent) -> None:
+    def _publish(self, event: ConversationEvent, message_count: int) -> None:
         encoded = Encoded(event)
         if isinstance(event, events.MessagePosted):
-            self._fanout.publish(self._id, event.seq, encoded)
+            self._fanout.publish(self._id, event.seq, encoded, message_count=message_count)
             return
         if isinstance(event, events.ConversationCreated | events.MembersAdded):
             self._fanout.subscribe(self._id, event.member_ids)
         # Edits and reactions matter where the message is seen; all else changes badges or rights.
         is_local = isinstance(event, events.MessageEdited | events.Reacted)
-        self._fanout.publish(self._id, event.seq, encoded, everywhere=not is_local)
+        self._fanout.publish(
+            self._id, event.seq, encoded, everywhere=not is_local, message_count=message_count
+        )
         if isinstance(event, events.MemberRemoved):
             self._fanout.unsubscribe(self._id, [event.member_id])
 
@@ -225,7 +238,7 @@ class Conversation(StreamActor):
         return replies.Changed(conversation_id=self._id, seq=0 if at is None else at.seq)
 
     def _unchanged(self, reply: Reply) -> None:
-        reply.resolve(replies.Changed(conversation_id=self._id))
+        self._answer_in_order(reply, replies.Changed(conversation_id=self._id))
 
     # -- messages of people -------------------------------------------------------------------------
 
@@ -279,7 +292,7 @@ class Conversation(StreamActor):
         def after(at: Appended | None) -> None:
             assert at is not None
             if at.is_duplicate:
-                self._targets.pop(command.thread, None)  # it was counted once already
+                self._uncount_reply(command.thread)
             else:
                 state = MessageState(conversation_id=self._id, seq=at.seq)
                 self._remember(Target(at.seq, ask.user_id, at.at_ms, command.thread, command.mentions, state))
@@ -287,7 +300,7 @@ class Conversation(StreamActor):
         row_index = self._stage_row(
             row, Staged(reply, answer, user_id=ask.user_id, event=placed, after=after)
         )
-        self._batch.senders[ask.user_id] = row_index
+        self._batch.senders.setdefault(ask.user_id, []).append(row_index)
         for user_id in dict.fromkeys(command.mentions):
             if user_id != ask.user_id:
                 mention = Mention(user_id=user_id, conversation_id=self._id, seq=0)
@@ -295,6 +308,30 @@ class Conversation(StreamActor):
         if root is not None:
             root.state = msgspec.structs.replace(root.state, thread_count=root.state.thread_count + 1)
             self._batch.ops.append(Put(root.state, row_index))
+
+    async def _first_of(self, ask: Ask, command: commands.Send) -> replies.Sent | None:
+        """The first ack of a message that is stored, though it would be refused today.
+
+        Who was silenced, or mentioned somebody who has left, between a send and its retry must not take the
+        message for lost. Only a refused send pays for looking.
+        """
+        state = self._state
+        if state is None or ask.user_id not in state.members or ask.app_id != state.app_id:
+            return None
+        while self._in_flight:  # the first may be among them
+            await self._decision.wait()
+        at = await self._log.appended(self._stream, ask.user_id, command.client_id)
+        if at is None:
+            return None
+        return replies.Sent(conversation_id=self._id, seq=at.seq, at_ms=at.at_ms, duplicate=True)
+
+    def _uncount_reply(self, thread: int) -> None:
+        """A reply that was sent again had been counted before; what was staged behind it counted on that."""
+        root = self._targets.get(thread)
+        if root is not None:
+            count = root.state.thread_count - 1
+            root.state = msgspec.structs.replace(root.state, thread_count=count)
+            self._batch.ops.append(Put(root.state))
 
     async def _attachments(self, file_ids: list[str]) -> list[Attachment]:
         state = self._state
@@ -360,9 +397,10 @@ class Conversation(StreamActor):
         now_ms = self._now_ms()
         rules.may_post(state, member, now_ms)
         rules.check_text(command.text, has_files=False)
-        rules.check_mentions(state, command.mentions)
         target = await self._target(command.target)
         rules.may_edit(member, target, now_ms)
+        # Who was mentioned while a member may stay mentioned.
+        rules.check_mentions(state, [u for u in command.mentions if u not in target.mentions])
         target.state = msgspec.structs.replace(
             target.state,
             text=command.text,
@@ -460,10 +498,7 @@ class Conversation(StreamActor):
                 member.read_count = max(member.read_count, count)
                 member.delivered_seq = max(member.delivered_seq, command.seq)
                 self._receipt_moved(member.user_id)
-                event = events.Read(
-                    conversation_id=self._id, read_seq=member.read_seq, unread=state.unread_of(member)
-                )
-                self._fanout.publish_user_live(member.user_id, ("read", self._id), Encoded(event))
+                self._tell_read(member)
 
         self._stage_ops([advance], Staged(reply, answer, after=after))
 
@@ -476,6 +511,7 @@ class Conversation(StreamActor):
             member.read_seq = at.seq
             member.read_count = max(member.read_count, at.message_count)
             member.delivered_seq = max(member.delivered_seq, at.seq)
+            self._senders.add(user_id)
             self._receipt_moved(user_id)
 
     def _delivered(self, message: Delivered) -> None:
@@ -512,6 +548,19 @@ class Conversation(StreamActor):
         if items:
             event = events.Receipts(conversation_id=self._id, items=items)
             self._fanout.publish_live(self._id, ("receipts", self._id), Encoded(event), is_state=True)
+        senders, self._senders = self._senders, set()
+        for user_id in senders:
+            member = state.members.get(user_id)
+            if member is not None:
+                self._tell_read(member)
+
+    def _tell_read(self, member: MemberState) -> None:
+        """Clear the badge on all devices of a user who has read, or sent, further on one."""
+        assert self._state is not None
+        event = events.Read(
+            conversation_id=self._id, read_seq=member.read_seq, unread=self._state.unread_of(member)
+        )
+        self._fanout.publish_user_live(member.user_id, ("read", self._id), Encoded(event), stream=self._id)
 
     # -- commands other than send -------------------------------------------------------------------
 
@@ -546,7 +595,7 @@ class Conversation(StreamActor):
                 rules.needs_admin(state, member)
                 self._add(member.user_id, rules.whom_to_add(state, command.user_ids), reply)
             case commands.RemoveMember():
-                self._remove(member, command, reply)
+                await self._remove(member, command, reply)
             case commands.Unban():
                 self._unban(member, command, reply)
             case commands.Leave():
@@ -736,7 +785,7 @@ class Conversation(StreamActor):
         self._add(ask.user_id, user_ids, reply, ops=[Put(used)], invite=rules.invite_id(command.code))
         return None
 
-    def _remove(self, member: MemberState, command: commands.RemoveMember, reply: Reply) -> None:
+    async def _remove(self, member: MemberState, command: commands.RemoveMember, reply: Reply) -> None:
         state = self._state
         assert state is not None
         rules.needs_admin(state, member)
@@ -749,6 +798,10 @@ class Conversation(StreamActor):
             rules.outranks(member, other)
         elif command.user_id in state.banned:
             return self._unchanged(reply)
+        else:
+            user = await self._log.get(User, command.user_id)
+            if user is None or user.app_id != state.app_id:
+                raise Refused("user_not_found")
         self._drop(member.user_id, command.user_id, reply, ban=command.ban)
         return None
 
@@ -761,6 +814,9 @@ class Conversation(StreamActor):
         if ban:
             state.banned.add(user_id)
             ops.append(Put(Ban(conversation_id=self._id, user_id=user_id, by=by, at_ms=self._at_ms())))
+        if not state.members:  # nobody is left to own it: nobody comes back in
+            state.invites.clear()
+            ops.append(Remove(InviteRow, {"conversation_id": self._id}))
         tells = [(user_id, RemovedFrom(self._id, by, ban))] if was_member else []
         event = events.MemberRemoved(member_id=user_id, banned=ban)
         self._stage(by, event, reply, ops=ops, tells=tells)
@@ -838,8 +894,10 @@ class Conversation(StreamActor):
         state = self._state
         assert state is not None
         rules.needs_admin(state, member)
-        if len(self._working_invites()) >= 100:
+        working = self._working_invites()
+        if len(working) >= _MAX_WORKING_INVITES:
             raise Refused("already_exists", "A group has at most 100 working invites; revoke one.")
+        forgotten = self._forget_spent_invites(working)
         row = InviteRow(
             code=token_urlsafe(12),
             conversation_id=self._id,
@@ -859,9 +917,23 @@ class Conversation(StreamActor):
             member.user_id,
             event,
             reply,
-            ops=[Insert(row)],
+            ops=[*forgotten, Insert(row)],
             answer=lambda _at: replies.InviteInfo(conversation_id=self._id, invite=_invite(row)),
         )
+
+    def _forget_spent_invites(self, working: Sequence[InviteRow]) -> list[Op]:
+        """Let go of the oldest invites that are used up, expired or revoked."""
+        assert self._state is not None
+        invites = self._state.invites
+        kept = {invite.code for invite in working}
+        spent = sorted(
+            (invite for code, invite in invites.items() if code not in kept), key=lambda i: i.created_at_ms
+        )
+        ops: list[Op] = []
+        for invite in spent[: max(0, len(spent) - _MAX_SPENT_INVITES)]:
+            del invites[invite.code]
+            ops.append(Remove(InviteRow, {"code": invite.code}))
+        return ops
 
     def _revoke_invite(self, member: MemberState, command: commands.RevokeInvite, reply: Reply) -> None:
         state = self._state

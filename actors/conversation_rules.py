@@ -3,7 +3,7 @@
 Each `may_…` returns nothing when it is allowed and raises Refused with a stable code when it is not.
 """
 
-from bisect import bisect_right, insort
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final
@@ -73,7 +73,10 @@ class ConversationState:
         return max(0, self.message_count - member.read_count - deleted)
 
     def note_deleted(self, seq: int) -> None:
-        insort(self.deleted_seqs, seq)
+        """Count a message as deleted, once."""
+        at = bisect_right(self.deleted_seqs, seq)
+        if at == 0 or self.deleted_seqs[at - 1] != seq:
+            self.deleted_seqs.insert(at, seq)
 
 
 def direct_id(app_id: str, user_a: str, user_b: str) -> str:

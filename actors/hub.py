@@ -5,7 +5,7 @@ of conversations that are off the screen (1 s), presence and delivered receipts 
 for a listener: `push` puts a reference into its bounded outbox.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
 import trio
@@ -60,12 +60,13 @@ class Listener(Protocol):
 class _Seat:
     """What the hub knows of one listener."""
 
-    __slots__ = ("conversation_ids", "focus", "left", "listener", "session_id", "watched")
+    __slots__ = ("conversation_ids", "delivered", "focus", "left", "listener", "session_id", "watched")
 
     def __init__(self, listener: Listener, session_id: str, focus: frozenset[str] | None) -> None:
         self.listener = listener
         self.session_id = session_id
         self.conversation_ids: set[str] = set()
+        self.delivered: dict[str, int] = {}  # what this device has told, so that a heartbeat repeats nothing
         self.focus = focus
         self.left: set[str] | None = set()  # what the user left while the session was being opened
         self.watched: set[str] = set()
@@ -141,6 +142,9 @@ class Hub:
             return
         seat.focus = None if focus is None else frozenset(focus)
         for conversation_id in seat.conversation_ids:
+            hint = self._heads.get(conversation_id)
+            if hint is not None and seat in self._audiences[conversation_id].passive:
+                self._hint([seat], (hint,))  # it will be no hint's audience when the tick comes
             self._sit(seat, conversation_id)
 
     def is_member(self, conn_id: int, conversation_id: str) -> bool:
@@ -195,7 +199,15 @@ class Hub:
 
     # -- fan-out (actors.ports.Fanout) --------------------------------------------------------------
 
-    def publish(self, conversation_id: str, seq: int, encoded: Encoded, *, everywhere: bool = False) -> None:
+    def publish(
+        self,
+        conversation_id: str,
+        seq: int,
+        encoded: Encoded,
+        *,
+        everywhere: bool = False,
+        message_count: int = 0,
+    ) -> None:
         audience = self._audiences.get(conversation_id)
         if audience is None:
             return
@@ -203,37 +215,30 @@ class Hub:
         for seat in audience.full:
             seat.listener.push(encoded, conversation_id, seq)
         if audience.passive:
-            self._publish_passive(audience, conversation_id, seq, encoded, everywhere)
+            if everywhere:
+                for seat in audience.passive:
+                    seat.listener.push(encoded, conversation_id, seq)
+            else:
+                self._note_head(audience, conversation_id, seq, encoded, message_count)
 
-    def _publish_passive(
-        self, audience: _Audience, conversation_id: str, seq: int, encoded: Encoded, everywhere: bool
+    def _note_head(
+        self, audience: _Audience, conversation_id: str, seq: int, encoded: Encoded, message_count: int
     ) -> None:
+        """Keep what the next tick tells those who do not look; whom it mentions hears it at once."""
         event = encoded.event
-        if everywhere:
-            for seat in audience.passive:
-                seat.listener.push(encoded, conversation_id, seq)
-            return
-        known = self._heads.get(conversation_id)
-        hint = HeadHint(conversation_id=conversation_id, head=seq)
+        last: Message | None
         if isinstance(event, events.MessagePosted):
-            hint = HeadHint(
-                conversation_id=conversation_id,
-                head=seq,
-                message_count=event.message_count,
-                last_message=_brief(event),
-            )
+            last = _brief(event)
             if event.mentions:
                 for seat in audience.passive:
                     if seat.listener.user_id in event.mentions:
                         seat.listener.push(encoded, conversation_id, seq)
-        elif known is not None:
-            hint = HeadHint(
-                conversation_id=conversation_id,
-                head=seq,
-                message_count=known.message_count,
-                last_message=known.last_message,
-            )
-        self._heads[conversation_id] = hint
+        else:
+            known = self._heads.get(conversation_id)
+            last = None if known is None else known.last_message
+        self._heads[conversation_id] = HeadHint(
+            conversation_id=conversation_id, head=seq, message_count=message_count, last_message=last
+        )
         self._work.set()
 
     def publish_live(
@@ -260,9 +265,9 @@ class Hub:
         for seat in seats.values():
             seat.listener.push(encoded, INBOX, seq)
 
-    def publish_user_live(self, user_id: str, key: LiveKey, encoded: Encoded) -> None:
+    def publish_user_live(self, user_id: str, key: LiveKey, encoded: Encoded, *, stream: str) -> None:
         for seat in self._by_user.get(user_id, {}).values():
-            seat.listener.push_live(key, encoded)
+            seat.listener.push_live(key, encoded, stream)
 
     def subscribe(self, conversation_id: str, user_ids: Sequence[str]) -> None:
         for user_id in user_ids:
@@ -275,17 +280,28 @@ class Hub:
     def unsubscribe(self, conversation_id: str, user_ids: Sequence[str]) -> None:
         for user_id in user_ids:
             for seat in self._by_user.get(user_id, {}).values():
-                seat.conversation_ids.discard(conversation_id)
-                self._stand_up(seat, conversation_id)
-                if seat.left is not None:
-                    seat.left.add(conversation_id)
+                self._leave(seat, conversation_id)
 
-    def resync(self, conversation_id: str, head: int) -> None:
+    def _leave(self, seat: _Seat, conversation_id: str) -> None:
+        seat.conversation_ids.discard(conversation_id)
+        seat.delivered.pop(conversation_id, None)
+        self._stand_up(seat, conversation_id)
+        if seat.left is not None:
+            seat.left.add(conversation_id)
+
+    def resync(self, conversation_id: str, head: int, user_ids: Collection[str]) -> None:
+        self.subscribe(conversation_id, [user_id for user_id in user_ids if user_id in self._by_user])
         audience = self._audiences.get(conversation_id)
-        if audience is not None:
-            encoded = Encoded(events.Resync(conversation_id=conversation_id, head=head))
-            for seat in (*audience.full, *audience.passive):
-                seat.listener.push_live(("resync", conversation_id), encoded, conversation_id)
+        if audience is None:
+            return
+        encoded = Encoded(events.Resync(conversation_id=conversation_id, head=head))
+        for seat in (*audience.full, *audience.passive):
+            seat.delivered.pop(conversation_id, None)  # what was told may not have been stored
+            seat.listener.push_live(("resync", conversation_id), encoded, conversation_id)
+            if seat.listener.user_id not in user_ids:
+                self._leave(seat, conversation_id)
+        if conversation_id in self._audiences:
+            audience.head = max(audience.head, head)
 
     def resync_user(self, user_id: str, head: int) -> None:
         encoded = Encoded(events.Resync(head=head))
@@ -333,7 +349,7 @@ class Hub:
                     seat.watched.discard(watched)
                     self._unwatch(seat, watched)
                     item = PresenceItem(user_id=watched, state="offline")
-                    seat.listener.push_live("presence", Encoded(events.Presence(items=[item])))
+                    seat.listener.push_live("presence", Encoded(events.Presence(items=[item])), INBOX)
 
     def _unwatch(self, seat: _Seat, user_id: str) -> None:
         watchers = self._watchers.get(user_id)
@@ -350,7 +366,8 @@ class Hub:
         if seat is None:
             return
         for conversation_id, seq in cursors.items():
-            if seq and conversation_id in seat.conversation_ids:
+            if seq > seat.delivered.get(conversation_id, 0) and conversation_id in seat.conversation_ids:
+                seat.delivered[conversation_id] = seq
                 waiting = self._delivered.setdefault(conversation_id, {})
                 if seq > waiting.get(user_id, 0):
                     waiting[user_id] = seq
@@ -376,10 +393,18 @@ class Hub:
 
     def _send_presence(self) -> None:
         dirty, self._presence_dirty = self._presence_dirty, {}
+        news: dict[_Seat, list[PresenceItem]] = {}
         for user_id, item in dirty.items():
-            encoded = Encoded(events.Presence(items=[item]))
             for seat in self._watchers.get(user_id, ()):
-                seat.listener.push_live("presence", encoded)
+                news.setdefault(seat, []).append(item)
+        # Members of a group mostly watch the same people: one event, encoded once, serves them all.
+        shared: dict[tuple[str, ...], Encoded] = {}
+        for seat, items in news.items():
+            key = tuple([item.user_id for item in items])
+            encoded = shared.get(key)
+            if encoded is None:
+                encoded = shared[key] = Encoded(events.Presence(items=items))
+            seat.listener.push_live("presence", encoded, INBOX)
 
     def _send_delivered(self) -> None:
         waiting, self._delivered = self._delivered, {}
@@ -394,15 +419,29 @@ class Hub:
 
     def _send_heads(self) -> None:
         heads, self._heads = self._heads, {}
-        for conversation_id, hint in heads.items():
+        news: dict[_Seat, list[str]] = {}
+        for conversation_id in heads:
             audience = self._audiences.get(conversation_id)
-            if audience is not None and audience.passive:
-                encoded = Encoded(events.Heads(items=[hint]))
+            if audience is not None:
                 for seat in audience.passive:
-                    seat.listener.push_live("heads", encoded, conversation_id)
+                    news.setdefault(seat, []).append(conversation_id)
+        shared: dict[tuple[str, ...], list[_Seat]] = {}
+        for seat, conversation_ids in news.items():
+            shared.setdefault(tuple(conversation_ids), []).append(seat)
+        for ids, seats in shared.items():
+            self._hint(seats, [heads[conversation_id] for conversation_id in ids])
+
+    def _hint(self, seats: Sequence[_Seat], hints: Sequence[HeadHint]) -> None:
+        """Push heads to those who do not look, in events short enough for any outbox."""
+        for start in range(0, len(hints), _MAX_HINTS):
+            part = list(hints[start : start + _MAX_HINTS])
+            encoded = Encoded(events.Heads(items=part))
+            for seat in seats:
+                seat.listener.push_live("heads", encoded, part[0].conversation_id)
 
 
 _BRIEF_CHARS = 200  # of a message in a conversation list
+_MAX_HINTS = 100  # heads in one event: 100 KB at the very most
 
 
 def _brief(event: events.MessagePosted) -> Message:

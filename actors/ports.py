@@ -3,7 +3,7 @@
 storage/ and cluster/ fit these shapes; server/app.py brings them together. Tests bring in-memory ones.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol, TypeVar
 
 from protocol.codec import Encoded
@@ -23,6 +23,8 @@ class Log(Protocol):
     async def head(self, stream: str) -> StreamHead: ...
 
     async def entry(self, stream: str, seq: int) -> Entry | None: ...
+
+    async def appended(self, stream: str, user_id: str, client_id: str) -> Appended | None: ...
 
     async def message_count_at(self, stream: str, seq: int) -> int: ...
 
@@ -54,10 +56,19 @@ class Leases(Protocol):
 class Fanout(Protocol):
     """Carry events to the sessions that listen, wherever they are. Nothing here blocks or raises."""
 
-    def publish(self, conversation_id: str, seq: int, encoded: Encoded, *, everywhere: bool = False) -> None:
+    def publish(
+        self,
+        conversation_id: str,
+        seq: int,
+        encoded: Encoded,
+        *,
+        everywhere: bool = False,
+        message_count: int = 0,
+    ) -> None:
         """Send a durable event of a conversation to its sessions.
 
         Whole to those that look at it, as a coalesced head to the others; `everywhere`: whole to all.
+        `message_count` is the conversation's as of this event.
         """
         ...
 
@@ -80,8 +91,10 @@ class Fanout(Protocol):
         """Send a durable inbox event to all sessions of a user."""
         ...
 
-    def publish_user_live(self, user_id: str, key: str | tuple[str, ...], encoded: Encoded) -> None:
-        """Send a live event to all sessions of a user."""
+    def publish_user_live(
+        self, user_id: str, key: str | tuple[str, ...], encoded: Encoded, *, stream: str
+    ) -> None:
+        """Send a live event to all sessions of a user; its loss is announced as a resync of `stream`."""
         ...
 
     def subscribe(self, conversation_id: str, user_ids: Sequence[str]) -> None:
@@ -92,8 +105,11 @@ class Fanout(Protocol):
         """End that."""
         ...
 
-    def resync(self, conversation_id: str, head: int) -> None:
-        """Tell all who listen to read from their cursor up to head: live events may have been lost."""
+    def resync(self, conversation_id: str, head: int, user_ids: Collection[str]) -> None:
+        """Tell all who listen to read from their cursor up to head: live events may have been lost.
+
+        Membership may have moved with them: from now on the sessions of exactly these users listen.
+        """
         ...
 
     def resync_user(self, user_id: str, head: int) -> None:

@@ -46,4 +46,5 @@ def judge(
         return "online"
     if connections.active:
         return "away"
-    return "offline" if now - connections.closed_at >= debounce_s else shown
+    # Compared as the timer computes it: a difference of floats may fall just short of debounce_s.
+    return "offline" if now >= connections.closed_at + debounce_s else shown

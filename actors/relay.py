@@ -1,9 +1,11 @@
 """Deliver durable tells: stored with their cause, retried until their target has stored their effect.
 
 A tell is removed by the same append that stores its effect, so it happens once however often it is delivered.
+Tells of one target are delivered in the order of their ids: when one is not taken, those behind it wait for
+the scan that finds it again. A target that takes nothing holds up nobody else.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from typing import Final
 
@@ -22,6 +24,7 @@ MAX_IN_FLIGHT: Final = 128  # half of a mailbox, if all should go to one actor
 MAX_HINTS: Final = 4096  # what overflows is found by the next scan
 SCAN_INTERVAL_S: Final = 30.0  # for tells whose node died; hints make the others immediate
 RETRY_S: Final = 1.0
+_MAX_SET_ASIDE: Final = 10_000  # tells that crash their target are remembered; the oldest is tried again
 
 _logger = structlog.get_logger()
 
@@ -29,22 +32,23 @@ _logger = structlog.get_logger()
 class _Receipt:
     """The reply of one tell in flight."""
 
-    __slots__ = ("is_done", "relay", "tell_id")
+    __slots__ = ("address", "is_done", "relay", "tell_id")
 
-    def __init__(self, relay: "TellRelay", tell_id: str) -> None:
+    def __init__(self, relay: "TellRelay", tell_id: str, address: Address) -> None:
         self.relay = relay
         self.tell_id = tell_id
+        self.address = address
         self.is_done = False
 
     def resolve(self, value: object) -> None:
         if not self.is_done:
             self.is_done = True
-            self.relay.concluded(self.tell_id, None)
+            self.relay.concluded(self.tell_id, self.address, None)
 
     def fail(self, error: HubbubError) -> None:
         if not self.is_done:
             self.is_done = True
-            self.relay.concluded(self.tell_id, error)
+            self.relay.concluded(self.tell_id, self.address, error)
 
 
 class TellRelay:
@@ -55,8 +59,11 @@ class TellRelay:
         self._router = router
         self._queue: deque[Tell] = deque()
         self._in_flight: set[str] = set()
-        self._must_scan = True
-        self._failed = False
+        self._blocked: dict[Address, float] = {}  # target -> not before; what is hinted meanwhile is scanned
+        self._set_aside: OrderedDict[str, None] = OrderedDict()  # kept for the operator, as dead letters are
+        self._concluded: set[str] | None = None  # while a scan is under way: what it may still show
+        self._scan_at = float("-inf")  # trio.current_time() seconds
+        self._scanned_to: str | None = None  # the last tell_id of a full page, where the scan goes on
         self._wake = trio.Event()
 
     @property
@@ -67,52 +74,75 @@ class TellRelay:
     def hint(self, tells: Sequence[Tell]) -> None:
         """These were committed just now: deliver them without waiting for a scan."""
         if len(self._queue) + len(tells) > MAX_HINTS:
-            self._must_scan = True
+            now = trio.current_time()
+            for tell in tells:
+                self._block(Address(tell.kind, tell.target_id), now)
         else:
             self._queue.extend(tells)
         self._wake.set()
 
-    def concluded(self, tell_id: str, error: HubbubError | None) -> None:
+    def concluded(self, tell_id: str, address: Address, error: HubbubError | None) -> None:
         """A tell was stored by its target, or was not taken this time."""
         self._in_flight.discard(tell_id)
-        if error is not None:
-            self._failed = True
-            self._must_scan = True
+        if error is None:
+            if self._concluded is not None:
+                self._concluded.add(tell_id)
+        elif error.code == "crashed":
+            _logger.error("tell_set_aside", actor=str(address), tell_id=tell_id)
+            self._set_aside[tell_id] = None
+            if len(self._set_aside) > _MAX_SET_ASIDE:
+                self._set_aside.popitem(last=False)
+        else:
+            self._block(address, trio.current_time() + max(RETRY_S, error.retry_after_s or 0.0))
         self._wake.set()
 
     async def run(self) -> None:
         """Deliver until cancelled; what is not delivered then is found by the next start's scan."""
+        self._scan_at = trio.current_time()
         while True:
             while self._queue and len(self._in_flight) < MAX_IN_FLIGHT:
                 self._deliver(self._queue.popleft())
-            if self._must_scan and not self._queue and not self._in_flight:
-                if self._failed:
-                    self._failed = False
-                    await trio.sleep(RETRY_S)
+            has_room = not self._queue and len(self._in_flight) < MAX_IN_FLIGHT
+            if has_room and trio.current_time() >= self._scan_at:
                 await self._scan()
                 continue
             self._wake = trio.Event()
-            with trio.move_on_after(SCAN_INTERVAL_S) as scope:
+            with trio.move_on_at(self._scan_at if has_room else float("inf")):
                 await self._wake.wait()
-            if scope.cancelled_caught:
-                self._must_scan = True
 
     def _deliver(self, tell: Tell) -> None:
-        if tell.tell_id in self._in_flight:
+        address = Address(tell.kind, tell.target_id)
+        if tell.tell_id in self._in_flight or tell.tell_id in self._set_aside or address in self._blocked:
             return
         self._in_flight.add(tell.tell_id)
-        receipt: Reply = _Receipt(self, tell.tell_id)
-        self._router.ask_nowait(Address(tell.kind, tell.target_id), Told(tell.tell_id, tell.body), receipt)
+        receipt: Reply = _Receipt(self, tell.tell_id, address)
+        self._router.ask_nowait(address, Told(tell.tell_id, tell.body), receipt)
+
+    def _block(self, address: Address, until: float) -> None:
+        """Deliver nothing more to a target until a scan at that time, which finds all that it is owed."""
+        self._blocked[address] = until
+        self._scan_at = min(self._scan_at, until)
+        self._scanned_to = None  # the scan that is under way may have passed it
 
     async def _scan(self) -> None:
-        """Read the oldest tells that are still stored."""
-        self._must_scan = False
+        """Queue the next page of tells that are still stored."""
+        now = trio.current_time()
+        if self._scanned_to is None:
+            self._blocked = {address: until for address, until in self._blocked.items() if until > now}
+        after, self._scanned_to = self._scanned_to, None
+        self._scan_at = min([now + SCAN_INTERVAL_S, *self._blocked.values()])
+        self._concluded = set()
         try:
-            tells = await self._log.find(Tell, {}, order_by="at_ms", limit=MAX_IN_FLIGHT)
+            tells = await self._log.find(Tell, {}, order_by="tell_id", after=after, limit=MAX_IN_FLIGHT)
         except HubbubError as error:
             _logger.warning("tells_unreadable", code=error.code)
-            self._failed = self._must_scan = True
+            self._scan_at = now + RETRY_S
             return
-        if len(tells) == MAX_IN_FLIGHT:
-            self._must_scan = True
-        self._queue.extend(tells)
+        finally:
+            concluded, self._concluded = self._concluded, None
+        if len(tells) == MAX_IN_FLIGHT and self._scan_at > now:
+            self._scanned_to = tells[-1].tell_id
+            self._scan_at = now
+        # What was hinted during the read lies behind what the scan found.
+        known = concluded | self._in_flight | {tell.tell_id for tell in self._queue}
+        self._queue.extendleft(tell for tell in reversed(tells) if tell.tell_id not in known)

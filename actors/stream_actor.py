@@ -7,6 +7,7 @@ get its error and the incarnation ends, because its memory is ahead of the log.
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import count
 from secrets import token_hex
 from typing import Final
 
@@ -24,6 +25,7 @@ from protocol.records import Advance, Append, Appended, Insert, LogRow, Op, Tell
 
 MAX_APPENDS_IN_FLIGHT: Final = 8  # beyond this the mailbox fills, and its senders are told Busy
 
+_tell_numbers = count()
 
 Answer = Callable[[Appended | None], object]
 After = Callable[[Appended | None], None]
@@ -62,7 +64,7 @@ class Batch:
         self.ops: list[Op] = []
         self.staged: list[Staged] = []
         self.tells: list[Tell] = []
-        self.senders: dict[str, int] = {}  # user_id -> row index of that user's last message
+        self.senders: dict[str, list[int]] = {}  # user_id -> row indexes of that user's messages
 
 
 class _Decided(msgspec.Struct, frozen=True):
@@ -93,6 +95,7 @@ class StreamActor(Entity):
         self._batch = Batch()
         self._in_flight = 0
         self._decision = trio.Event()  # set at the next commit or refusal
+        self._failure: HubbubError | None = None  # of an append: memory is ahead of the log
         self._last_at_ms = 0
 
     async def handle(self, message: object, reply: Reply) -> None:
@@ -104,7 +107,7 @@ class StreamActor(Entity):
         raise NotImplementedError
 
     def watermark_raised(self, user_id: str, at: Appended) -> None:
-        """A message of this user was committed, or had been before."""
+        """A message of this user was committed."""
 
     async def receive(self, message: object, reply: Reply) -> None:
         if isinstance(message, _Decided):
@@ -120,9 +123,15 @@ class StreamActor(Entity):
         self._batch = Batch()
         while self._in_flight >= MAX_APPENDS_IN_FLIGHT:
             await self._decision.wait()
-        for user_id, row_index in batch.senders.items():
+        if self._failure is not None:  # what was decided since then rests on changes that were not stored
+            raise StopEntity(self._failure)
+        for user_id, row_indexes in batch.senders.items():
             batch.ops.append(
-                Advance(conversation_id=self._stream.removeprefix("c:"), user_id=user_id, row_index=row_index)
+                Advance(
+                    conversation_id=self._stream.removeprefix("c:"),
+                    user_id=user_id,
+                    row_index=row_indexes[-1],
+                )
             )
         append = Append(
             shard=self._shard,
@@ -137,8 +146,15 @@ class StreamActor(Entity):
         return self._in_flight == 0
 
     async def settle(self) -> None:
+        """Wait for the appends in flight, and be woken again at once.
+
+        An append behind a failed one may have been committed, and nobody has fanned it out: the next
+        incarnation announces a resync.
+        """
         while self._in_flight:
             await self._decision.wait()
+        with suppress(Unavailable):  # draining: the next node's sessions start from their cursors
+            self._ctx.router.tell(self._ctx.address, Wake())
 
     # -- for subclasses -----------------------------------------------------------------------------
 
@@ -160,16 +176,28 @@ class StreamActor(Entity):
         if staged is not None:
             self._batch.staged.append(staged)
 
+    def _answer_in_order(self, reply: Reply, value: object) -> None:
+        """Answer that nothing needs to change, but not before what was decided earlier is stored.
+
+        A retry of a change that is still in flight would otherwise be acked ahead of the store.
+        """
+        if self._in_flight or self._batch.staged:
+            self._stage_ops((), Staged(reply, lambda _at: value))
+        else:
+            reply.resolve(value)
+
     def _stage_tell(self, target_id: str, tell: UserTell) -> None:
         """Stage a message to a user's actor, which arrives even if this node dies right after the commit."""
         address = Address("user", target_id)
+        at_ms = self._at_ms()
         row = Tell(
-            tell_id=token_hex(12),
+            # Rising in the order of staging, so that a scan delivers them in that order.
+            tell_id=f"{at_ms:012x}{next(_tell_numbers) & 0xFFFFFF:06x}{token_hex(6)}",
             shard=address.shard,
             kind=address.kind,
             target_id=target_id,
             body=encode_tell(tell),
-            at_ms=self._at_ms(),
+            at_ms=at_ms,
         )
         self._batch.ops.append(Insert(row))
         self._batch.tells.append(row)
@@ -179,6 +207,8 @@ class StreamActor(Entity):
     def _decided(self, batch: Batch, outcome: Outcome) -> None:
         """Bring an outcome back into the actor; called by the store in the Trio thread."""
         self._in_flight -= 1
+        if isinstance(outcome, HubbubError):
+            self._failure = self._failure or outcome
         decision, self._decision = self._decision, trio.Event()
         decision.set()
         self._ctx.post(_Decided(batch, outcome))
@@ -187,13 +217,9 @@ class StreamActor(Entity):
         if isinstance(outcome, HubbubError):
             for staged in batch.staged:
                 staged.reply.fail(outcome)
-            # Appends behind this one may still be committed, and then nobody here fans them out: wake again
-            # at once, to announce a resync.
-            with suppress(Unavailable):
-                self._ctx.router.tell(self._ctx.address, Wake())
             raise StopEntity(outcome)
-        for user_id, row_index in batch.senders.items():
-            self.watermark_raised(user_id, outcome[row_index])
+        for user_id, row_indexes in batch.senders.items():
+            self._raise_watermark(user_id, [outcome[index] for index in row_indexes])
         for staged in batch.staged:
             at = outcome[staged.row_index] if staged.row_index >= 0 else None
             if staged.after is not None:
@@ -204,6 +230,22 @@ class StreamActor(Entity):
                 staged.reply.resolve(staged.answer(at))
         if batch.tells:
             self._relay.hint(batch.tells)
+
+    def _raise_watermark(self, user_id: str, places: Sequence[Appended]) -> None:
+        """Sending reads up to the message. The store has followed the last row, if that was no duplicate."""
+        new = [at for at in places if not at.is_duplicate]
+        if not new:
+            return
+        self.watermark_raised(user_id, new[-1])
+        if places[-1].is_duplicate:  # an old message was sent again behind a new one
+            advance = Advance(
+                conversation_id=self._stream.removeprefix("c:"),
+                user_id=user_id,
+                delivered_seq=new[-1].seq,
+                read_seq=new[-1].seq,
+                read_count=new[-1].message_count,
+            )
+            self._batch.ops.append(advance)
 
 
 __all__ = ["MAX_APPENDS_IN_FLIGHT", "NO_REPLY", "Batch", "Staged", "StreamActor"]

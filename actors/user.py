@@ -57,10 +57,16 @@ from protocol.stored_events import body_of
 from protocol.types import ContactState, PresenceState
 
 KIND: Final = "user"
+_RETRY_S: Final = 0.25
 
 
 class _JudgePresence(msgspec.Struct, frozen=True):
     pass
+
+
+class _TellBlock(msgspec.Struct, frozen=True):
+    conversation_id: str
+    other_id: str
 
 
 class UserActor(StreamActor):
@@ -87,6 +93,8 @@ class UserActor(StreamActor):
         self._head = 0
         self._connections = presence.Connections()
         self._shown: PresenceState = "offline"
+        self._last_seen_ms = 0  # when the last connection was closed
+        self._user: User | None = None  # as changed last, stored or in flight
 
     # -- life ---------------------------------------------------------------------------------------
 
@@ -111,7 +119,7 @@ class UserActor(StreamActor):
 
     async def passivate(self) -> None:
         if self._shown != "offline":  # told to leave before the debounce was over
-            self._fanout.presence_changed(self._id, "offline", self._now_ms())
+            self._fanout.presence_changed(self._id, "offline", self._last_seen_ms or self._now_ms())
 
     async def _load_circle(self) -> Circle:
         if self._circle is None:
@@ -137,12 +145,15 @@ class UserActor(StreamActor):
         elif isinstance(message, Closed):
             self._connections.closed(message.conn_id, trio.current_time(), was_silent=message.was_silent)
             if not self._connections.active:
-                self._stage_ops([Put(LastSeen(user_id=self._id, at_ms=self._now_ms()))])
+                self._last_seen_ms = self._now_ms()
+                self._stage_ops([Put(LastSeen(user_id=self._id, at_ms=self._last_seen_ms))])
                 self._judge()
                 if self._shown != "offline":
                     self._ctx.post_after(self._debounce_s, _JudgePresence())
         elif isinstance(message, _JudgePresence):
             self._judge()
+        elif isinstance(message, _TellBlock):
+            await self._tell_block(message)
         else:
             raise TypeError(f"a user does not take {type(message).__name__}")
 
@@ -184,7 +195,7 @@ class UserActor(StreamActor):
         if shown == self._shown:
             return
         self._shown = shown
-        last_seen_ms = self._now_ms() if shown == "offline" else 0
+        last_seen_ms = (self._last_seen_ms or self._now_ms()) if shown == "offline" else 0
         self._fanout.presence_changed(self._id, shown, last_seen_ms)
 
     # -- what others told ---------------------------------------------------------------------------
@@ -225,7 +236,11 @@ class UserActor(StreamActor):
             self._stage(event, reply=reply, answer=_ok, ops=done, client_id=client_id, after=after)
 
     async def _asked(self, other_id: str, ops: list[Op]) -> InboxEvent | None:
-        state = user_rules.after_asked(await self._load_circle(), other_id)
+        circle = await self._load_circle()
+        if other_id in circle.blocked:  # the block came between: the other side must not wait for an answer
+            self._stage_tell(other_id, ContactGone(self._id))
+            return None
+        state = user_rules.after_asked(circle, other_id)
         if state is None:
             return None
         if state == "accepted":  # both asked: both have said yes
@@ -241,8 +256,16 @@ class UserActor(StreamActor):
         return None if row.state == "accepted" else self._set_contact(other_id, "accepted", ops)
 
     async def _gone(self, other_id: str, ops: list[Op]) -> InboxEvent | None:
+        """Drop the own side, and say so.
+
+        What was dropped may be newer than what the other side spoke of (a request that crossed a removal),
+        and then the other side must not keep its part of it. It ends there: who has nothing says nothing.
+        """
         circle = await self._load_circle()
-        return self._drop_contact(other_id, ops) if other_id in circle.contacts else None
+        if other_id not in circle.contacts:
+            return None
+        self._stage_tell(other_id, ContactGone(self._id))
+        return self._drop_contact(other_id, ops)
 
     def _set_contact(self, other_id: str, state: ContactState, ops: list[Op]) -> InboxEvent:
         assert self._circle is not None
@@ -299,7 +322,7 @@ class UserActor(StreamActor):
             raise Refused("blocked")
         state = user_rules.after_request(circle, other_id)
         if state is None:
-            reply.resolve(replies.Ok())
+            self._answer_in_order(reply, replies.Ok())
             return
         ops: list[Op] = []
         event = self._set_contact(other_id, state, ops)
@@ -311,7 +334,7 @@ class UserActor(StreamActor):
         circle = await self._load_circle()
         row = circle.contacts.get(other_id)
         if row is not None and row.state == "accepted" and accept:
-            reply.resolve(replies.Ok())
+            self._answer_in_order(reply, replies.Ok())
             return
         if row is None or row.state != "incoming":
             raise Refused("contact_not_found")
@@ -337,7 +360,8 @@ class UserActor(StreamActor):
         await self._other(ask, other_id)
         circle = await self._load_circle()
         if other_id in circle.blocked:
-            reply.resolve(replies.Ok())
+            self._block_moved(ask.app_id, other_id, blocked=True)  # the first time may have ended in a crash
+            self._answer_in_order(reply, replies.Ok())
             return
         circle.blocked.add(other_id)
         row = BlockRow(user_id=self._id, other_id=other_id, since_ms=self._at_ms())
@@ -358,7 +382,7 @@ class UserActor(StreamActor):
     async def _unblock(self, ask: Ask, other_id: str, reply: Reply) -> None:
         circle = await self._load_circle()
         if other_id not in circle.blocked:
-            reply.resolve(replies.Ok())
+            self._answer_in_order(reply, replies.Ok())
             return
         circle.blocked.discard(other_id)
         self._stage(
@@ -372,15 +396,23 @@ class UserActor(StreamActor):
     def _block_moved(self, app_id: str, other_id: str, *, blocked: bool) -> None:
         """Let it take effect now where the two meet; what is not awake reads it when it wakes."""
         conversation_id = direct_id(app_id, self._id, other_id)
-        self._ctx.router.tell_if_active(
-            Address("conversation", conversation_id), BlockMoved(self._id, other_id, blocked)
-        )
+        moved = BlockMoved(self._id, other_id, blocked)
+        if not self._ctx.tell(Address("conversation", conversation_id), moved):
+            self._ctx.post_after(_RETRY_S, _TellBlock(conversation_id, other_id))
         if blocked:
             self._fanout.part(self._id, other_id)
 
+    async def _tell_block(self, message: _TellBlock) -> None:
+        """Tell a conversation whose mailbox was full how the block stands by now."""
+        blocked = message.other_id in (await self._load_circle()).blocked
+        moved = BlockMoved(self._id, message.other_id, blocked)
+        if not self._ctx.tell(Address("conversation", message.conversation_id), moved):
+            self._ctx.post_after(_RETRY_S, message)
+
     async def _update_profile(self, ask: Ask, command: commands.UpdateProfile, reply: Reply) -> None:
         """Store a change whose values the accounts have checked."""
-        user = await self._log.get(User, self._id)
+        # Read once: the row is this actor's to write, and a change in flight must not be read past.
+        user = self._user or await self._log.get(User, self._id)
         if user is None or user.app_id != ask.app_id:
             raise Refused("user_not_found")
         values: dict[str, str | int | None] = {
@@ -389,12 +421,12 @@ class UserActor(StreamActor):
             if (value := getattr(command, name)) is not None and value != getattr(user, name)
         }
         if not values:
-            reply.resolve(replies.ProfileList(items=[user_rules.profile_of(user)]))
+            self._answer_in_order(reply, replies.ProfileList(items=[user_rules.profile_of(user)]))
             return
         if "name" in values:
             values["name_key"] = user_rules.fold(command.name or "")
-        changed = msgspec.structs.replace(user, **values)
-        profile = user_rules.profile_of(changed)
+        self._user = msgspec.structs.replace(user, **values)
+        profile = user_rules.profile_of(self._user)
         self._stage(
             events.ProfileChanged(profile=profile),
             reply=reply,

@@ -482,7 +482,10 @@ class Advance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Redact(msgspec.Struct, frozen=True):
-    """Erase the content of a log row for good; its place, time and author stay."""
+    """Erase the content of a message's row, and of the rows that edited it, for good.
+
+    Their places, times and authors stay, and so does which message an edit was of.
+    """
 
     stream: str
     seq: int
