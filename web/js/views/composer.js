@@ -88,7 +88,8 @@ export class Composer {
     }
   }
 
-  async _upload(entry) {
+  /** Upload, and again where that may help: an upload that arrived twice is one file to the server. */
+  async _upload(entry, triesLeft = 3) {
     if (!this.files.includes(entry)) this.files.push(entry);
     const stop = new AbortController();
     Object.assign(entry, { state: "uploading", share: 0, abort: () => stop.abort() });
@@ -104,6 +105,12 @@ export class Composer {
       entry.state = "ready";
     } catch (error) {
       if (error.code === "aborted") return;
+      const wait_s = error.retry_after_s ?? (error.code === "unreachable" ? 1 : null);
+      if (wait_s !== null && triesLeft > 1) {
+        await new Promise((resolve) => setTimeout(resolve, wait_s * 1000));
+        if (this.files.includes(entry)) await this._upload(entry, triesLeft - 1);
+        return;
+      }
       entry.state = "failed";
       toast(`${entry.file.name}: ${error.message}`, { isError: true });
     }

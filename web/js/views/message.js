@@ -8,6 +8,7 @@ import { attempt, confirmDialog, openDialog, openEmojiPicker, openMenu, personAv
 
 const EDIT_WINDOW_MS = 24 * 3600 * 1000; // protocol/limits.py; the server decides, this only hides what it refuses
 const GROUP_MS = 5 * 60_000; // messages of one author closer than this stand together
+const PICTURE_PX = 340;
 const LONG_CHARS = 3000; // a text of 100 KB is folded until asked for
 
 /** Tell whether a message continues the block of the one before. */
@@ -112,7 +113,10 @@ export function attachment(app, file) {
     link.append(drawIcon("file"), h("span", { class: "file-name", text: file.name }), h("span", { class: "file-size", text: bytes(file.size_bytes || 0) }));
     return link;
   }
-  const image = h("img", { alt: file.name, loading: "lazy", width: file.width || null, height: file.height || null });
+  // The place is kept free before the picture is there, so that nothing jumps when it comes.
+  const scale = Math.min(1, PICTURE_PX / (file.width || PICTURE_PX), PICTURE_PX / (file.height || PICTURE_PX));
+  const size = (length) => (length ? Math.max(1, Math.round(length * scale)) : null);
+  const image = h("img", { alt: file.name, loading: "lazy", width: size(file.width), height: size(file.height) });
   fileUrl(app.session.token, file.file_id).then((url) => (image.src = url), () => {});
   image.addEventListener("error", () => {
     if (image.isConnected) image.replaceWith(h("span", { class: "file-name", text: `${file.name} (cannot be shown)` }));
