@@ -223,17 +223,20 @@ class Outbox:
     # -- what did not fit ---------------------------------------------------------------------------------
 
     def _drop_live(self, stream: str | None, encoded: Encoded) -> None:
-        """Note the loss of a live event. Heads speak of many streams, each of which has news."""
-        if isinstance(encoded.event, Heads):
-            for item in encoded.event.items:
+        """Remember what a dropped live event would have told about durable ones."""
+        event = encoded.event
+        if stream is None:
+            self._stats.dropped_count += 1
+        elif isinstance(event, Heads):
+            for item in event.items:
                 self._drop(item.conversation_id, item.head)
+        elif isinstance(event, Resync):
+            self._drop(event.conversation_id, event.head)
         else:
             self._drop(stream, 0)
 
-    def _drop(self, stream: str | None, seq: int) -> None:
+    def _drop(self, stream: str, seq: int) -> None:
         self._stats.dropped_count += 1
-        if stream is None:
-            return
         head = self._dropped.get(stream)
         if head is not None:
             self._dropped[stream] = max(head, seq)

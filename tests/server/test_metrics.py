@@ -29,7 +29,7 @@ def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
 
 async def test_what_happens_at_the_edge_is_counted() -> None:
     """Dashboards and alarms are made of these names."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         async with open_edge() as edge:
             bot = await open_bot(edge)
             await bot.send(TYPING, TYPING, Send(id=1, conversation_id="nowhere", client_id="m", text="x"))

@@ -144,11 +144,16 @@ def test_a_live_event_without_room_is_announced_where_its_loss_matters() -> None
     for seq in range(1, MAX_OUTBOX_FRAMES + 1):
         outbox.push(posted(seq), "c1", seq)
     assert not outbox.push_live("typing", typing("a"))
-    heads = Heads(items=[HeadHint(conversation_id="c8", head=3), HeadHint(conversation_id="c9", head=4)])
-    assert not outbox.push_live("heads", Encoded(heads), "c8")
+    assert not outbox.push_live(("receipts", "c7"), Encoded(Receipts(conversation_id="c7", items=[])), "c7")
+    heads = [HeadHint(conversation_id="c8", head=3), HeadHint(conversation_id="c9", head=4)]
+    assert not outbox.push_live("heads", Encoded(Heads(items=heads)), "c8")
+    assert not outbox.push_live("resync", Encoded(Resync(conversation_id="c9", head=6)), "c9")
     messages = drain(outbox)
-    assert len(messages) == MAX_OUTBOX_FRAMES + 2
-    assert messages[-2:] == [Resync(conversation_id="c8", head=3), Resync(conversation_id="c9", head=4)]
+    assert messages[MAX_OUTBOX_FRAMES:] == [
+        Resync(conversation_id="c7", head=0),
+        Resync(conversation_id="c8", head=3),
+        Resync(conversation_id="c9", head=6),
+    ]
 
 
 def test_a_pending_live_event_that_grows_too_large_is_announced_instead() -> None:
