@@ -15,9 +15,11 @@ at full speed a replay with more nicks waits for that, unless the server was sta
 import argparse
 import os
 import sys
+import zlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hubbub.accounts import AppBackend
 from hubbub.client import Client, Ticket, connect
-from hubbub.irc import Plan, Step, parse_log, plan
+from hubbub.irc import Plan, parse_log, plan
 from protocol import commands as c
 from protocol import events as e
 from protocol import replies as r
@@ -36,9 +38,12 @@ from protocol.errors import HubbubError, Refused, Unavailable
 from protocol.http import ProvisionUser
 from protocol.types import ConversationSummary
 
-MAX_MEMBERS: Final = 480  # of 500: the rest is for those who run the group and those who watch
+MAX_MEMBERS: Final = 460  # of 500: room for early joins, late removals, operators, and 8 who watch
 OPERATORS: Final = 4  # accounts that add and remove members: one alone would meet its command rate
-MAX_SESSIONS: Final = 256  # open connections of nicks; the longest unused one is closed for a new one
+JOIN_AHEAD_STEPS: Final = 200  # at full speed, joins of the next steps are made together,
+JOIN_BATCH: Final = 20  # so many at once: each change of membership is told to everybody at once
+MAX_UNDER_WAY: Final = 8  # removals and renames under way while the lines go on
+MAX_SESSIONS: Final = 128  # open connections of nicks; the longest unused one is closed for a new one
 LOOK_AHEAD: Final = 400  # steps for whose senders connections are opened beforehand
 MAX_OPENING: Final = 16  # connections being opened at a time
 PROVISION_BATCH: Final = 200  # accounts made by one request
@@ -100,10 +105,15 @@ class Replayer:
         self._settings = settings
         self._plan = wanted
         self._backend = backend
+        self._nursery = nursery
         self._pool = _Pool(settings, backend, nursery)
         self._user_ids: dict[str, str] = {}
         self._operators: list[Client] = []
         self._turn = 0
+        self._under_way: set[str] = set()  # accounts
+        self._done = trio.Event()
+        self._joined_ahead: set[int] = set()  # indexes of steps
+        self._failure: HubbubError | None = None
         self.conversation_id = ""
 
     async def prepare(self) -> None:
@@ -172,12 +182,19 @@ class Replayer:
                     await client.start_send(self.conversation_id, step.text, client_id=step.client_id)
                 )
                 sender = step.account
+            elif step.kind == "join":
+                await self._join(index)
+            elif step.kind == "remove":
+                await self._begin(step.account, partial(self._remove, step.account))
+            elif step.kind == "name":
+                await self._begin(step.account, partial(self._rename, step.account, step.text))
             else:
-                await self._do(step)
+                await self._leave(step.account)
         for ticket in under_way:
             await ticket.wait()
         stored += len(under_way)
         on_line(stored)
+        await self._wait_done(set(self._under_way))
         return stored - skipped, skipped
 
     async def _first_step(self) -> int:
@@ -188,20 +205,68 @@ class Replayer:
                 return place[message.client_id] + 1
         return 0
 
-    async def _do(self, step: Step) -> None:
-        user_id = self._user_ids[step.account]
+    async def _join(self, index: int) -> None:
+        """Add an account to the group; at full speed, those that join soon as well."""
+        if index in self._joined_ahead:
+            self._joined_ahead.remove(index)
+            return
+        steps = self._plan.steps
+        accounts = [steps[index].account]
+        going: set[str] = set()
+        if self._settings.speed == UNLIMITED:
+            for later in range(index + 1, min(len(steps), index + JOIN_AHEAD_STEPS)):
+                step = steps[later]
+                if step.kind in ("leave", "remove"):
+                    going.add(step.account)
+                elif step.kind == "join" and step.account not in going and later not in self._joined_ahead:
+                    accounts.append(step.account)
+                    self._joined_ahead.add(later)
+                    if len(accounts) == JOIN_BATCH:
+                        break
+        await self._wait_done(set(accounts))
+        user_ids = [self._user_ids[account] for account in accounts]
+        await self._operator().add_members(self.conversation_id, user_ids)
+
+    async def _begin(self, account: str, task: Callable[[], Awaitable[object]]) -> None:
+        """Begin what the lines do not depend on: a few at a time, and one at a time for an account."""
+        await self._wait_done({account})
+        while len(self._under_way) >= MAX_UNDER_WAY:
+            await self._done.wait()
+        self._check()
+        self._under_way.add(account)
+        self._nursery.start_soon(self._finish, account, task)
+
+    async def _finish(self, account: str, task: Callable[[], Awaitable[object]]) -> None:
         try:
-            if step.kind == "join":
-                await self._operator().add_members(self.conversation_id, [user_id])
-            elif step.kind == "remove":
-                await self._operator().remove_member(self.conversation_id, user_id)
-            elif step.kind == "leave":
-                await (await self._pool.open(step.account)).leave(self.conversation_id)
-            else:
-                await (await self._pool.open(step.account)).update_profile(name=step.text[:64])
+            await task()
+        except HubbubError as exc:
+            if not _is_gone_already(exc):
+                self._failure = exc
+        self._under_way.discard(account)
+        self._done.set()
+        self._done = trio.Event()
+
+    async def _remove(self, account: str) -> None:
+        await self._operator().remove_member(self.conversation_id, self._user_ids[account])
+
+    async def _rename(self, account: str, name: str) -> None:
+        await (await self._pool.open(account)).update_profile(name=name[:64])
+
+    async def _wait_done(self, accounts: set[str]) -> None:
+        while accounts & self._under_way:
+            await self._done.wait()
+        self._check()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    async def _leave(self, account: str) -> None:
+        await self._wait_done({account})
+        try:
+            await (await self._pool.open(account)).leave(self.conversation_id)
         except Refused as exc:
-            # A resumed replay repeats the steps after its last stored line.
-            if exc.code not in ("not_member", "conversation_not_found"):
+            if not _is_gone_already(exc):
                 raise
 
     def _operator(self) -> Client:
@@ -306,6 +371,11 @@ class Replayer:
                 return reply.conversation
 
 
+def _is_gone_already(exc: HubbubError) -> bool:
+    """Whether a resumed replay met its own work: it repeats the steps after its last stored line."""
+    return exc.code in ("not_member", "conversation_not_found", "user_not_found")
+
+
 def read_watermarks(events: Iterable[e.Event]) -> dict[str, int]:
     """Return how far each present member has read by acting alone: joining and sending read up to there."""
     watermarks: dict[str, int] = {}
@@ -352,6 +422,8 @@ class _Pool:
         self._nursery = nursery
         self._seats: OrderedDict[str, _Seat] = OrderedDict()
         self._opening = trio.Semaphore(MAX_OPENING)
+        # Two replays into two groups may run side by side; two into one group get in each other's way.
+        self._device_id = f"replay-{zlib.crc32(settings.group.encode()):08x}"
 
     def expect(self, account: str) -> None:
         """Begin to open a connection that will be used soon, if there is a free seat for it."""
@@ -404,7 +476,7 @@ class _Pool:
                 async with connect(
                     settings.connect_url or settings.url,
                     token=token,
-                    device_id="irc-replay",
+                    device_id=self._device_id,
                     focus=[],
                     client_name="hubbub-replay/0.1",
                     connect_timeout_s=120.0,
