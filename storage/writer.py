@@ -38,11 +38,12 @@ _MAX_GROUP: Final = 1024  # appends of one commit: tens of ms at most, so that a
 _MAX_GROUP_BYTES: Final = 2 * 1024 * 1024
 _ROW_OVERHEAD_BYTES: Final = 200  # a row's columns and the Python objects around it
 
-_PASSIVE_AT_BYTES: Final = 4 * 1024 * 1024  # small enough for a checkpoint of some ms
+_PASSIVE_AT_BYTES: Final = 8 * 1024 * 1024  # small enough for a checkpoint of some 10 ms
 _TRUNCATE_AT_BYTES: Final = 256 * 1024 * 1024  # a reader has pinned the WAL for long; wait for it briefly
 _TRUNCATE_WAIT_MS: Final = 200
 _FRAME_BYTES: Final = 4096 + 24  # a page and its header in the WAL
 _IDLE_S: Final = 1.0
+_IDLE_WAL_BYTES: Final = 1024 * 1024  # kept for the next writes; an allocated file is quicker to fill
 _BUSY_TIMEOUT_MS: Final = 5_000  # for people who write with the sqlite3 shell; our nodes take the write lock
 _FIRST_PROBE_S: Final = 0.2
 _LAST_PROBE_S: Final = 10.0
@@ -308,7 +309,7 @@ class Writer:
         if self.fault:
             self._probe()
         elif self._is_dirty:
-            self._checkpoint("TRUNCATE" if self._wal_bytes() > _PASSIVE_AT_BYTES else "PASSIVE")
+            self._checkpoint("TRUNCATE" if self._wal_bytes() > _IDLE_WAL_BYTES else "PASSIVE")
             self._is_dirty = False
 
     def _decide(self, group: list[_Job]) -> None:
@@ -531,9 +532,9 @@ class Writer:
             if isinstance(job.outcome, HubbubError):
                 stats.refused_count += 1
             elif job.append is not None:
-                stats.row_count += len(job.append.rows)
-                for place in job.outcome:
-                    stats.duplicate_count += place.is_duplicate
+                duplicate_count = sum([place.is_duplicate for place in job.outcome])
+                stats.row_count += len(job.append.rows) - duplicate_count
+                stats.duplicate_count += duplicate_count
         self._unchecked_bytes += 4096  # the pages that every commit touches
 
 

@@ -234,6 +234,28 @@ class StoreSuite:
             first, second = Appended(1, 1, 1000), Appended(1, 1, 1000, is_duplicate=True)
             assert await outcomes.decided() == [(first, second), (second, Appended(2, 2, 1000))]
 
+    async def test_a_crowd_that_retries_together_is_told_its_first_places(self, reopen: Reopen) -> None:
+        """After a node's crash, everybody sends again at once."""
+        async with reopen() as store:
+            owner = await Owner.of(store)
+            appends = [
+                owner.make([message(stream=f"c:{number % 30}", client_id=f"{number}")], shard=number % 30)
+                for number in range(300)
+            ]
+            first, again = Outcomes(store), Outcomes(store)
+            first.queue(*appends)
+            stored = await first.decided()
+            fresh = owner.make([message(stream="c:0", client_id="new")], shard=0)
+            again.queue(*appends[:150], fresh, fresh, *appends[150:])
+            told = await again.decided()
+            assert told[150] == (Appended(11, 11, 1000),)
+            assert told[151] == (Appended(11, 11, 1000, is_duplicate=True),)
+            del told[150:152]
+            for one, two in zip(stored, told, strict=True):
+                assert not isinstance(one, HubbubError)
+                assert not isinstance(two, HubbubError)
+                assert two == (Appended(one[0].seq, one[0].message_count, 1000, is_duplicate=True),)
+
     async def test_the_key_is_per_stream_and_user(self, reopen: Reopen) -> None:
         async with reopen() as store:
             owner = await Owner.of(store)
@@ -474,6 +496,31 @@ class StoreSuite:
             member = await store.get(MemberRow, "room", "ann")
             assert member is not None
             assert (member.delivered_seq, member.read_seq, member.read_count) == (9, 2, 1)
+
+    async def test_the_highest_of_several_watermarks_in_one_group_counts(self, reopen: Reopen) -> None:
+        """Three devices read on at the same time, in any order."""
+        async with reopen() as store:
+            owner = await Owner.of(store)
+            members = [
+                Put(MemberRow(conversation_id="room", user_id=f"u{number}", role="member"))
+                for number in range(100)
+            ]
+            await store.commit(members)
+            outcomes = Outcomes(store)
+            for read_seq in (3, 9, 5):
+                for number in range(100):
+                    advance = Advance(
+                        conversation_id="room",
+                        user_id=f"u{number}",
+                        read_seq=read_seq,
+                        read_count=read_seq - 1,
+                        delivered_seq=20 - read_seq,
+                    )
+                    outcomes.queue(owner.make([], [advance]))
+            await outcomes.decided()
+            found = await store.find(MemberRow, {"conversation_id": "room"})
+            assert {(row.read_seq, row.read_count, row.delivered_seq) for row in found} == {(9, 8, 17)}
+            assert len(found) == 100
 
     async def test_a_redacted_row_keeps_its_place_and_loses_its_content(self, reopen: Reopen) -> None:
         """Deleting means deleting: the text is gone from the log, the history stays gapless."""

@@ -1,6 +1,7 @@
 """What the writer does when the disk fails, and how it groups and checkpoints."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -206,8 +207,8 @@ async def test_an_unknown_outcome_is_told_when_nothing_can_be_read_back(
             def execute(self, sql: str, *values: object) -> object:
                 if sql == "COMMIT":
                     os.rename(home, elsewhere)
-                    error = __import__("sqlite3").OperationalError("disk I/O error")
-                    error.sqlite_errorcode = 1034  # SQLITE_IOERR_FSYNC
+                    error = sqlite3.OperationalError("disk I/O error")
+                    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
                     raise error
                 return self._connection.execute(sql, *values)  # type: ignore[attr-defined]
 
@@ -219,6 +220,27 @@ async def test_an_unknown_outcome_is_told_when_nothing_can_be_read_back(
         await _until_healthy(store)
         assert (await room.say("ann", client_id="k")).seq == 2
     assert check(home) == []
+
+
+async def test_a_crash_of_the_writer_itself_answers_everybody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug of ours must become errors and a failed health check, and no client that waits for ever."""
+    async with open_store(tmp_path) as store:
+        room = await Room.open(store, "ann")
+
+        def broken(*_: object, **__: object) -> None:
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(store._writer, "_attempt", broken)
+        with trio.fail_after(10):
+            with pytest.raises(OutcomeUnknown):
+                await room.say("ann")
+            with pytest.raises(StorageUnavailable):
+                await room.say("ann")
+            await store.barrier()
+            assert "crashed" in store.health
+            assert (await store.head("c:room")).seq == 1
 
 
 async def test_time_in_the_queue_is_reported(tmp_path: Path) -> None:
