@@ -1,39 +1,31 @@
 """A node without its edge: the real store and the real actors, with listeners that record what they hear."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import TypeVar, cast
 
+import pytest
 import trio
 
 from actors.reply import ReplySlot
 from protocol import commands, events, replies
 from protocol.codec import Encoded
 from protocol.commands import Command, Hello
-from protocol.errors import CloseCode
+from protocol.errors import CloseCode, HubbubError
 from protocol.events import Event
-from protocol.records import Insert, User
+from protocol.records import Append, Insert, User
 from protocol.replies import Reply
-from protocol.types import DeviceSession
+from protocol.types import ConversationSummary, Member
+from server.accounts import Accounts
 from server.chat_core import ChatCore
 from server.identity import Identity
 from server.session import Session
 from storage.sqlite import SqliteStore, open_store
-
+from storage.store import Outcome, Store
 
 E = TypeVar("E", bound=Event)
-
-
-class NoLogIns:
-    """Accounts are tested elsewhere."""
-
-    async def list_sessions(self, identity: Identity) -> list[DeviceSession]:
-        return [DeviceSession(session_id=identity.session_id, current=True)]
-
-    async def revoke_session(self, identity: Identity, session_id: str) -> None: ...
-
-    async def log_out(self, identity: Identity) -> None: ...
 
 
 class Device:
@@ -77,6 +69,12 @@ class Device:
         self.world.core.service.handle(self.as_session(), command, slot)
         return cast(Reply, await slot.wait())
 
+    async def refusal(self, command: Command) -> str:
+        """Give a command that must fail, and return the error's code."""
+        with pytest.raises(HubbubError) as caught:
+            await self.do(command)
+        return caught.value.code
+
     async def send(
         self, conversation_id: str, text: str, client_id: str = "", **more: object
     ) -> replies.Sent:
@@ -91,10 +89,47 @@ class Device:
     async def until(self, kind: type[E], count: int = 1) -> list[E]:
         """Wait until that many events of a type were heard, and return all of them."""
         while True:
-            found = [event for event in self.events if isinstance(event, kind)]
+            found = self.heard(kind)
             if len(found) >= count:
                 return found
             await self._news.wait()
+
+    async def until_heard(self, test: Callable[[Event], bool]) -> Event:
+        """Wait for the first event that passes the test."""
+        while True:
+            for event in self.events:
+                if test(event):
+                    return event
+            await self._news.wait()
+
+    async def sync(self, conversation_id: str, after: int = 0, limit: int = 200) -> list[Event]:
+        """Read all events of a conversation after a cursor, page by page."""
+        found: list[Event] = []
+        while True:
+            page = await self.do(
+                commands.Sync(conversation_id=conversation_id, after=after + len(found), limit=limit)
+            )
+            assert isinstance(page, replies.EventPage)
+            found += page.items
+            if not page.more:
+                return found
+
+    async def sync_inbox(self, after: int = 0) -> list[Event]:
+        """Read all events of the own inbox after a cursor."""
+        page = await self.do(commands.SyncInbox(after=after, limit=500))
+        assert isinstance(page, replies.EventPage)
+        assert not page.more
+        return page.items
+
+    async def members(self, conversation_id: str) -> dict[str, Member]:
+        reply = await self.do(commands.ListMembers(conversation_id=conversation_id))
+        assert isinstance(reply, replies.MemberList)
+        return {member.user_id: member for member in reply.items}
+
+    async def line(self, conversation_id: str) -> ConversationSummary:
+        reply = await self.do(commands.GetConversation(conversation_id=conversation_id))
+        assert isinstance(reply, replies.ConversationInfo)
+        return reply.conversation
 
     def heard(self, kind: type[E]) -> list[E]:
         return [event for event in self.events if isinstance(event, kind)]
@@ -103,21 +138,46 @@ class Device:
         self.world.core.service.closed(self.as_session())
 
 
+class FlakyStore:
+    """The real store, but for appends that a test lets fail: with the errors of `failures`, in order."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+        self.failures: list[HubbubError | None] = []
+        self.is_failing_at_once = False  # raised by append_nowait, as an overloaded store does
+
+    def append_nowait(self, append: Append, on_done: Callable[[Outcome], None]) -> None:
+        error = self.failures.pop(0) if self.failures and append.rows else None
+        if error is None:
+            self._store.append_nowait(append, on_done)
+        elif self.is_failing_at_once:
+            raise error
+        else:
+            failure = error
+            self._store.append_nowait(
+                Append(shard=append.shard, epoch=append.epoch), lambda _outcome: on_done(failure)
+            )
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+
 class World:
-    def __init__(self, store: SqliteStore, core: ChatCore) -> None:
+    def __init__(self, store: SqliteStore, flaky: FlakyStore, core: ChatCore) -> None:
         self.store = store
+        self.flaky = flaky
         self.core = core
         self.now_ms = 0
         self._conn_ids = 0
-        self._client_ids = 0
         self.devices: list[Device] = []
 
     def new_client_id(self) -> str:
-        self._client_ids += 1
-        return f"client-{self._client_ids}"
+        return token_hex(8)
 
     async def user(self, name: str, app_id: str = "default") -> Identity:
-        row = User(
+        """Make a user, or find the one that an earlier world on the same directory has made."""
+        found = await self.store.get(User, f"u_{name}")
+        row = found or User(
             user_id=f"u_{name}",
             app_id=app_id,
             username=name,
@@ -126,7 +186,8 @@ class World:
             name_key=name,
             created_at_ms=1,
         )
-        await self.store.commit([Insert(row)])
+        if found is None:
+            await self.store.commit([Insert(row)])
         return Identity(user=row, app_id=app_id, session_id=f"s_{name}")
 
     async def connect(self, identity: Identity, device_id: str = "d1", **hello: object) -> Device:
@@ -139,6 +200,32 @@ class World:
 
     async def person(self, name: str, app_id: str = "default") -> Device:
         return await self.connect(await self.user(name, app_id))
+
+    async def people(self, *names: str) -> list[Device]:
+        return [await self.person(name) for name in names]
+
+    async def crowd(self, count: int, app_id: str = "default") -> list[str]:
+        """Make many users who are not connected, in one transaction; give their ids."""
+        rows = [
+            User(
+                user_id=f"u_crowd{number}",
+                app_id=app_id,
+                username=f"crowd{number}",
+                username_key=f"crowd{number}",
+                name="",
+                name_key="",
+                created_at_ms=1,
+            )
+            for number in range(count)
+        ]
+        await self.store.commit([Insert(row) for row in rows])
+        return [row.user_id for row in rows]
+
+    async def befriend(self, one: Device, other: Device) -> None:
+        await one.do(commands.RequestContact(user_id=other.user_id))
+        await other.until(events.ContactChanged)
+        await other.do(commands.AnswerContact(user_id=one.user_id, accept=True))
+        await one.until(events.ContactChanged, 2)
 
     async def group(self, owner: Device, *members: Device, title: str = "Group") -> str:
         reply = await owner.do(
@@ -161,14 +248,19 @@ class World:
 
 
 @asynccontextmanager
-async def open_world(directory: Path, *, debounce_s: float = 0.0) -> AsyncIterator[World]:
+async def open_world(
+    directory: Path, *, debounce_s: float = 0.0, timeout_s: float = 30.0
+) -> AsyncIterator[World]:
+    """Bring a node to life on a directory; opening it again is a restart."""
     async with open_store(directory) as store:
         epochs = await store.claim_all("n1")
+        flaky = FlakyStore(store)
+        accounts = Accounts(store, b"a secret of 32 bytes for tests...")
         worlds: list[World] = []
         core = ChatCore(
-            store,
+            cast(Store, flaky),
             epochs,
-            NoLogIns(),
+            accounts,
             node_id="n1",
             server="test",
             nodes=list,
@@ -176,16 +268,22 @@ async def open_world(directory: Path, *, debounce_s: float = 0.0) -> AsyncIterat
             max_file_bytes=1 << 20,
             debounce_s=debounce_s,
         )
-        world = World(store, core)
+        accounts.on_session_revoked = core.service.session_revoked
+        world = World(store, flaky, core)
         worlds.append(world)
         world.now_ms = 1_700_000_000_000
         async with trio.open_nursery() as nursery:
             await nursery.start(core.supervisor.run)
-            with trio.fail_after(30):
+            with trio.fail_after(timeout_s):
                 yield world
             for device in world.devices:
                 device.disconnect()
             nursery.cancel_scope.cancel()
 
 
-__all__ = ["Device", "World", "events", "open_world"]
+def texts(found: Iterable[Event]) -> list[str]:
+    """The texts of the messages among events."""
+    return [event.text for event in found if isinstance(event, events.MessagePosted)]
+
+
+__all__ = ["Device", "FlakyStore", "World", "events", "open_world", "texts"]
