@@ -105,7 +105,8 @@ class Gateway:
         self.lag = LagWatch(metrics.observe_lag)
         self._authenticate = authenticate
         self._service = service
-        self._bridge = AsgiBridge(app, write_timeout_s=settings.session.write_timeout_s)
+        self._app = app
+        self._bridge = self._new_bridge()
         self._tls = TlsFiles(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
         self._origins = frozenset((*settings.origins, *_origin_of(settings.public_url)))
         self._is_trusted = trusted_networks(settings.trusted_proxies)
@@ -202,12 +203,14 @@ class Gateway:
         Raises: OSError where an address cannot be listened on.
         """
         settings = self.settings
+        self._accepting = trio.CancelScope()  # these two serve once; a supervisor may run us again
+        self._bridge = self._new_bridge()
         async with contextlib.AsyncExitStack() as stack:
-            public = await stack.enter_async_context(await open_listener(settings.host, settings.port))
+            public = await stack.enter_async_context(await open_listener(settings.host, self.port))
             self.port = int(public.socket.getsockname()[1])
             doors: list[_Door] = [(public, self._serve_public, self._refuse_http)]
-            if settings.bot_port is not None:
-                bots = await stack.enter_async_context(await open_listener(settings.host, settings.bot_port))
+            if self.bot_port is not None:
+                bots = await stack.enter_async_context(await open_listener(settings.host, self.bot_port))
                 self.bot_port = int(bots.socket.getsockname()[1])
                 doors.append((bots, self._serve_bot, self._refuse_bot))
             async with trio.open_nursery() as nursery:
@@ -226,6 +229,9 @@ class Gateway:
                             self._bridge.abort()
                 finally:
                     self._bridge.stop()
+
+    def _new_bridge(self) -> AsgiBridge:
+        return AsgiBridge(self._app, write_timeout_s=self.settings.session.write_timeout_s)
 
     async def _accept(
         self, doors: Sequence[_Door], connections: trio.Nursery, task_status: trio.TaskStatus[None]

@@ -102,7 +102,7 @@ class Metrics:
             total += count
             buckets.append((bound, total))
         family = HistogramMetricFamily("hubbub_loop_lag_seconds", "By how much the event loop was late.")
-        family.add_metric([], buckets=buckets, sum_value=self._lag_sum_s)  # type: ignore[arg-type]
+        family.add_metric([], buckets=buckets, sum_value=self._lag_sum_s)
         return family
 
 

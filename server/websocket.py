@@ -137,7 +137,9 @@ class WebSocketTransport(StreamWriter):
     async def _take_messages(self) -> list[bytes | str]:
         """Return the complete messages of what was read; answer pings; note how the stream ended."""
         payloads: list[bytes | str] = []
+        is_heard = False
         for event in self._proto.events():
+            is_heard = True
             if isinstance(event, TextMessage | BytesMessage):
                 data: bytes | str = event.data if isinstance(event, TextMessage) else bytes(event.data)
                 if event.message_finished and not self._parts:
@@ -160,7 +162,7 @@ class WebSocketTransport(StreamWriter):
             elif isinstance(event, CloseConnection):
                 self._end(event)
                 break
-        else:
+        if is_heard:
             self.heard_at = trio.current_time()
         return payloads
 

@@ -151,3 +151,23 @@ async def test_cancelling_a_gateway_ends_it_at_once() -> None:
             started_at = trio.current_time()
         assert trio.current_time() - started_at < 6.0
         assert edge.service.closed_sessions == edge.service.opened
+
+
+async def test_a_gateway_that_was_ended_can_be_run_again_on_the_same_ports() -> None:
+    """The supervisor restarts it after a crash, and clients come back to the address that they know."""
+    with trio.fail_after(30):
+        async with open_edge() as edge:
+            ports = (edge.port, edge.bot_port)
+        for _ in range(2):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(edge.gateway.run)
+                assert (edge.port, edge.bot_port) == ports
+                bot = await open_bot(edge)
+                await bot.send(TYPING)
+                assert await bot.receive() == Ok(id=9)
+                async with httpx.AsyncClient() as client:
+                    assert (await client.get(f"http://127.0.0.1:{edge.port}/")).text == "hello"
+                nursery.cancel_scope.cancel()
+            await bot.stream.aclose()
+            assert edge.gateway.stats()["connections"] == 0
+        assert edge.app.lifespan == ["lifespan.startup", "lifespan.shutdown"] * 3
