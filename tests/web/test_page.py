@@ -160,6 +160,23 @@ def test_a_killed_node_loses_and_doubles_nothing(frail_node: Node, join: Join) -
     expect(ann.page.locator(".conversation .message")).to_have_count(5)
 
 
+def test_a_restarted_node_is_found_again_without_a_reload(frail_node: Node, join: Join) -> None:
+    """An operator's restart is a blink: the pages come back by themselves and go on where they were."""
+    ann, bob = join(frail_node, "Ann Again"), join(frail_node, "Bob Again")
+    ann.start_direct(bob)
+    bob.open("Ann Again")
+    ann.send("before the restart")
+    expect(message(bob.page, "before the restart")).to_be_visible()
+    frail_node.stop()
+    bob.send("in between")
+    frail_node.start()
+    expect(message(ann.page, "in between")).to_be_visible(timeout=40_000)
+    ann.send("after the restart")
+    expect(message(bob.page, "after the restart")).to_be_visible(timeout=40_000)
+    expect(message(ann.page, "after the restart").locator(".tick")).to_have_attribute("aria-label", "Read")
+    assert texts(ann.page) == texts(bob.page) == ["before the restart", "in between", "after the restart"]
+
+
 def test_reading_in_one_tab_clears_the_badge_in_the_other(node: Node, join: Join) -> None:
     """Each tab is a device of its own: both count what comes, and reading in one is reading."""
     ann, bob = join(node, "Ann Tabs"), join(node, "Bob Tabs")

@@ -47,10 +47,6 @@ export function logOut(token) {
   return call("POST", "/v1/logout", { token });
 }
 
-export function me(token) {
-  return call("GET", "/v1/me", { token });
-}
-
 /**
  * Upload one file; `onprogress` gets a share from 0 to 1. Resolves with the stored file's record.
  * XMLHttpRequest because fetch cannot tell how much of a body has been sent. Aborting `signal` rejects.

@@ -47,6 +47,7 @@ function newConversation(id) {
     members: null, // user_id -> Member, where the list was read
     banned: [],
     divider_seq: 0,
+    is_at_end: true, // the person looks at the end, so the start may be cut away
     version: 0,
     items: null,
   };
@@ -411,7 +412,7 @@ export class Store {
     this._last(conversation, message);
     this._typing(conversation.id, event.user_id, false);
     this._moveReceipt(conversation, event.user_id, event.seq, event.seq);
-    if (conversation.messages.size > MAX_KEPT_MESSAGES && conversation.read_seq >= event.seq - KEPT_AFTER_CUT) {
+    if (conversation.is_at_end && conversation.messages.size > MAX_KEPT_MESSAGES) {
       const seqs = [...conversation.messages.keys()].sort((one, other) => one - other);
       const cut = seqs[seqs.length - KEPT_AFTER_CUT];
       for (const seq of seqs) if (seq < cut) conversation.messages.delete(seq);

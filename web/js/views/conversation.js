@@ -48,7 +48,7 @@ export class ConversationView {
 
   close() {
     this.resize.disconnect();
-    if (this.conversation) this.conversation.divider_seq = 0;
+    if (this.conversation) Object.assign(this.conversation, { divider_seq: 0, is_at_end: true });
   }
 
   async opened() {
@@ -150,6 +150,7 @@ export class ConversationView {
 
   /** What depends on where the person looks: the jump button and the read mark. */
   _settle() {
+    if (this.conversation) this.conversation.is_at_end = this.isAtEnd;
     this.jumpButton.hidden = this.isAtEnd;
     this.jumpCount.hidden = !this.newCount;
     setText(this.jumpCount, String(this.newCount));
