@@ -22,8 +22,18 @@ from msgspec import Meta
 from server.ratelimit import Rate, trusted_networks
 
 ENV_PREFIX: Final = "HUBBUB_"
-# Variables that are no settings of a node.
-OTHER_VARIABLES: Final = frozenset({"HUBBUB_CONFIG", "HUBBUB_TOKEN", "HUBBUB_SERVER", "HUBBUB_LONG"})
+# Variables that are no settings of a node: of `hubbub chat` and `replay`, and of the tests.
+OTHER_VARIABLES: Final = frozenset(
+    {
+        "HUBBUB_CONFIG",
+        "HUBBUB_URL",
+        "HUBBUB_TOKEN",
+        "HUBBUB_APP_KEY",
+        "HUBBUB_APP_SECRET",
+        "HUBBUB_LONG",
+        "HUBBUB_SEED",
+    }
+)
 SECRETS: Final = frozenset({"admin_token", "server_secret"})
 SECRET_FILE: Final = "secret.key"
 DEFAULT_FILE: Final = "hubbub.toml"
