@@ -2,7 +2,8 @@
 
 Supervision tree (rest_for_one at the root, since what stands later builds on what stands before):
 
-    root        store is open around it
+    root        the store is open around it
+    |- store    notices when the store's writer has crashed, which only a new process mends
     |- actors   one_for_one: user and conversation hosts, hub, relay, service
     |- accounts watches for log-ins that ended, writes when they were used
     `- gateway  the public port, the bot port, and a session for each connection
@@ -78,6 +79,7 @@ class Node:
                 root = Supervisor(
                     "root",
                     [
+                        ChildSpec(name="store", start=self._watch_store),
                         self._core.supervisor.as_child(),
                         ChildSpec(name="accounts", start=self._watch_accounts),
                         ChildSpec(name="gateway", start=self._gateway.run, shutdown_s=15.0),
@@ -140,6 +142,11 @@ class Node:
         )
         self.metrics.add_gauges("actors", "Actors and their mailboxes.", self._core.gauges)
         self.metrics.add_gauges("store", "The store and its commits.", self._store_gauges)
+
+    async def _watch_store(self, *, task_status: ChildStatus) -> None:
+        """End, and with the restarts used up the process, when the store's writer has crashed."""
+        task_status.started()
+        await self._store.watch()
 
     async def _watch_accounts(self, *, task_status: ChildStatus) -> None:
         task_status.started()

@@ -96,6 +96,11 @@ class SqliteStore:
         """Why nothing can be written now, for a person; empty while all is well."""
         return self._writer.fault
 
+    async def watch(self) -> None:
+        """Run as long as the store can be used. Raises: RuntimeError, when its writer has crashed."""
+        await self._writer.wait_stopped()
+        raise RuntimeError(self._writer.fault or "The store was closed.")
+
     @property
     def stats(self) -> WriterStats:
         """Counters since the start."""

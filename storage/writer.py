@@ -254,6 +254,10 @@ class Writer:
                 self._connection.close()
             self._tell(self._stopped.set)
 
+    async def wait_stopped(self) -> None:
+        """Return when the writer's thread has ended: asked to, or by a bug, which `fault` then tells."""
+        await self._stopped.wait()
+
     def _connect(self) -> sqlite3.Connection:
         # mode=rw: a database that is gone must be an error and never a new, empty one.
         connection = sqlite3.connect(
