@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page
 
 from tests.web.browser import CHROMIUM, NO_CHROMIUM, Node, Person, join_page, open_browser, open_node
 
@@ -30,6 +30,16 @@ def frail_node(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> It
     """A node of one test, which may kill it."""
     with open_node(tmp_path_factory.mktemp("frail")) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def blank(browser: Browser, node: Node) -> Iterator[Page]:
+    """A page of the node's origin that runs nothing by itself."""
+    context = browser.new_context(base_url=node.url)
+    page = context.new_page()
+    page.goto("/icon.svg")
+    yield page
+    context.close()
 
 
 Join = Callable[..., Person]

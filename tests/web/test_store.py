@@ -3,16 +3,13 @@
 `web/js/store.js` runs where it runs for people, in a browser; the events and the expected end come from here.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from playwright.sync_api import Browser, Page
-
-from tests.web.browser import Node
+from playwright.sync_api import Page
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -39,7 +36,7 @@ async ({ log, start, history, summary, focus, plan, end }) => {
     if (step.seq) store.apply(log[step.seq - 1]);
     if (step.hint) store.apply({ type: "heads", items: [step.hint] });
     if (step.answer && needs.some(([kind]) => kind === "sync")) {
-      needs.length = 0;
+      needs.splice(0, needs.length, ...needs.filter(([kind]) => kind !== "sync"));
       asked += 1;
       sync(step.answer, step.late);
     }
@@ -178,16 +175,6 @@ operations: st.SearchStrategy[Ops] = st.lists(
     min_size=1,
     max_size=25,
 )
-
-
-@pytest.fixture(scope="session")
-def blank(browser: Browser, node: Node) -> Iterator[Page]:
-    """A page of the node's origin that runs nothing by itself."""
-    context = browser.new_context(base_url=node.url)
-    page = context.new_page()
-    page.goto("/icon.svg")
-    yield page
-    context.close()
 
 
 def drive(page: Page, **arguments: Any) -> dict[str, Any]:

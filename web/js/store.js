@@ -326,7 +326,11 @@ export class Store {
       this._drain(conversation);
     } else {
       // Behind a hole, or of a timeline that is not loaded. A deletion cannot wait: the text has to go now.
-      if (event.type === "deleted" && !conversation.ahead.has(event.seq)) this._deleteEarly(conversation, event);
+      // In focus, what was not applied yet is neither shown nor counted: its deletion comes after it by itself.
+      const isShown = !(inFocus && conversation.is_live && event.target > conversation.cursor);
+      if (event.type === "deleted" && isShown && !conversation.ahead.has(event.seq)) {
+        this._deleteEarly(conversation, event);
+      }
       if (!conversation.is_live) this._listLine(conversation, event);
       if (inFocus) {
         if (conversation.pending.size < MAX_PENDING) conversation.pending.set(event.seq, event);
