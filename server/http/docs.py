@@ -98,7 +98,7 @@ def page_of(schema: dict[str, Any]) -> str:
         "<!doctype html><html lang=en><head><meta charset=utf-8>",
         '<meta name=viewport content="width=device-width, initial-scale=1">',
         f"<title>{_text(schema['info']['title'])}</title>",
-        "<link rel=stylesheet href=/v1/docs.css></head><body>",
+        "<link rel=icon href=/icon.svg><link rel=stylesheet href=/v1/docs.css></head><body>",
         f"<h1>{_text(schema['info']['title'])} {_text(schema['info']['version'])}</h1>",
         f"<p>{_text(schema['info'].get('description', ''))}</p>",
         "<p>For programs: <a href=/v1/openapi.json>/v1/openapi.json</a>.</p>",
