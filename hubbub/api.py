@@ -2,8 +2,8 @@
 
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -24,6 +24,31 @@ from protocol.types import (
 )
 
 ReplyT = TypeVar("ReplyT", bound=msgspec.Struct)
+ItemT = TypeVar("ItemT")
+
+
+class Pages(Generic[ItemT]):
+    """Iterate over items that come in pages. The next page is read when it is needed.
+
+    Not a generator: who stops half-way leaves nothing behind that would have to be closed.
+    """
+
+    def __init__(self, fetch: Callable[[], Awaitable[tuple[Sequence[ItemT], bool]]]) -> None:
+        self._fetch = fetch
+        self._items: Iterator[ItemT] = iter(())
+        self._has_more = True
+
+    def __aiter__(self) -> "Pages[ItemT]":
+        return self
+
+    async def __anext__(self) -> ItemT:
+        while True:  # ends with an item, or with the last page
+            for item in self._items:
+                return item
+            if not self._has_more:
+                raise StopAsyncIteration
+            items, self._has_more = await self._fetch()
+            self._items = iter(items)
 
 
 def new_client_id() -> str:
@@ -116,7 +141,7 @@ class Commands(ABC):
             r.MessagePage,
         )
 
-    async def history(
+    def history(
         self,
         conversation_id: str,
         *,
@@ -124,21 +149,30 @@ class Commands(ABC):
         after: int | None = None,
         thread: int = 0,
         page_size: int = 200,
-    ) -> AsyncIterator[Message]:
+    ) -> "Pages[Message]":
         """Iterate over messages: backwards from `before` (0: the newest), or forwards from `after`."""
         size = max(1, min(page_size, MAX_PAGE))
-        while True:  # ends with the last page
+        is_forward = after is not None
+        place = before if after is None else after
+
+        async def fetch() -> tuple[Sequence[Message], bool]:
+            nonlocal place
             page = await self.history_page(
-                conversation_id, before=before, after=after, thread=thread, limit=size
+                conversation_id,
+                before=0 if is_forward else place,
+                after=place if is_forward else None,
+                thread=thread,
+                limit=size,
             )
-            for message in page.items if after is not None else reversed(page.items):
-                yield message
-            if not page.more or not page.items:
-                return
-            if after is None:
-                before = page.items[0].seq
-            else:
-                after = page.items[-1].seq
+            if not page.items:
+                return (), False
+            if is_forward:
+                place = page.items[-1].seq
+                return page.items, page.more
+            place = page.items[0].seq
+            return page.items[::-1], page.more
+
+        return Pages(fetch)
 
     async def sync_page(self, conversation_id: str, after: int, *, limit: int = 200) -> r.EventPage:
         """Read one page of a conversation's events after a cursor. `events()` does this by itself."""
@@ -179,18 +213,19 @@ class Commands(ABC):
         )
         return reply.conversation
 
-    async def list_conversations(self, *, page_size: int = 100) -> AsyncIterator[ConversationSummary]:
+    def list_conversations(self, *, page_size: int = 100) -> "Pages[ConversationSummary]":
         """Iterate over all own conversations, newest first."""
         after = ""
-        while True:  # ends with the last page
+
+        async def fetch() -> tuple[Sequence[ConversationSummary], bool]:
+            nonlocal after
             page = await self._ask(
                 c.ListConversations(id=self._next_id(), after=after, limit=page_size), r.ConversationList
             )
-            for item in page.items:
-                yield item
-            if not page.next:
-                return
             after = page.next
+            return page.items, bool(page.next)
+
+        return Pages(fetch)
 
     async def list_members(self, conversation_id: str) -> list[Member]:
         """Read all members with their receipts."""
