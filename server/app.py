@@ -6,6 +6,7 @@ Supervision tree (rest_for_one at the root, since what stands later builds on wh
     |- store    notices when the store's writer has crashed, which only a new process mends
     |- actors   one_for_one: user and conversation hosts, hub, relay, service
     |- accounts watches for log-ins that ended, writes when they were used
+    |- janitor  removes what no upload names any more
     `- gateway  the public port, the bot port, and a session for each connection
 
 SIGTERM or SIGINT drains: nobody new, clients told to reconnect, work in flight finished, exit code 0. When
@@ -26,6 +27,7 @@ import trio
 
 from actors.supervisor import ChildSpec, ChildStatus, Strategy, Supervisor, SupervisorEscalated
 from protocol.types import NodeInfo
+from server import janitor
 from server.accounts import AccountRates, Accounts
 from server.chat_core import ChatCore
 from server.config import Settings, server_secret
@@ -38,9 +40,7 @@ from server.metrics import Metrics
 from server.ratelimit import Rate
 from server.session import SessionLimits
 from server.version import VERSION
-from storage.files import FileStore
 from storage import SqliteStore, open_store
-from storage.check import FILES_NAME
 
 RECONNECT_WITHIN_S: Final = 5.0  # over which a drained node's clients spread themselves
 
@@ -82,6 +82,7 @@ class Node:
                         ChildSpec(name="store", start=self._watch_store),
                         self._core.supervisor.as_child(),
                         ChildSpec(name="accounts", start=self._watch_accounts),
+                        ChildSpec(name="janitor", start=self._keep_tidy),
                         ChildSpec(name="gateway", start=self._gateway.run, shutdown_s=15.0),
                     ],
                     strategy=Strategy.REST_FOR_ONE,
@@ -124,7 +125,7 @@ class Node:
             accounts=self._accounts,
             files=Files(
                 store,
-                FileStore(settings.data_path / FILES_NAME),
+                store.files,
                 max_file_bytes=settings.max_file_bytes,
             ),
             settings=settings,
@@ -151,6 +152,10 @@ class Node:
     async def _watch_accounts(self, *, task_status: ChildStatus) -> None:
         task_status.started()
         await self._accounts.run(self._live)
+
+    async def _keep_tidy(self, *, task_status: ChildStatus) -> None:
+        task_status.started()
+        await janitor.run(self._store, self._store.files)
 
     def _live(self) -> list[Identity]:
         return [session.identity for session in self._gateway.sessions()]
