@@ -9,6 +9,7 @@ The bound, and why it holds. Let B = 256 KiB and N = 512 frames.
   `size_bytes` plus what unanswered commands may still bring (a page for each that is answered by a list) is
   below B. One command may be dispatched just below that mark, so at most B + one page + 32 small answers
   wait, in N + 32 frames.
+- What the writer has taken and not yet written, 64 KiB or one longer answer, comes on top.
 - *Announcements* (`Resync`) use only room that events could use.
 
 What does not fit. A durable event that finds no room is dropped, and so is everything after it in its stream
