@@ -158,6 +158,7 @@ class _Planner:
         self._max_members = max_members
         self._account_of: dict[str, str] = {}  # the nick in use now -> account
         self._name_of: dict[str, str] = {}  # account -> the nick in use now
+        self._shown: dict[str, str] = {}  # account -> its profile's name, where that is not its first nick
         self._members: dict[str, None] = {}  # accounts in the group, the longest silent first
         self._at_s = 0.0
 
@@ -195,11 +196,16 @@ class _Planner:
         former = self._name_of.get(nick)
         if former is not None:
             del self._account_of[former]
-            self._add("name", nick, nick)
+        if self._shown.get(nick, nick) != nick:
+            self._show(nick, nick)
         self.accounts.setdefault(nick)
         self._account_of[nick] = nick
         self._name_of[nick] = nick
         return nick
+
+    def _show(self, account: str, name: str) -> None:
+        self._shown[account] = name
+        self._add("name", account, name)
 
     def _rename(self, old: str, new: str) -> None:
         if old == new:
@@ -216,7 +222,7 @@ class _Planner:
         del self._account_of[old]
         self._account_of[new] = account
         self._name_of[account] = new
-        self._add("name", account, new)
+        self._show(account, new)
 
     def _enter(self, account: str) -> None:
         if account in self._members:

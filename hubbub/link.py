@@ -79,7 +79,13 @@ def parse_url(url: str, *, wire: Wire | None = None) -> Endpoint:
     default_port = (
         (443 if is_tls else 80) if parts.scheme in ("ws", "wss") else (443 if is_tls else DEFAULT_PORT)
     )
-    return Endpoint(parts.hostname, port or default_port, wire or Wire.MSGPACK_WS, is_tls=is_tls, path=path)
+    return Endpoint(
+        parts.hostname,
+        port or default_port,
+        Wire.MSGPACK_WS if wire is None else wire,
+        is_tls=is_tls,
+        path=path,
+    )
 
 
 class Link(Protocol):
