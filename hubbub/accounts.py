@@ -248,10 +248,11 @@ class Accounts:
         avatar: str | None = None,
         language: str | None = None,
         time_zone: str | None = None,
-    ) -> Me:
+    ) -> Profile:
         """Change the own profile; what is None stays."""
         body = UpdateMe(name=name, avatar=avatar, language=language, time_zone=time_zone)
-        return await self._http.ask("PATCH", "/v1/me", Me, body=body, headers=self._bearer)
+        done = await self._http.ask("PATCH", "/v1/me", Users, body=body, headers=self._bearer)
+        return done.items[0]
 
     async def change_password(self, old_password: str, new_password: str) -> None:
         """Change the own password; every other log-in ends."""
