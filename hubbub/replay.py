@@ -215,14 +215,15 @@ class Replayer:
         going: set[str] = set()
         if self._settings.speed == UNLIMITED:
             for later in range(index + 1, min(len(steps), index + JOIN_AHEAD_STEPS)):
+                # Counted with those of earlier batches: the group has room for so many more than planned.
+                if len(self._joined_ahead) >= JOIN_BATCH:
+                    break
                 step = steps[later]
                 if step.kind in ("leave", "remove"):
                     going.add(step.account)
                 elif step.kind == "join" and step.account not in going and later not in self._joined_ahead:
                     accounts.append(step.account)
                     self._joined_ahead.add(later)
-                    if len(accounts) == JOIN_BATCH:
-                        break
         await self._wait_done(set(accounts))
         user_ids = [self._user_ids[account] for account in accounts]
         await self._operator().add_members(self.conversation_id, user_ids)
