@@ -245,6 +245,7 @@ def _gateway_settings(settings: Settings) -> GatewaySettings:
         origins=tuple(settings.origins),
         public_url=settings.public_url,
         trusted_proxies=tuple(settings.trusted_proxies),
+        unlimited=tuple(settings.unlimited),
         max_connections=settings.max_connections,
         max_connections_per_address=settings.max_connections_per_address,
         connections=settings.connections,

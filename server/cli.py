@@ -540,8 +540,8 @@ def _flag(name: str) -> str:
 
 def _add_setting(parser: argparse.ArgumentParser, name: str) -> None:
     flag = _flag(name)
-    default = config.FIELDS[name].default
-    shown = default if default not in ("", msgspec.NODEFAULT) else ""
+    default = getattr(config.DEFAULTS, name)
+    shown = ",".join(default) if isinstance(default, list) else default
     help_text = config.describe(name) + (f" Default: {shown}." if shown != "" else "")
     help_text = help_text.replace("%", "%%")
     kind = config.base_type(name)

@@ -87,6 +87,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         list[str],
         Meta(description="Addresses or networks whose X-Forwarded-For is believed, such as 10.0.0.0/8."),
     ] = []
+    unlimited: Annotated[
+        list[str],
+        Meta(
+            description="Addresses or networks without limits by address: this machine, or your backends. "
+            "A proxy on this machine belongs into trusted_proxies."
+        ),
+    ] = msgspec.field(default_factory=lambda: ["127.0.0.0/8", "::1/128"])
     sign_up_open: Annotated[bool, Meta(description="Whether people may make accounts by themselves.")] = True
     admin_token: Annotated[
         str, Meta(description="Opens /metrics from elsewhere than this machine; at least 16 characters.")
@@ -170,6 +177,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return Rate(self.connections_per_s, self.connections_burst)
 
 
+DEFAULTS: Final = Settings()
 FIELDS: Final = {field.name: field for field in msgspec.structs.fields(Settings)}
 
 
@@ -299,8 +307,11 @@ def _check(settings: Settings) -> None:
             )
     try:
         trusted_networks(tuple(settings.trusted_proxies))
+        trusted_networks(tuple(settings.unlimited))
     except ValueError as exc:
-        raise ConfigError(f"trusted_proxies cannot be used: {exc}; write 10.0.0.1 or 10.0.0.0/8.") from None
+        raise ConfigError(
+            f"trusted_proxies or unlimited cannot be used: {exc}; write 10.0.0.1 or 10.0.0.0/8."
+        ) from None
     if settings.admin_token and len(settings.admin_token) < 16:
         raise ConfigError("admin_token is too short to keep anybody out; use at least 16 characters.")
     if settings.server_secret and not re.fullmatch(r"[0-9a-fA-F]{64}", settings.server_secret):

@@ -70,6 +70,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     origins: tuple[str, ...] = ()
     public_url: str = ""
     trusted_proxies: tuple[str, ...] = ()
+    unlimited: tuple[str, ...] = ()  # addresses and networks without limits by address
     max_connections: int = 20_000
     max_connections_per_address: int = 500
     max_sessions_per_user: int = 100
@@ -110,6 +111,7 @@ class Gateway:
         self._tls = TlsFiles(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
         self._origins = frozenset((*settings.origins, *_origin_of(settings.public_url)))
         self._is_trusted = trusted_networks(settings.trusted_proxies)
+        self._is_unlimited = trusted_networks(settings.unlimited)
         self._address_rates = AddressRates(settings.connections)
         self._address_counts = AddressCounts(settings.max_connections_per_address)
         self._connection_count = 0
@@ -338,6 +340,9 @@ class Gateway:
         return self._reason_to_shed_address(peer, now)
 
     def _reason_to_shed_address(self, address: str, now: float) -> str | None:
+        if self._is_unlimited(address):
+            self._address_counts.enter(address, is_limited=False)
+            return None
         if not self._address_rates.take(address, now):
             return "address_rate"
         if not self._address_counts.enter(address):

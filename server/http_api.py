@@ -64,6 +64,7 @@ def make_http_app(services: HttpServices, *, web_folder: Path = WEB_FOLDER) -> A
         app,
         rate=settings.requests,
         trusted_proxies=tuple(settings.trusted_proxies),
+        unlimited=tuple(settings.unlimited),
         is_tls=settings.is_tls,
     )
     return cast("ASGIFramework", edge)

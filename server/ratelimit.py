@@ -98,11 +98,11 @@ class AddressCounts:
         self._max_per_address = max_per_address
         self._counts: dict[str, int] = {}
 
-    def enter(self, address: str) -> bool:
+    def enter(self, address: str, *, is_limited: bool = True) -> bool:
         """Count one more, unless the address is at its limit. Each success needs one `leave`."""
         key = address_key(address)
         count = self._counts.get(key, 0)
-        if count >= self._max_per_address:
+        if is_limited and count >= self._max_per_address:
             return False
         self._counts[key] = count + 1
         return True

@@ -41,10 +41,19 @@ _CONTROL = re.compile(r"[^\x20-\x7e\u00a0-\U0010ffff]")
 class Edge:
     """Wrap an ASGI app; call it as one."""
 
-    def __init__(self, app: ASGIApp, *, rate: Rate, trusted_proxies: tuple[str, ...], is_tls: bool) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        rate: Rate,
+        trusted_proxies: tuple[str, ...],
+        is_tls: bool,
+        unlimited: tuple[str, ...] = (),
+    ) -> None:
         self._app = app
         self._rates = AddressRates(rate)
         self._is_trusted = trusted_networks(trusted_proxies)
+        self._is_unlimited = trusted_networks(unlimited)
         self._headers = SECURITY_HEADERS
         if is_tls:
             # Half a year; not for subdomains, which may be somebody else's.
@@ -85,7 +94,8 @@ class Edge:
             await send(message)
 
         try:
-            if scope["path"] not in NEVER_LIMITED and not self._rates.take(address, started):
+            is_limited = scope["path"] not in NEVER_LIMITED and not self._is_unlimited(address)
+            if is_limited and not self._rates.take(address, started):
                 wait_s = self._rates.retry_after_s(address, started)
                 await refuse(send_on, Unavailable("rate_limited", retry_after_s=max(wait_s, 0.1)))
             else:
