@@ -1,124 +1,82 @@
-"""How much memory does an idle WebSocket connection cost the node?
+"""How much memory does an idle WebSocket connection cost a node, and how fast do users come in?
 
-Load: a server process with the real gateway, sessions and outboxes, behind them a service that does nothing;
-N connections (default 2,000) of N users from this process, each welcomed and then silent. Unit: KiB of
-resident memory of the server process per connection, and of that what Python's allocator holds. One JSON
-line.
+Load: `hubbub serve` as an operator runs it, with a fresh data directory; N connections (default 2,000) of N
+users from this process, each signed in by a JWT of the app's backend (so each is authenticated and made on
+its way in), welcomed and then silent. Units: KiB of resident memory of the node per connection, connections
+per second, and CPU seconds of the node per second while all are silent. One JSON line.
 
     python -m bench.connections_idle [N]
 """
 
 import argparse
-import gc
 import json
+import os
 import platform
 import resource
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import trio
+import jwt
 
-from actors.reply import Reply as ReplyPort
 from protocol.codec import Wire, encode_payload
-from protocol.commands import Command, Hello
-from protocol.limits import MAX_FRAME_BYTES
-from protocol.records import User
-from protocol.replies import Welcome
-from protocol.types import Profile, ServerLimits
-from server.gateway import GatewaySettings, open_gateway
-from server.identity import Identity
-from server.metrics import Metrics
-from server.ratelimit import Rate
-from server.session import Session
+from protocol.commands import Hello
 
 WARM_UP_COUNT = 50  # connections before the first reading: imports, caches, the first arenas
+SETTLE_S = 5.0  # caches of the store and of the accounts are written behind the connections
+IDLE_S = 10.0  # how long the CPU of the idle node is measured
 UPGRADE = (
     b"GET /ws HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 
 
-class SilentService:
-    """Welcome everybody, and do nothing."""
-
-    async def open(self, session: Session, hello: Hello) -> Welcome:
-        await trio.lowlevel.checkpoint()
-        return Welcome(
-            user=Profile(user_id=session.user_id, username=session.user_id, name="Somebody"),
-            app_id="app",
-            session_id=session.identity.session_id,
-            device_id=hello.device_id,
-            node_id="bench",
-            server="hubbub",
-            now_ms=0,
-            heartbeat_interval_s=30.0,
-            limits=ServerLimits(
-                max_frame_bytes=MAX_FRAME_BYTES,
-                max_text_bytes=102_400,
-                max_group_members=500,
-                max_unacked_sends=32,
-                max_file_bytes=0,
-            ),
-        )
-
-    def handle(self, session: Session, command: Command, reply: ReplyPort) -> None:
-        raise AssertionError("nobody sends anything")
-
-    def closed(self, session: Session) -> None:
-        """Nothing to detach."""
+@contextmanager
+def running_node(directory: str) -> Iterator[tuple[int, int]]:
+    """A node in a process of its own: (pid, port)."""
+    command = [sys.executable, "-m", "server", "serve", "--data-dir", directory, "--log-format", "json"]
+    command += ["--port", "0", "--bot-port", "0", "--log-level", "info"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as node:
+        assert node.stderr is not None
+        try:
+            for line in node.stderr:
+                event = json.loads(line)
+                if event["event"] == "node_started":
+                    break
+            else:
+                raise RuntimeError("the node did not start")
+            # Read what it logs: a full pipe would stop it.
+            drain = threading.Thread(target=node.stderr.read)
+            drain.start()
+            yield node.pid, int(event["page"].rpartition(":")[2])
+        finally:
+            node.terminate()
 
 
-async def authenticate(token: str) -> Identity:
-    """Take the token for the user's id."""
-    await trio.lowlevel.checkpoint()
-    user = User(
-        user_id=token,
-        app_id="app",
-        username=token,
-        username_key=token,
-        name="Somebody",
-        name_key="somebody",
-        created_at_ms=0,
+def app_key(directory: str) -> tuple[str, str]:
+    """Make an app key: (key, secret)."""
+    made = subprocess.run(
+        [sys.executable, "-m", "server", "keys", "create", "--data-dir", directory, "--json"],
+        capture_output=True,
+        check=True,
+        text=True,
     )
-    return Identity(user=user, app_id="app", session_id=f"login-of-{token}")
+    answer = json.loads(made.stdout)
+    return answer["app_key"], answer["app_secret"]
 
 
-async def no_http(scope: Any, receive: Any, send: Any) -> None:
-    """Take the lifespan's events; nobody asks for a page."""
-    while (await receive())["type"] != "lifespan.shutdown":
-        await send({"type": "lifespan.startup.complete"})
-    await send({"type": "lifespan.shutdown.complete"})
-
-
-async def serve(connection_count: int) -> None:
-    """Serve until the standard input ends; answer each line by a reading."""
-    settings = GatewaySettings(
-        port=0,
-        bot_port=None,
-        max_connections=connection_count + 10,
-        max_connections_per_address=connection_count + 10,
-        connections=Rate(1e6, 1e6),
-    )
-    async with open_gateway(
-        settings, authenticate=authenticate, service=SilentService(), app=no_http, metrics=Metrics()
-    ) as gateway:
-        print(gateway.port, flush=True)
-        while await trio.to_thread.run_sync(sys.stdin.readline):
-            gc.collect()
-            reading = {"sessions": gateway.stats()["sessions"], "blocks": sys.getallocatedblocks()}
-            print(json.dumps(reading), flush=True)
-
-
-def connect(port: int, number: int) -> socket.socket:
+def connect(port: int, number: int, token: str) -> socket.socket:
     """Open one WebSocket and wait for its welcome."""
     sock = socket.create_connection(("127.0.0.1", port), timeout=30)
-    hello = encode_payload(Hello(id=1, token=f"user{number}", device_id="device"), Wire.JSON_WS)
-    assert len(hello) < 126
-    sock.sendall(UPGRADE + bytes((0x81, 0x80 | len(hello))) + b"\0\0\0\0" + hello)
+    hello = encode_payload(Hello(id=1, token=token, device_id="device"), Wire.JSON_WS)
+    head = bytes((0x81, 0x80 | 126)) + len(hello).to_bytes(2, "big")  # a text frame, masked by zeros
+    sock.sendall(UPGRADE + head + b"\0\0\0\0" + hello)
     received = b""
     while b'"welcome"' not in received:
         data = sock.recv(65536)
@@ -136,42 +94,43 @@ def rss_kib(pid: int) -> int:
     raise RuntimeError("no VmRSS")
 
 
+def cpu_s(pid: int) -> float:
+    """CPU seconds that a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def measure(connection_count: int) -> dict[str, object]:
-    """Run the server in another process and return the figures."""
-    command = [sys.executable, "-m", "bench.connections_idle", "--serve", str(connection_count)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdin is not None
-        assert server.stdout is not None
-
-        def read() -> tuple[dict[str, int], int]:
-            assert server.stdin is not None
-            assert server.stdout is not None
-            server.stdin.write("\n")
-            server.stdin.flush()
-            return json.loads(server.stdout.readline()), rss_kib(server.pid)
-
-        port = int(server.stdout.readline())
-        sockets = [connect(port, number) for number in range(WARM_UP_COUNT)]
-        before, before_kib = read()
-        started_at = time.monotonic()
-        sockets += [
-            connect(port, WARM_UP_COUNT + number) for number in range(connection_count - WARM_UP_COUNT)
+    """Run the node in another process and return the figures."""
+    with tempfile.TemporaryDirectory() as directory, running_node(directory) as (pid, port):
+        key, secret = app_key(directory)
+        expires_at = int(time.time()) + 3600
+        tokens = [
+            jwt.encode({"sub": f"user{n}", "exp": expires_at}, secret, "HS256", headers={"kid": key})
+            for n in range(connection_count)
         ]
+        sockets = [connect(port, n, tokens[n]) for n in range(WARM_UP_COUNT)]
+        before_kib = rss_kib(pid)
+        started_at = time.monotonic()
+        sockets += [connect(port, n, tokens[n]) for n in range(WARM_UP_COUNT, connection_count)]
         elapsed_s = time.monotonic() - started_at
-        after, after_kib = read()
+        time.sleep(SETTLE_S)
+        after_kib = rss_kib(pid)
+        busy_before_s = cpu_s(pid)
+        time.sleep(IDLE_S)
+        busy_s = cpu_s(pid) - busy_before_s
         for sock in sockets:
             sock.close()
-        server.stdin.close()
-    added = int(after["sessions"] - before["sessions"])
+    added = connection_count - WARM_UP_COUNT
     return {
         "bench": "connections_idle",
         "machine": platform.node(),
         "python": platform.python_version(),
-        "connections": int(after["sessions"]),
+        "connections": connection_count,
         "kib_per_connection": round((after_kib - before_kib) / added, 1),
-        "blocks_per_connection": round((after["blocks"] - before["blocks"]) / added),
-        "server_rss_mib": round(after_kib / 1024, 1),
+        "node_rss_mib": round(after_kib / 1024, 1),
         "connects_per_s": round(added / elapsed_s),
+        "idle_cpu_share": round(busy_s / IDLE_S, 3),
     }
 
 
@@ -181,14 +140,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("connections", nargs="?", type=int, default=2000)
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, arguments.connections + 200), hard))
-    if arguments.serve:
-        trio.run(serve, arguments.connections)
-    else:
-        print(json.dumps(measure(arguments.connections)))
+    # The node inherits it.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, arguments.connections + 500), hard))
+    print(json.dumps(measure(arguments.connections)))
 
 
 if __name__ == "__main__":
