@@ -5,7 +5,7 @@ Supervision tree (rest_for_one at the root, since what stands later builds on wh
     root        the store is open around it
     |- store    notices when the store's writer has crashed, which only a new process mends
     |- actors   one_for_one: user and conversation hosts, hub, relay, service
-    |- accounts watches for log-ins that ended, writes when they were used
+    |- log_ins  watches for log-ins that ended, writes when they were used
     |- janitor  removes what no upload names any more
     `- gateway  the public port, the bot port, and a session for each connection
 
@@ -14,9 +14,9 @@ the root has restarted its children too often it gives up, and so does the proce
 it starts it anew, and everything that was acked comes back from the log.
 """
 
+import gc
 import signal
 import socket
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -30,11 +30,14 @@ from protocol.types import NodeInfo
 from server import janitor
 from server.accounts import AccountRates, Accounts
 from server.chat_core import ChatCore
+from server.clock import wall_clock_ms
 from server.config import Settings, server_secret
+from server.directory import Directory
 from server.files import Files
 from server.gateway import Gateway, GatewaySettings
 from server.http_api import HttpServices, make_http_app
 from server.identity import Identity
+from server.log_ins import LogIns
 from server.log_setup import set_up_logging
 from server.metrics import Metrics
 from server.ratelimit import Rate
@@ -65,7 +68,7 @@ class Node:
         self._on_ready = on_ready or (lambda _addresses: None)
         self._store: SqliteStore
         self._core: ChatCore
-        self._accounts: Accounts
+        self._log_ins: LogIns
         self._gateway: Gateway
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> int:
@@ -81,7 +84,7 @@ class Node:
                     [
                         ChildSpec(name="store", start=self._watch_store),
                         self._core.supervisor.as_child(),
-                        ChildSpec(name="accounts", start=self._watch_accounts),
+                        ChildSpec(name="log_ins", start=self._watch_log_ins),
                         ChildSpec(name="janitor", start=self._keep_tidy),
                         ChildSpec(name="gateway", start=self._gateway.run, shutdown_s=15.0),
                     ],
@@ -103,26 +106,32 @@ class Node:
     async def _build(self, store: SqliteStore, epochs: dict[int, int]) -> None:
         settings = self.settings
         self._store = store
-        self._accounts = Accounts(
+        directory = Directory(store)
+        await directory.ensure_default_app()
+        self._log_ins = LogIns(store, directory, server_secret(settings))
+        accounts = Accounts(
             store,
-            server_secret(settings),
+            directory,
+            self._log_ins,
             rates=_account_rates(settings),
             is_sign_up_open=settings.sign_up_open,
         )
-        await self._accounts.ensure_default_app()
         self._core = ChatCore(
             store,
             epochs,
-            self._accounts,
+            directory,
+            self._log_ins,
             node_id=self.node_id,
             server=f"hubbub/{VERSION}",
             nodes=self._nodes,
-            now_ms=_wall_clock_ms,
+            now_ms=wall_clock_ms,
             max_file_bytes=settings.max_file_bytes,
         )
-        self._accounts.on_session_revoked = self._core.service.session_revoked
+        self._log_ins.on_session_revoked = self._core.service.session_revoked
         services = HttpServices(
-            accounts=self._accounts,
+            accounts=accounts,
+            directory=directory,
+            log_ins=self._log_ins,
             files=Files(
                 store,
                 store.files,
@@ -136,7 +145,7 @@ class Node:
         )
         self._gateway = Gateway(
             _gateway_settings(settings),
-            authenticate=self._accounts.authenticate,
+            authenticate=self._log_ins.authenticate,
             service=self._core.service,
             app=make_http_app(services),
             metrics=self.metrics,
@@ -149,9 +158,9 @@ class Node:
         task_status.started()
         await self._store.watch()
 
-    async def _watch_accounts(self, *, task_status: ChildStatus) -> None:
+    async def _watch_log_ins(self, *, task_status: ChildStatus) -> None:
         task_status.started()
-        await self._accounts.run(self._live)
+        await self._log_ins.run(self._live)
 
     async def _keep_tidy(self, *, task_status: ChildStatus) -> None:
         task_status.started()
@@ -189,7 +198,7 @@ class Node:
     async def _drain(self, scope: trio.CancelScope) -> None:
         await self._gateway.drain(within_s=RECONNECT_WITHIN_S, nodes=[], deadline_s=self.settings.drain_s)
         await self._core.service.flush_cursors()
-        await self._accounts.flush_uses()
+        await self._log_ins.flush_uses()
         scope.cancel()
 
     # -- what the node says of itself ---------------------------------------------------------------
@@ -253,12 +262,21 @@ def _gateway_settings(settings: Settings) -> GatewaySettings:
     )
 
 
-def _wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
+def _calm_garbage_collector() -> None:
+    """Look for reference cycles less often, and never among what lives as long as the process.
+
+    A node holds many long-lived objects and makes few cycles. With Python's defaults (700, 10, 10) a third of a
+    busy node's time went into collections: 100 pairs with ten sends in flight each came to 9,500 and 10,100
+    messages a second, with these numbers to 14,100 and 15,800 in the same runs.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
 
 
 def run(settings: Settings, *, on_ready: Callable[[Addresses], None] | None = None) -> int:
     """Run a node in this process until it is told to stop; returns the exit code."""
     set_up_logging(log_format=settings.log_format, level=settings.log_level)
     node = Node(settings, on_ready=on_ready)
+    _calm_garbage_collector()
     return trio.run(partial(node.run))
