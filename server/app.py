@@ -265,9 +265,9 @@ def _gateway_settings(settings: Settings) -> GatewaySettings:
 def _calm_garbage_collector() -> None:
     """Look for reference cycles less often, and never among what lives as long as the process.
 
-    A node holds many long-lived objects and makes few cycles. With Python's defaults (700, 10, 10) a third of a
-    busy node's time went into collections: 100 pairs with ten sends in flight each came to 9,500 and 10,100
-    messages a second, with these numbers to 14,100 and 15,800 in the same runs.
+    A node holds many long-lived objects and makes few cycles. With Python's defaults (700, 10, 10) a third
+    of a busy node's time went into collections: 100 pairs with ten sends in flight each came to 9,500 and
+    10,100 messages a second, with these numbers to 14,100 and 15,800 in the same runs.
     """
     gc.collect()
     gc.freeze()
