@@ -26,7 +26,7 @@ from protocol.errors import HubbubError, Unavailable
 from protocol.limits import PRESENCE_DEBOUNCE_S
 from protocol.records import DeadLetter, Put
 from protocol.types import NodeInfo
-from server.chat_service import ChatService, People
+from server.chat_service import ChatService, LogIns, People
 from storage.store import Store
 
 MAX_DEAD_LETTER_CHARS: Final = 100_000
@@ -55,7 +55,8 @@ class ChatCore:
         self,
         store: Store,
         epochs: dict[int, int],
-        accounts: People,
+        people: People,
+        log_ins: LogIns,
         *,
         node_id: str,
         server: str,
@@ -107,7 +108,8 @@ class ChatCore:
             store=store,
             router=self.router,
             hub=self.hub,
-            accounts=accounts,
+            people=people,
+            log_ins=log_ins,
             node_id=node_id,
             server=server,
             nodes=nodes,

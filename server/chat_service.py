@@ -75,7 +75,7 @@ log = structlog.get_logger(__name__)
 
 
 class People(Protocol):
-    """The part of the accounts that clients reach through commands; server/accounts.py fits this."""
+    """The part of the directory that clients reach through commands; server/directory.py fits this."""
 
     async def get_users(self, app_id: str, user_ids: Sequence[str]) -> list[Profile]: ...
 
@@ -84,6 +84,10 @@ class People(Protocol):
     async def checked_profile(
         self, identity: Identity, change: commands.UpdateProfile
     ) -> commands.UpdateProfile: ...
+
+
+class LogIns(Protocol):
+    """The part of the log-ins that clients reach through commands; server/log_ins.py fits this."""
 
     def forget_user(self, user_id: str) -> None: ...
 
@@ -152,7 +156,8 @@ class ChatService:
         store: Store,
         router: Router,
         hub: Hub,
-        accounts: People,
+        people: People,
+        log_ins: LogIns,
         node_id: str,
         server: str,
         nodes: Callable[[], list[NodeInfo]],
@@ -162,7 +167,8 @@ class ChatService:
         self._store = store
         self._router = router
         self._hub = hub
-        self._accounts = accounts
+        self._people = people
+        self._log_ins = log_ins
         self._node_id = node_id
         self._server = server
         self._nodes = nodes
@@ -522,7 +528,7 @@ class ChatService:
 
     async def _get_users(self, caller: Caller, command: Command) -> Reply:
         assert isinstance(command, commands.GetUsers)
-        return replies.ProfileList(items=await self._accounts.get_users(caller.app_id, command.user_ids))
+        return replies.ProfileList(items=await self._people.get_users(caller.app_id, command.user_ids))
 
     async def _users(self, app_id: str, user_ids: Sequence[str]) -> dict[str, User]:
         """Those of the users that exist in the app."""
@@ -531,14 +537,14 @@ class ChatService:
 
     async def _find_users(self, caller: Caller, command: Command) -> Reply:
         assert isinstance(command, commands.FindUsers)
-        found = await self._accounts.find_users(caller.app_id, command.prefix, command.limit)
+        found = await self._people.find_users(caller.app_id, command.prefix, command.limit)
         return replies.ProfileList(items=found)
 
     async def _update_profile(self, caller: Caller, command: Command) -> Reply:
         assert isinstance(command, commands.UpdateProfile)
-        checked = await self._accounts.checked_profile(caller.identity, command)
+        checked = await self._people.checked_profile(caller.identity, command)
         reply = await self._ask_and_wait(Address("user", caller.user_id), caller, checked)
-        self._accounts.forget_user(caller.user_id)
+        self._log_ins.forget_user(caller.user_id)
         return reply
 
     # -- conversations that begin or grow -----------------------------------------------------------
@@ -636,15 +642,15 @@ class ChatService:
     # -- log-ins ------------------------------------------------------------------------------------
 
     async def _list_sessions(self, caller: Caller, _command: Command) -> Reply:
-        return replies.SessionList(items=await self._accounts.list_sessions(caller.identity))
+        return replies.SessionList(items=await self._log_ins.list_sessions(caller.identity))
 
     async def _revoke_session(self, caller: Caller, command: Command) -> Reply:
         assert isinstance(command, commands.RevokeSession)
-        await self._accounts.revoke_session(caller.identity, command.session_id)
+        await self._log_ins.revoke_session(caller.identity, command.session_id)
         return replies.Ok()
 
     async def _log_out(self, caller: Caller, _command: Command) -> Reply:
-        await self._accounts.log_out(caller.identity)
+        await self._log_ins.log_out(caller.identity)
         return replies.Ok()
 
 

@@ -28,8 +28,10 @@ from rich.table import Table
 from protocol.errors import HubbubError
 from protocol.records import App, AppKey, DeadLetter, User
 from server import config
-from server.accounts import DEFAULT_APP_ID, Accounts
+from server.accounts import Accounts
 from server.config import ConfigError, Settings
+from server.directory import DEFAULT_APP_ID, Directory
+from server.log_ins import LogIns
 from server.log_setup import set_up_logging
 from server.version import VERSION
 from storage.backup import backup, restore
@@ -116,33 +118,36 @@ def _user_line(user: User, *, is_disabled: bool = False) -> Line:
 class Desk:
     """What an operator's command works with."""
 
-    def __init__(self, args: argparse.Namespace, store: SqliteStore, accounts: Accounts) -> None:
+    def __init__(
+        self, args: argparse.Namespace, store: SqliteStore, directory: Directory, accounts: Accounts
+    ) -> None:
         self.args = args
         self.store = store
+        self.directory = directory
         self.accounts = accounts
         self.printer = Printer(is_json=args.json)
 
     async def app_id(self) -> str:
         """The app that --app names."""
-        return (await self.accounts.find_app(self.args.app)).app_id
+        return (await self.directory.find_app(self.args.app)).app_id
 
     async def user(self) -> User:
         """The user of that app whom NAME names."""
-        return await self.accounts.find_user(await self.app_id(), self.args.name)
+        return await self.directory.find_user(await self.app_id(), self.args.name)
 
     async def bot(self) -> User:
         """The working bot of that app whom NAME names."""
         app_id = await self.app_id()
-        found = await self.accounts.find_user(app_id, self.args.name)
-        return await self.accounts.bot_of(app_id, found.user_id)
+        found = await self.directory.find_user(app_id, self.args.name)
+        return await self.directory.bot_of(app_id, found.user_id)
 
 
 async def users_list(desk: Desk) -> None:
     app_id = await desk.app_id()
     lines: list[Line] = []
     after = ""
-    while page := await desk.accounts.list_users(app_id, after=after, limit=1000):
-        disabled = await desk.accounts.disabled_among([user.user_id for user in page])
+    while page := await desk.directory.list_users(app_id, after=after, limit=1000):
+        disabled = await desk.directory.disabled_among([user.user_id for user in page])
         lines += [_user_line(user, is_disabled=user.user_id in disabled) for user in page if not user.is_bot]
         after = page[-1].user_id
     lines.sort(key=lambda line: str(line["username"]))
@@ -177,14 +182,14 @@ async def users_enable(desk: Desk) -> None:
 
 
 async def bots_list(desk: Desk) -> None:
-    bots = await desk.accounts.list_bots(await desk.app_id())
+    bots = await desk.directory.list_bots(await desk.app_id())
     lines = [_user_line(bot) | {"owner_id": bot.owner_id} for bot in bots]
     desk.printer.lines(lines, ("user_id", "username", "name", "owner_id", "created"))
 
 
 async def bots_create(desk: Desk) -> None:
     app_id = await desk.app_id()
-    owner = await desk.accounts.find_user(app_id, desk.args.owner) if desk.args.owner else None
+    owner = await desk.directory.find_user(app_id, desk.args.owner) if desk.args.owner else None
     bot, token = await desk.accounts.create_bot(
         app_id, desk.args.name, name=desk.args.display_name, owner=owner
     )
@@ -219,18 +224,18 @@ def _app_line(app: App) -> Line:
 
 
 async def apps_list(desk: Desk) -> None:
-    apps = await desk.accounts.list_apps()
+    apps = await desk.directory.list_apps()
     desk.printer.lines([_app_line(app) for app in apps], ("app_id", "name", "sign_up", "created"))
 
 
 async def apps_create(desk: Desk) -> None:
-    app = await desk.accounts.create_app(desk.args.name, allow_sign_up=not desk.args.no_sign_up)
+    app = await desk.directory.create_app(desk.args.name, allow_sign_up=not desk.args.no_sign_up)
     desk.printer.one(_app_line(app))
 
 
 async def apps_sign_up(desk: Desk) -> None:
-    app = await desk.accounts.find_app(desk.args.name)
-    app = await desk.accounts.set_sign_up(app, is_allowed=desk.args.state == "open")
+    app = await desk.directory.find_app(desk.args.name)
+    app = await desk.directory.set_sign_up(app, is_allowed=desk.args.state == "open")
     desk.printer.one(_app_line(app))
 
 
@@ -244,7 +249,7 @@ def _key_line(key: AppKey) -> Line:
 
 
 async def keys_list(desk: Desk) -> None:
-    keys = await desk.accounts.list_app_keys(await desk.app_id())
+    keys = await desk.directory.list_app_keys(await desk.app_id())
     desk.printer.lines([_key_line(key) for key in keys], ("app_key", "name", "created", "revoked"))
 
 
@@ -300,9 +305,10 @@ def _run_at_desk(args: argparse.Namespace, settings: Settings) -> int:
 
     async def main() -> None:
         async with open_store(settings.data_path) as store:
-            accounts = Accounts(store, config.server_secret(settings))
-            await accounts.ensure_default_app()
-            await work(Desk(args, store, accounts))
+            directory = Directory(store)
+            await directory.ensure_default_app()
+            log_ins = LogIns(store, directory, config.server_secret(settings))
+            await work(Desk(args, store, directory, Accounts(store, directory, log_ins)))
 
     trio.run(main)
     return OK

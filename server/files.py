@@ -27,7 +27,7 @@ from PIL import (
 from protocol.errors import Refused, Unavailable
 from protocol.records import FileRow, Insert
 from server import auth
-from server.accounts import wall_clock_ms
+from server.clock import wall_clock_ms
 from server.identity import Identity
 from server.ratelimit import Rate, TokenBucket
 from storage.files import FileStore

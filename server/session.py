@@ -60,7 +60,7 @@ log = structlog.get_logger(__name__)
 
 
 class Authenticate(Protocol):
-    """Find out whom a token stands for. server/accounts.py fits this."""
+    """Find out whom a token stands for. server/log_ins.py fits this."""
 
     async def __call__(self, token: str) -> Identity:
         """Raises: Refused("unauthenticated"), or Unavailable if that cannot be told now."""

@@ -21,8 +21,8 @@ from protocol.http import (
 )
 from protocol.limits import MAX_IDS
 from protocol.replies import ProfileList
-from server import accounts
-from server.accounts import profile_of
+from server import log_ins
+from server.directory import profile_of
 from server.http.context import (
     BEARER,
     SMALL_BODY_BYTES,
@@ -35,7 +35,7 @@ from server.http.context import (
 )
 
 
-def signed_in_body(done: accounts.SignedIn) -> SignedIn:
+def signed_in_body(done: log_ins.SignedIn) -> SignedIn:
     """The answer to a new log-in."""
     identity = done.identity
     return SignedIn(
@@ -80,14 +80,14 @@ async def log_in(request: AnyRequest, data: JSONBody[LogIn]) -> SignedIn:
 async def log_out(request: AnyRequest) -> None:
     """Its connections are closed. A token that an app's backend signed ends by itself."""
     identity = await signed_in(request)
-    await services_of(request).accounts.log_out(identity)
+    await services_of(request).log_ins.log_out(identity)
 
 
 @get("/sessions", summary="List the own log-ins", tags=["Accounts"], security=BEARER)
 async def list_sessions(request: AnyRequest) -> Sessions:
     """This one first, then the latest used."""
     identity = await signed_in(request)
-    return Sessions(items=await services_of(request).accounts.list_sessions(identity))
+    return Sessions(items=await services_of(request).log_ins.list_sessions(identity))
 
 
 @delete(
@@ -96,14 +96,14 @@ async def list_sessions(request: AnyRequest) -> Sessions:
 async def revoke_session(request: AnyRequest, session_id: FromPath[str]) -> None:
     """Its connections are closed."""
     identity = await signed_in(request)
-    await services_of(request).accounts.revoke_session(identity, session_id)
+    await services_of(request).log_ins.revoke_session(identity, session_id)
 
 
 @get("/me", summary="Who am I", tags=["Accounts"], security=BEARER)
 async def get_me(request: AnyRequest) -> Me:
     """The profile as it now is."""
     identity = await signed_in(request)
-    user = await services_of(request).accounts.user_of(identity.app_id, identity.user_id)
+    user = await services_of(request).directory.user_of(identity.app_id, identity.user_id)
     return Me(
         user=profile_of(user),
         app_id=identity.app_id,
@@ -143,22 +143,22 @@ async def get_users(
 ) -> Users:
     """Either `ids` or `prefix`. Only users of the own app are ever shown."""
     identity = await signed_in(request)
-    service = services_of(request).accounts
+    directory = services_of(request).directory
     if bool(ids) == bool(prefix):
         raise ProtocolError("bad_field", "Give either ids or prefix.")
     if prefix:
-        return Users(items=await service.find_users(identity.app_id, prefix, limit))
+        return Users(items=await directory.find_users(identity.app_id, prefix, limit))
     wanted = [user_id for user_id in ids.split(",") if user_id]
     if len(wanted) > MAX_IDS:
         raise ProtocolError("bad_field", f"At most {MAX_IDS} ids at once.")
-    return Users(items=await service.get_users(identity.app_id, wanted))
+    return Users(items=await directory.get_users(identity.app_id, wanted))
 
 
 @get("/bots", summary="List the own bots", tags=["Bots"], security=BEARER)
 async def list_bots(request: AnyRequest) -> Users:
     """Those that work."""
     identity = await signed_in(request)
-    bots = await services_of(request).accounts.list_bots(identity.app_id, owner_id=identity.user_id)
+    bots = await services_of(request).directory.list_bots(identity.app_id, owner_id=identity.user_id)
     return Users(items=[profile_of(bot) for bot in bots])
 
 
@@ -182,17 +182,18 @@ async def create_bot(request: AnyRequest, data: JSONBody[CreateBot]) -> BotToken
 async def rotate_bot_token(request: AnyRequest, user_id: FromPath[str]) -> BotToken:
     """The old one ends, and so do its connections."""
     identity = await signed_in(request)
-    service = services_of(request).accounts
-    bot = await service.bot_of(identity.app_id, user_id, owner_id=identity.user_id)
-    return BotToken(user=profile_of(bot), token=await service.rotate_bot_token(bot))
+    services = services_of(request)
+    bot = await services.directory.bot_of(identity.app_id, user_id, owner_id=identity.user_id)
+    return BotToken(user=profile_of(bot), token=await services.accounts.rotate_bot_token(bot))
 
 
 @delete("/bots/{user_id:str}", status_code=204, summary="Delete a bot", tags=["Bots"], security=BEARER)
 async def delete_bot(request: AnyRequest, user_id: FromPath[str]) -> None:
     """What it has written stays; its name is not given again."""
     identity = await signed_in(request)
-    service = services_of(request).accounts
-    await service.disable_user(await service.bot_of(identity.app_id, user_id, owner_id=identity.user_id))
+    services = services_of(request)
+    bot = await services.directory.bot_of(identity.app_id, user_id, owner_id=identity.user_id)
+    await services.accounts.disable_user(bot)
 
 
 def account_router() -> Router:

@@ -17,7 +17,7 @@ from protocol.http import (
     SignedIn,
     Users,
 )
-from server.accounts import profile_of
+from server.directory import profile_of
 from server.http.accounts import signed_in_body
 from server.http.commands import carry_out
 from server.http.context import (
@@ -44,13 +44,13 @@ PROVISION_TASKS: Final = 16  # they share the store's group commits; one after t
 async def provision_users(request: AnyRequest, data: JSONBody[ProvisionUsers]) -> ProvisionedUsers:
     """Safe to repeat: a user is known by `external_id`, and one who exists is left as is."""
     key = await app_key_of(request)
-    service = services_of(request).accounts
+    directory = services_of(request).directory
     made: dict[int, Provisioned] = {}
 
     async def provision_every(start: int) -> None:
         for index in range(start, len(data.users), PROVISION_TASKS):
             wanted = data.users[index]
-            user, was_created = await service.provision(
+            user, was_created = await directory.provision(
                 key.app_id,
                 wanted.external_id,
                 username=wanted.username,
@@ -99,8 +99,8 @@ async def issue_token(request: AnyRequest, data: JSONBody[IssueToken]) -> Signed
 async def disable_user(request: AnyRequest, user_id: FromPath[str]) -> None:
     """Log-ins end and connections are closed; what the user has written stays."""
     key = await app_key_of(request)
-    service = services_of(request).accounts
-    await service.disable_user(await service.user_of(key.app_id, user_id))
+    services = services_of(request)
+    await services.accounts.disable_user(await services.directory.user_of(key.app_id, user_id))
 
 
 @post(
@@ -113,15 +113,15 @@ async def disable_user(request: AnyRequest, user_id: FromPath[str]) -> None:
 async def enable_user(request: AnyRequest, user_id: FromPath[str]) -> None:
     """The user logs in anew."""
     key = await app_key_of(request)
-    service = services_of(request).accounts
-    await service.enable_user(await service.user_of(key.app_id, user_id))
+    services = services_of(request)
+    await services.accounts.enable_user(await services.directory.user_of(key.app_id, user_id))
 
 
 @get("/bots", summary="List the app's bots", tags=["App backend"], security=APP_KEY)
 async def list_bots(request: AnyRequest) -> Users:
     """Those of its users too."""
     key = await app_key_of(request)
-    bots = await services_of(request).accounts.list_bots(key.app_id)
+    bots = await services_of(request).directory.list_bots(key.app_id)
     return Users(items=[profile_of(bot) for bot in bots])
 
 
@@ -143,9 +143,9 @@ async def create_bot(request: AnyRequest, data: JSONBody[CreateBot]) -> BotToken
 async def rotate_bot_token(request: AnyRequest, user_id: FromPath[str]) -> BotToken:
     """The old one ends, and so do its connections."""
     key = await app_key_of(request)
-    service = services_of(request).accounts
-    bot = await service.bot_of(key.app_id, user_id)
-    return BotToken(user=profile_of(bot), token=await service.rotate_bot_token(bot))
+    services = services_of(request)
+    bot = await services.directory.bot_of(key.app_id, user_id)
+    return BotToken(user=profile_of(bot), token=await services.accounts.rotate_bot_token(bot))
 
 
 @delete(
@@ -154,8 +154,8 @@ async def rotate_bot_token(request: AnyRequest, user_id: FromPath[str]) -> BotTo
 async def delete_bot(request: AnyRequest, user_id: FromPath[str]) -> None:
     """What it has written stays; its name is not given again."""
     key = await app_key_of(request)
-    service = services_of(request).accounts
-    await service.disable_user(await service.bot_of(key.app_id, user_id))
+    services = services_of(request)
+    await services.accounts.disable_user(await services.directory.bot_of(key.app_id, user_id))
 
 
 @post(
@@ -172,7 +172,7 @@ async def command(request: AnyRequest) -> Response[bytes]:
     user_id = request.headers.get("x-hubbub-user", "")
     if not user_id:
         raise Refused("bad_request", "Name the user who acts in the header X-Hubbub-User.")
-    identity = await services_of(request).accounts.act_as(key, user_id)
+    identity = await services_of(request).log_ins.act_as(key, user_id)
     note_user(request, key.app_id, user_id)
     return await carry_out(request, identity)
 

@@ -16,9 +16,11 @@ from protocol.replies import Reply
 from protocol.types import NodeInfo
 from server.accounts import Accounts
 from server.config import Settings
+from server.directory import Directory
 from server.files import Files
 from server.http.errors import error_of
 from server.identity import Identity
+from server.log_ins import LogIns
 
 AnyRequest = Request[Any, Any, Any]
 BEARER: Final[list[dict[str, list[str]]]] = [{"bearer": []}]
@@ -39,6 +41,8 @@ class HttpServices(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     accounts: Accounts
+    directory: Directory
+    log_ins: LogIns
     files: Files
     settings: Settings
     execute: Callable[[Identity, Command], Awaitable[Reply]]
@@ -70,7 +74,7 @@ async def signed_in(request: AnyRequest) -> Identity:
     token = bearer_token(request)
     if not token:
         raise Refused("unauthenticated", "Send the token as `Authorization: Bearer …`.")
-    identity = await services_of(request).accounts.authenticate(token)
+    identity = await services_of(request).log_ins.authenticate(token)
     note_user(request, identity.app_id, identity.user_id)
     return identity
 
@@ -84,7 +88,7 @@ async def app_key_of(request: AnyRequest) -> AppKey:
         app_key, _, secret = base64.b64decode(encoded, validate=True).decode().partition(":")
     except (binascii.Error, UnicodeDecodeError):
         raise Refused("unauthenticated", "The Basic credentials are not valid base64.") from None
-    key = await services_of(request).accounts.authenticate_app(app_key, secret)
+    key = await services_of(request).log_ins.authenticate_app(app_key, secret)
     note_user(request, key.app_id, "")
     return key
 

@@ -16,7 +16,7 @@ from protocol.errors import ProtocolError, Refused
 from protocol.http import FileInfo, FileSig
 from protocol.records import FileRow
 from server import auth
-from server.accounts import wall_clock_ms
+from server.clock import wall_clock_ms
 from server.files import INLINE_TYPES, Files
 from server.http.context import BEARER, AnyRequest, services_of, signed_in
 
@@ -112,7 +112,7 @@ async def sign(request: AnyRequest) -> FileSig:
     identity = await signed_in(request)
     services = services_of(request)
     sig, expires_at_ms = auth.sign_file_grant(
-        services.accounts.server_secret, identity.app_id, wall_clock_ms()
+        services.log_ins.server_secret, identity.app_id, wall_clock_ms()
     )
     return FileSig(sig=sig, expires_at_ms=expires_at_ms)
 
@@ -146,7 +146,7 @@ async def download(
     """Takes Range, If-Range and If-None-Match. Only pictures, sound and video are shown in place."""
     services = services_of(request)
     if sig:
-        app_id = auth.verify_file_grant(services.accounts.server_secret, sig, wall_clock_ms())
+        app_id = auth.verify_file_grant(services.log_ins.server_secret, sig, wall_clock_ms())
     else:
         app_id = (await signed_in(request)).app_id
     row = await services.files.find(app_id, file_id)

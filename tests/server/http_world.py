@@ -13,11 +13,14 @@ from hypercorn.config import Config
 from hypercorn.trio import serve
 
 from protocol.types import NodeInfo
-from server.accounts import AccountRates, Accounts, wall_clock_ms
+from server.accounts import AccountRates, Accounts
 from server.chat_core import ChatCore
+from server.clock import wall_clock_ms
 from server.config import Settings
+from server.directory import Directory
 from server.files import Files
 from server.http_api import HttpServices, make_http_app
+from server.log_ins import LogIns
 from server.passwords import Passwords
 from storage.sqlite import SqliteStore, open_store
 
@@ -50,9 +53,10 @@ class Person:
 class Api:
     """The server, and a client that talks to it."""
 
-    def __init__(self, client: httpx.AsyncClient, accounts: Accounts, store: SqliteStore) -> None:
+    def __init__(self, client: httpx.AsyncClient, services: HttpServices, store: SqliteStore) -> None:
         self.client = client
-        self.accounts = accounts
+        self.accounts = services.accounts
+        self.directory = services.directory
         self.store = store
         self.revoked: list[tuple[str, str]] = []
         self.reason = ""  # why the node is not ready
@@ -73,7 +77,7 @@ class Api:
         return Person(self, response.json(), app_id)
 
     async def other_app(self) -> str:
-        return (await self.accounts.create_app("other")).app_id
+        return (await self.directory.create_app("other")).app_id
 
 
 def code_of(response: httpx.Response) -> tuple[int, str]:
@@ -99,20 +103,29 @@ async def open_api(
     settings = settings or Settings(requests_per_s=10_000, requests_burst=10_000)
     api: Api
     async with open_store(folder) as store:
-        accounts = Accounts(
+        directory = Directory(store, clock=clock)
+        await directory.ensure_default_app()
+        log_ins = LogIns(
             store,
+            directory,
             SECRET,
-            passwords=cheap_passwords(),
-            rates=rates,
-            is_sign_up_open=settings.sign_up_open,
             on_session_revoked=lambda session_id, user_id: api.revoked.append((session_id, user_id)),
             clock=clock,
         )
-        await accounts.ensure_default_app()
+        accounts = Accounts(
+            store,
+            directory,
+            log_ins,
+            passwords=cheap_passwords(),
+            rates=rates,
+            is_sign_up_open=settings.sign_up_open,
+            clock=clock,
+        )
         core = ChatCore(
             store,
             await store.claim_all("n1"),
-            accounts,
+            directory,
+            log_ins,
             node_id="n1",
             server="test",
             nodes=list,
@@ -121,6 +134,8 @@ async def open_api(
         )
         services = HttpServices(
             accounts=accounts,
+            directory=directory,
+            log_ins=log_ins,
             files=Files(store, store.files, max_file_bytes=settings.max_file_bytes, clock=clock),
             settings=settings,
             execute=execute or core.service.execute,
@@ -138,7 +153,7 @@ async def open_api(
             await nursery.start(core.supervisor.run)
             binds: list[str] = await nursery.start(partial(serve, app, config, shutdown_trigger=stop.wait))
             async with httpx.AsyncClient(base_url=binds[0], timeout=20) as client:
-                api = Api(client, accounts, store)
+                api = Api(client, services, store)
                 with trio.fail_after(60):
                     yield api
             stop.set()

@@ -14,7 +14,8 @@ from protocol.commands import Command
 from protocol.errors import Unavailable
 from protocol.replies import Error, Reply
 from server import auth
-from server.accounts import AccountRates, wall_clock_ms
+from server.accounts import AccountRates
+from server.clock import wall_clock_ms
 from server.config import Settings
 from server.http.files import parse_range
 from server.identity import Identity
@@ -119,7 +120,7 @@ async def test_sign_up_can_be_closed_for_the_server_and_for_an_app(tmp_path: Pat
         body = {"username": "bob", "password": PASSWORD}
         assert code_of(await api.call("POST", "/v1/signup", json=body)) == (403, "forbidden")
     async with open_api(tmp_path / "b") as api:
-        app = await api.accounts.create_app("closed", allow_sign_up=False)
+        app = await api.directory.create_app("closed", allow_sign_up=False)
         response = await api.call("POST", "/v1/signup", json=body | {"app_id": app.app_id})
         assert code_of(response) == (403, "forbidden")
 
@@ -152,7 +153,7 @@ async def test_a_disabled_user_is_out_at_once(tmp_path: Path) -> None:
     """Moderators."""
     async with open_api(tmp_path) as api:
         ann = await api.sign_up("ann")
-        await api.accounts.disable_user(await api.accounts.find_user("default", "ann"))
+        await api.accounts.disable_user(await api.directory.find_user("default", "ann"))
         assert code_of(await ann.call("GET", "/v1/me")) == (401, "unauthenticated")
         right = {"username": "ann", "password": PASSWORD}
         assert code_of(await api.call("POST", "/v1/login", json=right)) == (403, "forbidden")
@@ -215,7 +216,7 @@ async def test_users_are_found_by_the_beginning_of_either_name(tmp_path: Path) -
         ann = await api.sign_up("ann", name="Zoë")
         await api.sign_up("zora")
         await api.sign_up("zack")
-        await api.accounts.disable_user(await api.accounts.find_user("default", "zack"))
+        await api.accounts.disable_user(await api.directory.find_user("default", "zack"))
         found = json_of(await ann.call("GET", "/v1/users?prefix=ZO"))["items"]
         assert [item["username"] for item in found] == ["zora", "ann"]
         assert json_of(await ann.call("GET", "/v1/users?prefix=zac"))["items"] == []

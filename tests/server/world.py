@@ -18,9 +18,10 @@ from protocol.events import Event
 from protocol.records import Append, Insert, User
 from protocol.replies import Reply
 from protocol.types import ConversationSummary, Member
-from server.accounts import Accounts
 from server.chat_core import ChatCore
+from server.directory import Directory
 from server.identity import Identity
+from server.log_ins import LogIns
 from server.session import Session
 from storage.sqlite import SqliteStore, open_store
 from storage.store import Outcome, Store
@@ -255,12 +256,14 @@ async def open_world(
     async with open_store(directory) as store:
         epochs = await store.claim_all("n1")
         flaky = FlakyStore(store)
-        accounts = Accounts(store, b"a secret of 32 bytes for tests...")
+        people = Directory(store)
+        log_ins = LogIns(store, people, b"a secret of 32 bytes for tests...")
         worlds: list[World] = []
         core = ChatCore(
             cast(Store, flaky),
             epochs,
-            accounts,
+            people,
+            log_ins,
             node_id="n1",
             server="test",
             nodes=list,
@@ -268,7 +271,7 @@ async def open_world(
             max_file_bytes=1 << 20,
             debounce_s=debounce_s,
         )
-        accounts.on_session_revoked = core.service.session_revoked
+        log_ins.on_session_revoked = core.service.session_revoked
         world = World(store, flaky, core)
         worlds.append(world)
         world.now_ms = 1_700_000_000_000
