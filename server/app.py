@@ -44,6 +44,7 @@ from server.ratelimit import Rate
 from server.session import SessionLimits
 from server.version import VERSION
 from storage import SqliteStore, open_store
+from storage.writer import COMMIT_BUCKETS_S
 
 RECONNECT_WITHIN_S: Final = 5.0  # over which a drained node's clients spread themselves
 
@@ -152,6 +153,12 @@ class Node:
         )
         self.metrics.add_gauges("actors", "Actors and their mailboxes.", self._core.gauges)
         self.metrics.add_gauges("store", "The store and its commits.", self._store_gauges)
+        self.metrics.add_histogram(
+            "commit_seconds",
+            "How long a group's commit took, the fsync included.",
+            COMMIT_BUCKETS_S,
+            lambda: (store.stats.commit_buckets, store.stats.commit_s),
+        )
 
     async def _watch_store(self, *, task_status: ChildStatus) -> None:
         """End, and with the restarts used up the process, when the store's writer has crashed."""
@@ -223,7 +230,6 @@ class Node:
             "rows": stats.row_count,
             "duplicates": stats.duplicate_count,
             "refused": stats.refused_count,
-            "commit_seconds": stats.commit_s,
             "longest_commit_seconds": stats.longest_commit_s,
             "largest_group": stats.largest_group,
             "checkpoints": stats.checkpoint_count,

@@ -6,7 +6,7 @@ as callables (`Metrics.add_gauges`).
 
 import bisect
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -22,6 +22,7 @@ TEXT_CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 LAG_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 Gauges = Callable[[], Mapping[str, float]]
+Reading = tuple[Sequence[int], float]
 
 
 class Metrics:
@@ -38,9 +39,11 @@ class Metrics:
         self.shed: Counter[str] = Counter()  # refused before they cost anything, by reason
         self.accept_errors: Counter[str] = Counter()  # by errno name
         self.sessions_opened_count = 0
+        self.ack_count = 0  # sends answered as stored, repetitions included
         self._lag_counts = [0] * (len(LAG_BUCKETS_S) + 1)
         self._lag_sum_s = 0.0
         self._gauges: list[tuple[str, str, Gauges]] = []
+        self._histograms: list[tuple[str, str, Sequence[float], Callable[[], Reading]]] = []
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
@@ -55,6 +58,13 @@ class Metrics:
         A key may carry labels: {'depth{kind="user"}': 3}. `read` runs in the Trio thread and must be quick.
         """
         self._gauges.append((prefix, help_text, read))
+
+    def add_histogram(
+        self, name: str, help_text: str, bounds_s: Sequence[float], read: Callable[[], Reading]
+    ) -> None:
+        """Export a distribution of seconds: `read()` returns a count for each bound and one for all beyond
+        them, and the sum."""
+        self._histograms.append((name, help_text, bounds_s, read))
 
     def text(self) -> bytes:
         """Return everything in Prometheus' text format; send it as `TEXT_CONTENT_TYPE`."""
@@ -91,19 +101,29 @@ class Metrics:
         yield _plain("events_coalesced", "Live events that replaced a pending one.", outbox.coalesced_count)
         yield _plain("resyncs", "Announcements of dropped events.", outbox.resync_count)
         yield _plain("outbox_overflows", "Connections with drops in too many streams.", outbox.overflow_count)
-        yield self._lag()
+        yield _plain("acks", "Messages acknowledged as stored.", self.ack_count)
+        yield _histogram(
+            "loop_lag_seconds",
+            "By how much the event loop was late.",
+            LAG_BUCKETS_S,
+            (self._lag_counts, self._lag_sum_s),
+        )
+        for name, help_text, bounds_s, take_reading in self._histograms:
+            yield _histogram(name, help_text, bounds_s, take_reading())
         for prefix, help_text, read in self._gauges:
             yield from _read_gauges(prefix, help_text, read())
 
-    def _lag(self) -> Metric:
-        total = 0
-        buckets: list[tuple[str, float]] = []
-        for bound, count in zip((*map(str, LAG_BUCKETS_S), "+Inf"), self._lag_counts, strict=True):
-            total += count
-            buckets.append((bound, total))
-        family = HistogramMetricFamily("hubbub_loop_lag_seconds", "By how much the event loop was late.")
-        family.add_metric([], buckets=buckets, sum_value=self._lag_sum_s)
-        return family
+
+def _histogram(name: str, help_text: str, bounds_s: Sequence[float], reading: Reading) -> Metric:
+    counts, sum_s = reading
+    total = 0
+    buckets: list[tuple[str, float]] = []
+    for bound, count in zip((*map(str, bounds_s), "+Inf"), counts, strict=True):
+        total += count
+        buckets.append((bound, total))
+    family = HistogramMetricFamily(f"hubbub_{name}", help_text)
+    family.add_metric([], buckets=buckets, sum_value=sum_s)
+    return family
 
 
 def _counter(name: str, help_text: str, label: str, counts: Mapping[str, int]) -> Metric:

@@ -46,7 +46,7 @@ from protocol.limits import (
     WRITE_TIMEOUT_S,
 )
 from protocol.records import User
-from protocol.replies import Error, Welcome
+from protocol.replies import Error, Sent, Welcome
 from server.identity import Identity
 from server.metrics import Metrics
 from server.outbox import COALESCED_WRITE_BYTES, Outbox
@@ -537,16 +537,21 @@ class Session:
         self._reserved_bytes -= reply.reserved_bytes
         if isinstance(value, HubbubError):
             self._fail(value, command_id)
-        elif command_id:
-            try:
-                answer = msgspec.structs.replace(value, id=command_id)  # type: ignore[type-var]
-                self._outbox.reply(encode_frame(answer, self.wire))  # type: ignore[arg-type]
-            except (TypeError, ValueError, msgspec.MsgspecError):
-                # Not raised into the actor that answered: it is our bug, but not that actor's end.
-                log.exception("answer_not_encodable", conn_id=self.conn_id, kind=type(value).__name__)
-                self._fail(Unavailable("internal"), command_id)
+        else:
+            self._metrics.ack_count += isinstance(value, Sent)
+            if command_id:
+                self._succeed(value, command_id)
         self._registry.answered()
         self._wake_reader()
+
+    def _succeed(self, value: object, command_id: int) -> None:
+        try:
+            answer = msgspec.structs.replace(value, id=command_id)  # type: ignore[type-var]
+            self._outbox.reply(encode_frame(answer, self.wire))  # type: ignore[arg-type]
+        except (TypeError, ValueError, msgspec.MsgspecError):
+            # Not raised into the actor that answered: it is our bug, but not that actor's end.
+            log.exception("answer_not_encodable", conn_id=self.conn_id, kind=type(value).__name__)
+            self._fail(Unavailable("internal"), command_id)
 
     def _fail(self, error: HubbubError, command_id: int) -> None:
         self._metrics.errors[error.code] += 1
