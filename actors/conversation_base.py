@@ -1,0 +1,121 @@
+"""What the parts of the conversation actor share: its state, and how events are staged and published."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Final, cast
+
+from actors.address import Address
+from actors.conversation_rules import ConversationState
+from actors.messages import (
+    UserTell,
+)
+from actors.ports import Fanout, Leases, Log, Relay, WallClock
+from actors.reply import Reply
+from actors.stream_actor import Staged, StreamActor
+from protocol import events, replies
+from protocol.codec import Encoded
+from protocol.events import ConversationEvent
+from protocol.records import (
+    Appended,
+    LogRow,
+    Op,
+    conversation_stream,
+)
+from protocol.stored_events import body_of, place
+
+CACHED_COUNTS: Final = 1024  # seq -> message_count, for read watermarks near the head
+
+
+class ConversationBase(StreamActor):
+    """Own one conversation's state. The parts that decide are in the classes derived from it."""
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        log: Log,
+        leases: Leases,
+        fanout: Fanout,
+        relay: Relay,
+        now_ms: WallClock,
+    ) -> None:
+        super().__init__(
+            address,
+            conversation_stream(address.id),
+            log=log,
+            leases=leases,
+            relay=relay,
+            now_ms=now_ms,
+        )
+        self._id = address.id
+        self._fanout = fanout
+        self._state: ConversationState | None = None
+        self._counts: OrderedDict[int, int] = OrderedDict()
+
+    @property
+    def _known(self) -> ConversationState:
+        """The state of a conversation that exists, which is checked before anything is decided."""
+        assert self._state is not None
+        return self._state
+
+    def placed(self, staged: Staged, at: Appended) -> None:
+        state = self._known
+        state.head = at.seq
+        state.message_count = at.message_count
+        self._remember_count(at)
+        event = place(cast(ConversationEvent, staged.event), self._id, staged.user_id, at)
+        self._publish(event, at.message_count)
+
+    def _publish(self, event: ConversationEvent, message_count: int) -> None:
+        encoded = Encoded(event)
+        if isinstance(event, events.MessagePosted):
+            self._fanout.publish(self._id, event.seq, encoded, message_count=message_count)
+            return
+        if isinstance(event, events.ConversationCreated | events.MembersAdded):
+            self._fanout.subscribe(self._id, event.member_ids)
+        # Edits and reactions matter where the message is seen; all else changes badges or rights.
+        is_local = isinstance(event, events.MessageEdited | events.Reacted)
+        self._fanout.publish(
+            self._id, event.seq, encoded, everywhere=not is_local, message_count=message_count
+        )
+        if isinstance(event, events.MemberRemoved):
+            self._fanout.unsubscribe(self._id, [event.member_id])
+
+    # -- staging ------------------------------------------------------------------------------------
+
+    def _stage(
+        self,
+        user_id: str,
+        event: ConversationEvent,
+        reply: Reply,
+        *,
+        ops: Sequence[Op] = (),
+        tells: Sequence[tuple[str, UserTell]] = (),
+        answer: Callable[[Appended | None], object] | None = None,
+        after: Callable[[Appended | None], None] | None = None,
+    ) -> int:
+        """Stage an event that is no message, and what is stored with it. Returns its row index."""
+        self._stage_ops(ops)
+        for target_id, tell in tells:
+            self._stage_tell(target_id, tell)
+        row = LogRow(
+            stream=self._stream,
+            kind=str(event.__struct_config__.tag),
+            at_ms=self._at_ms(),
+            user_id=user_id,
+            body=body_of(event),
+        )
+        return self._stage_row(
+            row, Staged(reply, answer or self._changed, user_id=user_id, event=event, after=after)
+        )
+
+    def _changed(self, at: Appended | None) -> replies.Changed:
+        return replies.Changed(conversation_id=self._id, seq=0 if at is None else at.seq)
+
+    def _unchanged(self, reply: Reply) -> None:
+        self._answer_in_order(reply, replies.Changed(conversation_id=self._id))
+
+    def _remember_count(self, at: Appended) -> None:
+        self._counts[at.seq] = at.message_count
+        if len(self._counts) > CACHED_COUNTS:
+            self._counts.popitem(last=False)

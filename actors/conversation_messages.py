@@ -1,0 +1,261 @@
+"""Messages of a conversation: send, edit, delete, react, and the messages that these are about."""
+
+from collections import OrderedDict
+from typing import Final
+
+import msgspec
+
+from actors import conversation_rules as rules
+from actors.address import Address
+from actors.conversation_base import ConversationBase
+from actors.conversation_rules import MemberState, Target
+from actors.messages import (
+    Ask,
+)
+from actors.ports import Fanout, Leases, Log, Relay, WallClock
+from actors.reply import Reply
+from actors.stream_actor import Staged
+from protocol import commands, events, replies
+from protocol.errors import Refused
+from protocol.records import (
+    Appended,
+    FileRow,
+    LogRow,
+    Mention,
+    MessageState,
+    Op,
+    Put,
+    Redact,
+    Remove,
+)
+from protocol.stored_events import body_of, encode_json, read_event, read_mentions, read_reactions
+from protocol.types import Attachment
+
+_CACHED_TARGETS: Final = 1024  # messages that edits, reactions and threads are about; mostly the newest
+
+
+class Messages(ConversationBase):
+    """Decide on messages."""
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        log: Log,
+        leases: Leases,
+        fanout: Fanout,
+        relay: Relay,
+        now_ms: WallClock,
+    ) -> None:
+        super().__init__(address, log=log, leases=leases, fanout=fanout, relay=relay, now_ms=now_ms)
+        self._targets: OrderedDict[int, Target] = OrderedDict()
+
+    async def _send(self, ask: Ask, command: commands.Send, reply: Reply) -> None:
+        state = self._state
+        if state is None:
+            raise Refused("conversation_not_found")
+        member = rules.member_of(state, ask.user_id, ask.app_id)
+        at_ms = self._at_ms()
+        rules.may_post(state, member, at_ms)
+        rules.check_text(command.text, has_files=bool(command.file_ids))
+        if command.mentions:
+            rules.check_mentions(state, command.mentions)
+        if command.reply_to > state.head:
+            raise Refused("message_not_found")
+        files = await self._attachments(command.file_ids) if command.file_ids else []
+        root: Target | None = None
+        if command.thread:
+            root = await self._target(command.thread)
+            if root.state.deleted_at_ms:
+                raise Refused("message_deleted")
+            if root.thread:
+                raise Refused(
+                    "message_not_found", "A thread starts at a message that is in no thread itself."
+                )
+        event = events.MessagePosted(
+            text=command.text,
+            reply_to=command.reply_to,
+            thread=command.thread,
+            mentions=command.mentions,
+            files=files,
+        )
+        row = LogRow(
+            stream=self._stream,
+            kind="message",
+            at_ms=at_ms,
+            user_id=ask.user_id,
+            body=body_of(event),
+            client_id=command.client_id,
+            is_message=True,
+            thread=command.thread or None,
+        )
+        placed = msgspec.structs.replace(event, client_id=command.client_id)
+
+        def answer(at: Appended | None) -> replies.Sent:
+            assert at is not None
+            return replies.Sent(
+                conversation_id=self._id, seq=at.seq, at_ms=at.at_ms, duplicate=at.is_duplicate
+            )
+
+        def after(at: Appended | None) -> None:
+            assert at is not None
+            if at.is_duplicate:
+                self._uncount_reply(command.thread)
+            else:
+                state = MessageState(conversation_id=self._id, seq=at.seq)
+                self._remember(Target(at.seq, ask.user_id, at.at_ms, command.thread, command.mentions, state))
+
+        row_index = self._stage_row(
+            row, Staged(reply, answer, user_id=ask.user_id, event=placed, after=after)
+        )
+        self._batch.senders.setdefault(ask.user_id, []).append(row_index)
+        for user_id in dict.fromkeys(command.mentions):
+            if user_id != ask.user_id:
+                mention = Mention(user_id=user_id, conversation_id=self._id, seq=0)
+                self._batch.ops.append(Put(mention, row_index, "seq"))
+        if root is not None:
+            root.state = msgspec.structs.replace(root.state, thread_count=root.state.thread_count + 1)
+            self._batch.ops.append(Put(root.state, row_index))
+
+    async def _first_of(self, ask: Ask, command: commands.Send) -> replies.Sent | None:
+        """The first ack of a message that is stored, though it would be refused today.
+
+        Who was silenced, or mentioned somebody who has left, between a send and its retry must not take the
+        message for lost. Only a refused send pays for looking.
+        """
+        state = self._state
+        if state is None or ask.user_id not in state.members or ask.app_id != state.app_id:
+            return None
+        while self._in_flight:  # the first may be among them
+            await self._decision.wait()
+        at = await self._log.appended(self._stream, ask.user_id, command.client_id)
+        if at is None:
+            return None
+        return replies.Sent(conversation_id=self._id, seq=at.seq, at_ms=at.at_ms, duplicate=True)
+
+    def _uncount_reply(self, thread: int) -> None:
+        """A reply that was sent again had been counted before; what was staged behind it counted on that."""
+        root = self._targets.get(thread)
+        if root is not None:
+            count = root.state.thread_count - 1
+            root.state = msgspec.structs.replace(root.state, thread_count=count)
+            self._batch.ops.append(Put(root.state))
+
+    async def _attachments(self, file_ids: list[str]) -> list[Attachment]:
+        state = self._known
+        rows = {row.file_id: row for row in await self._log.find_many(FileRow, "file_id", file_ids)}
+        files = []
+        for file_id in file_ids:
+            row = rows.get(file_id)
+            if row is None or row.app_id != state.app_id:
+                raise Refused("file_not_found", f"There is no file {file_id}.")
+            files.append(
+                Attachment(
+                    file_id=file_id,
+                    name=row.name,
+                    media_type=row.media_type,
+                    size_bytes=row.size_bytes,
+                    width=row.width,
+                    height=row.height,
+                )
+            )
+        return files
+
+    async def _target(self, seq: int) -> Target:
+        """The message that a command is about.
+
+        One that is not among the newest is read from the store, and this conversation waits for it: about a
+        millisecond, in exchange for judging commands strictly in their order.
+        """
+        target = self._targets.get(seq)
+        if target is not None:
+            self._targets.move_to_end(seq)
+            return target
+        entry = await self._log.entry(self._stream, seq)
+        if entry is None or entry.kind != "message":
+            raise Refused("message_not_found")
+        stored = await self._log.get(MessageState, self._id, seq)
+        posted = read_event(self._id, entry)
+        assert isinstance(posted, events.MessagePosted)
+        target = Target(
+            seq=seq,
+            user_id=entry.user_id,
+            at_ms=entry.at_ms,
+            thread=entry.thread or 0,
+            mentions=read_mentions(stored, posted),
+            state=stored or MessageState(conversation_id=self._id, seq=seq),
+        )
+        self._remember(target)
+        return target
+
+    def _remember(self, target: Target) -> None:
+        self._targets[target.seq] = target
+        if len(self._targets) > _CACHED_TARGETS:
+            self._targets.popitem(last=False)
+
+    async def _edit(self, member: MemberState, command: commands.Edit, reply: Reply) -> None:
+        state = self._known
+        now_ms = self._now_ms()
+        rules.may_post(state, member, now_ms)
+        rules.check_text(command.text, has_files=False)
+        target = await self._target(command.target)
+        rules.may_edit(member, target, now_ms)
+        # Who was mentioned while a member may stay mentioned.
+        rules.check_mentions(state, [u for u in command.mentions if u not in target.mentions])
+        target.state = msgspec.structs.replace(
+            target.state,
+            text=command.text,
+            mentions=encode_json(command.mentions),
+            edited_at_ms=self._at_ms(),
+        )
+        ops: list[Op] = [Put(target.state)]
+        for user_id in set(target.mentions) - set(command.mentions):
+            ops.append(Remove(Mention, {"user_id": user_id, "conversation_id": self._id, "seq": target.seq}))
+        for user_id in set(command.mentions) - set(target.mentions) - {member.user_id}:
+            ops.append(Put(Mention(user_id=user_id, conversation_id=self._id, seq=target.seq)))
+        target.mentions = command.mentions
+        event = events.MessageEdited(target=target.seq, text=command.text, mentions=command.mentions)
+        self._stage(member.user_id, event, reply, ops=ops)
+
+    async def _delete(self, member: MemberState, command: commands.Delete, reply: Reply) -> None:
+        state = self._known
+        target = await self._target(command.target)
+        rules.may_delete(state, member, target, self._now_ms())
+        if target.state.deleted_at_ms:
+            return self._unchanged(reply)
+        target.state = MessageState(
+            conversation_id=self._id,
+            seq=target.seq,
+            deleted_at_ms=self._at_ms(),
+            thread_count=target.state.thread_count,
+        )
+        ops: list[Op] = [Put(target.state), Redact(self._stream, target.seq)]
+        for user_id in target.mentions:
+            ops.append(Remove(Mention, {"user_id": user_id, "conversation_id": self._id, "seq": target.seq}))
+        target.mentions = []
+        self._stage(
+            member.user_id,
+            events.MessageDeleted(target=target.seq),
+            reply,
+            ops=ops,
+            after=lambda _at: state.note_deleted(target.seq),
+        )
+        return None
+
+    async def _react(self, member: MemberState, command: commands.React, reply: Reply) -> None:
+        state = self._known
+        rules.may_post(state, member, self._now_ms())
+        target = await self._target(command.target)
+        if target.state.deleted_at_ms:
+            raise Refused("message_deleted")
+        changed = rules.react(
+            read_reactions(target.state), member.user_id, command.emoji, removed=command.removed
+        )
+        if changed is None:
+            return self._unchanged(reply)
+        target.state = msgspec.structs.replace(
+            target.state, reactions=encode_json(changed) if changed else ""
+        )
+        event = events.Reacted(target=target.seq, emoji=command.emoji, removed=command.removed)
+        self._stage(member.user_id, event, reply, ops=[Put(target.state)])
+        return None
