@@ -11,8 +11,10 @@ Owns connecting, reconnecting, resuming, ordering and the bot framework. Leaves 
 """
 
 from hubbub.accounts import Accounts, AppBackend, sign_user_token
+from hubbub.asker import Ticket
 from hubbub.bot import Bot, Context, Invocation
-from hubbub.client import Backoff, Client, Ticket, connect
+from hubbub.client import Client, connect
+from hubbub.connection import Backoff
 from hubbub.cursors import CursorStore, FileCursors, MemoryCursors, SavedCursors
 from hubbub.errors import ClientClosed, ConnectionEnded, ConnectionLost
 from protocol.errors import HubbubError, ProtocolError, Refused, Unavailable

@@ -26,7 +26,8 @@ from typing import Final, TypeVar
 import msgspec
 import trio
 
-from hubbub.client import Backoff, Client, connect
+from hubbub.client import Client, connect
+from hubbub.connection import Backoff
 from hubbub.cursors import CursorStore, FileCursors, MemoryCursors
 from protocol import replies as r
 from protocol.errors import HubbubError

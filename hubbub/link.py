@@ -1,6 +1,6 @@
 """One connection to a server, whatever its transport: WebSocket, or MessagePack frames over TCP.
 
-Owns URLs, sockets and framing. Knows nothing of sessions, retries or cursors. A link that was cancelled in
+Owns sockets and framing. Knows nothing of sessions, retries or cursors. A link that was cancelled in
 the middle of a send may have written half a frame: whoever cancels must `abort` it and open another.
 """
 
@@ -8,12 +8,11 @@ import ssl
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, Protocol
-from urllib.parse import urlsplit
 
-import msgspec
 import trio
 import trio_websocket
 
+from hubbub.endpoint import Endpoint
 from hubbub.errors import ConnectionLost
 from protocol.codec import FrameSplitter, Wire, decode_server, encode_payload, encode_tcp_command
 from protocol.commands import Command
@@ -24,68 +23,9 @@ from protocol.replies import Reply
 
 CONNECT_TIMEOUT_S: Final = 10.0  # DNS, TCP, TLS and upgrade together
 CLOSE_TIMEOUT_S: Final = 1.0  # a polite goodbye; then the socket is dropped
-DEFAULT_BOT_PORT: Final = 8081
-DEFAULT_PORT: Final = 8080
 RECEIVE_BYTES: Final = 64 * 1024
 # Room for a server that grows its limit: a page of events is at most 192 KiB, a frame 256 KiB today.
 MAX_MESSAGE_BYTES: Final = 4 * MAX_FRAME_BYTES
-
-
-class Endpoint(msgspec.Struct, frozen=True):
-    """Where and how to connect."""
-
-    host: str
-    port: int
-    wire: Wire
-    is_tls: bool = False
-    path: str = "/ws"
-
-    def __str__(self) -> str:
-        if self.wire is Wire.MSGPACK_TCP:
-            return f"hubbub{'s' if self.is_tls else ''}://{self.host}:{self.port}"
-        return f"ws{'s' if self.is_tls else ''}://{self.host}:{self.port}{self.path}"
-
-
-def parse_url(url: str, *, wire: Wire | None = None) -> Endpoint:
-    """Read a server's URL.
-
-    ws, wss, http and https mean the WebSocket at /ws (or the path given); hubbub and hubbubs mean the bot
-    port. `wire` chooses JSON on a WebSocket; the default is MessagePack.
-
-    Raises: ValueError with a sentence that says what is wrong.
-    """
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    if not parts.hostname:
-        raise ValueError(f"{url!r} names no host; try http://127.0.0.1:8080")
-    try:
-        port = parts.port
-    except ValueError:
-        raise ValueError(f"the port in {url!r} is not a number from 1 to 65535") from None
-    if parts.scheme in ("hubbub", "hubbubs"):
-        return Endpoint(
-            parts.hostname,
-            port or DEFAULT_BOT_PORT,
-            Wire.MSGPACK_TCP,
-            is_tls=parts.scheme == "hubbubs",
-            path="",
-        )
-    if parts.scheme not in ("ws", "wss", "http", "https"):
-        raise ValueError(f"{url!r}: use ws, wss, http, https, hubbub or hubbubs")
-    is_tls = parts.scheme in ("wss", "https")
-    if parts.scheme in ("ws", "wss") and parts.path not in ("", "/"):
-        path = parts.path
-    else:
-        path = parts.path.rstrip("/") + "/ws"
-    default_port = (
-        (443 if is_tls else 80) if parts.scheme in ("ws", "wss") else (443 if is_tls else DEFAULT_PORT)
-    )
-    return Endpoint(
-        parts.hostname,
-        port or default_port,
-        Wire.MSGPACK_WS if wire is None else wire,
-        is_tls=is_tls,
-        path=path,
-    )
 
 
 class Link(Protocol):

@@ -29,7 +29,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hubbub.accounts import AppBackend
-from hubbub.client import Client, Ticket, connect
+from hubbub.asker import Ticket
+from hubbub.client import Client, connect
 from hubbub.irc import Plan, parse_log, plan
 from protocol import commands as c
 from protocol import events as e

@@ -10,7 +10,7 @@ from rich.console import Console
 
 import hubbub
 from hubbub.accounts import http_base
-from hubbub.link import parse_url
+from hubbub.endpoint import parse_url
 from hubbub.terminal import LoginFile, SavedLogin, clean, message_line
 from protocol.codec import Wire
 from protocol.types import Message, Reaction

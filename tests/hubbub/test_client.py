@@ -373,8 +373,8 @@ async def test_a_user_who_does_not_read_stops_the_socket_but_not_the_heartbeats(
                 await wait_until(
                     lambda: sum(isinstance(cmd, c.Heartbeat) for cmd in peer.commands) >= beats + 3
                 )
-                assert len(client._queue) <= 5 + 256
-                assert len(client._streams["room"].buffer) <= 256
+                assert len(client._intake.queue) <= 5 + 256
+                assert len(client._intake.streams["room"].buffer) <= 256
                 # A command from within a handler is answered although events wait unread.
                 assert (await client.send("other", "still works")).seq == 1
                 messages: list[e.MessagePosted] = []
