@@ -11,7 +11,8 @@ from rich.console import Console
 import hubbub
 from hubbub.accounts import http_base
 from hubbub.endpoint import parse_url
-from hubbub.terminal import LoginFile, SavedLogin, clean, message_line
+from hubbub.terminal.logins import LoginFile, SavedLogin
+from hubbub.terminal.text import clean, message_line
 from protocol.codec import Wire
 from protocol.types import Message, Reaction
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hubbub.irc import EMPTY_TEXT, Line, Log, Plan, parse_line, parse_log, plan
-from hubbub.replay import message_authors, read_watermarks
+from hubbub.replay.check import message_authors, read_watermarks
 from protocol import events as e
 
 
