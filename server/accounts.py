@@ -336,7 +336,10 @@ class Accounts:
         """End a key, and with it every token signed with its secret. Raises: Refused(not_found)."""
         key = await self._store.get(AppKey, app_key)
         if key is None or key.app_id != app_id:
-            raise Refused("not_found", f"There is no key {app_key!r} in the app {app_id!r}.")
+            raise Refused(
+                "not_found",
+                f"There is no key {app_key!r} in the app {app_id!r}; `hubbub keys list` shows them.",
+            )
         if not key.revoked_at_ms:
             await self._store.commit([Put(msgspec.structs.replace(key, revoked_at_ms=self._clock()))])
         self._log_ins.forget(lambda identity: identity.app_key == app_key)

@@ -14,9 +14,11 @@ the root has restarted its children too often it gives up, and so does the proce
 it starts it anew, and everything that was acked comes back from the log.
 """
 
+import errno
 import gc
 import signal
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -31,12 +33,13 @@ from server import janitor
 from server.accounts import AccountRates, Accounts
 from server.chat_core import ChatCore
 from server.clock import wall_clock_ms
-from server.config import Settings, server_secret
+from server.config import ConfigError, Settings, server_secret
 from server.directory import Directory
 from server.files import Files
 from server.gateway import Gateway, GatewaySettings
 from server.http_api import HttpServices, make_http_app
 from server.identity import Identity
+from server.listener import TlsFiles, open_listener
 from server.log_ins import LogIns
 from server.log_setup import set_up_logging
 from server.metrics import Metrics
@@ -49,6 +52,10 @@ from storage.writer import COMMIT_BUCKETS_S
 RECONNECT_WITHIN_S: Final = 5.0  # over which a drained node's clients spread themselves
 
 log = structlog.get_logger(__name__)
+
+
+class CannotStart(OSError):
+    """Something outside of the node is in the way; the message says what, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,7 @@ class Node:
         exit_code = 0
         try:
             async with open_store(settings.data_path, synchronous=settings.synchronous.upper()) as store:
+                await _check_ports(settings)
                 epochs = await store.claim_all(self.node_id)
                 await self._build(store, epochs)
                 root = Supervisor(
@@ -250,6 +258,48 @@ def _account_rates(settings: Settings) -> AccountRates:
     )
 
 
+async def _check_ports(settings: Settings) -> None:
+    """Find out that a port cannot be had before anything is started, and say so in a sentence.
+
+    Whoever takes the port in the moment after that meets the supervisor, which tries again.
+    Raises: CannotStart, ConfigError.
+    """
+    for name, port in (("port", settings.port), ("bot_port", settings.bot_port)):
+        try:
+            listener = await open_listener(settings.host, port)
+        except socket.gaierror:
+            raise ConfigError(f"host is {settings.host!r}, which is no address of a machine.") from None
+        except OSError as exc:
+            where = f"{settings.host} port {port}"
+            cause = (
+                exc.__cause__ if isinstance(exc.__cause__, OSError) else exc
+            )  # trio wraps what it closes after
+            reasons = {
+                errno.EADDRINUSE: f"{where} is in use; stop what runs there, or set {name} to another one.",
+                errno.EADDRNOTAVAIL: f"host is {settings.host!r}, which is no address of this machine; "
+                "0.0.0.0 means all it has.",
+                errno.EACCES: f"{where} is not for this user; take 1024 or more, with a proxy before it.",
+            }
+            raise CannotStart(reasons.get(cause.errno or 0, f"{where} cannot be used: {exc}.")) from None
+        await listener.aclose()
+
+
+def _check_tls(settings: Settings) -> None:
+    if not settings.is_tls:
+        return
+    try:
+        TlsFiles(settings.tls_cert, settings.tls_key)
+    except ssl.SSLError as exc:
+        raise ConfigError(
+            f"tls_cert {settings.tls_cert} and tls_key {settings.tls_key} cannot be used: "
+            f"{exc.reason or 'no PEM'}; they must be PEM files that belong together."
+        ) from None
+    except OSError as exc:
+        raise ConfigError(
+            f"tls_cert or tls_key cannot be read: {exc.strerror}; correct the owner or the path."
+        ) from None
+
+
 def _gateway_settings(settings: Settings) -> GatewaySettings:
     return GatewaySettings(
         host=settings.host,
@@ -281,8 +331,12 @@ def _calm_garbage_collector() -> None:
 
 
 def run(settings: Settings, *, on_ready: Callable[[Addresses], None] | None = None) -> int:
-    """Run a node in this process until it is told to stop; returns the exit code."""
+    """Run a node in this process until it is told to stop; returns the exit code.
+
+    Raises: ConfigError, CannotStart, and what open_store raises, before anything is served.
+    """
     set_up_logging(log_format=settings.log_format, level=settings.log_level)
+    _check_tls(settings)
     node = Node(settings, on_ready=on_ready)
     _calm_garbage_collector()
     return trio.run(partial(node.run))

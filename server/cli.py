@@ -49,6 +49,8 @@ def _serve(_: argparse.Namespace, settings: Settings) -> int:
 def _backup(args: argparse.Namespace, settings: Settings) -> int:
     needs_data(settings)
     destination = Path(args.destination)
+    if settings.data_path.resolve() in destination.resolve().parents:
+        raise CliError(f"{destination} is inside the data directory; back up to another folder, or disk.")
     manifest = backup(settings.data_path, destination)
     secret = settings.data_path / config.SECRET_FILE
     if secret.is_file():
@@ -326,6 +328,8 @@ def _sentence(exc: BaseException) -> str:
         return exc.message
     if isinstance(exc, sqlite3.Error):
         return f"The database cannot be used: {exc}; `hubbub check` tells more."
+    if isinstance(exc, OSError) and exc.strerror and exc.filename:
+        return f"{exc.filename}: {exc.strerror}; check the path, its owner and the space on its disk."
     return str(exc)
 
 

@@ -283,7 +283,9 @@ def _converted(key: str, value: Any, where: str) -> Any:
     try:
         return msgspec.convert(value, FIELDS[key].type)
     except msgspec.ValidationError as exc:
-        raise ConfigError(f"{where} cannot be {value!r}: {exc}. Its meaning: {describe(key)}") from None
+        choices = typing.get_args(base_type(key))  # of a Literal
+        wanted = f"it is one of {', '.join(choices)}" if choices and base_type(key) is not list else str(exc)
+        raise ConfigError(f"{where} cannot be {value!r}: {wanted}. Its meaning: {describe(key)}") from None
 
 
 def _check(settings: Settings) -> None:

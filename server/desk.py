@@ -121,6 +121,8 @@ class Desk:
         """The working bot of that app whom NAME names."""
         app_id = await self.app_id()
         found = await self.directory.find_user(app_id, self.args.name)
+        if not found.is_bot:
+            raise CliError(f"{found.username} is a person, not a bot; `hubbub bots list` shows the bots.")
         return await self.directory.bot_of(app_id, found.user_id)
 
 

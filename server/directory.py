@@ -85,7 +85,10 @@ class Directory:
             where: dict[str, str | int | None] = {"app_id": app_id, "username_key": auth.fold(name_or_id)}
             found = await self._store.find(User, where, limit=1)
             if not found:
-                raise Refused("user_not_found", f"There is no user {name_or_id!r} in the app {app_id!r}.")
+                raise Refused(
+                    "user_not_found",
+                    f"There is no user {name_or_id!r} in the app {app_id!r}; `hubbub users list` shows them.",
+                )
             user = found[0]
         return user
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -115,6 +116,9 @@ def test_an_operator_works_beside_a_running_node(node: Node, tmp_path: Path) -> 
         told("users", "passwd", "ann", data=node.data, stdin="quite another one\n")
         assert client.post("/v1/login", json=right).status_code == 401
         assert client.post("/v1/login", json=right | {"password": "quite another one"}).status_code == 200
+    inside = hubbub("backup", node.data / "saved", data=node.data)
+    assert (inside.returncode, len(inside.stderr.splitlines())) == (1, 1)
+    assert not (node.data / "saved").exists()
     second = hubbub("serve", "--port", "0", "--bot-port", "0", data=node.data)
     assert second.returncode == 1
     assert second.stderr.strip().splitlines()[-1].startswith("hubbub: ")
@@ -128,6 +132,30 @@ def test_an_operator_works_beside_a_running_node(node: Node, tmp_path: Path) -> 
     assert told("check", data=restored) == []
     (line,) = told("users", "list", data=restored)
     assert (line["username"], line["name"], line["disabled"]) == ("ann", "Ann B", False)
+
+
+@pytest.mark.slow
+def test_what_is_in_the_way_of_a_start_is_told_in_one_sentence(tmp_path: Path) -> None:
+    """Whoever starts a node for the first time, and a service manager that tells 1 from 2."""
+    broken = tmp_path / "broken.pem"
+    broken.write_text("no certificate")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for words, status, expected in (
+            (["--port", str(port), "--bot-port", "0"], 1, f"{port} is in use"),
+            (["--port", "0", "--bot-port", str(port)], 1, "bot_port"),
+            (["--port", "0", "--bot-port", "0", "--host", "192.0.2.1"], 1, "no address of this machine"),
+            (["--port", "0", "--bot-port", "0", "--host", "300.1.1.1"], 2, "no address of a machine"),
+            (["--tls-cert", str(broken), "--tls-key", str(broken)], 2, "PEM"),
+            (["--log-level", "loud"], 2, "debug, info, warning, error"),
+        ):
+            done = hubbub("serve", *words, data=tmp_path / "data")
+            last = done.stderr.splitlines()[-1]
+            assert done.returncode == status, done.stderr
+            assert last.startswith("hubbub: "), done.stderr
+            assert expected in last
+            assert "exception" not in done.stderr
+            assert "Traceback" not in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -168,8 +196,9 @@ def test_lists_are_lines_for_pipes_and_json_where_asked(data: Path) -> None:
         (["users", "create", "a b"], PASSWORD, 1, "user name"),
         (["users", "disable", "nobody"], "", 1, "nobody"),
         (["users", "list", "--app", "nowhere"], "", 1, "hubbub apps list"),
+        (["users", "disable", "nobody"], "", 1, "hubbub users list"),
         (["bots", "token", "nobody"], "", 1, "nobody"),
-        (["keys", "revoke", "k_x"], "", 1, "k_x"),
+        (["keys", "revoke", "k_x"], "", 1, "hubbub keys list"),
         (["dead-letters", "show", "x"], "", 1, "dead-letters list"),
         (["restore", "/nowhere"], "", 1, "empty"),
         (["users", "frob"], "", 2, "frob"),
