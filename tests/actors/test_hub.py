@@ -1,0 +1,262 @@
+"""The sessions of a node: who hears what, what is coalesced, and what nobody may lose."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import pairwise
+
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from actors.address import Address
+from actors.hub import INBOX, Hub
+from actors.messages import Delivered
+from actors.reply import Reply
+from actors.router import LocalRouter
+from protocol import events
+from protocol.codec import Encoded
+from protocol.errors import CloseCode, Unavailable
+from protocol.events import Event
+from protocol.limits import HEADS_TICK_S, PRESENCE_TICK_S
+from protocol.types import HeadHint
+
+
+class Ear:
+    """A listener that keeps what it hears: (event, stream)."""
+
+    def __init__(self, conn_id: int, user_id: str) -> None:
+        self.conn_id = conn_id
+        self.user_id = user_id
+        self.heard: list[tuple[Event, str | None]] = []
+        self.closed: CloseCode | None = None
+
+    def push(self, encoded: Encoded, stream: str, seq: int) -> None:
+        self.heard.append((encoded.event, stream))  # type: ignore[arg-type]  # events only
+
+    def push_live(self, key: object, encoded: Encoded, stream: str | None = None) -> None:
+        self.heard.append((encoded.event, stream))  # type: ignore[arg-type]  # events only
+
+    def close(self, code: CloseCode, reason: str = "") -> None:
+        self.closed = code
+
+    def take(self) -> list[Event]:
+        taken, self.heard = [event for event, _ in self.heard], []
+        return taken
+
+
+class Conversations:
+    """A host that keeps what it is told, or is full."""
+
+    kind = "conversation"
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, object]] = []
+        self.is_full = False
+
+    def deliver(self, address: Address, message: object, reply: Reply) -> None:
+        if self.is_full:
+            raise Unavailable("busy")
+        self.told.append((address.id, message))
+
+    def deliver_if_active(self, address: Address, message: object) -> bool:
+        return False
+
+
+@asynccontextmanager
+async def open_hub() -> AsyncIterator[tuple[Hub, Conversations]]:
+    host = Conversations()
+    hub = Hub(LocalRouter([host]))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hub.run)
+        yield hub, host
+        nursery.cancel_scope.cancel()
+
+
+def seat(hub: Hub, conn_id: int, user_id: str, *conversation_ids: str, focus: list[str] | None = None) -> Ear:
+    ear = Ear(conn_id, user_id)
+    hub.attach(ear, f"s{conn_id}", focus)
+    hub.join(conn_id, conversation_ids)
+    return ear
+
+
+def message(seq: int, conversation_id: str = "c1", **more: object) -> Encoded:
+    return Encoded(
+        events.MessagePosted(
+            conversation_id=conversation_id,
+            seq=seq,
+            message_count=seq,
+            user_id="x",
+            text="t",
+            **more,  # type: ignore[arg-type]  # fields of MessagePosted
+        )
+    )
+
+
+async def test_what_happens_while_a_session_opens_is_neither_missed_nor_wrongly_heard() -> None:
+    """Between attach and join the memberships are read; they may move meanwhile."""
+    async with open_hub() as (hub, _):
+        ear = Ear(1, "ann")
+        hub.attach(ear, "s1", None)
+        hub.unsubscribe("left", ["ann"])
+        hub.subscribe("entered", ["ann"])
+        hub.unsubscribe("back", ["ann"])
+        hub.subscribe("back", ["ann"])
+        hub.join(1, ["left", "stayed"])
+        assert hub.conversation_ids(1) == {"entered", "back", "stayed"}
+        for conversation_id in ("left", "entered", "back", "stayed"):
+            hub.publish(conversation_id, 1, message(1, conversation_id))
+        assert {getattr(e, "conversation_id", "") for e in ear.take()} == {"entered", "back", "stayed"}
+        hub.detach(1)
+        hub.detach(1)
+        hub.publish("stayed", 2, message(2, "stayed"))
+        assert ear.take() == []
+        assert (hub.connection_count, hub.head_of("stayed"), hub.conversation_ids(1)) == (0, 0, frozenset())
+
+
+async def test_heads_come_at_most_once_a_second_with_the_latest_counts(autojump_clock: MockClock) -> None:
+    """A phone that shows the list is not woken for each message."""
+    async with open_hub() as (hub, _):
+        ears = [seat(hub, n, f"u{n}", "c1", "c2", focus=[]) for n in range(3)]
+        times: list[float] = []
+        for seq in range(1, 101):
+            hub.publish("c1", seq, message(seq), message_count=seq)
+            hub.publish("c2", seq, message(seq, "c2"), message_count=seq)
+            await trio.sleep(0.03)
+            if ears[0].heard and len(ears[0].heard) > len(times):
+                times.append(trio.current_time())
+        await trio.sleep(2 * HEADS_TICK_S)
+        for ear in ears:
+            heads = ear.take()
+            assert all(isinstance(e, events.Heads) for e in heads)
+            assert len(heads) <= 5
+            last = heads[-1]
+            assert isinstance(last, events.Heads)
+            assert [(h.conversation_id, h.head, h.message_count) for h in last.items] == [
+                ("c1", 100, 100),
+                ("c2", 100, 100),
+            ]
+        assert all(b - a >= HEADS_TICK_S - 0.05 for a, b in pairwise(times))
+
+
+async def test_edits_off_the_screen_keep_the_message_count_of_the_hint(autojump_clock: MockClock) -> None:
+    """A hint without a count would look like one that went back to nothing."""
+    async with open_hub() as (hub, _):
+        ear = seat(hub, 1, "ann", "c1", focus=["c2"])
+        hub.publish("c1", 7, Encoded(events.Reacted(target=3, emoji="x")), message_count=4)
+        await trio.sleep(2)
+        assert ear.take() == [events.Heads(items=[HeadHint(conversation_id="c1", head=7, message_count=4)])]
+
+
+async def test_many_heads_are_split_into_events_that_fit(autojump_clock: MockClock) -> None:
+    async with open_hub() as (hub, _):
+        names = [f"c{n}" for n in range(250)]
+        ear = seat(hub, 1, "ann", *names, focus=[])
+        for name in names:
+            hub.publish(name, 1, message(1, name), message_count=1)
+        await trio.sleep(2)
+        heads = ear.take()
+        sizes = [len(e.items) for e in heads if isinstance(e, events.Heads)]
+        assert sizes == [100, 100, 50]
+
+
+async def test_presence_is_batched_and_only_the_latest_state_is_told(autojump_clock: MockClock) -> None:
+    """Watchers of the same people share one encoded event."""
+    async with open_hub() as (hub, _):
+        ears = [seat(hub, n, f"w{n}") for n in range(2)]
+        for ear in ears:
+            hub.watch(ear.conn_id, ["a", "b", "c"])
+        hub.presence_changed("a", "online", 0)
+        hub.presence_changed("b", "online", 0)
+        hub.presence_changed("a", "away", 0)
+        hub.presence_changed("nobody watches", "online", 0)
+        await trio.sleep(2 * PRESENCE_TICK_S)
+        (first, stream), (second, _) = ears[0].heard[0], ears[1].heard[0]
+        assert first is second
+        assert stream == INBOX  # so that a full outbox announces the loss
+        assert isinstance(first, events.Presence)
+        assert [(i.user_id, i.state) for i in first.items] == [("a", "away"), ("b", "online")]
+        hub.watch(1, ["b"])
+        for ear in ears:
+            ear.take()
+        hub.presence_changed("a", "offline", 5)
+        await trio.sleep(2 * PRESENCE_TICK_S)
+        assert ears[1].take() == []
+        assert hub.presence_of("a") is None
+        assert hub.presence_of("b") is not None
+
+
+async def test_parting_takes_two_users_out_of_each_others_sight(autojump_clock: MockClock) -> None:
+    async with open_hub() as (hub, _):
+        ann, bob = seat(hub, 1, "ann"), seat(hub, 2, "bob")
+        hub.watch(1, ["bob", "cid"])
+        hub.watch(2, ["ann"])
+        hub.part("ann", "bob")
+        for ear, other in ((ann, "bob"), (bob, "ann")):
+            (event,) = ear.take()
+            assert isinstance(event, events.Presence)
+            assert [(i.user_id, i.state, i.last_seen_ms) for i in event.items] == [(other, "offline", 0)]
+        hub.presence_changed("bob", "away", 0)
+        hub.presence_changed("ann", "away", 0)
+        await trio.sleep(1)
+        assert (ann.take(), bob.take()) == ([], [])
+
+
+async def test_delivered_cursors_are_batched_kept_while_busy_and_not_repeated(
+    autojump_clock: MockClock,
+) -> None:
+    """A watermark is a maximum: it may be late, but not lost."""
+    async with open_hub() as (hub, host):
+        seat(hub, 1, "ann", "c1")
+        seat(hub, 2, "bob", "c1")
+        host.is_full = True
+        hub.delivered("ann", {"c1": 3, "foreign": 9}, 1)
+        await trio.sleep(1)
+        hub.delivered("ann", {"c1": 5}, 1)
+        hub.delivered("bob", {"c1": 4}, 2)
+        await trio.sleep(1)
+        host.is_full = False
+        await trio.sleep(1)
+        assert host.told == [("c1", Delivered({"ann": 5, "bob": 4}))]
+        hub.delivered("ann", {"c1": 5}, 1)
+        hub.delivered("ann", {"c1": 4}, 1)
+        await trio.sleep(1)
+        assert len(host.told) == 1
+        hub.resync("c1", 6, {"ann", "bob"})  # what was told may not have been stored
+        hub.delivered("ann", {"c1": 5}, 1)
+        await trio.sleep(1)
+        assert host.told[1:] == [("c1", Delivered({"ann": 5}))]
+
+
+async def test_a_resync_sets_right_who_listens() -> None:
+    """The actor crashed between a membership's commit and its fan-out."""
+    async with open_hub() as (hub, _):
+        ann, gone, new = seat(hub, 1, "ann", "c1"), seat(hub, 2, "gone", "c1"), seat(hub, 3, "new")
+        hub.resync("c1", 9, {"ann", "new", "offline"})
+        for ear in (ann, gone, new):
+            assert ear.take() == [events.Resync(conversation_id="c1", head=9)]
+        hub.publish("c1", 10, message(10))
+        assert [len(ear.take()) for ear in (ann, gone, new)] == [1, 0, 1]
+        assert not hub.is_member(2, "c1")
+        assert hub.is_member(3, "c1")
+        assert hub.head_of("c1") == 10
+
+
+async def test_a_focus_that_opens_hands_over_the_pending_head(autojump_clock: MockClock) -> None:
+    async with open_hub() as (hub, _):
+        ear = seat(hub, 1, "ann", "c1", focus=[])
+        hub.publish("c1", 4, message(4), message_count=4)
+        hub.set_focus(1, ["c1"])
+        (heads,) = ear.take()
+        assert isinstance(heads, events.Heads)
+        assert heads.items[0].head == 4
+        hub.set_focus(1, None)
+        await trio.sleep(2)
+        assert ear.take() == []
+
+
+async def test_only_the_connections_of_the_ended_log_in_are_closed() -> None:
+    async with open_hub() as (hub, _):
+        one, two, other = seat(hub, 1, "ann"), seat(hub, 2, "ann"), seat(hub, 3, "bob")
+        hub.close_session("ann", "s1")
+        assert (one.closed, two.closed, other.closed) == (CloseCode.SESSION_REVOKED, None, None)
+        assert hub.connections_of("ann") == [1, 2]
