@@ -49,6 +49,8 @@ class Messages(ConversationBase):
     ) -> None:
         super().__init__(address, log=log, leases=leases, fanout=fanout, relay=relay, now_ms=now_ms)
         self._targets: OrderedDict[int, Target] = OrderedDict()
+        # Replies in threads that are not committed yet, by key, and who else waits for their ack.
+        self._thread_replies: dict[tuple[str, str], list[Reply]] = {}
 
     async def _send(self, ask: Ask, command: commands.Send, reply: Reply) -> None:
         state = self._state
@@ -72,6 +74,8 @@ class Messages(ConversationBase):
                 raise Refused(
                     "message_not_found", "A thread starts at a message that is in no thread itself."
                 )
+            if await self._is_repeated_in_thread(ask.user_id, command, reply):
+                return
         event = events.MessagePosted(
             text=command.text,
             reply_to=command.reply_to,
@@ -99,11 +103,12 @@ class Messages(ConversationBase):
 
         def after(at: Appended | None) -> None:
             assert at is not None
-            if at.is_duplicate:
-                self._uncount_reply(command.thread)
-            else:
+            if not at.is_duplicate:
                 state = MessageState(conversation_id=self._id, seq=at.seq)
                 self._remember(Target(at.seq, ask.user_id, at.at_ms, command.thread, command.mentions, state))
+            if command.thread:
+                for other in self._thread_replies.pop((ask.user_id, command.client_id)):
+                    other.resolve(msgspec.structs.replace(answer(at), duplicate=True))
 
         row_index = self._stage_row(
             row, Staged(reply, answer, user_id=ask.user_id, event=placed, after=after)
@@ -133,13 +138,23 @@ class Messages(ConversationBase):
             return None
         return replies.Sent(conversation_id=self._id, seq=at.seq, at_ms=at.at_ms, duplicate=True)
 
-    def _uncount_reply(self, thread: int) -> None:
-        """A reply that was sent again had been counted before; what was staged behind it counted on that."""
-        root = self._targets.get(thread)
-        if root is not None:
-            count = root.state.thread_count - 1
-            root.state = msgspec.structs.replace(root.state, thread_count=count)
-            self._batch.ops.append(Put(root.state))
+    async def _is_repeated_in_thread(self, user_id: str, command: commands.Send, reply: Reply) -> bool:
+        """Answer a repeated reply in a thread as the first one; else note that this is the first.
+
+        The store finds repetitions by itself, but only after the thread's count was raised.
+        """
+        key = (user_id, command.client_id)
+        waiting = self._thread_replies.get(key)
+        if waiting is not None:
+            waiting.append(reply)
+            return True
+        at = await self._log.appended(self._stream, user_id, command.client_id)
+        if at is None:
+            self._thread_replies[key] = []
+            return False
+        first = replies.Sent(conversation_id=self._id, seq=at.seq, at_ms=at.at_ms, duplicate=True)
+        self._answer_in_order(reply, first)
+        return True
 
     async def _attachments(self, file_ids: list[str]) -> list[Attachment]:
         state = self._known

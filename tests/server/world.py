@@ -277,10 +277,12 @@ async def open_world(
         world.now_ms = 1_700_000_000_000
         async with trio.open_nursery() as nursery:
             await nursery.start(core.supervisor.run)
-            with trio.fail_after(timeout_s):
-                yield world
-            for device in world.devices:
-                device.disconnect()
+            try:
+                with trio.fail_after(timeout_s):
+                    yield world
+            finally:
+                for device in world.devices:
+                    device.disconnect()
             nursery.cancel_scope.cancel()
 
 

@@ -36,7 +36,10 @@ export class Composer {
     this.node = h("div", { class: "composer" }, this.suggestions, this.replyBar, this.tray, this.notice, this.row, this.picker);
     this.area.addEventListener("input", () => this._input());
     this.area.addEventListener("keydown", (event) => this._key(event));
-    this.area.addEventListener("blur", () => setTimeout(() => (this.suggestions.hidden = true), 150));
+    // Late, so that a click on a suggestion comes first; and not when the person is back by then.
+    this.area.addEventListener("blur", () => setTimeout(() => {
+      if (document.activeElement !== this.area) this.suggestions.hidden = true;
+    }, 150));
     this.area.addEventListener("paste", (event) => {
       if (event.clipboardData.files.length) {
         event.preventDefault();
