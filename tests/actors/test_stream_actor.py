@@ -1,4 +1,4 @@
-"""What every actor with a stream shares: nothing is answered or shown before it is stored, or out of order."""
+"""What actors with a stream share: nothing is answered or shown before it is stored, or out of order."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
