@@ -78,6 +78,13 @@ def sign_user_token(
     return (signed + b"." + _b64(mac)).decode()
 
 
+def _root_of(exc: BaseException) -> BaseException:
+    """Return where it began: httpx and httpcore wrap what the socket said, and drop its text."""
+    while (cause := exc.__cause__ or exc.__context__) is not None:
+        exc = cause
+    return exc
+
+
 def _b64(raw: bytes) -> bytes:
     return base64.urlsafe_b64encode(raw).rstrip(b"=")
 
@@ -86,12 +93,15 @@ class _Http:
     """Requests with typed bodies, errors with stable codes, and retries where the server asks for them."""
 
     def __init__(
-        self, url: str, *, verify: ssl.SSLContext | bool = True, auth: tuple[str, str] | None = None
+        self, url: str, *, ssl_context: ssl.SSLContext | None, auth: tuple[str, str] | None = None
     ) -> None:
+        base_url = http_base(url)
+        if ssl_context is None and base_url.startswith("https:"):
+            ssl_context = ssl.create_default_context()  # what the system trusts, as connect() does
         self._client = httpx.AsyncClient(
-            base_url=http_base(url),
+            base_url=base_url,
             timeout=TIMEOUT_S,
-            verify=verify,
+            verify=ssl_context or False,  # False: there is no TLS, and reading certificates takes a while
             auth=httpx.BasicAuth(*auth) if auth is not None else None,
         )
 
@@ -119,8 +129,14 @@ class _Http:
             try:
                 answer = await self._client.request(method, path, content=content, headers=sent_headers)
             except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
+                cause = _root_of(exc)
+                if isinstance(cause, ssl.SSLCertVerificationError):
+                    raise Refused(
+                        "untrusted_certificate",
+                        f"{self._client.base_url} is not trusted: {cause.verify_message}.",
+                    ) from exc
                 if is_last:
-                    raise Unavailable("timeout", f"The server was not reached: {exc}") from exc
+                    raise Unavailable("timeout", f"The server was not reached: {cause}") from exc
                 await trio.sleep(0.2 * 2**attempt)
                 continue
             except httpx.HTTPError as exc:
@@ -190,9 +206,9 @@ class Accounts:
     """
 
     def __init__(
-        self, url: str, *, token: str = "", app_id: str = "", verify: ssl.SSLContext | bool = True
+        self, url: str, *, token: str = "", app_id: str = "", ssl_context: ssl.SSLContext | None = None
     ) -> None:
-        self._http = _Http(url, verify=verify)
+        self._http = _Http(url, ssl_context=ssl_context)
         self._app_id = app_id
         self.token = token
 
@@ -320,9 +336,9 @@ class AppBackend:
     """What an app's own backend does with its key and secret: its users, their tokens, its bots."""
 
     def __init__(
-        self, url: str, app_key: str, app_secret: str, *, verify: ssl.SSLContext | bool = True
+        self, url: str, app_key: str, app_secret: str, *, ssl_context: ssl.SSLContext | None = None
     ) -> None:
-        self._http = _Http(url, verify=verify, auth=(app_key, app_secret))
+        self._http = _Http(url, ssl_context=ssl_context, auth=(app_key, app_secret))
         self._app_key = app_key
         self._app_secret = app_secret
 

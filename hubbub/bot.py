@@ -18,6 +18,7 @@ import logging
 import random
 import shlex
 import signal
+import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -155,6 +156,7 @@ class Bot:
         cursors: CursorStore | str | Path | None = None,
         prefixes: Sequence[str] = PREFIXES,
         backoff: Backoff | None = None,
+        ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         """`cursors`: a file (or a store) that remembers where the bot was; without, it begins anew each time.
 
@@ -171,6 +173,7 @@ class Bot:
             self._cursors = cursors
         self._prefixes = tuple(prefixes)
         self._backoff = backoff
+        self._ssl_context = ssl_context
         self._on_message: list[Handler] = []
         self._on_mention: list[Handler] = []
         self._commands: dict[str, Handler] = {}
@@ -281,6 +284,7 @@ class Bot:
             device_id=self._device_id,
             cursors=self._cursors,
             backoff=self._backoff,
+            ssl_context=self._ssl_context,
         ) as client:
             self._client = client
             self._profiles[client.user_id] = client.user

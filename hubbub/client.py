@@ -305,8 +305,10 @@ async def connect(
     cursors: where cursors survive a restart (`FileCursors`); the default forgets them.
     history: what a device without cursors gets of the past: "new" nothing, "all" everything.
     focus: as `Client.focus`; an empty list suits a client that only sends.
+    ssl_context: whom to trust, for https, wss and hubbubs; the default is what the system trusts.
 
-    Raises: Refused where the token is wrong, Unavailable where no server was reached in `connect_timeout_s`.
+    Raises: Refused where the token is wrong or the certificate is not trusted, Unavailable where no server
+        was reached in `connect_timeout_s`.
     """
     chance = rng or random.Random()
     endpoint = parse_url(url, wire=wire)

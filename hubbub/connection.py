@@ -16,13 +16,13 @@ import trio
 from hubbub.asker import Asker
 from hubbub.backoff import FIRST_DELAY_S, MAX_DELAY_S, full_jitter_s, jittered_s
 from hubbub.endpoint import Endpoint, node_endpoint
-from hubbub.errors import ConnectionLost, error_from_reply, fatal_close, is_retried
+from hubbub.errors import ConnectionLost, UntrustedServer, error_from_reply, fatal_close, is_retried
 from hubbub.intake import Intake
 from hubbub.link import Link, open_link
 from protocol import commands as c
 from protocol import events as e
 from protocol import replies as r
-from protocol.errors import HubbubError, Unavailable
+from protocol.errors import HubbubError, Refused, Unavailable
 from protocol.events import Event
 from protocol.limits import HEARTBEAT_TIMEOUT_S, MAX_UNACKED_SENDS
 from protocol.replies import Reply
@@ -75,6 +75,7 @@ class Connection:
         self._ssl_context = ssl_context
         self._rng = rng
         self._lost: ConnectionLost | None = None
+        self._reason = ""  # why the last connection, or the last attempt, ended
         self._last_error: r.Error | None = None
         self._moving_to: list[NodeInfo] | None = None
         self._nodes: list[Endpoint] = []
@@ -98,7 +99,7 @@ class Connection:
             await self.opened.wait()
         self._asker.check_open()
         if self.welcome is None:
-            reason = f" ({self._lost})" if self._lost is not None else ""
+            reason = f" ({self._reason})" if self._reason else ""
             raise Unavailable("timeout", f"{self._endpoint} was not reached within {timeout_s:g} s{reason}.")
 
     async def run(self) -> None:
@@ -107,11 +108,15 @@ class Connection:
         while True:  # until cancelled, or ended for good
             started = trio.current_time()
             lost, retry_after_s = await self._connect_once(self._pick_endpoint(attempt))
+            self._reason = str(lost)
             if self._asker.ended is not None:
                 return  # closed by its user
             fatal = fatal_close(lost, self._last_error)
             if fatal is not None:
                 raise fatal
+            if isinstance(lost, UntrustedServer) and self.welcome is None:
+                # It never worked, so a person must act; one that did work may be about to be renewed.
+                raise Refused("untrusted_certificate", lost.reason)
             if trio.current_time() - started >= STABLE_AFTER_S:
                 attempt = 0
             if lost.reason == _MOVING:

@@ -56,6 +56,10 @@ class ConnectionLost(Exception):
         self.close_code = close_code
 
 
+class UntrustedServer(ConnectionLost):
+    """The server's certificate cannot be verified, so nothing was said to it."""
+
+
 class ConnectionEnded(Refused):
     """The server closed the connection for good; connecting again would not help. See `close_code`."""
 

@@ -5,15 +5,15 @@ the middle of a send may have written half a frame: whoever cancels must `abort`
 """
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 import trio
 import trio_websocket
 
 from hubbub.endpoint import Endpoint
-from hubbub.errors import ConnectionLost
+from hubbub.errors import ConnectionLost, UntrustedServer
 from protocol.codec import FrameSplitter, Wire, decode_server, encode_payload, encode_tcp_command
 from protocol.commands import Command
 from protocol.errors import ProtocolError
@@ -162,16 +162,7 @@ async def open_link(
                 if endpoint.wire is Wire.MSGPACK_TCP:
                     return TcpLink(stream)
                 subprotocol = "hubbub.json" if endpoint.wire is Wire.JSON_WS else "hubbub.msgpack"
-                socket = await trio_websocket.wrap_client_stream(
-                    nursery,
-                    stream,
-                    f"{endpoint.host}:{endpoint.port}",
-                    endpoint.path,
-                    subprotocols=[subprotocol],
-                    message_queue_size=16,
-                    max_message_size=MAX_MESSAGE_BYTES,
-                    receive_buffer_size=RECEIVE_BYTES,
-                )
+                socket = await _upgrade(nursery, stream, endpoint, subprotocol)
                 return WebSocketLink(stream, socket, endpoint.wire)
             except BaseException:
                 with trio.CancelScope(shield=True):
@@ -182,17 +173,94 @@ async def open_link(
     except trio_websocket.ConnectionRejected as exc:
         raise ConnectionLost(f"{endpoint} refused the WebSocket: HTTP {exc.status_code}") from exc
     except (OSError, trio.BrokenResourceError, trio_websocket.HandshakeError) as exc:
-        raise ConnectionLost(f"cannot reach {endpoint}: {exc}") from exc
+        raise ConnectionLost(f"cannot reach {endpoint}: {str(exc) or type(exc).__name__}") from exc
+
+
+async def _upgrade(
+    nursery: trio.Nursery,
+    stream: trio.SocketStream | trio.SSLStream[trio.SocketStream],
+    endpoint: Endpoint,
+    subprotocol: str,
+) -> trio_websocket.WebSocketConnection:
+    """Shake hands; the socket's reader goes on in `nursery`. Raises: ConnectionLost, HandshakeError."""
+    reader = _Reader(nursery)
+    socket: trio_websocket.WebSocketConnection | None = None
+    async with trio.open_nursery() as race:
+
+        async def give_up() -> None:
+            await reader.ended.wait()
+            race.cancel_scope.cancel()
+
+        race.start_soon(give_up)
+        socket = await trio_websocket.wrap_client_stream(
+            cast("trio.Nursery", reader),
+            stream,
+            f"{endpoint.host}:{endpoint.port}",
+            endpoint.path,
+            subprotocols=[subprotocol],
+            message_queue_size=16,
+            max_message_size=MAX_MESSAGE_BYTES,
+            receive_buffer_size=RECEIVE_BYTES,
+        )
+        race.cancel_scope.cancel()
+    if reader.refusal is not None:
+        raise reader.refusal
+    if socket is None:
+        raise ConnectionLost(f"{endpoint} hung up without an answer; does it serve TLS, or another protocol?")
+    return socket
+
+
+class _Reader:
+    """The nursery that trio-websocket (0.12) starts its reader in, as far as it uses one: `start_soon`.
+
+    Two things it leaves to its caller: where the peer hangs up before its answer, the reader ends and the
+    handshake waits for ever; where the peer refuses, the refusal is raised in the reader's nursery.
+    """
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self.ended = trio.Event()
+        self.refusal: trio_websocket.HandshakeError | None = None
+
+    def start_soon(self, reader: Callable[[], Awaitable[None]]) -> None:
+        self._nursery.start_soon(self._run, reader)
+
+    async def _run(self, reader: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await reader()
+        except trio_websocket.HandshakeError as exc:
+            self.refusal = exc
+        finally:
+            self.ended.set()
 
 
 async def _open_stream(
     endpoint: Endpoint, context: ssl.SSLContext | None
 ) -> trio.SocketStream | trio.SSLStream[trio.SocketStream]:
     if endpoint.is_tls:
-        return await trio.open_ssl_over_tcp_stream(
+        stream = await trio.open_ssl_over_tcp_stream(
             endpoint.host,
             endpoint.port,
             ssl_context=context or ssl.create_default_context(),
             https_compatible=True,
         )
+        try:
+            await stream.do_handshake()
+        except BaseException as exc:
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(stream)
+            if isinstance(exc, trio.BrokenResourceError):
+                raise _handshake_failure(endpoint, exc.__cause__) from exc
+            raise
+        return stream
     return await trio.open_tcp_stream(endpoint.host, endpoint.port)
+
+
+def _handshake_failure(endpoint: Endpoint, cause: BaseException | None) -> ConnectionLost:
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return UntrustedServer(
+            f"The certificate of {endpoint.host}:{endpoint.port} is not trusted ({cause.verify_message}). "
+            "Use a name that it was made for, and let this machine, or an ssl_context, trust who issued it."
+        )
+    hint = f"no TLS at {endpoint.host}:{endpoint.port}"
+    return ConnectionLost(f"{hint}: {cause}" if cause is not None else hint)

@@ -97,6 +97,12 @@ class NodeProcess:
         process.send_signal(signal.SIGTERM)
         return process.wait(timeout_s)
 
+    def reload_certificate(self) -> None:
+        """Ask it to read its certificate again, as a renewal hook does: SIGHUP; wait until it has."""
+        offset = self.log_path.stat().st_size
+        os.kill(self.pid, signal.SIGHUP)
+        self._await_line("certificate_reloaded", offset)
+
     def freeze(self) -> None:
         os.kill(self.pid, signal.SIGSTOP)
 

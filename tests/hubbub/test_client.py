@@ -2,6 +2,8 @@
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -564,3 +566,59 @@ async def test_leaving_counts_as_done_when_the_first_answer_was_lost() -> None:
                 assert (await client.leave("room")).seq == 0
                 with pytest.raises(hubbub.Refused):
                     await client.leave("room")
+
+
+async def test_a_client_comes_through_a_proxy_that_refuses_and_hangs_up_at_first() -> None:
+    """While a node restarts, whatever stands before it answers the upgrade with 502, 503, or not at all."""
+    answers = [
+        b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 3\r\n\r\nno\n",
+        b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"",
+    ]
+    async with open_peer() as peer, trio.open_nursery() as nursery:
+        peer_port = int(peer.ws_url.rpartition(":")[2].partition("/")[0])
+
+        async def copy(source: trio.SocketStream, sink: trio.SocketStream) -> None:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                async for data in source:
+                    await sink.send_all(data)
+            await sink.aclose()
+
+        async def proxy(stream: trio.SocketStream) -> None:
+            if answers:
+                await stream.receive_some(4096)
+                await stream.send_all(answers.pop(0))
+                return
+            behind = await trio.open_tcp_stream("127.0.0.1", peer_port)
+            async with trio.open_nursery() as pair:
+                pair.start_soon(copy, stream, behind)
+                pair.start_soon(copy, behind, stream)
+
+        listeners: list[trio.SocketListener] = await nursery.start(
+            partial(trio.serve_tcp, proxy, 0, host="127.0.0.1")
+        )
+        url = f"ws://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        with trio.fail_after(5):  # less than the deadline of one attempt: none of them may wait for it
+            async with hubbub.connect(url, token="token-ann", backoff=FAST) as client:
+                assert answers == []
+                assert (await client.send("room", "through")).seq == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_reason_of_the_last_attempt_is_told_when_time_is_up() -> None:
+    """ "Not reached" alone leaves an operator in the dark."""
+
+    async def refuse(stream: trio.SocketStream) -> None:
+        await stream.receive_some(4096)
+        await stream.send_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+
+    async with trio.open_nursery() as nursery:
+        listeners: list[trio.SocketListener] = await nursery.start(
+            partial(trio.serve_tcp, refuse, 0, host="127.0.0.1")
+        )
+        url = f"ws://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        with trio.fail_after(5), pytest.raises(hubbub.Unavailable, match="HTTP 404"):
+            async with hubbub.connect(url, token="x", connect_timeout_s=0.5):
+                pass
+        nursery.cancel_scope.cancel()
