@@ -6,14 +6,17 @@ again. Promises kept here:
 
 - At most `window` sends are on the wire unanswered; the rest waits in the order in which it came.
 - A refused send that is to be tried again holds back the sends to the same conversation that are not on
-  the wire yet, so retries do not turn the order around. (Sends that were on the wire already may overtake
-  it; a caller that awaits each ack before the next send never sees that.)
-- After a reconnect everything unanswered is sent again in the original order, with the same client_id.
+  the wire yet. Those that were on the wire already may be stored before it: the server takes each command
+  by itself, and what it has stored cannot be taken back.
+- So that this happens once and not at each retry, a conversation that met a refusal is paced: the refused
+  send goes out alone, and each ack after that allows twice as many on the wire, up to the window again.
+- After a reconnect everything unanswered is sent again in the original order, with the same client_id. It
+  is paced as well: a node that just took over refuses more often than others.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, cast
 
 import trio
 
@@ -99,6 +102,8 @@ class CallTable:
         self._sends_on_wire = 0
         # conversation_id -> (when its sends may go on, the sends that wait for it, by ordinal)
         self._held: dict[str, tuple[float, list[Call]]] = {}
+        # conversation_id -> how many sends to it may be on the wire; no entry: as many as the window allows
+        self._pace: dict[str, int] = {}
         self._later: list[tuple[float, Call]] = []  # other commands that are to be tried again
 
     @property
@@ -146,14 +151,18 @@ class CallTable:
         batch: list[Command] = []
         queue = self._queue
         skipped: list[Call] = []
+        room = {name: pace - self._count_on_wire(name) for name, pace in self._pace.items()}
         while queue and len(batch) < limit:
             call = queue.popleft()
             if call.is_settled:  # its caller gave up
                 continue
             if call.is_send:
-                if self._sends_on_wire >= self.window:
+                name = cast("c.Send", call.command).conversation_id
+                if self._sends_on_wire >= self.window or room.get(name, 1) <= 0:
                     skipped.append(call)
                     continue
+                if name in room:
+                    room[name] -= 1
                 self._sends_on_wire += 1
             self._on_wire[call.ordinal] = call
             batch.append(call.command)
@@ -186,6 +195,8 @@ class CallTable:
         if call.is_settled:
             return call.is_send
         if not isinstance(reply, r.Error):
+            if call.is_send:
+                self._speed_up(cast("c.Send", call.command).conversation_id)
             self._finish(call, reply)
         elif is_retried(reply) and not isinstance(call.command, _NOT_REPEATABLE):
             self._set_aside(call, reply, now)
@@ -205,6 +216,7 @@ class CallTable:
         if not isinstance(command, c.Send):
             self._later.append((due, call))
             return
+        self._pace[command.conversation_id] = 1
         old_due, calls = self._held.get(command.conversation_id, (0.0, []))
         calls.append(call)
         waiting = [
@@ -218,6 +230,21 @@ class CallTable:
             self._queue = deque(other for other in self._queue if id(other) not in taken)
         calls.sort(key=lambda other: other.ordinal)
         self._held[command.conversation_id] = (max(due, old_due), calls)
+
+    def _count_on_wire(self, conversation_id: str) -> int:
+        return sum(
+            isinstance(call.command, c.Send) and call.command.conversation_id == conversation_id
+            for call in self._on_wire.values()
+        )
+
+    def _speed_up(self, conversation_id: str) -> None:
+        pace = self._pace.get(conversation_id)
+        if pace is None or conversation_id in self._held:
+            return  # an ack from before the refusal says nothing of the present
+        if pace * 2 >= self.window:
+            del self._pace[conversation_id]
+        else:
+            self._pace[conversation_id] = pace * 2
 
     def _finish(self, call: Call, reply: Reply) -> None:
         call.settle(reply)
@@ -267,6 +294,9 @@ class CallTable:
         again += [call for _, call in self._later]
         self._held.clear()
         self._later.clear()
+        for call in again:
+            if isinstance(call.command, c.Send):
+                self._pace[call.command.conversation_id] = 1
         self._requeue(again)
 
     def fail_all(self, make_error: Callable[[], HubbubError]) -> None:

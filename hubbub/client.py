@@ -117,7 +117,7 @@ class Client(Commands):
         refusal that means "later", until it is acked, refused for good, or the caller stops waiting.
         `timeout_s` limits that; then `Unavailable("timeout")` is raised, and the message may or may not have
         been stored: sending again with the same `client_id` is safe. At most 32 sends are unanswered at a
-        time; further callers wait. Sends to one conversation are stored in the order of the calls.
+        time; further callers wait. For the order in which several are stored, see `start_send`.
 
         Raises: Refused, Unavailable, ProtocolError.
         """
@@ -145,7 +145,19 @@ class Client(Commands):
         file_ids: Sequence[str] = (),
         client_id: str | None = None,
     ) -> Ticket:
-        """Queue a message and return at once, unless 32 are unanswered already: then wait for room."""
+        """Queue a message and return at once, unless 32 are unanswered already: then wait for room.
+
+        What is promised of the order within one conversation:
+        - One who waits for each ack before the next call gets the order of the calls, always.
+        - Messages that are started without waiting are written in the order of the calls, over reconnects
+          too, and are stored in it as long as the server refuses none of them.
+        - Where it refuses one with an error that means "later" (`busy`, `overloaded`, `rate_limited`, …),
+          those behind it that are not written yet wait for it. Those that were written already, 31 at most,
+          may be stored before it; the client cannot call them back. The refused one is then tried again
+          alone, so this happens once, not with each try.
+        - A message that is refused for good, or whose caller gave up, does not hold up those behind it.
+        Messages to different conversations never wait for each other.
+        """
         return await self._asker.start_send(
             conversation_id,
             text,
