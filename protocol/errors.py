@@ -88,7 +88,7 @@ class Conflict(Refused):
 PROTOCOL_CODES: Final[dict[str, str]] = {
     "bad_frame": "The frame is not valid JSON or MessagePack, or its length prefix is wrong.",
     "frame_too_large": "The frame is longer than the limit told in welcome.",
-    "not_utf8": "A text frame is not valid UTF-8.",
+    "not_utf8": "A text frame or the body of an HTTP request is not valid UTF-8.",
     "unknown_type": "The command's type is not known to this server.",
     "bad_field": "A field is missing, of the wrong type, or outside its limits; the message says which.",
     "hello_expected": "The first command must be hello.",

@@ -135,5 +135,17 @@ def _explained(exc: ValidationException) -> str:
 
 def on_exception(_: Request[Any, Any, Any], exc: Exception) -> Response[bytes]:
     """Answer our own bugs without a word about them; the log has the traceback."""
+    if isinstance(exc, UnicodeDecodeError) and _is_the_frameworks(exc):
+        return _response(ProtocolError("not_utf8", "The body of the request is not valid UTF-8."))
     log.error("http_request_crashed", exc_info=exc)
     return _response(Unavailable("internal"))
+
+
+def _is_the_frameworks(exc: Exception) -> bool:
+    """Tell whether the framework raised it: it decodes only what was sent, and lets this error through."""
+    module = ""
+    trace = exc.__traceback__
+    while trace is not None:
+        module = trace.tb_frame.f_globals.get("__name__", "")
+        trace = trace.tb_next
+    return module.partition(".")[0] == "litestar"

@@ -799,6 +799,16 @@ async def test_a_large_or_broken_body_is_refused_without_being_read_to_its_end(t
         assert code_of(await api.call("POST", "/v1/signup", json={"username": "ann"})) == (400, "bad_field")
 
 
+@pytest.mark.parametrize("content", [b'{"username": "\xff"}', b'{"username": "ann", "\xc3\x28": 1}'])
+async def test_a_body_that_is_not_utf8_is_the_clients_mistake(
+    tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Clients in another encoding, and operators, whom no traceback alarms for it."""
+    async with open_api(tmp_path) as api:
+        assert code_of(await api.call("POST", "/v1/signup", content=content)) == (400, "not_utf8")
+    assert "crashed" not in capsys.readouterr().out
+
+
 async def test_each_request_is_logged_once_without_its_secrets(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
