@@ -140,12 +140,21 @@ class Hub:
         seat = self._seats.get(conn_id)
         if seat is None:
             return
-        seat.focus = None if focus is None else frozenset(focus)
-        for conversation_id in seat.conversation_ids:
+        old, new = seat.focus, None if focus is None else frozenset(focus)
+        if old == new:
+            return
+        seat.focus = new
+        moved: Collection[str] = seat.conversation_ids
+        if old is not None and new is not None:
+            moved = (old ^ new) & seat.conversation_ids
+        hints: list[HeadHint] = []
+        for conversation_id in moved:
             hint = self._heads.get(conversation_id)
             if hint is not None and seat in self._audiences[conversation_id].passive:
-                self._hint([seat], (hint,))  # it will be no hint's audience when the tick comes
+                hints.append(hint)  # it will be no hint's audience when the tick comes
             self._sit(seat, conversation_id)
+        if hints:
+            self._hint([seat], hints)
 
     def is_member(self, conn_id: int, conversation_id: str) -> bool:
         """Tell whether a session hears a conversation, which means that its user is a member."""

@@ -617,9 +617,7 @@ class ChatService:
         asked = set(command.user_ids)
         allowed = asked & contacts
         if rest := asked - contacts:
-            own = self._hub.conversation_ids(caller.conn_id)
-            rows = await self._store.find_many(MemberRow, "user_id", list(rest))
-            allowed |= {row.user_id for row in rows if row.conversation_id in own}
+            allowed |= await self._store.sharing_conversation(caller.user_id, list(rest))
         if command.contacts:
             allowed |= contacts
         allowed -= await self._blocked_with(caller.user_id)

@@ -1,11 +1,21 @@
 """The reads of the store: plain functions on a connection, each one statement or one read transaction."""
 
+import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
-from protocol.records import Appended, DeviceCursor, Entry, MessageState, Row, StreamHead, UnreadLine
+from protocol.records import (
+    Appended,
+    DeviceCursor,
+    Entry,
+    MemberRow,
+    MessageState,
+    Row,
+    StreamHead,
+    UnreadLine,
+)
 from storage.schema import spec_of
 
 R = TypeVar("R", bound=Row)
@@ -238,6 +248,27 @@ def device_cursors(connection: sqlite3.Connection, user_id: str, device_id: str)
     rows = connection.execute(
         f"SELECT stream, seq FROM {DeviceCursor.table} WHERE user_id = ? AND device_id = ?",
         (user_id, device_id),
+    )
+    return dict(rows.fetchall())
+
+
+def sharing_conversation(connection: sqlite3.Connection, user_id: str, other_ids: Sequence[str]) -> set[str]:
+    """For each of the others the search ends at the first conversation that is shared."""
+    table = MemberRow.table
+    rows = connection.execute(
+        "SELECT other.value FROM json_each(?) other WHERE EXISTS ("
+        f"SELECT 1 FROM {table} me CROSS JOIN {table} o ON o.conversation_id = me.conversation_id"
+        " AND o.user_id = other.value WHERE me.user_id = ?)",
+        (json.dumps(list(other_ids)), user_id),
+    )
+    return {other_id for (other_id,) in rows}
+
+
+def heads(connection: sqlite3.Connection, streams: Sequence[str]) -> dict[str, int]:
+    rows = connection.execute(
+        "SELECT s.name, (SELECT max(l.seq) FROM log l WHERE l.stream_id = s.stream_id) AS head"
+        " FROM json_each(?) asked CROSS JOIN stream s ON s.name = asked.value WHERE head IS NOT NULL",
+        (json.dumps(list(streams)),),
     )
     return dict(rows.fetchall())
 

@@ -163,6 +163,9 @@ class SqliteStore:
     def append_nowait(self, append: Append, on_done: Callable[[Outcome], None]) -> None:
         self._writer.append_nowait(append, on_done)
 
+    def check_room(self) -> None:
+        self._writer.check_room()
+
     async def append(self, append: Append) -> tuple[Appended, ...]:
         await trio.lowlevel.checkpoint_if_cancelled()
         waiter = _Waiter()
@@ -252,6 +255,12 @@ class SqliteStore:
 
     async def device_cursors(self, user_id: str, device_id: str) -> dict[str, int]:
         return await self._readers.run(queries.device_cursors, user_id, device_id)
+
+    async def sharing_conversation(self, user_id: str, other_ids: Sequence[str]) -> set[str]:
+        return await self._readers.run(queries.sharing_conversation, user_id, other_ids)
+
+    async def heads(self, streams: Sequence[str]) -> dict[str, int]:
+        return await self._readers.run(queries.heads, streams)
 
     async def deleted_seqs(self, conversation_id: str, *, after: int) -> list[int]:
         return await self._readers.run(queries.deleted_seqs, conversation_id, after)

@@ -69,6 +69,13 @@ class Store(Protocol):
         """
         ...
 
+    def check_room(self) -> None:
+        """Tell whether an append of ordinary size would be taken now: asked before anything is decided.
+
+        Raises: Overloaded, StorageUnavailable.
+        """
+        ...
+
     async def append(self, append: Append) -> tuple[Appended, ...]:
         """As append_nowait, and wait; a cancelled wait leaves the append queued.
 
@@ -159,6 +166,14 @@ class Store(Protocol):
 
     async def device_cursors(self, user_id: str, device_id: str) -> dict[str, int]:
         """Stream -> seq, as that device has told."""
+        ...
+
+    async def sharing_conversation(self, user_id: str, other_ids: Sequence[str]) -> set[str]:
+        """Those of the others who are in a conversation with the user."""
+        ...
+
+    async def heads(self, streams: Sequence[str]) -> dict[str, int]:
+        """Stream -> its last seq; streams without an entry are left out."""
         ...
 
     async def deleted_seqs(self, conversation_id: str, *, after: int) -> list[int]:

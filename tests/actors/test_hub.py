@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
 
+import pytest
 import trio
 import trio.testing
 from trio.testing import MockClock
@@ -252,6 +253,41 @@ async def test_a_focus_that_opens_hands_over_the_pending_head(autojump_clock: Mo
         hub.set_focus(1, None)
         await trio.sleep(2)
         assert ear.take() == []
+
+
+async def test_a_change_of_focus_costs_only_what_it_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is in 4,000 groups changes the screen with each tap."""
+    async with open_hub() as (hub, _):
+        names = [f"c{n}" for n in range(200)]
+        ear = seat(hub, 1, "ann", *names, focus=["c1", "c2"])
+        moved: list[str] = []
+        sit = Hub._sit
+
+        def counted(self: Hub, a_seat: object, conversation_id: str) -> None:
+            moved.append(conversation_id)
+            sit(self, a_seat, conversation_id)  # type: ignore[arg-type]  # the hub's own seat
+
+        monkeypatch.setattr(Hub, "_sit", counted)
+
+        def whole() -> set[str]:
+            """The conversations whose messages come whole."""
+            for name in names:
+                hub.publish(name, 1, message(1, name))
+            return {e.conversation_id for e in ear.take() if isinstance(e, events.MessagePosted)}
+
+        hub.set_focus(1, ["c2", "c3", "foreign"])
+        assert sorted(moved) == ["c1", "c3"]
+        assert whole() == {"c2", "c3"}
+        moved.clear()
+        hub.set_focus(1, ["c3", "foreign", "c2"])
+        assert moved == []
+        hub.set_focus(1, None)
+        ear.take()
+        assert whole() == set(names)
+        hub.set_focus(1, ["c7"])
+        assert whole() == {"c7"}
+        hub.set_focus(1, [])
+        assert whole() == set()
 
 
 async def test_only_the_connections_of_the_ended_log_in_are_closed() -> None:

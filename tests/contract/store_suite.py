@@ -706,6 +706,29 @@ class StoreSuite:
             assert (found["room"][0].seq, found["room"][1]) == (2, state)
             assert found["other"][1] is None
 
+    async def test_who_shares_a_conversation_with_a_user(self, reopen: Reopen) -> None:
+        """Presence is shown to those only; a user may share many groups with hundreds of others."""
+        async with reopen() as store:
+            assert await store.sharing_conversation("ann", ["bob"]) == set()
+            places = [("a", "ann"), ("a", "bob"), ("b", "ann"), ("b", "bob"), ("b", "cid"), ("c", "dan")]
+            await store.commit(
+                [Put(MemberRow(conversation_id=c, user_id=u, role="member")) for c, u in places]
+            )
+            asked = ["bob", "cid", "dan", "nobody", 'it\'s "ö"']
+            assert await store.sharing_conversation("ann", asked) == {"bob", "cid"}
+            assert await store.sharing_conversation("dan", ["ann", "bob"]) == set()
+            assert await store.sharing_conversation("cid", ["ann"]) == {"ann"}
+            assert await store.sharing_conversation("ann", []) == set()
+
+    async def test_heads_of_many_streams_at_once(self, reopen: Reopen) -> None:
+        """What devices say they hold is held against these."""
+        async with reopen() as store:
+            owner = await Owner.of(store)
+            await owner.append(message(), message(), notice(stream="c:other"))
+            asked = [STREAM, "c:none", "c:other"]
+            assert await store.heads(asked) == {STREAM: 2, "c:other": 1}
+            assert await store.heads([]) == {}
+
     async def test_a_read_sees_what_was_acked_before_it(self, reopen: Reopen) -> None:
         """A page is loaded right after a send; it must show it."""
         async with reopen() as store:
