@@ -148,6 +148,7 @@ class Node:
             ),
             settings=settings,
             execute=self._core.service.execute,
+            charge_creation=lambda user_id, command: self._gateway.charge_creation(user_id, command),
             nodes=self._nodes,
             not_ready=self._not_ready,
             metrics=self.metrics.text,
@@ -314,6 +315,7 @@ def _gateway_settings(settings: Settings) -> GatewaySettings:
         max_connections=settings.max_connections,
         max_connections_per_address=settings.max_connections_per_address,
         connections=settings.connections,
+        creations=settings.creations,
         session=SessionLimits(commands=settings.commands),
     )
 

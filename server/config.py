@@ -137,6 +137,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     commands_burst: Annotated[
         Positive, Meta(description="Commands of one session at once; a client that was offline catches up.")
     ] = 400.0
+    creations_per_s: Annotated[
+        Positive,
+        Meta(description="Groups, direct chats, joins and batches of members per second of one user."),
+    ] = 20.0
+    creations_burst: Annotated[
+        Positive, Meta(description="The same at once; a script that sets up a team, or a replay.")
+    ] = 500.0
     requests_per_s: Annotated[
         Positive, Meta(description="HTTP requests per second from one address, in the long run.")
     ] = 50.0
@@ -167,6 +174,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def commands(self) -> Rate:
         return Rate(self.commands_per_s, self.commands_burst)
+
+    @property
+    def creations(self) -> Rate:
+        return Rate(self.creations_per_s, self.creations_burst)
 
     @property
     def requests(self) -> Rate:

@@ -20,6 +20,7 @@ import trio
 from hypercorn.typing import ASGIFramework
 
 from protocol.codec import Encoded, Wire, encode_frame
+from protocol.commands import Command
 from protocol.errors import CLOSE_MEANINGS, CloseCode, ProtocolError, Unavailable
 from protocol.events import Closing, Reconnect
 from protocol.limits import HANDSHAKE_TIMEOUT_S
@@ -44,6 +45,7 @@ from server.ratelimit import AddressCounts, AddressRates, Rate, client_address, 
 from server.session import Authenticate, Session, SessionLimits, SessionService
 from server.transport import SocketLikeStream, Transport, TransportClosed, abort_stream, free_stream
 from server.websocket import accept_websocket
+from server.weights import creation_weight_of
 
 WEBSOCKET_PATH: Final = "/ws"
 SWEEP_INTERVAL_S: Final = 1.0  # deadlines of 10 s and 60 s need no finer clock
@@ -77,6 +79,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     # Half-open handshakes: a flood of them must not take the places of those who finish theirs.
     max_handshakes: int = 1000
     connections: Rate = Rate(20.0, 500.0)
+    creations: Rate = Rate(20.0, 500.0)  # of one user, all sessions together
     handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S
     shed_lag_s: float = 0.5
     session: SessionLimits = SessionLimits()
@@ -113,6 +116,7 @@ class Gateway:
         self._is_trusted = trusted_networks(settings.trusted_proxies)
         self._is_unlimited = trusted_networks(settings.unlimited)
         self._address_rates = AddressRates(settings.connections)
+        self._creations = AddressRates(settings.creations)  # by user id
         self._address_counts = AddressCounts(settings.max_connections_per_address)
         self._connection_count = 0
         self._handshake_count = 0
@@ -134,20 +138,6 @@ class Gateway:
     def sessions_of(self, user_id: str) -> tuple[Session, ...]:
         """The sessions of one user on this node."""
         return tuple(self._by_user.get(user_id, {}).values())
-
-    def close_login(self, user_id: str, session_id: str) -> int:
-        """Close the connections of a log-in that was revoked or logged out; return how many."""
-        count = 0
-        for session in self.sessions_of(user_id):
-            if session.identity.session_id == session_id:
-                session.close(CloseCode.SESSION_REVOKED)
-                count += 1
-        return count
-
-    def close_user(self, user_id: str, code: CloseCode = CloseCode.SESSION_REVOKED) -> None:
-        """Close all connections of a user."""
-        for session in self.sessions_of(user_id):
-            session.close(code)
 
     def reload_tls(self) -> bool:
         """Read the certificate files again, as on SIGHUP; tell whether they could be used."""
@@ -191,6 +181,20 @@ class Gateway:
             if not devices:
                 del self._by_user[session.user_id]
         self._waiting.unpark_all()
+
+    def charge_creation(self, user_id: str, command: Command) -> None:
+        """Count what a command creates against its user, whichever way it came.
+
+        Raises: Unavailable(rate_limited).
+        """
+        weight = creation_weight_of(command)
+        if weight:
+            now = trio.current_time()
+            if not self._creations.take(user_id, now, weight):
+                wait_s = round(max(0.01, self._creations.retry_after_s(user_id, now, weight)), 3)
+                raise Unavailable(
+                    "rate_limited", "Too many conversations or members at once.", retry_after_s=wait_s
+                )
 
     def answered(self) -> None:
         """Wake a drain that waits for the last answer."""

@@ -47,15 +47,12 @@ class TokenBucket:
         tokens = self._tokens + (now - self._at) * self._rate.per_s
         return max(0.0, (count - tokens) / self._rate.per_s)
 
-    def is_full(self, now: float) -> bool:
-        """Tell whether forgetting this bucket would change nothing."""
-        return self._tokens + (now - self._at) * self._rate.per_s >= self._rate.burst
-
 
 class AddressRates:
     """One token bucket for each address: log-in failures, sign-ups, connection attempts.
 
-    IPv6 counts by /64, the smallest block that one customer gets.
+    IPv6 counts by /64, the smallest block that one customer gets. Names and ids serve as addresses
+    too: they hold no colon.
     """
 
     def __init__(self, rate: Rate, *, max_addresses: int = MAX_TRACKED_ADDRESSES) -> None:
@@ -63,19 +60,14 @@ class AddressRates:
         self._max_addresses = max_addresses
         self._buckets: dict[str, TokenBucket] = {}  # by last use, the oldest first
 
-    def take(self, address: str, now: float) -> bool:
-        """Count one for this address; tell whether it was allowed."""
-        return self._bucket(address, now).take(now)
+    def take(self, address: str, now: float, count: float = 1.0) -> bool:
+        """Count so many (at most the burst) for this address; tell whether they were allowed."""
+        return self._bucket(address, now).take(now, min(count, self._rate.burst))
 
-    def may(self, address: str, now: float) -> bool:
-        """Tell whether `take` would be allowed, without counting: asked before a password is checked."""
-        bucket = self._buckets.get(address_key(address))
-        return bucket is None or bucket.retry_after_s(now) == 0.0
-
-    def retry_after_s(self, address: str, now: float) -> float:
+    def retry_after_s(self, address: str, now: float, count: float = 1.0) -> float:
         """Seconds until the address may try again."""
         bucket = self._buckets.get(address_key(address))
-        return 0.0 if bucket is None else bucket.retry_after_s(now)
+        return 0.0 if bucket is None else bucket.retry_after_s(now, min(count, self._rate.burst))
 
     def __len__(self) -> int:
         return len(self._buckets)

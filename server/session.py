@@ -52,6 +52,7 @@ from server.metrics import Metrics
 from server.outbox import COALESCED_WRITE_BYTES, Outbox
 from server.ratelimit import Rate, TokenBucket
 from server.transport import Transport, TransportClosed
+from server.weights import weight_of
 
 log = structlog.get_logger(__name__)
 
@@ -108,6 +109,10 @@ class Registry(Protocol):
 
     def leave(self, session: "Session") -> None:
         """Forget a session, if it was taken in."""
+        ...
+
+    def charge_creation(self, user_id: str, command: Command) -> None:
+        """Count what a command creates against its user. Raises: Unavailable(rate_limited)."""
         ...
 
     def answered(self) -> None:
@@ -273,11 +278,6 @@ class Session:
     def user_id(self) -> str:
         """Whose session it is; empty before hello."""
         return self.identity.user.user_id
-
-    @property
-    def is_closing(self) -> bool:
-        """Tell whether the session will take no more commands."""
-        return self.close_code is not None
 
     @property
     def outbox_frame_count(self) -> int:
@@ -510,15 +510,21 @@ class Session:
             if self._commands.take(now):
                 self._fail(exc, exc.command_id)
             else:
-                self._refuse_rate(exc.command_id, now)
+                self._refuse_rate(exc.command_id, now, 1.0)
             return
-        if not self._commands.take(now):
-            self._refuse_rate(command.id, now)
+        weight = min(weight_of(command), self._limits.commands.burst)
+        if not self._commands.take(now, weight):
+            self._refuse_rate(command.id, now, weight)
             return
         kind = type(command)
         metrics.commands[kind] += 1
         if kind is Hello:
             self._fail(ProtocolError("hello_repeated"), command.id)
+            return
+        try:
+            self._registry.charge_creation(self.user_id, command)
+        except Unavailable as exc:
+            self._fail(exc, command.id)
             return
         size_bytes = len(payload)
         reserved_bytes = PAGE_BYTES if kind in _LONG_ANSWERS else 0
@@ -560,13 +566,13 @@ class Session:
         )
         self._outbox.reply(encode_frame(answer, self.wire))
 
-    def _refuse_rate(self, command_id: int, now: float) -> None:
+    def _refuse_rate(self, command_id: int, now: float, weight: float) -> None:
         """Refuse a command for its session's rate; close the connection of a client that goes on
         regardless."""
         if self._refusals is None:
             self._refusals = TokenBucket(self._limits.refusals, now)
         if self._refusals.take(now):
-            retry_after_s = round(max(0.01, self._commands.retry_after_s(now)), 3)
+            retry_after_s = round(max(0.01, self._commands.retry_after_s(now, weight)), 3)
             self._fail(Unavailable("rate_limited", retry_after_s=retry_after_s), command_id)
         else:
             log.warning("flooder_dropped", conn_id=self.conn_id, user_id=self.user_id)

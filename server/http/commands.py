@@ -1,29 +1,21 @@
 """Carry out single commands of the protocol over HTTP, for who needs no connection."""
 
-from typing import Final
-
 import msgspec
 from litestar import Response, post
 
 from protocol import replies
 from protocol.codec import Wire, decode_command, encode_payload
-from protocol.commands import Ack, Activity, Focus, Heartbeat, Hello, SetTyping, WatchPresence
-from protocol.errors import Refused
 from protocol.limits import MAX_FRAME_BYTES
 from server.http.context import BEARER, AnyRequest, services_of, signed_in
 from server.http.errors import error_of
 from server.identity import Identity
-
-# They mean a device that stays connected.
-NEEDS_CONNECTION: Final = (Hello, Heartbeat, Ack, Focus, Activity, WatchPresence, SetTyping)
 
 
 async def carry_out(request: AnyRequest, identity: Identity) -> Response[bytes]:
     """Decode the body as a command, carry it out, and answer with its reply."""
     services = services_of(request)
     command = decode_command(await request.body(), Wire.JSON_WS)
-    if isinstance(command, NEEDS_CONNECTION):
-        raise Refused("bad_request", "This command needs a connection; open one at /ws.")
+    services.charge_creation(identity.user_id, command)
     reply = await services.execute(identity, command)
     if isinstance(reply, replies.Error):
         raise error_of(reply)

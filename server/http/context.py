@@ -31,13 +31,18 @@ BATCH_BODY_BYTES: Final = 1024 * 1024  # 500 users with all their fields
 R = TypeVar("R")
 
 
+def _free(_user_id: str, _command: Command) -> None:
+    """Charge nothing."""
+
+
 class HttpServices(msgspec.Struct, frozen=True, kw_only=True):
     """The rest of the node, as the HTTP API needs it.
 
     `execute` carries out any command but those of a connection, like the gateways do, checks of profile
     values included; it raises HubbubError or returns an Error reply. `nodes` lists where to connect, best
     first. `not_ready` says why this node should get no traffic ("" if it should): draining, or a store that
-    refuses writes. `metrics` is Prometheus' text.
+    refuses writes. `metrics` is Prometheus' text. `charge_creation` counts what a command creates against
+    its user; it raises Unavailable(rate_limited).
     """
 
     accounts: Accounts
@@ -49,6 +54,7 @@ class HttpServices(msgspec.Struct, frozen=True, kw_only=True):
     nodes: Callable[[], Sequence[NodeInfo]]
     not_ready: Callable[[], str]
     metrics: Callable[[], bytes]
+    charge_creation: Callable[[str, Command], None] = _free
 
 
 def services_of(request: AnyRequest) -> HttpServices:

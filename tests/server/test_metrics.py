@@ -12,6 +12,7 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from protocol.commands import Send
+from protocol.errors import CloseCode
 from server.lag import LagWatch
 from server.log_setup import set_up_logging
 from server.metrics import Metrics
@@ -44,7 +45,8 @@ async def test_what_happens_at_the_edge_is_counted() -> None:
             assert found["hubbub_edge_sessions",] == 1
             assert found["hubbub_sessions_opened_total",] == 1
             assert found["hubbub_events_dropped_total",] == 0
-            edge.gateway.close_login("ann", "login")
+            for session in edge.gateway.sessions_of("ann"):
+                session.close(CloseCode.SESSION_REVOKED)
             await edge.gateway.until_empty()
             found = samples(edge.metrics)
             assert found["hubbub_closes_total", "4504"] == 1

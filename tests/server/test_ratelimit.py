@@ -47,15 +47,15 @@ def test_asking_does_not_count_and_addresses_do_not_disturb_each_other() -> None
     """Log-ins ask before they check a password, and count only the failures."""
     rates = AddressRates(Rate(0.01, 2.0))
     for _ in range(10):
-        assert rates.may("1.1.1.1", 0.0)
+        assert rates.retry_after_s("1.1.1.1", 0.0) == 0.0
     assert rates.take("1.1.1.1", 0.0)
     assert rates.take("1.1.1.1", 0.0)
     assert not rates.take("1.1.1.1", 0.0)
-    assert not rates.may("1.1.1.1", 0.0)
+    assert rates.retry_after_s("1.1.1.1", 0.0) > 0.0
     assert rates.retry_after_s("1.1.1.1", 0.0) == pytest.approx(100.0)
-    assert rates.may("2.2.2.2", 0.0)
     assert rates.retry_after_s("2.2.2.2", 0.0) == 0.0
-    assert rates.may("1.1.1.1", 101.0)
+    assert rates.retry_after_s("2.2.2.2", 0.0) == 0.0
+    assert rates.retry_after_s("1.1.1.1", 101.0) == 0.0
 
 
 def test_what_is_remembered_of_addresses_is_bounded() -> None:
@@ -65,7 +65,7 @@ def test_what_is_remembered_of_addresses_is_bounded() -> None:
         rates.take(f"10.0.{number // 250}.{number % 250}", float(number))
         rates.take("9.9.9.9", float(number))
     assert len(rates) == 100
-    assert not rates.may("9.9.9.9", 999.0)
+    assert rates.retry_after_s("9.9.9.9", 999.0) > 0.0
 
 
 def test_counts_go_up_to_the_limit_and_back_to_nothing() -> None:

@@ -4,7 +4,7 @@ import pytest
 import trio
 import trio.testing
 
-from protocol.commands import Heartbeat, Hello, History, Logout, Send
+from protocol.commands import CreateGroup, FindUsers, Heartbeat, Hello, History, Join, Logout, Send
 from protocol.errors import CloseCode, Unavailable
 from protocol.events import Closing, MessagePosted, Resync
 from protocol.limits import MAX_OUTBOX_BYTES, MAX_UNACKED_SENDS, PAGE_BYTES
@@ -12,6 +12,8 @@ from protocol.replies import Error, HeartbeatAck, MessagePage, Ok, Sent, Welcome
 from server.ratelimit import Rate
 from server.session import Session, SessionLimits
 from tests.server.edge import HELLO, TYPING, Bot, dial, open_bot, open_edge, posted
+
+STRANGERS = [f"u{number}" for number in range(50)]
 
 
 def send(command_id: int, conversation_id: str = "c1", text: str = "hi") -> Send:
@@ -241,6 +243,44 @@ async def test_a_flooder_is_refused_with_a_retry_time_and_then_dropped() -> None
             assert messages[-1].code == CloseCode.RATE_LIMITED
 
 
+async def test_heavy_commands_cost_more_of_the_sessions_allowance() -> None:
+    """Searches and long lists must not be as cheap as typing marks."""
+    limits = SessionLimits(commands=Rate(0.01, 20.0))
+    with trio.fail_after(30):
+        async with open_edge(session=limits) as edge:
+            bot = await open_bot(edge)
+            await bot.send(*[FindUsers(id=number, prefix="a") for number in range(1, 6)])
+            answers = [await bot.receive() for _ in range(5)]
+            assert [type(answer) for answer in answers] == [Ok, Ok, Ok, Ok, Error]
+            refused = answers[-1]
+            assert isinstance(refused, Error)
+            assert refused.code == "rate_limited"
+            assert refused.retry_after_s == pytest.approx(500, rel=0.01)
+
+
+async def test_a_users_sessions_share_one_allowance_of_creations() -> None:
+    """Whoever spams strangers with groups must not get further by opening more connections."""
+    with trio.fail_after(30):
+        async with open_edge(creations=Rate(0.01, 4.0)) as edge:
+            codes = []
+            for device in ("d1", "d2"):
+                bot = await open_bot(edge, device_id=device)
+                await bot.send(
+                    CreateGroup(id=1, title="x", client_id="g", member_ids=STRANGERS),
+                    TYPING,
+                )
+                codes += [type(await bot.receive()) for _ in range(2)]
+            assert codes == [Ok] * 4  # a typing mark is no creation
+            await bot.send(Join(id=2, code="abc"))
+            refused = await bot.receive()
+            assert isinstance(refused, Error)
+            assert refused.code == "rate_limited"
+            assert refused.retry_after_s == pytest.approx(100, rel=0.01)
+            other = await open_bot(edge, "ben")
+            await other.send(Join(id=3, code="abc"))
+            assert await other.receive() == Ok(id=3)
+
+
 async def test_a_silent_device_is_closed_and_one_that_waits_for_us_is_not() -> None:
     """60 s of silence mean that it is gone; but a client is not silent while we do not listen."""
     with trio.fail_after(40):
@@ -273,7 +313,9 @@ async def test_revoking_a_login_closes_its_connections_only() -> None:
         async with open_edge() as edge:
             phone = await open_bot(edge, "ann:phone", "phone")
             laptop = await open_bot(edge, "ann:laptop", "laptop")
-            assert edge.gateway.close_login("ann", "phone") == 1
+            for session in edge.gateway.sessions_of("ann"):
+                if session.identity.session_id == "phone":
+                    session.close(CloseCode.SESSION_REVOKED)
             assert await phone.close_code() == CloseCode.SESSION_REVOKED
             await laptop.send(Logout(id=4))
             assert await laptop.receive() == Ok(id=4)
