@@ -96,6 +96,8 @@ class Hub:
         self._inbox_heads: dict[str, int] = {}  # of connected users, once anything was published
         self._heads: dict[str, HeadHint] = {}
         self._presence_dirty: dict[str, PresenceItem] = {}
+        self._doubted: dict[str, None] = {}  # users who lost a conversation or a contact
+        self.rights_version = 0  # counts such losses
         self._delivered: dict[str, dict[str, int]] = {}
         self._work = trio.Event()
 
@@ -273,6 +275,9 @@ class Hub:
         self._inbox_heads[user_id] = seq
         for seat in seats.values():
             seat.listener.push(encoded, INBOX, seq)
+        event = encoded.event
+        if isinstance(event, events.ContactChanged) and event.contact is None:
+            self.doubt(user_id)
 
     def publish_user_live(self, user_id: str, key: LiveKey, encoded: Encoded, *, stream: str) -> None:
         for seat in self._by_user.get(user_id, {}).values():
@@ -290,6 +295,7 @@ class Hub:
         for user_id in user_ids:
             for seat in self._by_user.get(user_id, {}).values():
                 self._leave(seat, conversation_id)
+            self.doubt(user_id)
 
     def _leave(self, seat: _Seat, conversation_id: str) -> None:
         seat.conversation_ids.discard(conversation_id)
@@ -309,6 +315,9 @@ class Hub:
             seat.listener.push_live(("resync", conversation_id), encoded, conversation_id)
             if seat.listener.user_id not in user_ids:
                 self._leave(seat, conversation_id)
+                self.doubt(seat.listener.user_id)
+            elif not seat.watched.issubset(user_ids):
+                self.doubt(seat.listener.user_id)  # whom it watches may have left meanwhile
         if conversation_id in self._audiences:
             audience.head = max(audience.head, head)
 
@@ -349,6 +358,22 @@ class Hub:
         for user_id in wanted - seat.watched:
             self._watchers.setdefault(user_id, {})[seat] = None
         seat.watched = wanted
+
+    def doubt(self, user_id: str) -> None:
+        """A reason to see or to be seen by others is gone: whether another one is left must be asked."""
+        self.rights_version += 1
+        if user_id in self._watchers or any(s.watched for s in self._by_user.get(user_id, {}).values()):
+            self._doubted[user_id] = None
+
+    def take_doubted(self) -> list[str]:
+        """The users of whom it must be asked, once each."""
+        doubted, self._doubted = self._doubted, {}
+        return list(doubted)
+
+    def in_sight_of(self, user_id: str) -> set[str]:
+        """Those whom a user watches, and those who watch the user."""
+        others = {seat.listener.user_id for seat in self._watchers.get(user_id, ())}
+        return others.union(*(seat.watched for seat in self._by_user.get(user_id, {}).values()))
 
     def part(self, user_id: str, other_id: str) -> None:
         """Two users must no longer see each other's presence: to both, the other goes offline."""

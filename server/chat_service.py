@@ -212,6 +212,7 @@ class ChatService:
                 while True:
                     await trio.sleep(CURSOR_FLUSH_S)
                     self._retry_closed()
+                    await self.judge_sight()
                     await self.flush_cursors()
             finally:
                 self._nursery = None
@@ -609,21 +610,44 @@ class ChatService:
     async def _watch_presence(self, caller: Caller, command: Command) -> Reply:
         """Watch contacts and members of shared conversations; others, and blocked ones, are left out."""
         assert isinstance(command, commands.WatchPresence)
-        contacts = {
-            row.other_id
-            for row in await self._store.find(ContactRow, {"user_id": caller.user_id}, limit=100_000)
-            if row.state == "accepted"
-        }
+        version = self._hub.rights_version
         asked = set(command.user_ids)
-        allowed = asked & contacts
-        if rest := asked - contacts:
-            allowed |= await self._store.sharing_conversation(caller.user_id, list(rest))
         if command.contacts:
-            allowed |= contacts
-        allowed -= await self._blocked_with(caller.user_id)
+            asked |= await self._contacts(caller.user_id)
+        allowed = await self._in_sight(caller.user_id, asked)
         watched = sorted(allowed)[:MAX_WATCHED_USERS]
         self._hub.watch(caller.conn_id, watched)
+        if self._hub.rights_version != version:
+            self._hub.doubt(caller.user_id)  # somebody left somewhere while this was read
         return replies.PresenceList(items=await self._presence(watched))
+
+    async def _contacts(self, user_id: str) -> set[str]:
+        rows = await self._store.find(ContactRow, {"user_id": user_id}, limit=100_000)
+        return {row.other_id for row in rows if row.state == "accepted"}
+
+    async def _in_sight(self, user_id: str, other_ids: set[str]) -> set[str]:
+        """Those of the others with whom a user shares presence."""
+        allowed = other_ids & await self._contacts(user_id)
+        if rest := other_ids - allowed:
+            allowed |= await self._store.sharing_conversation(user_id, list(rest))
+        return allowed - await self._blocked_with(user_id) if allowed else allowed
+
+    async def judge_sight(self) -> None:
+        """Part those who have no reason any more to see each other's presence."""
+        doubted = self._hub.take_doubted()
+        try:
+            while doubted:
+                user_id = doubted[-1]
+                others = self._hub.in_sight_of(user_id) - {user_id}
+                if others:
+                    for other_id in others - await self._in_sight(user_id, others):
+                        self._hub.part(user_id, other_id)
+                doubted.pop()
+        except Unavailable as error:
+            log.warning("presence_not_judged", code=error.code, count=len(doubted))
+        finally:
+            for user_id in doubted:
+                self._hub.doubt(user_id)
 
     async def _presence(self, user_ids: Sequence[str]) -> list[PresenceItem]:
         """What is shown of these users, as of after the reads: a change meanwhile is not lost."""

@@ -202,6 +202,30 @@ async def test_parting_takes_two_users_out_of_each_others_sight(autojump_clock: 
         assert (ann.take(), bob.take()) == ([], [])
 
 
+async def test_who_loses_a_conversation_or_a_contact_is_doubted_once() -> None:
+    """The service asks the store only for users whose sight of others may have ended."""
+    async with open_hub() as (hub, _):
+        seat(hub, 1, "ann", "c1", "c2")
+        seat(hub, 2, "bob", "c1")
+        seat(hub, 3, "cid", "c1")
+        hub.watch(1, ["bob", "dan"])
+        hub.watch(3, ["ann"])
+        assert hub.in_sight_of("ann") == {"bob", "dan", "cid"}
+        assert hub.in_sight_of("dan") == {"ann"}
+        assert hub.in_sight_of("nobody") == set()
+        version = hub.rights_version
+        hub.unsubscribe("c1", ["dan", "bob", "bob", "eve"])  # dan is not connected, but watched
+        assert hub.take_doubted() == ["dan", "bob"]
+        assert hub.take_doubted() == []
+        assert hub.rights_version > version
+        hub.publish_user("ann", 1, Encoded(events.ContactChanged(user_id="dan")))
+        assert hub.take_doubted() == ["ann"]
+        hub.resync("c1", 1, {"ann", "bob", "dan", "cid"})
+        assert hub.take_doubted() == []
+        hub.resync("c1", 1, {"ann", "bob", "cid"})
+        assert hub.take_doubted() == ["ann"]
+
+
 async def test_delivered_cursors_are_batched_kept_while_busy_and_not_repeated(
     autojump_clock: MockClock,
 ) -> None:

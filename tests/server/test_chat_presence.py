@@ -1,7 +1,9 @@
 """Presence, typing and heads: live events that are cheap, batched, and told to those concerned only."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 import trio
 import trio.testing
 
@@ -95,6 +97,61 @@ async def test_only_contacts_and_those_who_share_a_conversation_are_watched(tmp_
         await until_state(ann, "u_fr", "online")
         assert states(ann, "u_fe") == []
         assert set(await watch(back, contacts=True)) == {"u_ann"}
+
+
+async def test_presence_ends_with_the_last_reason_to_see_it(tmp_path: Path) -> None:
+    """Who was banned from a group, or is no contact any more, must not go on watching the others' lives."""
+    async with open_world(tmp_path) as world:
+        ann, bob, cid, dan = await world.people("ann", "bob", "cid", "dan")
+        await world.befriend(ann, bob)
+        await world.befriend(ann, dan)
+        group, second = await world.group(ann, bob, cid), await world.group(ann, cid)
+        await world.befriend(bob, cid)
+        await watch(ann, "u_bob", "u_cid", "u_dan")
+        await watch(cid, "u_ann", "u_bob")
+        await watch(dan, "u_ann", contacts=True)
+
+        await ann.do(commands.RemoveMember(conversation_id=group, user_id="u_cid", ban=True))
+        await ann.do(commands.RemoveContact(user_id="u_dan"))
+        for device, user_id in ((ann, "u_dan"), (dan, "u_ann")):
+            parted = await until_state(device, user_id, "offline")
+            assert parted == PresenceItem(user_id=user_id, state="offline")
+        await world.core.service.judge_sight()
+        assert states(cid, "u_ann") == []  # another group is shared
+        assert states(cid, "u_bob") == []  # and they are contacts
+        assert states(ann, "u_cid") == []
+
+        await cid.do(commands.Leave(conversation_id=second))
+        for device, user_id in ((ann, "u_cid"), (cid, "u_ann")):
+            parted = await until_state(device, user_id, "offline")
+            assert parted == PresenceItem(user_id=user_id, state="offline")
+        for device in (cid, dan):
+            await device.do(commands.Activity(active=False))
+        bob.disconnect()
+        await until_state(ann, "u_bob", "offline")
+        await until_state(cid, "u_bob", "offline")
+        assert (states(ann, "u_cid"), states(ann, "u_dan")) == (["offline"], ["offline"])
+
+
+async def test_rights_that_end_while_a_watch_is_set_up_end_the_watch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The leave is fanned out before the hub knows of the watch that its reads still allowed."""
+    async with open_world(tmp_path) as world:
+        ann, bob = await world.people("ann", "bob")
+        group = await world.group(ann, bob)
+        share = world.store.sharing_conversation
+
+        async def then_leave(user_id: str, other_ids: Sequence[str]) -> set[str]:
+            found = await share(user_id, other_ids)
+            monkeypatch.undo()
+            await bob.do(commands.Leave(conversation_id=group))
+            return found
+
+        monkeypatch.setattr(world.store, "sharing_conversation", then_leave)
+        assert set(await watch(ann, "u_bob")) == {"u_bob"}
+        parted = await until_state(ann, "u_bob", "offline")
+        assert parted == PresenceItem(user_id="u_bob", state="offline")
 
 
 async def test_many_changes_reach_a_watcher_in_one_event(tmp_path: Path) -> None:
