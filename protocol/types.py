@@ -17,7 +17,6 @@ from protocol.limits import (
     MAX_NAME_CHARS,
     MAX_PAGE,
     MAX_SAFE_INTEGER,
-    MAX_TEXT_CHARS,
     MAX_TITLE_CHARS,
 )
 
@@ -53,7 +52,8 @@ Cursor = Annotated[
 AtMs = Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER, description="Unix time in milliseconds, UTC.")]
 Count = Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)]
 Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE, description="How many items at the most.")]
-Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS, description="UTF-8, at most 100 KB encoded.")]
+# No limit here: the frame bounds it, and the rules answer text_too_long, which bad_field would hide.
+Text = Annotated[str, Meta(description="UTF-8, at most 100 KB encoded; else text_too_long.")]
 Title = Annotated[str, Meta(min_length=1, max_length=MAX_TITLE_CHARS)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
 Emoji = Annotated[str, Meta(min_length=1, max_length=32, description="One emoji or short name.")]

@@ -12,6 +12,7 @@ from PIL import Image
 
 from protocol.commands import Command
 from protocol.errors import Unavailable
+from protocol.limits import MAX_FRAME_BYTES, MAX_TEXT_BYTES
 from protocol.replies import Error, Reply
 from server import auth
 from server.accounts import AccountRates
@@ -416,7 +417,7 @@ async def test_one_app_never_sees_anything_of_another(tmp_path: Path) -> None:
         (b'{"type": "hello", "token": "t", "device_id": "d"}', 400, "bad_request"),
         (b'{"type": "open_direct", "user_id": "u_nobody"}', 404, "user_not_found"),
         (b'{"type": "history", "conversation_id": "c_nowhere"}', 404, "conversation_not_found"),
-        (b" " * 300_000, 413, "frame_too_large"),
+        (b" " * (MAX_FRAME_BYTES + 1), 413, "frame_too_large"),
     ],
 )
 async def test_a_command_that_cannot_be_is_refused_with_its_code(
@@ -426,6 +427,28 @@ async def test_a_command_that_cannot_be_is_refused_with_its_code(
     async with open_api(tmp_path) as api:
         ann = await api.sign_up("ann")
         assert code_of(await ann.call("POST", "/v1/commands", content=body)) == (status, code)
+
+
+@pytest.mark.parametrize(("char", "size"), [("x", 1), ("й", 2), ("\0", 1)])
+async def test_a_text_has_100_kb_however_it_is_escaped_and_one_byte_more_is_too_long(
+    tmp_path: Path, char: str, size: int
+) -> None:
+    """Scripts in every language: the limit is one of the text, and has one code."""
+    async with open_api(tmp_path) as api:
+        ann, bob = await api.sign_up("ann"), await api.sign_up("bob")
+
+        async def command(**fields: Any) -> httpx.Response:
+            return await ann.call("POST", "/v1/commands", content=json.dumps(fields))  # escapes all but ASCII
+
+        direct = json_of(await command(type="open_direct", user_id=bob.user_id))
+        where = {"conversation_id": direct["conversation"]["conversation_id"]}
+        text = char * (MAX_TEXT_BYTES // size)
+        seq = json_of(await command(type="send", client_id="k1", text=text, **where))["seq"]
+        too_long = (413, "text_too_long")
+        assert code_of(await command(type="send", client_id="k2", text=text + "x", **where)) == too_long
+        assert code_of(await command(type="edit", target=seq, text=text + "x", **where)) == too_long
+        (item,) = json_of(await command(type="history", **where))["items"]
+        assert item["text"] == text
 
 
 async def test_what_the_node_answers_late_or_not_at_all_becomes_a_status(tmp_path: Path) -> None:
