@@ -117,6 +117,7 @@ class Membership(ConversationBase):
         if self._state is not None:
             rules.member_of(self._state, message.user_id, message.app_id)
             return self._unchanged(reply)
+        rules.check_title(message.title)
         user_ids = list(dict.fromkeys((message.user_id, *message.member_ids)))
         if len(user_ids) > MAX_GROUP_MEMBERS:
             raise Refused("group_full")
@@ -298,8 +299,12 @@ class Membership(ConversationBase):
 
     def _list_invites(self, member: MemberState, reply: Reply) -> None:
         rules.needs_admin(self._known, member)
-        items = [_invite(row) for row in self._working_invites()]
-        reply.resolve(replies.InviteList(conversation_id=self._id, items=items))
+        self._answer_when_stored(
+            reply,
+            lambda _at: replies.InviteList(
+                conversation_id=self._id, items=[_invite(row) for row in self._working_invites()]
+            ),
+        )
 
     def _create_invite(self, member: MemberState, command: commands.CreateInvite, reply: Reply) -> None:
         state = self._known

@@ -1,6 +1,7 @@
 """Messages of a conversation: send, edit, delete, react, and the messages that these are about."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -16,7 +17,7 @@ from actors.ports import Fanout, Leases, Log, Relay, WallClock
 from actors.reply import Reply
 from actors.stream_actor import Staged
 from protocol import commands, events, replies
-from protocol.errors import Refused
+from protocol.errors import HubbubError, Refused
 from protocol.records import (
     Appended,
     FileRow,
@@ -28,7 +29,14 @@ from protocol.records import (
     Redact,
     Remove,
 )
-from protocol.stored_events import body_of, encode_json, read_event, read_mentions, read_reactions
+from protocol.stored_events import (
+    REDACTED_BODY,
+    body_of,
+    encode_json,
+    read_event,
+    read_mentions,
+    read_reactions,
+)
 from protocol.types import Attachment
 
 _CACHED_TARGETS: Final = 1024  # messages that edits, reactions and threads are about; mostly the newest
@@ -62,8 +70,8 @@ class Messages(ConversationBase):
         rules.check_text(command.text, has_files=bool(command.file_ids))
         if command.mentions:
             rules.check_mentions(state, command.mentions)
-        if command.reply_to > state.head:
-            raise Refused("message_not_found")
+        if command.reply_to:
+            await self._target(command.reply_to)
         files = await self._attachments(command.file_ids) if command.file_ids else []
         root: Target | None = None
         if command.thread:
@@ -97,22 +105,22 @@ class Messages(ConversationBase):
 
         def answer(at: Appended | None) -> replies.Sent:
             assert at is not None
-            return replies.Sent(
-                conversation_id=self._id, seq=at.seq, at_ms=at.at_ms, duplicate=at.is_duplicate
-            )
+            return replies.Sent(conversation_id=self._id, seq=at.seq, at_ms=at.at_ms)
 
         def after(at: Appended | None) -> None:
             assert at is not None
-            if not at.is_duplicate:
+            if at.is_duplicate:
+                staged.answer = None
+                self._ctx.start_soon(self._answer_repeated, command, at, reply)
+            else:
                 state = MessageState(conversation_id=self._id, seq=at.seq)
                 self._remember(Target(at.seq, ask.user_id, at.at_ms, command.thread, command.mentions, state))
             if command.thread:
                 for other in self._thread_replies.pop((ask.user_id, command.client_id)):
                     other.resolve(msgspec.structs.replace(answer(at), duplicate=True))
 
-        row_index = self._stage_row(
-            row, Staged(reply, answer, user_id=ask.user_id, event=placed, after=after)
-        )
+        staged = Staged(reply, answer, user_id=ask.user_id, event=placed, after=after)
+        row_index = self._stage_row(row, staged)
         self._batch.senders.setdefault(ask.user_id, []).append(row_index)
         for user_id in dict.fromkeys(command.mentions):
             if user_id != ask.user_id:
@@ -122,21 +130,67 @@ class Messages(ConversationBase):
             root.state = msgspec.structs.replace(root.state, thread_count=root.state.thread_count + 1)
             self._batch.ops.append(Put(root.state, row_index))
 
-    async def _first_of(self, ask: Ask, command: commands.Send) -> replies.Sent | None:
-        """The first ack of a message that is stored, though it would be refused today.
+    def _is_staged(self, user_id: str, command: commands.Send, reply: Reply) -> bool:
+        """Answer a repetition of a message of this very batch when that one is stored."""
+        for staged in self._batch.staged:
+            event = staged.event
+            if (
+                isinstance(event, events.MessagePosted)
+                and staged.user_id == user_id
+                and event.client_id == command.client_id
+            ):
+                staged.after = self._and_repeat(staged, reply)
+                return True
+        return False
+
+    def _and_repeat(self, staged: Staged, reply: Reply) -> Callable[[Appended | None], None]:
+        first_after = staged.after
+
+        def after(at: Appended | None) -> None:
+            assert at is not None
+            if first_after is not None:
+                first_after(at)
+            reply.resolve(replies.Sent(conversation_id=self._id, seq=at.seq, at_ms=at.at_ms, duplicate=True))
+
+        return after
+
+    async def _answer_refused(
+        self, refused: Refused, user_id: str, command: commands.Send, reply: Reply
+    ) -> None:
+        """Give a refused message its first ack, if it had been stored before; runs beside the actor.
 
         Who was silenced, or mentioned somebody who has left, between a send and its retry must not take the
-        message for lost. Only a refused send pays for looking.
+        message for lost.
         """
-        state = self._state
-        if state is None or ask.user_id not in state.members or ask.app_id != state.app_id:
-            return None
-        while self._in_flight:  # the first may be among them
-            await self._decision.wait()
-        at = await self._log.appended(self._stream, ask.user_id, command.client_id)
+        try:
+            await self._log.barrier()  # the first may be in flight
+            at = await self._log.appended(self._stream, user_id, command.client_id)
+        except HubbubError as error:
+            reply.fail(error)
+            return
         if at is None:
-            return None
-        return replies.Sent(conversation_id=self._id, seq=at.seq, at_ms=at.at_ms, duplicate=True)
+            reply.fail(refused)
+        else:
+            reply.resolve(replies.Sent(conversation_id=self._id, seq=at.seq, at_ms=at.at_ms, duplicate=True))
+
+    async def _answer_repeated(self, command: commands.Send, at: Appended, reply: Reply) -> None:
+        """Answer a repetition like the first time, or refuse a key that meant something else then."""
+        try:
+            entry = await self._log.entry(self._stream, at.seq)
+        except HubbubError as error:
+            reply.fail(error)
+            return
+        assert entry is not None
+        first = read_event(self._id, entry)
+        is_other = (
+            entry.body != REDACTED_BODY
+            and isinstance(first, events.MessagePosted)
+            and (first.text, first.thread) != (command.text, command.thread)
+        )
+        if is_other:
+            reply.fail(Refused("payload_conflict"))
+        else:
+            reply.resolve(replies.Sent(conversation_id=self._id, seq=at.seq, at_ms=at.at_ms, duplicate=True))
 
     async def _is_repeated_in_thread(self, user_id: str, command: commands.Send, reply: Reply) -> bool:
         """Answer a repeated reply in a thread as the first one; else note that this is the first.
@@ -182,6 +236,8 @@ class Messages(ConversationBase):
         One that is not among the newest is read from the store, and this conversation waits for it: about a
         millisecond, in exchange for judging commands strictly in their order.
         """
+        if seq > self._known.head:  # stored perhaps, but not taken note of here yet
+            raise Refused("message_not_found")
         target = self._targets.get(seq)
         if target is not None:
             self._targets.move_to_end(seq)

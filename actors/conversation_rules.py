@@ -3,12 +3,13 @@
 Each `may_…` returns nothing when it is allowed and raises Refused with a stable code when it is not.
 """
 
+import unicodedata
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final
 
-from protocol.errors import Refused
+from protocol.errors import ProtocolError, Refused
 from protocol.limits import (
     EDIT_WINDOW_MS,
     MAX_GROUP_MEMBERS,
@@ -18,6 +19,8 @@ from protocol.limits import (
 from protocol.records import InviteRow, MemberRow, MessageState
 from protocol.types import ConversationKind, Reaction, Role
 
+_NOT_IN_TITLES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_TURNS: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # bidi controls
 RANK: Final[dict[str, int]] = {"member": 0, "admin": 1, "owner": 2}
 
 
@@ -118,6 +121,14 @@ def check_text(text: str, *, has_files: bool) -> None:
     # Four bytes a character at the most: short texts need not be encoded to be measured.
     if len(text) * 4 > MAX_TEXT_BYTES and len(text.encode()) > MAX_TEXT_BYTES:
         raise Refused("text_too_long")
+
+
+def check_title(title: str) -> None:
+    """One line that shows something, without what turns a terminal or a line of text around."""
+    if not title.strip():
+        raise ProtocolError("bad_field", "A title needs letters.")
+    if any(unicodedata.category(c) in _NOT_IN_TITLES or c in _TURNS for c in title):
+        raise ProtocolError("bad_field", "A title is one line, without control characters.")
 
 
 def check_mentions(state: ConversationState, mentions: list[str]) -> None:

@@ -149,6 +149,6 @@ class Entity:
     async def settle(self) -> None:
         """Wait until appends in flight have concluded, after a crash or stop and before the next activation.
 
-        The host gives it a few seconds. Without this wait the next incarnation may read a log that still
+        May be cancelled and called again. Without this wait the next incarnation may read a log that still
         grows by its predecessor's appends.
         """

@@ -466,10 +466,18 @@ class EntityHost:
             _log.exception("dead_letter_lost", actor=str(address), message_type=type(message).__name__)
 
     async def _settle(self, cell: Cell, entity: Entity) -> None:
-        """Let the appends of an ended incarnation conclude, within reason."""
+        """Let the appends of an ended incarnation conclude, however long the store takes.
+
+        A next incarnation that loads while they are undecided would stay behind its own log for good. So mail
+        waits in its bounded mailbox; from the first seconds on, what waits is refused instead.
+        """
         try:
-            with trio.fail_after(_ASIDE_TIMEOUT_S):
-                await entity.settle()
+            while True:
+                with trio.move_on_after(_ASIDE_TIMEOUT_S) as patience:
+                    await entity.settle()
+                if not patience.cancelled_caught:
+                    return
+                self._refused += cell.fail_mail(Unavailable("overloaded", retry_after_s=_ASIDE_TIMEOUT_S))
         except Exception as error:
             _log.warning("entity_settle_failed", actor=str(cell.address), exc_info=error)
 

@@ -15,9 +15,9 @@ from actors.messages import Delivered
 from actors.router import Router
 from protocol import events
 from protocol.codec import Encoded
-from protocol.errors import CloseCode, Unavailable
+from protocol.errors import CloseCode
 from protocol.limits import HEADS_TICK_S, PRESENCE_TICK_S
-from protocol.types import HeadHint, Message, PresenceItem, PresenceState
+from protocol.types import HeadHint, Message, PresenceItem, PresenceState, ReceiptItem
 
 INBOX = ""  # how the user's own stream is named towards a session
 LiveKey = str | tuple[str, ...]
@@ -99,6 +99,7 @@ class Hub:
         self._doubted: dict[str, None] = {}  # users who lost a conversation or a contact
         self.rights_version = 0  # counts such losses
         self._delivered: dict[str, dict[str, int]] = {}
+        self._undelivered: dict[str, dict[str, int]] = {}  # for conversations that sleep, or have no room
         self._work = trio.Event()
 
     # -- sessions -----------------------------------------------------------------------------------
@@ -401,7 +402,9 @@ class Hub:
             return
         for conversation_id, seq in cursors.items():
             if seq > seat.delivered.get(conversation_id, 0) and conversation_id in seat.conversation_ids:
-                seat.delivered[conversation_id] = seq
+                head = self._audiences[conversation_id].head
+                # What lies beyond the head is not held, and must be told again when it is there.
+                seat.delivered[conversation_id] = min(seq, head) if head else seq
                 waiting = self._delivered.setdefault(conversation_id, {})
                 if seq > waiting.get(user_id, 0):
                     waiting[user_id] = seq
@@ -422,7 +425,7 @@ class Hub:
             if self._heads and now >= next_heads:
                 self._send_heads()
                 next_heads = now + HEADS_TICK_S
-            if self._heads or self._delivered:
+            if self._heads:
                 self._work.set()
 
     def _send_presence(self) -> None:
@@ -441,15 +444,33 @@ class Hub:
             seat.listener.push_live("presence", encoded, INBOX)
 
     def _send_delivered(self) -> None:
+        """Tell the conversations that are awake. The others must not be woken: after a restart that would be
+        all of them at once.
+        """
         waiting, self._delivered = self._delivered, {}
         for conversation_id, seqs in waiting.items():
-            try:
-                self._router.tell(Address("conversation", conversation_id), Delivered(seqs))
-            except Unavailable:
-                # A watermark is a maximum: keep it for the next tick.
-                later = self._delivered.setdefault(conversation_id, {})
-                for user_id, seq in seqs.items():
-                    later[user_id] = max(seq, later.get(user_id, 0))
+            if not self._router.tell_if_active(Address("conversation", conversation_id), Delivered(seqs)):
+                self.put_back_delivered(conversation_id, seqs)
+
+    def take_delivered(self) -> dict[str, dict[str, int]]:
+        """Watermarks that no actor has taken: conversation_id -> user_id -> seq. The caller stores them."""
+        taken, self._undelivered = self._undelivered, {}
+        return taken
+
+    def put_back_delivered(self, conversation_id: str, seqs: dict[str, int]) -> None:
+        """Keep watermarks that could not be stored; they are maxima, so the highest one is enough."""
+        waiting = self._undelivered.setdefault(conversation_id, {})
+        for user_id, seq in seqs.items():
+            waiting[user_id] = max(seq, waiting.get(user_id, 0))
+
+    def delivered_stored(self, conversation_id: str, seqs: dict[str, int]) -> None:
+        """Tell of watermarks that were stored: the actor, if it woke meanwhile, or else those who look."""
+        if self._router.tell_if_active(Address("conversation", conversation_id), Delivered(seqs)):
+            return
+        items = [ReceiptItem(user_id=user_id, delivered_seq=seq) for user_id, seq in seqs.items()]
+        encoded = Encoded(events.Receipts(conversation_id=conversation_id, items=items))
+        # A key of its own: it must not take the place of what the actor tells of other members.
+        self.publish_live(conversation_id, ("receipts", conversation_id, *seqs), encoded, is_state=True)
 
     def _send_heads(self) -> None:
         heads, self._heads = self._heads, {}

@@ -21,7 +21,7 @@ from actors.ports import Leases, Log, Outcome, Relay, WallClock
 from actors.reply import NO_REPLY, Reply
 from protocol.errors import HubbubError, Unavailable
 from protocol.events import ConversationEvent, InboxEvent
-from protocol.records import Advance, Append, Appended, Insert, LogRow, Op, Tell
+from protocol.records import Advance, Append, Appended, Insert, LogRow, Op, Put, Tell
 
 MAX_APPENDS_IN_FLIGHT: Final = 8  # beyond this the mailbox fills, and its senders are told Busy
 
@@ -113,6 +113,8 @@ class StreamActor(Entity):
         if isinstance(message, _Decided):
             self._conclude(message.batch, message.outcome)
         elif not isinstance(message, Wake):
+            # A full store refuses before anything is decided; a refused append would end the incarnation.
+            self._log.check_room()
             await self.handle(message, reply)
 
     async def flush(self) -> None:
@@ -137,7 +139,7 @@ class StreamActor(Entity):
             shard=self._shard,
             epoch=self._leases.epoch_of(self._shard),
             rows=tuple(batch.rows),
-            ops=tuple(batch.ops),
+            ops=tuple(_without_overwritten(batch.ops)),
         )
         self._log.append_nowait(append, lambda outcome: self._decided(batch, outcome))
         self._in_flight += 1
@@ -181,10 +183,14 @@ class StreamActor(Entity):
 
         A retry of a change that is still in flight would otherwise be acked ahead of the store.
         """
-        if self._in_flight or self._batch.staged:
-            self._stage_ops((), Staged(reply, lambda _at: value))
+        self._answer_when_stored(reply, lambda _at: value)
+
+    def _answer_when_stored(self, reply: Reply, answer: Answer) -> None:
+        """Answer when all that was decided before is stored; `answer` is asked then."""
+        if self._in_flight or self._batch.staged or self._batch.ops:
+            self._stage_ops((), Staged(reply, answer))
         else:
-            reply.resolve(value)
+            reply.resolve(answer(None))
 
     def _stage_tell(self, target_id: str, tell: UserTell) -> None:
         """Stage a message to a user's actor, which arrives even if this node dies right after the commit."""
@@ -246,6 +252,23 @@ class StreamActor(Entity):
                 read_count=new[-1].message_count,
             )
             self._batch.ops.append(advance)
+
+
+def _without_overwritten(ops: list[Op]) -> list[Op]:
+    """Leave out rows that a later operation of the same batch writes whole again.
+
+    A burst of reactions to one message would else store the list of all of them once for each.
+    """
+    last: dict[tuple[type, tuple[object, ...]], int] = {}
+    for index, op in enumerate(ops):
+        if isinstance(op, Put) and op.row_index < 0:
+            last[type(op.row), tuple(getattr(op.row, name) for name in op.row.key)] = index
+    if len(last) == len(ops) or not last:
+        return ops
+    kept = set(last.values())
+    return [
+        op for index, op in enumerate(ops) if index in kept or not (isinstance(op, Put) and op.row_index < 0)
+    ]
 
 
 __all__ = ["MAX_APPENDS_IN_FLIGHT", "NO_REPLY", "Batch", "Staged", "StreamActor"]

@@ -33,6 +33,7 @@ from storage.transaction import Outcome, StreamCache, Transaction, savepoint
 log = structlog.get_logger(__name__)
 
 MAX_QUEUED_BYTES: Final = 8 * 1024 * 1024  # about a second of a slow disk; more is refused, not buffered
+_ROOM_BYTES: Final = 1024 * 1024  # what actors may have decided already when they ask for room
 MAX_QUEUED_S: Final = 1.0  # an append that would wait longer than this is better retried elsewhere
 _MAX_GROUP: Final = 1024  # appends of one commit: tens of ms at most, so that acks keep flowing
 _MAX_GROUP_BYTES: Final = 2 * 1024 * 1024
@@ -189,16 +190,26 @@ class Writer:
             raise StorageUnavailable(self.fault)
         size_bytes = _size_of(append)
         job = _Job(append, None, on_done, size_bytes)
+        self._check_queue(size_bytes, job.queued_at)
+        self._queued_bytes += size_bytes
+        self._outstanding.append(job)
+        self._queue.put(job)
+
+    def check_room(self) -> None:
+        """Tell whether an append would be taken now. Raises: Overloaded, StorageUnavailable."""
+        if self._is_closed or self.fault:
+            raise StorageUnavailable(self.fault or "The store is closed.")
+        if self._outstanding:
+            self._check_queue(_ROOM_BYTES, time.monotonic())
+
+    def _check_queue(self, size_bytes: int, now: float) -> None:
         outstanding = self._outstanding
         if outstanding:
             if self._queued_bytes + size_bytes > MAX_QUEUED_BYTES:
                 raise Overloaded
             oldest = outstanding[0]
-            if oldest.outcome is None and job.queued_at - oldest.queued_at > MAX_QUEUED_S:
+            if oldest.outcome is None and now - oldest.queued_at > MAX_QUEUED_S:
                 raise Overloaded
-        self._queued_bytes += size_bytes
-        outstanding.append(job)
-        self._queue.put(job)
 
     def call_nowait(self, call: Call, on_done: Callable[[Any], None]) -> None:
         """Queue a function to run in a transaction of its own, in order with the appends.

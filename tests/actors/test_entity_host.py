@@ -273,21 +273,35 @@ async def test_neighbours_do_not_notice_a_crash(autojump_clock: MockClock) -> No
         assert [entry for entry in runtime.world.activations if entry[0] == "b"] == [("b", False)]
 
 
-@pytest.mark.parametrize("hangs", [True, False])
-async def test_appends_that_do_not_conclude_hold_nobody_up(autojump_clock: MockClock, hangs: bool) -> None:
-    """The wait before the next incarnation ends after a few seconds, and says so."""
+async def test_a_next_incarnation_waits_until_appends_are_decided(autojump_clock: MockClock) -> None:
+    """One that loads while they are undecided stays behind its own log; who waits is refused meanwhile."""
+    is_decided = trio.Event()
 
     class Unsettled(Ledger):
         async def settle(self) -> None:
-            if hangs:
-                await trio.sleep_forever()
-            raise Boom("settle")
+            await is_decided.wait()
 
     world = World(receive_crashes=Counter({"x": 1}))
     async with open_runtime(world, factory=lambda _: Unsettled(world)) as runtime:
         start = trio.current_time()
+        assert await outcomes(runtime.send("x")) == ["overloaded"]
+        assert trio.current_time() - start == pytest.approx(5.0)
+        assert len(world.activations) == 1
+        is_decided.set()
+        assert await outcomes(runtime.send("y")) == [0]
+        assert len(world.activations) == 2
+
+
+async def test_an_entity_that_cannot_settle_is_reported_and_replaced(autojump_clock: MockClock) -> None:
+    """A bug in settling must not end the actor for good."""
+
+    class Unsettled(Ledger):
+        async def settle(self) -> None:
+            raise Boom("settle")
+
+    world = World(receive_crashes=Counter({"x": 1}))
+    async with open_runtime(world, factory=lambda _: Unsettled(world)) as runtime:
         assert await outcomes(runtime.send("x")) == [0]
-        assert trio.current_time() - start == pytest.approx(5.0 if hangs else 0.0)
         assert "entity_settle_failed" in world.log_events()
 
 
