@@ -18,12 +18,15 @@ from server import auth
 from server.clock import wall_clock_ms
 from server.directory import DEFAULT_APP_ID, Directory
 from server.identity import Identity
-from server.log_ins import LogIns, SignedIn, identity_of, removals
+from server.log_ins import LogIns, SignedIn, identity_of, removals_of
 from server.passwords import Passwords
 from server.ratelimit import AddressRates, Rate
 from storage.store import Store
 
 MAX_BOTS_PER_USER: Final = 20
+DELETED_BOT_COUNTS_MS: Final = (
+    30 * 24 * 3600 * 1000
+)  # its name stays taken
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("accounts")
 
@@ -59,7 +62,8 @@ class Accounts:
         self._clock = clock
         self._name_failures = AddressRates(rates.failures_per_name)
         self._address_failures = AddressRates(rates.failures_per_address)
-        self._sign_ups = AddressRates(rates.sign_ups_per_address)
+        self._sign_ups = AddressRates(rates.sign_ups_per_address)  # and bots, by owner
+        self._bot_locks: dict[str, trio.Lock] = {}  # of owners who are making bots now
 
     # -- sign up and log in ------------------------------------------------------------------------------
 
@@ -84,10 +88,8 @@ class Accounts:
         shown, key = auth.checked_username(username)
         auth.check_password(password, shown)
         shown_name = auth.checked_name(name or shown)
-        now = trio.current_time()
-        if address and not self._sign_ups.take(address, now):
-            wait_s = self._sign_ups.retry_after_s(address, now)
-            raise Unavailable("rate_limited", "Too many accounts from this address.", retry_after_s=wait_s)
+        if address:
+            self._charge_sign_up(address, "Too many accounts from this address.")
         if await self._store.find(User, {"app_id": app.app_id, "username_key": key}, limit=1):
             raise Refused("name_taken")  # before the costly hash; the index decides in the end
         user = User(
@@ -104,6 +106,12 @@ class Accounts:
         await self._directory.insert_user(user, [Insert(credential), Insert(session)])
         log.info("user_signed_up", app_id=app.app_id, user_id=user.user_id)
         return SignedIn(identity_of(user, session), token)
+
+    def _charge_sign_up(self, whose: str, message: str) -> None:
+        now = trio.current_time()
+        if not self._sign_ups.take(whose, now):
+            wait_s = self._sign_ups.retry_after_s(whose, now)
+            raise Unavailable("rate_limited", message, retry_after_s=wait_s)
 
     async def log_in(
         self, app_id: str, username: str, password: str, *, device_name: str = "", address: str = ""
@@ -128,10 +136,25 @@ class Accounts:
         if await self._store.get(Disabled, user.user_id):
             raise Refused("forbidden", "This account is disabled; ask the operator.")
         done = await self._log_ins.begin(user, device_name)
+        if not await self._still_proves(credential, password):
+            # The password was changed while it was checked: this log-in came too late to be ended with the
+            # others, and the change too late to refuse it.
+            await self._log_ins.take_back(done.identity)
+            raise Refused("bad_credentials")
         if new_hash:
             await self._rehash(credential, new_hash)
         log.info("user_logged_in", app_id=app_id, user_id=user.user_id, session_id=done.identity.session_id)
         return done
+
+    async def _still_proves(self, checked: Credential, password: str) -> bool:
+        """Tell whether a password that was right for `checked` is right for what is stored now."""
+        current = await self._credential(checked.user_id)
+        if current is None or current.version == checked.version:
+            return current is not None
+        is_right, _ = await self._passwords.verify(
+            current.password_hash, password
+        )  # or was it only rehashed?
+        return is_right
 
     async def issue_token(self, app_id: str, user_id: str, *, ttl_s: int, device_name: str = "") -> SignedIn:
         """Sign a user in for an app's backend. Raises: Refused(user_not_found, forbidden)."""
@@ -203,7 +226,7 @@ class Accounts:
         new_hash = await self._passwords.hash(password)
         sessions = await self._store.find(Session, {"user_id": user_id})
         ended = [session for session in sessions if session.session_id != keep]
-        await self._store.commit([*self._replacement(user_id, old, new_hash), *removals(ended)])
+        await self._store.commit([*self._replacement(user_id, old, new_hash), *removals_of(user_id, keep)])
         self._log_ins.revoked(ended)
         log.info("password_changed", user_id=user_id, ended_session_count=len(ended))
 
@@ -265,7 +288,7 @@ class Accounts:
         """Keep a user or bot out: log-ins end now, connections in this node now, elsewhere within WATCH_S."""
         sessions = await self._store.find(Session, {"user_id": user.user_id})
         await self._store.commit(
-            [Put(Disabled(user_id=user.user_id, at_ms=self._clock())), *removals(sessions)]
+            [Put(Disabled(user_id=user.user_id, at_ms=self._clock())), *removals_of(user.user_id)]
         )
         self._log_ins.revoked(sessions)
         self._log_ins.forget_user(user.user_id)
@@ -283,13 +306,33 @@ class Accounts:
     ) -> tuple[User, str]:
         """Make a bot and its token; without an owner it belongs to the app itself.
 
-        Raises: ProtocolError(bad_field), Refused(name_taken, bot_not_allowed, forbidden).
+        An owner's bots are made one after the other and cost like accounts; a deleted one counts for a month
+        against MAX_BOTS_PER_USER. Raises: ProtocolError(bad_field), Refused(name_taken, bot_not_allowed,
+        forbidden), Unavailable(rate_limited).
         """
-        if owner is not None:
-            if owner.is_bot:
-                raise Refused("bot_not_allowed", "A bot cannot make bots.")
-            if len(await self._directory.list_bots(app_id, owner_id=owner.user_id)) >= MAX_BOTS_PER_USER:
-                raise Refused("forbidden", f"A user has at most {MAX_BOTS_PER_USER} bots; delete one first.")
+        if owner is None:
+            return await self._create_bot(app_id, username, name=name)
+        if owner.is_bot:
+            raise Refused("bot_not_allowed", "A bot cannot make bots.")
+        lock = self._bot_locks.setdefault(owner.user_id, trio.Lock())
+        try:
+            async with lock:
+                since_ms = self._clock() - DELETED_BOT_COUNTS_MS
+                count = await self._directory.count_bots(owner.user_id, deleted_since_ms=since_ms)
+                if count >= MAX_BOTS_PER_USER:
+                    raise Refused(
+                        "forbidden",
+                        f"A user has at most {MAX_BOTS_PER_USER} bots; a deleted one counts for 30 days.",
+                    )
+                self._charge_sign_up(owner.user_id, "Too many bots in a short time.")
+                return await self._create_bot(app_id, username, name=name, owner_id=owner.user_id)
+        finally:
+            if not lock.locked() and self._bot_locks.get(owner.user_id) is lock:
+                del self._bot_locks[owner.user_id]
+
+    async def _create_bot(
+        self, app_id: str, username: str, *, name: str, owner_id: str = ""
+    ) -> tuple[User, str]:
         shown, key = auth.checked_username(username)
         shown_name = auth.checked_name(name or shown)
         bot = User(
@@ -300,7 +343,7 @@ class Accounts:
             name=shown_name,
             name_key=auth.fold(shown_name),
             is_bot=True,
-            owner_id=owner.user_id if owner else "",
+            owner_id=owner_id,
             created_at_ms=self._clock(),
         )
         session, token = self._log_ins.draft(bot, "bot token")
@@ -312,7 +355,7 @@ class Accounts:
         """Give a bot a new token; the old ones and their connections end."""
         session, token = self._log_ins.draft(bot, "bot token")
         old = await self._store.find(Session, {"user_id": bot.user_id})
-        await self._store.commit([*removals(old), Insert(session)])
+        await self._store.commit([*removals_of(bot.user_id), Insert(session)])
         self._log_ins.revoked(old)
         log.info("bot_token_rotated", user_id=bot.user_id)
         return token
@@ -342,5 +385,5 @@ class Accounts:
             )
         if not key.revoked_at_ms:
             await self._store.commit([Put(msgspec.structs.replace(key, revoked_at_ms=self._clock()))])
-        self._log_ins.forget(lambda identity: identity.app_key == app_key)
+        self._log_ins.forget_key(app_key)
         log.info("app_key_revoked", app_id=app_id, app_key=app_key)

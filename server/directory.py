@@ -202,6 +202,18 @@ class Directory:
         banned = await self.disabled_among([row.user_id for row in rows])
         return [row for row in rows if row.app_id == app_id and row.is_bot and row.user_id not in banned]
 
+    async def count_bots(self, owner_id: str, *, deleted_since_ms: int) -> int:
+        """How many bots a user has, those deleted since then included."""
+        count = 0
+        after = ""
+        while rows := await self._store.find(
+            User, {"owner_id": owner_id}, order_by="user_id", after=after, limit=FIND_CHUNK
+        ):
+            banned = await self._store.find_many(Disabled, "user_id", [row.user_id for row in rows])
+            count += len(rows) - sum(row.at_ms <= deleted_since_ms for row in banned)
+            after = rows[-1].user_id
+        return count
+
     async def bot_of(self, app_id: str, bot_id: str, *, owner_id: str | None = None) -> User:
         """Raises: Refused(user_not_found), where it is not that owner's as well."""
         bot = await self.user_of(app_id, bot_id)

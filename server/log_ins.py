@@ -14,7 +14,7 @@ import structlog
 import trio
 
 from protocol.errors import HubbubError, Refused
-from protocol.records import AppKey, Disabled, Insert, Op, Put, Remove, Session, SessionUse, User
+from protocol.records import AppKey, Disabled, Insert, Op, Put, Remove, Session, SessionUse, Update, User
 from protocol.types import DeviceSession
 from server import auth
 from server.clock import wall_clock_ms
@@ -58,6 +58,7 @@ class LogIns:
         self._directory = directory
         self._clock = clock
         self._cache: OrderedDict[str, tuple[Identity, float]] = OrderedDict()
+        self._digests: dict[str, set[str]] = {}  # the cache's keys by user
         self._uses: OrderedDict[str, SessionUse] = OrderedDict()  # of log-ins used lately
         self._unwritten_uses: set[str] = set()  # their session ids
 
@@ -79,13 +80,26 @@ class LogIns:
                 identity = await self._authenticate_jwt(token, digest, now_ms)
             else:
                 identity = await self._authenticate_session(digest, now_ms)
-            self._cache[digest] = (identity, trio.current_time() + CACHE_S)
-            self._cache.move_to_end(digest)
-            if len(self._cache) > CACHE_COUNT:
-                self._cache.popitem(last=False)
+            self._keep(digest, identity)
         if identity.kind != "jwt":
             self._note_use(identity, now_ms)
         return identity
+
+    def _keep(self, digest: str, identity: Identity) -> None:
+        self._drop(digest)  # it may have been another's
+        self._cache[digest] = (identity, trio.current_time() + CACHE_S)
+        self._digests.setdefault(identity.user_id, set()).add(digest)
+        if len(self._cache) > CACHE_COUNT:
+            self._drop(next(iter(self._cache)))
+
+    def _drop(self, digest: str) -> None:
+        kept = self._cache.pop(digest, None)
+        if kept is not None:
+            user_id = kept[0].user_id
+            digests = self._digests[user_id]
+            digests.remove(digest)
+            if not digests:
+                del self._digests[user_id]
 
     async def _authenticate_session(self, digest: str, now_ms: int) -> Identity:
         found = await self._store.find(Session, {"token_hash": digest}, limit=1)
@@ -222,6 +236,13 @@ class LogIns:
             ended += rest[:excess]
         return ended
 
+    async def take_back(self, identity: Identity) -> None:
+        """End a log-in that should not have begun; fine if it has ended already."""
+        await self._store.commit(
+            [Remove(table, {"session_id": identity.session_id}) for table in (Session, SessionUse)]
+        )
+        self._end({identity.session_id: identity.user_id})
+
     def revoked(self, sessions: Iterable[Session]) -> None:
         self._end({session.session_id: session.user_id for session in sessions})
 
@@ -229,18 +250,23 @@ class LogIns:
         """Forget log-ins (session id -> user id) and close their connections."""
         if not ended:
             return
-        self.forget(lambda identity: identity.session_id in ended)
+        for user_id in set(ended.values()):
+            for digest in tuple(self._digests.get(user_id, ())):
+                if self._cache[digest][0].session_id in ended:
+                    self._drop(digest)
         for session_id, user_id in ended.items():
             self._uses.pop(session_id, None)
             self.on_session_revoked(session_id, user_id)
 
     def forget_user(self, user_id: str) -> None:
         """Read this user's row anew at the next request; called when the profile has changed."""
-        self.forget(lambda identity: identity.user.user_id == user_id)
+        for digest in tuple(self._digests.get(user_id, ())):
+            self._drop(digest)
 
-    def forget(self, is_meant: Callable[[Identity], bool]) -> None:
-        for digest in [digest for digest, (identity, _) in self._cache.items() if is_meant(identity)]:
-            del self._cache[digest]
+    def forget_key(self, app_key: str) -> None:
+        """Let nobody in by a revoked app key. Looks at everybody: an operator does it now and then."""
+        for digest in [digest for digest, (kept, _) in self._cache.items() if kept.app_key == app_key]:
+            self._drop(digest)
 
     # -- when log-ins were used, and which have ended ----------------------------------------------------
 
@@ -330,6 +356,24 @@ def removals(sessions: Iterable[Session]) -> list[Op]:
     for session in sessions:
         ops.append(Remove(Session, {"session_id": session.session_id}))
         ops.append(Remove(SessionUse, {"session_id": session.session_id}))
+    return ops
+
+
+def removals_of(user_id: str, keep: str = "") -> list[Op]:
+    """What takes out all log-ins that a user has when it is committed, but for the one to keep.
+
+    Not a list of those found before, as one may begin meanwhile. The kept row steps aside within the
+    transaction: written anew, it would come back where it has just been ended.
+    """
+    ops: list[Op] = []
+    for table in (Session, SessionUse):
+        removal = Remove(table, {"user_id": user_id})
+        if keep:
+            aside = Update(table, {"session_id": keep, "user_id": user_id}, {"user_id": f"kept {keep}"})
+            back = Update(table, {"user_id": f"kept {keep}"}, {"user_id": user_id})
+            ops += [aside, removal, back]
+        else:
+            ops.append(removal)
     return ops
 
 

@@ -1,5 +1,6 @@
 """Accounts over the real store: names, passwords, bots."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -7,8 +8,8 @@ import argon2
 import pytest
 import trio
 
-from protocol.errors import HubbubError, Refused
-from protocol.records import Credential
+from protocol.errors import HubbubError, Refused, Unavailable
+from protocol.records import Credential, Op, Session
 from server import accounts as module
 from server.passwords import Passwords
 from tests.server.http_world import PASSWORD
@@ -101,7 +102,101 @@ async def test_a_user_has_a_bounded_number_of_bots(tmp_path: Path, monkeypatch: 
             await office.accounts.create_bot("default", "two", owner=ann)
         assert code_of(error) == "forbidden"
         await office.accounts.disable_user(bot)
+        with pytest.raises(Refused):
+            await office.accounts.create_bot("default", "two", owner=ann)  # or names could be squatted
+        office.clock.now_ms += module.DELETED_BOT_COUNTS_MS
         await office.accounts.create_bot("default", "two", owner=ann)
+
+
+async def test_bots_that_are_made_at_once_are_counted_one_by_one(tmp_path: Path) -> None:
+    """The directory, against a script that asks sixty times in parallel."""
+    codes: list[str] = []
+    async with open_office(tmp_path) as office:
+        ann = (await office.accounts.sign_up("", "ann", PASSWORD)).identity.user
+
+        async def make(number: int) -> None:
+            try:
+                await office.accounts.create_bot("default", f"bot{number}", owner=ann)
+            except Refused as exc:
+                codes.append(exc.code)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(60):
+                nursery.start_soon(make, number)
+        assert codes == ["forbidden"] * (60 - module.MAX_BOTS_PER_USER)
+        assert len(await office.directory.list_bots("default", owner_id=ann.user_id)) == 20
+        assert not office.accounts._bot_locks
+
+
+async def test_making_bots_costs_like_signing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An owner whose limit was raised still cannot take a thousand names in a minute."""
+    monkeypatch.setattr(module, "MAX_BOTS_PER_USER", 1000)
+    async with open_office(tmp_path) as office:
+        ann = (await office.accounts.sign_up("", "ann", PASSWORD)).identity.user
+        for number in range(20):
+            await office.accounts.create_bot("default", f"bot{number}", owner=ann)
+        with pytest.raises(Unavailable) as error:
+            await office.accounts.create_bot("default", "one_more", owner=ann)
+        assert code_of(error) == "rate_limited"
+
+
+async def test_a_log_in_whose_password_is_changed_while_it_is_checked_does_not_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever changes a stolen password must be alone afterwards."""
+    async with open_office(tmp_path) as office:
+        user = (await office.accounts.sign_up("", "ann", PASSWORD)).identity.user
+        verify = office.accounts._passwords.verify
+
+        async def verify_and_lose_the_race(stored: str, password: str) -> tuple[bool, str]:
+            answer = await verify(stored, password)
+            monkeypatch.setattr(office.accounts._passwords, "verify", verify)
+            await office.accounts.set_password(user, "quite another one")
+            return answer
+
+        monkeypatch.setattr(office.accounts._passwords, "verify", verify_and_lose_the_race)
+        with pytest.raises(Refused) as error:
+            await office.accounts.log_in("", "ann", PASSWORD)
+        assert code_of(error) == "bad_credentials"
+        assert await office.store.find(Session, {"user_id": user.user_id}) == []
+
+
+async def test_a_log_in_that_begins_while_the_password_changes_ends_with_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same race the other way round: stored after the change looked, before it was committed."""
+    async with open_office(tmp_path) as office:
+        own = (await office.accounts.sign_up("", "ann", PASSWORD)).identity
+        await office.accounts.log_in("", "ann", PASSWORD)
+        commit = office.store.commit
+
+        async def log_in_first(ops: Sequence[Op]) -> None:
+            monkeypatch.setattr(office.store, "commit", commit)
+            await office.accounts.log_in("", "ann", PASSWORD)
+            await commit(ops)
+
+        monkeypatch.setattr(office.store, "commit", log_in_first)
+        await office.accounts.change_password(own, PASSWORD, "quite another one")
+        left = await office.store.find(Session, {"user_id": own.user_id})
+        assert [session.session_id for session in left] == [own.session_id]
+
+
+async def test_a_log_in_during_a_mere_rehash_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two devices that log in together after the hashing was made stronger."""
+    async with open_office(tmp_path) as office:
+        await office.accounts.sign_up("", "ann", PASSWORD)
+        verify = office.accounts._passwords.verify
+
+        async def verify_and_rehash(stored: str, password: str) -> tuple[bool, str]:
+            answer = await verify(stored, password)
+            monkeypatch.setattr(office.accounts._passwords, "verify", verify)
+            (old,) = await office.store.find(Credential, {})
+            await office.accounts._rehash(old, await office.accounts._passwords.hash(password))
+            return answer
+
+        monkeypatch.setattr(office.accounts._passwords, "verify", verify_and_rehash)
+        done = await office.accounts.log_in("", "ann", PASSWORD)
+        assert (await office.log_ins.authenticate(done.token)).session_id == done.identity.session_id
 
 
 async def test_an_operators_password_stands_against_a_renewal_at_the_same_moment(tmp_path: Path) -> None:

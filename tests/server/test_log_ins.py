@@ -169,3 +169,27 @@ async def test_a_store_that_takes_no_writes_refuses_with_a_hint_to_come_back(
         monkeypatch.undo()
         await office.log_ins.flush_uses()
         assert len(await office.store.find(SessionUse, {})) == 1
+
+
+async def test_what_is_kept_of_log_ins_is_bounded_and_forgotten_by_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Profile changes and revocations, which come often and must not look at everybody's log-ins."""
+    monkeypatch.setattr(module, "CACHE_COUNT", 5)
+    async with open_office(tmp_path) as office:
+        log_ins = office.log_ins
+        identities = []
+        for name in ("ann", "ben"):
+            for done in (
+                await office.accounts.sign_up("", name, PASSWORD),
+                await office.accounts.log_in("", name, PASSWORD),
+                await office.accounts.log_in("", name, PASSWORD),
+            ):
+                identities.append(await log_ins.authenticate(done.token))
+        ann, ben = identities[0].user_id, identities[-1].user_id
+        assert {user_id: len(kept) for user_id, kept in log_ins._digests.items()} == {ann: 2, ben: 3}
+        await log_ins.log_out(identities[-1])
+        assert {user_id: len(kept) for user_id, kept in log_ins._digests.items()} == {ann: 2, ben: 2}
+        log_ins.forget_user(ann)
+        assert list(log_ins._digests) == [ben]
+        assert {kept.user_id for kept, _ in log_ins._cache.values()} == {ben}
