@@ -1,11 +1,12 @@
 """Give commands their meaning: what goes to an actor, what is read from the store, what the hub does.
 
 Commands that change something go to the actor that owns it, and are answered by it. Reads go straight to the
-store: they never queue behind writes, and never wake an actor.
+store: they never queue behind writes, and never wake an actor. The exceptions are list_members, list_invites
+and list_contacts, which the actor answers from its memory, so that they show what was decided before them.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -32,6 +33,7 @@ from protocol.limits import (
     PAGE_BYTES,
 )
 from protocol.records import (
+    Advance,
     BlockRow,
     ContactRow,
     Device,
@@ -41,7 +43,6 @@ from protocol.records import (
     LastSeen,
     MemberRow,
     MessageState,
-    Op,
     Put,
     UnreadLine,
     User,
@@ -66,12 +67,15 @@ from storage.store import Store
 
 ASK_TIMEOUT_S: Final = 10.0
 CURSOR_FLUSH_S: Final = 1.0  # a device cursor that is lost by a crash costs a second of replay
-MAX_WAITING_CURSORS: Final = 50_000
+MAX_WAITING_CURSORS: Final = 5_000  # of one user; what is beyond is told again by the next heartbeat
+_MAX_WAITING_DEVICES: Final = 50_000
 _FLUSH_CHUNK: Final = 1_000
 _MAX_LINES: Final = 1_000  # conversations told in one welcome
 _BRIEF_CHARS: Final = 200  # of a message in a conversation list
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 
 class People(Protocol):
@@ -181,7 +185,7 @@ class ChatService:
             max_file_bytes=max_file_bytes,
         )
         self._nursery: trio.Nursery | None = None
-        self._cursors: dict[tuple[str, str, str], int] = {}
+        self._cursors: dict[str, dict[tuple[str, str], int]] = {}  # user_id -> (device_id, stream) -> seq
         self._devices: dict[tuple[str, str], Device] = {}
         self._closed: list[tuple[str, Closed]] = []  # for users whose actor had no room
         self._reads: dict[type[Command], Callable[[Caller, Command], Awaitable[Reply]]] = {
@@ -407,36 +411,93 @@ class ChatService:
 
     def _note_cursors(self, caller: Caller, cursors: dict[str, int], inbox_cursor: int) -> None:
         self._hub.delivered(caller.user_id, cursors, caller.conn_id)
-        if len(self._cursors) + len(cursors) > MAX_WAITING_CURSORS:
-            return  # told again by the next heartbeat
+        waiting = self._cursors.setdefault(caller.user_id, {})
         for conversation_id, seq in cursors.items():
             if self._hub.is_member(caller.conn_id, conversation_id):
-                self._note_cursor(caller, conversation_stream(conversation_id), seq)
+                _raise_cursor(waiting, (caller.device_id, conversation_stream(conversation_id)), seq)
         if inbox_cursor:
-            self._note_cursor(caller, inbox_stream(caller.user_id), inbox_cursor)
-
-    def _note_cursor(self, caller: Caller, stream: str, seq: int) -> None:
-        key = (caller.user_id, caller.device_id, stream)
-        if seq > self._cursors.get(key, 0):
-            self._cursors[key] = seq
+            _raise_cursor(waiting, (caller.device_id, inbox_stream(caller.user_id)), inbox_cursor)
 
     async def flush_cursors(self) -> None:
         """Write what devices have told; a failure leaves it for the next time."""
+        await self._flush_devices()
+        await self._flush_delivered()
+
+    async def _flush_devices(self) -> None:
         devices, self._devices = self._devices, {}
-        cursors, self._cursors = self._cursors, {}
-        ops: list[Op] = [Put(device) for device in devices.values()]
-        ops += [
-            Put(DeviceCursor(user_id=user_id, device_id=device_id, stream=stream, seq=seq))
-            for (user_id, device_id, stream), seq in cursors.items()
+        told, self._cursors = self._cursors, {}
+        cursors = [
+            DeviceCursor(user_id=user_id, device_id=device_id, stream=stream, seq=seq)
+            for user_id, waiting in told.items()
+            for (device_id, stream), seq in waiting.items()
         ]
         try:
-            for start in range(0, len(ops), _FLUSH_CHUNK):
-                await self._store.commit(ops[start : start + _FLUSH_CHUNK])
+            for puts in _chunks(list(devices.values())):
+                await self._store.commit([Put(device) for device in puts])
+            for part in _chunks(cursors):
+                heads = await self._heads_for((cursor.stream, cursor.seq) for cursor in part)
+                await self._store.commit(
+                    [
+                        Put(msgspec.structs.replace(cursor, seq=min(cursor.seq, heads[cursor.stream])))
+                        for cursor in part
+                        if heads[cursor.stream]
+                    ]
+                )
         except Unavailable as error:
-            log.warning("cursors_not_stored", code=error.code, count=len(ops))
-            self._cursors = cursors | self._cursors
-            if len(self._devices) + len(devices) <= MAX_WAITING_CURSORS:
+            log.warning("cursors_not_stored", code=error.code, count=len(devices) + len(cursors))
+            for user_id, waiting in told.items():
+                newer = self._cursors.setdefault(user_id, {})
+                for key, seq in waiting.items():
+                    _raise_cursor(newer, key, seq)
+            if len(self._devices) + len(devices) <= _MAX_WAITING_DEVICES:
                 self._devices = devices | self._devices
+
+    async def _flush_delivered(self) -> None:
+        """Store how far users have got in conversations whose actor sleeps, without waking it."""
+        waiting = self._hub.take_delivered()
+        told = [(c, user_id, seq) for c, seqs in waiting.items() for user_id, seq in seqs.items()]
+        done = 0
+        try:
+            for part in _chunks(told):
+                heads = await self._heads_for((conversation_stream(c), seq) for c, _, seq in part)
+                stored: dict[str, dict[str, int]] = {}
+                for conversation_id, user_id, seq in part:
+                    if held := min(seq, heads[conversation_stream(conversation_id)]):
+                        stored.setdefault(conversation_id, {})[user_id] = held
+                await self._store.commit(
+                    [
+                        Advance(conversation_id=conversation_id, user_id=user_id, delivered_seq=seq)
+                        for conversation_id, seqs in stored.items()
+                        for user_id, seq in seqs.items()
+                    ]
+                )
+                done += len(part)
+                for conversation_id, seqs in stored.items():
+                    self._hub.delivered_stored(conversation_id, seqs)
+        except Unavailable as error:
+            log.warning("delivered_not_stored", code=error.code, count=len(told) - done)
+        finally:
+            for conversation_id, user_id, seq in told[done:]:
+                self._hub.put_back_delivered(conversation_id, {user_id: seq})
+
+    async def _heads_for(self, told: Iterable[tuple[str, int]]) -> dict[str, int]:
+        """A bound for what devices claim to hold of each stream: at most its head, for it only grows.
+
+        Where all claims are below what this node has published itself, nothing is read.
+        """
+        heads: dict[str, int] = {}
+        unknown: set[str] = set()
+        for stream, seq in told:
+            kind, _, owner_id = stream.partition(":")
+            head = self._hub.head_of(owner_id) if kind == "c" else self._hub.inbox_head_of(owner_id)
+            heads[stream] = head
+            if seq > head:
+                unknown.add(stream)
+        if unknown:
+            read = await self._store.heads(list(unknown))
+            for stream in unknown:
+                heads[stream] = read.get(stream, 0)
+        return heads
 
     # -- reads --------------------------------------------------------------------------------------
 
@@ -674,6 +735,20 @@ class ChatService:
     async def _log_out(self, caller: Caller, _command: Command) -> Reply:
         await self._log_ins.log_out(caller.identity)
         return replies.Ok()
+
+
+def _raise_cursor(waiting: dict[tuple[str, str], int], key: tuple[str, str], seq: int) -> None:
+    known = waiting.get(key)
+    if known is None:
+        if seq > 0 and len(waiting) < MAX_WAITING_CURSORS:
+            waiting[key] = seq
+    elif seq > known:
+        waiting[key] = seq
+
+
+def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), _FLUSH_CHUNK):
+        yield items[start : start + _FLUSH_CHUNK]
 
 
 def _fitting(messages: list[Message]) -> list[Message]:

@@ -16,10 +16,10 @@ from actors.reply import Reply
 from actors.router import LocalRouter
 from protocol import events
 from protocol.codec import Encoded
-from protocol.errors import CloseCode, Unavailable
+from protocol.errors import CloseCode
 from protocol.events import Event
 from protocol.limits import HEADS_TICK_S, PRESENCE_TICK_S
-from protocol.types import HeadHint
+from protocol.types import HeadHint, ReceiptItem
 
 
 class Ear:
@@ -46,21 +46,21 @@ class Ear:
 
 
 class Conversations:
-    """A host that keeps what it is told, or is full."""
+    """A host that keeps what it is told, or is asleep, and must not be woken."""
 
     kind = "conversation"
 
     def __init__(self) -> None:
         self.told: list[tuple[str, object]] = []
-        self.is_full = False
+        self.is_asleep = False
 
     def deliver(self, address: Address, message: object, reply: Reply) -> None:
-        if self.is_full:
-            raise Unavailable("busy")
-        self.told.append((address.id, message))
+        raise AssertionError("the hub has woken an actor")
 
     def deliver_if_active(self, address: Address, message: object) -> bool:
-        return False
+        if not self.is_asleep:
+            self.told.append((address.id, message))
+        return not self.is_asleep
 
 
 @asynccontextmanager
@@ -226,20 +226,14 @@ async def test_who_loses_a_conversation_or_a_contact_is_doubted_once() -> None:
         assert hub.take_doubted() == ["ann"]
 
 
-async def test_delivered_cursors_are_batched_kept_while_busy_and_not_repeated(
-    autojump_clock: MockClock,
-) -> None:
-    """A watermark is a maximum: it may be late, but not lost."""
+async def test_delivered_cursors_are_batched_and_not_repeated(autojump_clock: MockClock) -> None:
+    """Heartbeats say the same again and again; the conversation hears what is new, once."""
     async with open_hub() as (hub, host):
         seat(hub, 1, "ann", "c1")
         seat(hub, 2, "bob", "c1")
-        host.is_full = True
         hub.delivered("ann", {"c1": 3, "foreign": 9}, 1)
-        await trio.sleep(1)
         hub.delivered("ann", {"c1": 5}, 1)
         hub.delivered("bob", {"c1": 4}, 2)
-        await trio.sleep(1)
-        host.is_full = False
         await trio.sleep(1)
         assert host.told == [("c1", Delivered({"ann": 5, "bob": 4}))]
         hub.delivered("ann", {"c1": 5}, 1)
@@ -250,6 +244,46 @@ async def test_delivered_cursors_are_batched_kept_while_busy_and_not_repeated(
         hub.delivered("ann", {"c1": 5}, 1)
         await trio.sleep(1)
         assert host.told[1:] == [("c1", Delivered({"ann": 5}))]
+        assert hub.take_delivered() == {}
+
+
+async def test_what_no_actor_took_is_kept_to_be_stored(autojump_clock: MockClock) -> None:
+    """A watermark is a maximum: it may be late, but not lost. And it wakes nobody."""
+    async with open_hub() as (hub, host):
+        ann, bob = seat(hub, 1, "ann", "c1"), seat(hub, 2, "bob", "c1", focus=[])
+        host.is_asleep = True
+        hub.delivered("ann", {"c1": 3}, 1)
+        await trio.sleep(1)
+        hub.delivered("ann", {"c1": 5}, 1)
+        hub.delivered("bob", {"c1": 4}, 2)
+        await trio.sleep(1)
+        taken = hub.take_delivered()
+        assert taken == {"c1": {"ann": 5, "bob": 4}}
+        assert hub.take_delivered() == {}
+        hub.put_back_delivered("c1", {"ann": 5})
+        hub.put_back_delivered("c1", {"ann": 4})
+        assert hub.take_delivered() == {"c1": {"ann": 5}}
+        hub.delivered_stored("c1", {"ann": 5})
+        item = ReceiptItem(user_id="ann", delivered_seq=5)
+        assert ann.take() == [events.Receipts(conversation_id="c1", items=[item])]
+        assert bob.take() == []  # it does not look
+        assert host.told == []
+        host.is_asleep = False
+        hub.delivered_stored("c1", {"ann": 5})  # it woke meanwhile, and has perhaps read before that
+        assert host.told == [("c1", Delivered({"ann": 5}))]
+        assert ann.take() == []
+
+
+async def test_a_cursor_beyond_the_head_does_not_hide_those_that_follow(autojump_clock: MockClock) -> None:
+    async with open_hub() as (hub, host):
+        seat(hub, 1, "ann", "c1")
+        hub.publish("c1", 7, message(7))
+        hub.delivered("ann", {"c1": 2**50}, 1)
+        await trio.sleep(1)
+        hub.publish("c1", 8, message(8))
+        hub.delivered("ann", {"c1": 8}, 1)
+        await trio.sleep(1)
+        assert host.told[1:] == [("c1", Delivered({"ann": 8}))]
 
 
 async def test_a_resync_sets_right_who_listens() -> None:

@@ -1,5 +1,6 @@
 """Read and delivered watermarks, and unread counts derived from them: exact, coalesced, on all devices."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
@@ -8,8 +9,12 @@ import trio
 import trio.testing
 
 from protocol import commands, events, replies
-from protocol.errors import HubbubError
+from protocol.errors import HubbubError, StorageUnavailable
+from protocol.events import Event
 from protocol.limits import MAX_GROUP_MEMBERS
+from protocol.records import Advance, MemberRow, Op
+from server import chat_service
+from storage.check import check
 from tests.server.world import Device, World, open_world
 
 
@@ -97,6 +102,107 @@ async def test_delivered_follows_what_devices_say_and_never_passes_the_head(tmp_
     async with open_world(tmp_path) as world:
         ann = await world.person("ann")
         assert (await ann.members(group))["u_bob"].delivered_seq == again.seq
+
+
+async def fall_asleep(world: World) -> None:
+    """Send every conversation's actor to sleep."""
+    while world.core.conversations.stats().active:
+        await world.core.conversations.passivate_matching(lambda _: True, deadline_s=5)
+
+
+def beyond_head(directory: Path) -> list[str]:
+    """What `hubbub check` finds of watermarks and cursors beyond the head of their stream."""
+    return [problem.code for problem in check(directory) if problem.code.endswith("_beyond_head")]
+
+
+def has_delivered(conversation_id: str, user_id: str, seq: int) -> Callable[[Event], bool]:
+    """Whether an event says that a user holds exactly up to there."""
+    return lambda e: (
+        isinstance(e, events.Receipts)
+        and e.conversation_id == conversation_id
+        and any(i.user_id == user_id and i.delivered_seq == seq for i in e.items)
+    )
+
+
+async def test_delivered_in_sleeping_conversations_is_stored_and_told_and_wakes_none(tmp_path: Path) -> None:
+    """After a restart everybody says at once what they hold in all their conversations."""
+    async with open_world(tmp_path) as world:
+        ann, bob = await world.people("ann", "bob")
+        groups = [await world.group(ann, bob) for _ in range(40)]
+        heads = {group: (await ann.send(group, "x")).seq for group in groups}
+    async with open_world(tmp_path) as world:
+        ann, bob = await world.people("ann", "bob")
+        await bob.do(commands.Ack(cursors=dict.fromkeys(groups, 2**50)))
+        for group, head in heads.items():
+            await ann.until_heard(has_delivered(group, "u_bob", head))
+        assert world.core.conversations.stats().activations == 0
+        for group, head in heads.items():
+            member = await world.store.get(MemberRow, group, "u_bob")
+            assert member is not None
+            assert (member.delivered_seq, member.read_seq) == (head, 1)
+        assert not beyond_head(tmp_path)
+        assert (await ann.members(groups[0]))["u_bob"].delivered_seq == heads[groups[0]]
+
+
+async def test_delivered_that_could_not_be_stored_is_stored_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device will not say it again: for it, it was told."""
+    async with open_world(tmp_path) as world:
+        ann, bob = await world.people("ann", "bob")
+        group = await world.group(ann, bob)
+        sent = await ann.send(group, "x")
+        await fall_asleep(world)
+        refused = trio.Event()
+
+        async def refuse(ops: Sequence[Op]) -> None:
+            if any(isinstance(op, Advance) for op in ops):
+                refused.set()
+            raise StorageUnavailable("no space")
+
+        monkeypatch.setattr(world.store, "commit", refuse)
+        await bob.do(commands.Ack(cursors={group: sent.seq}))
+        await refused.wait()
+        monkeypatch.undo()
+        await ann.until_heard(has_delivered(group, "u_bob", sent.seq))
+        cursors = await world.store.device_cursors("u_bob", "d1")
+        assert cursors == {f"c:{group}": sent.seq}
+        assert world.core.conversations.stats().active == 0
+
+
+async def test_a_device_holds_no_more_than_there_is(tmp_path: Path) -> None:
+    """A cursor beyond the head would hide events that are still to come."""
+    async with open_world(tmp_path) as world:
+        ann, bob = await world.people("ann", "bob")
+        group = await world.group(ann, bob)
+        sent = await ann.send(group, "x")
+        await bob.until(events.ConversationAdded)
+        await bob.do(commands.Ack(cursors={group: 2**50}, inbox_cursor=2**50))
+        await ann.do(commands.Ack(cursors={group: 1}))
+        await world.core.service.flush_cursors()
+        assert await world.store.device_cursors("u_bob", "d1") == {f"c:{group}": sent.seq, "u:u_bob": 1}
+        assert await world.store.device_cursors("u_ann", "d1") == {f"c:{group}": 1}
+        assert not beyond_head(tmp_path)
+
+
+async def test_cursors_of_one_user_leave_room_for_those_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever tells too much between two flushes loses the rest of it, and nobody else does."""
+    monkeypatch.setattr(chat_service, "MAX_WAITING_CURSORS", 3)
+    async with open_world(tmp_path) as world:
+        ann, bob = await world.people("ann", "bob")
+        groups = [await world.group(ann, bob) for _ in range(5)]
+        await world.core.service.flush_cursors()
+        cursors = dict.fromkeys(groups, 1)
+        await bob.do(commands.Ack(cursors=cursors))
+        await ann.do(commands.Ack(cursors={groups[4]: 1}))
+        await world.core.service.flush_cursors()
+        assert len(await world.store.device_cursors("u_bob", "d1")) == 3
+        assert await world.store.device_cursors("u_ann", "d1") == {f"c:{groups[4]}": 1}
+        await bob.do(commands.Ack(cursors=dict.fromkeys(groups[3:], 1)))
+        await world.core.service.flush_cursors()
+        assert len(await world.store.device_cursors("u_bob", "d1")) == 5
 
 
 class Model:
