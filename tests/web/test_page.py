@@ -137,8 +137,12 @@ def test_a_killed_node_loses_and_doubles_nothing(frail_node: Node, join: Join) -
     ann.send("before")
     bob.open("Ann Kill")
     expect(message(bob.page, "before")).to_be_visible()
+    expect(ann.page.locator(".head-sub")).to_have_text("online")
+    expect(ann.page.locator(".dot-online")).not_to_have_count(0)
     frail_node.kill()
     expect(ann.page.get_by_text("Connecting…")).to_be_visible()
+    expect(ann.page.locator(".head-sub")).to_have_text("")  # nobody can know
+    expect(ann.page.locator(".dot")).to_have_count(0)
     for number in range(3):
         ann.send(f"ann while down {number}")
     expect(ann.page.locator(".message.pending")).to_have_count(3)
@@ -279,7 +283,7 @@ def test_people_join_a_group_by_its_link_and_admins_run_it(node: Node, join: Joi
     for person in (bob, cat):
         person.page.goto(link)
         expect(person.page.get_by_role("heading", name="Garden club", level=1)).to_be_visible()
-    expect(ann.page.locator(".head-sub")).to_have_text(re.compile("3 members"))
+    expect(ann.page.locator(".head-sub")).to_have_text("3 members, 3 online")
     expect(ann.page.get_by_text("Cat Group joined")).to_be_visible()
 
     ann.send("Welcome, both")

@@ -20,7 +20,8 @@ export class Client {
   constructor({ session, onchange, onstate, onremoved = () => {} }) {
     this.session = session;
     this.onchange = (topic, id) => {
-      if (topic === "contacts") this._watchPresence(); // a new contact may be watched from now on
+      // A new contact, or a new member of the open conversation, may be watched from now on.
+      if (topic === "contacts" || (topic === "members" && id === this.focused)) this._watchPresence();
       onchange(topic, id);
     };
     this.onstate = onstate;
@@ -54,7 +55,10 @@ export class Client {
       makeHeartbeat: () => this._heartbeat(),
       onwelcome: (frame) => this._welcome(frame),
       onevent: (event) => this._event(event),
-      onstate: (state, detail) => this.onstate(state, detail),
+      onstate: (state, detail) => {
+        if (state !== "open") this.store.clearPresence();
+        this.onstate(state, detail);
+      },
       onreplaced: () => session.renewDevice(),
     });
     this._watchActivity();

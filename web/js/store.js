@@ -226,6 +226,12 @@ export class Store {
     if (profiles.length) this.onchange("people");
   }
 
+  /** While there is no connection nobody's presence is known; the next watch fills it again. */
+  clearPresence() {
+    this.presence.clear();
+    this.onchange("presence");
+  }
+
   setPresence(items) {
     for (const item of items) this.presence.set(item.user_id, item);
     if (items.length) this.onchange("presence");

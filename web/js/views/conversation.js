@@ -345,8 +345,9 @@ export class ConversationView {
     const { store } = this.app;
     if (conversation.kind === "group") {
       const count = conversation.member_count;
-      const online = conversation.members
-        ? [...conversation.members.keys()].filter((id) => (store.presence.get(id) || {}).state === "online" && id !== store.my_id).length : 0;
+      const isConnected = this.app.client.connection.state === "open";
+      const isOnline = (id) => (id === store.my_id ? isConnected : (store.presence.get(id) || {}).state === "online");
+      const online = [...(conversation.members || new Map()).keys()].filter(isOnline).length;
       return `${count} ${count === 1 ? "member" : "members"}${online ? `, ${online} online` : ""}`;
     }
     if (store.blocked.has(conversation.peer_id)) return "blocked";
