@@ -10,6 +10,7 @@ import logging
 from typing import Any, Final
 
 import h11
+import msgspec
 import structlog
 import trio
 from hypercorn.config import Config
@@ -22,6 +23,8 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ConnectionState
 from hypercorn.utils import wrap_app
 
+from protocol.errors import CODES
+from protocol.http import ErrorBody
 from server.listener import MAX_HEAD_BYTES
 from server.transport import WRITE_PIECE_BYTES, SocketLikeStream, abort_stream, free_stream
 
@@ -29,6 +32,9 @@ KEEP_ALIVE_S: Final = 15.0  # between two requests of one connection; also bound
 MAX_REQUESTS_PER_CONNECTION: Final = 1000  # then the client opens another one, maybe to a better node
 STALL_TIMEOUT_S: Final = 60.0  # a request in which nothing moves, in either direction
 MAX_APP_QUEUE: Final = 4  # pieces of a request's body that wait for the application, 64 KiB each
+
+# Where the status of a request that was not understood says more than bad_request.
+_REFUSAL_CODES: Final = {426: "wrong_transport", 431: "frame_too_large"}
 
 log = structlog.get_logger(__name__)
 
@@ -72,18 +78,37 @@ class _ReplayedStream:
 
 
 class _Http1(H11Protocol):
-    """HTTP/1.1 only."""
+    """HTTP/1.1 only; what the parser refuses is answered as everything else is, with a code."""
+
+    _is_head = False  # the answer to HEAD has no body
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """Ignore offers to speak HTTP/2."""
 
     async def _create_stream(self, request: h11.Request) -> None:
+        self._is_head = request.method == b"HEAD"
         for name, value in request.headers:
             if name == b"upgrade" and value.lower() == b"websocket":
                 await self._send_error_response(426)
                 await self.send(Closed())
                 return
         await super()._create_stream(request)
+
+    async def _send_error_response(self, status_code: int) -> None:
+        code = _REFUSAL_CODES.get(status_code, "bad_request")
+        body = msgspec.json.encode(ErrorBody(code=code, message=CODES[code]))
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"cache-control", b"no-store"),
+            (b"connection", b"close"),
+            *self.config.response_headers("h11"),
+        ]
+        has_body = self.connection.our_state is h11.IDLE or not self._is_head
+        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
+        if has_body:
+            await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
 
 
 class _Connection(TCPServer):

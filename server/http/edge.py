@@ -5,6 +5,7 @@ request, and a last answer for what nobody caught. Query strings and headers are
 in them.
 """
 
+import logging
 import re
 from typing import Any, Final, cast
 
@@ -109,7 +110,10 @@ class Edge:
             await body.discard(4 * MAX_DISCARDED_BYTES)  # so that the client reads the answer first
         finally:
             path = _CONTROL.sub("?", scope["path"])[:MAX_LOGGED_PATH_CHARS]
-            log.info(
+            # A busy node serves more than anybody reads; what was refused is few, and what broke is ours.
+            is_ok = 200 <= status < 400
+            log.log(
+                logging.DEBUG if is_ok else logging.WARNING if status >= 500 else logging.INFO,
                 "http_request_served",
                 method=scope["method"],
                 path=path,

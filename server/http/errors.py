@@ -129,6 +129,8 @@ def _explained(exc: ValidationException) -> str:
     for item in extra if isinstance(extra, list) else []:
         if isinstance(item, dict):
             key, message = item.get("key", ""), item.get("message", "")
+            if message == "'data'":  # all that the framework says where it wanted a body
+                return "The body is missing."
             parts.append(f"{key}: {message}" if key and key != "data" else str(message))
     return "; ".join(parts) or exc.detail
 

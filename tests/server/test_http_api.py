@@ -820,6 +820,9 @@ async def test_a_large_or_broken_body_is_refused_without_being_read_to_its_end(t
         assert code_of(await api.call("POST", "/v1/signup", json=large)) == (413, "frame_too_large")
         assert code_of(await api.call("POST", "/v1/signup", content=b"{nope")) == (400, "bad_request")
         assert code_of(await api.call("POST", "/v1/signup", json={"username": "ann"})) == (400, "bad_field")
+        empty = await api.call("POST", "/v1/login")
+        assert empty.json() == {"code": "bad_field", "message": "The body is missing."}
+        assert empty.status_code == 400
 
 
 @pytest.mark.parametrize("content", [b'{"username": "\xff"}', b'{"username": "ann", "\xc3\x28": 1}'])
@@ -849,8 +852,10 @@ async def test_each_request_is_logged_once_without_its_secrets(
         lines = [line for line in text.splitlines() if "http_request_served" in line]
         (first,) = [line for line in lines if "/v1/files/f_x" in line]
         assert "404" in first
+        assert "[info " in first
         (second,) = [line for line in lines if "/v1/me" in line]
         assert ann.user_id in second
+        assert "[debug " in second  # a healthy node is quiet
         assert ann.token not in text
         assert sig not in text
 

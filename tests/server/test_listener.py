@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 import trio
 from cryptography import x509
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 
 from protocol.codec import Wire, encode_payload
 from protocol.commands import Hello
+from protocol.errors import CODES
 from protocol.replies import Ok
 from server.listener import HandshakeFailed, RequestHead, is_origin_allowed, parse_head
 from server.ratelimit import Rate
@@ -237,6 +239,38 @@ async def test_an_upgrade_on_a_kept_alive_connection_is_refused() -> None:
             answer = await ask(edge, GET + UPGRADE)
             assert answer.startswith(b"HTTP/1.1 200 ")
             assert b"HTTP/1.1 426 " in answer
+            assert b'{"code":"wrong_transport",' in answer
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n",
+        b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        GET.replace(b"GET", b"HEAD") + b"GET / HTTP/1.1\r\n\r\n",
+    ],
+)
+async def test_a_request_that_the_parser_refuses_is_answered_with_a_code(request_bytes: bytes) -> None:
+    """Authors of clients by hand, to whom an empty 400 says nothing."""
+    with trio.fail_after(30):
+        async with open_edge() as edge:
+            answer = await ask(edge, request_bytes)
+            head, _, body = answer.rpartition(b"\r\n\r\n")
+            head = head[head.rindex(b"HTTP/1.1 ") :]
+            assert head.startswith(b"HTTP/1.1 400 ")
+            assert b"content-type: application/json" in head
+            assert b"content-length: %d\r\n" % len(body) in head
+            assert msgspec.json.decode(body) == {"code": "bad_request", "message": CODES["bad_request"]}
+
+
+async def test_a_refused_head_request_has_no_body() -> None:
+    """A client that asks for HEAD would take a body for the next answer."""
+    with trio.fail_after(30):
+        async with open_edge() as edge:
+            answer = await ask(edge, GET + UPGRADE.replace(b"GET", b"HEAD"))
+            assert b"HTTP/1.1 426 " in answer
+            assert answer.endswith(b"\r\n\r\n")
 
 
 async def test_a_client_that_does_not_read_its_answer_is_dropped() -> None:
