@@ -24,9 +24,8 @@ from server.ratelimit import AddressRates, Rate
 from storage.store import Store
 
 MAX_BOTS_PER_USER: Final = 20
-DELETED_BOT_COUNTS_MS: Final = (
-    30 * 24 * 3600 * 1000
-)  # its name stays taken
+# A deleted bot keeps its user name, so it counts for a while: names must not be squatted.
+DELETED_BOT_COUNTS_MS: Final = 30 * 24 * 3600 * 1000
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("accounts")
 
