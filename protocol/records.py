@@ -139,8 +139,8 @@ class User(Row, frozen=True, kw_only=True):
 class Credential(Row, frozen=True, kw_only=True):
     """A user's password. The highest version counts; a change inserts the next one and removes the last.
 
-    Apart from User, whose row is written whole by the user's own actor: one writer per row. And as two
-    processes cannot insert the same version, neither can undo what the other has just set.
+    Apart from User, whose columns the user's own actor updates. As two processes cannot insert the same
+    version, neither can undo what the other has just set.
     """
 
     table: ClassVar[str] = "credential"
@@ -380,18 +380,6 @@ class FileRow(Row, frozen=True, kw_only=True):
     at_ms: int
 
 
-class SnapshotRow(Row, frozen=True, kw_only=True):
-    """The state of a stream's actor after `seq`: state + later events = the state now."""
-
-    table: ClassVar[str] = "snapshot"
-    key: ClassVar[tuple[str, ...]] = ("stream",)
-
-    stream: str
-    seq: int
-    body: str
-    at_ms: int
-
-
 class DeadLetter(Row, frozen=True, kw_only=True):
     """A message whose handling crashed its actor twice, kept for the operator."""
 
@@ -429,7 +417,6 @@ DIRECTORY: tuple[type[Row], ...] = (
     InviteRow,
     Tell,
     FileRow,
-    SnapshotRow,
     DeadLetter,
 )
 

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from actors.user_rules import profile_of
 from protocol.commands import UpdateProfile
 from protocol.errors import Conflict, HubbubError, ProtocolError, Refused, Unavailable
 from protocol.records import App, AppKey, Disabled, FileRow, Insert, Op, Put, User
@@ -25,19 +26,6 @@ DEFAULT_APP_ID: Final = "default"
 FIND_CHUNK: Final = 1000  # the most values of one Store.find_many
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("directory")
-
-
-def profile_of(user: User) -> Profile:
-    """What other users of the app may see of a user."""
-    return Profile(
-        user_id=user.user_id,
-        username=user.username,
-        name=user.name,
-        avatar=user.avatar,
-        language=user.language,
-        time_zone=user.time_zone,
-        is_bot=user.is_bot,
-    )
 
 
 class Directory:

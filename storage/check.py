@@ -127,11 +127,6 @@ _RULES: Final[dict[str, tuple[str, str]]] = {
         "SELECT d.user_id || ' ' || d.device_id || ' ' || d.stream FROM device_cursor d WHERE d.seq > ("
         "SELECT coalesce(max(l.seq), 0) FROM stream s JOIN log l USING (stream_id) WHERE s.name = d.stream)",
     ),
-    "snapshot_beyond_head": (
-        "Snapshots of a place that their stream has not reached",
-        "SELECT p.stream FROM snapshot p WHERE p.seq > (SELECT coalesce(max(l.seq), 0) FROM stream s"
-        " JOIN log l USING (stream_id) WHERE s.name = p.stream)",
-    ),
     "session_without_user": (
         "Sessions of a user who does not exist",
         "SELECT session_id FROM session WHERE user_id NOT IN (SELECT user_id FROM user_account)",

@@ -15,7 +15,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -69,14 +69,6 @@ class FileStore:
         finally:
             with trio.CancelScope(shield=True):  # one unlink; no data is written any more
                 await trio.to_thread.run_sync(upload.discard)
-
-    async def put_bytes(self, content: bytes) -> StoredFile:
-        """Store bytes that are in memory already. Raises: StorageUnavailable."""
-
-        async def whole() -> AsyncIterator[bytes]:
-            yield content
-
-        return await self.put(whole(), max_bytes=len(content))
 
     async def size(self, sha256: str) -> int | None:
         """The file's size in bytes, or None where there is no such file."""

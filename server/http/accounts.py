@@ -5,6 +5,7 @@ from typing import Annotated
 from litestar import Router, delete, get, patch, post
 from litestar.params import FromPath, JSONBody, QueryParameter
 
+from actors.user_rules import profile_of
 from protocol.commands import UpdateProfile
 from protocol.errors import ProtocolError
 from protocol.http import (
@@ -22,7 +23,6 @@ from protocol.http import (
 from protocol.limits import MAX_IDS
 from protocol.replies import ProfileList
 from server import log_ins
-from server.directory import profile_of
 from server.http.context import (
     BEARER,
     SMALL_BODY_BYTES,

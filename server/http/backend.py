@@ -6,6 +6,7 @@ import trio
 from litestar import Response, Router, delete, get, post
 from litestar.params import FromPath, JSONBody
 
+from actors.user_rules import profile_of
 from protocol.errors import HubbubError, Refused
 from protocol.http import (
     BotToken,
@@ -17,7 +18,6 @@ from protocol.http import (
     SignedIn,
     Users,
 )
-from server.directory import profile_of
 from server.http.accounts import signed_in_body
 from server.http.commands import carry_out
 from server.http.context import (

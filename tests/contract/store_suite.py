@@ -29,7 +29,6 @@ from protocol.records import (
     Put,
     Redact,
     Remove,
-    SnapshotRow,
     StreamHead,
     Tell,
     Update,
@@ -426,16 +425,14 @@ class StoreSuite:
             owner = await Owner.of(store)
             await owner.append(notice())
             mention = Mention(user_id="bob", conversation_id="room", seq=0)
-            snapshot = SnapshotRow(stream=STREAM, seq=0, body="{}", at_ms=1)
+            other = Mention(user_id="ann", conversation_id="room", seq=0)
             await owner.append(
                 message("a"),
                 message("b"),
-                ops=[Put(mention, row_index=1, seq_field="seq"), Put(snapshot, row_index=0, seq_field="seq")],
+                ops=[Put(mention, row_index=1, seq_field="seq"), Put(other, row_index=0, seq_field="seq")],
             )
             assert await store.get(Mention, "bob", "room", 3) is not None
-            found = await store.get(SnapshotRow, STREAM)
-            assert found is not None
-            assert found.seq == 2
+            assert await store.get(Mention, "ann", "room", 2) is not None
 
     async def test_put_replaces_insert_conflicts_update_leaves_the_rest(self, reopen: Reopen) -> None:
         async with reopen() as store:

@@ -9,10 +9,11 @@ import pytest
 import trio
 
 from protocol.errors import Fenced, Refused
-from protocol.records import DeviceCursor, FileRow, Mention, Put, SnapshotRow
+from protocol.records import DeviceCursor, FileRow, Mention, Put
 from storage import backup, check, open_store, restore, verify_backup
 from storage.ownership import now_ms
 from tests.storage.rooms import Room, change
+from tests.storage.uploads import put_bytes
 
 
 async def _fill(directory: Path) -> str:
@@ -21,7 +22,7 @@ async def _fill(directory: Path) -> str:
         room = await Room.open(store, "ann", "bob")
         for number in range(20):
             await room.say("ann", f"{number}", client_id=f"k{number}")
-        stored = await store.files.put_bytes(b"a picture")
+        stored = await put_bytes(store.files, b"a picture")
         row = FileRow(
             file_id="f",
             app_id="app",
@@ -189,13 +190,12 @@ async def test_check_finds_what_is_wrong(tmp_path: Path, codes: set[str], statem
     assert all(str(problem) for problem in found)
 
 
-async def test_check_finds_cursors_and_snapshots_beyond_the_head(tmp_path: Path) -> None:
+async def test_check_finds_cursors_beyond_the_head(tmp_path: Path) -> None:
     await _fill(tmp_path)
     async with open_store(tmp_path) as store:
         cursor = DeviceCursor(user_id="ann", device_id="d", stream="c:room", seq=22)
-        snapshot = SnapshotRow(stream="c:room", seq=22, body="{}", at_ms=1)
-        await store.commit([Put(cursor), Put(snapshot)])
-    assert {problem.code for problem in check(tmp_path)} == {"cursor_beyond_head", "snapshot_beyond_head"}
+        await store.commit([Put(cursor)])
+    assert {problem.code for problem in check(tmp_path)} == {"cursor_beyond_head"}
 
 
 async def test_check_reports_a_damaged_or_missing_database(tmp_path: Path) -> None:
