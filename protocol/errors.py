@@ -135,7 +135,7 @@ REFUSED_CODES: Final[dict[str, str]] = {
     "method_not_allowed": "This HTTP method is not known at this address.",
     "bad_request": "The HTTP request could not be understood.",
     "contact_not_found": "There is no such contact or request.",
-    "untrusted_certificate": "The server's TLS certificate cannot be verified. Raised by clients, never sent.",
+    "untrusted_certificate": "The server's TLS certificate cannot be verified. Raised by clients only.",
 }
 UNAVAILABLE_CODES: Final[dict[str, str]] = {
     "busy": "The mailbox of the conversation or user is full.",
