@@ -327,6 +327,10 @@ Each payload is an object with a `type`. A client chooses `id` for each command 
 answer repeats it; events have none. A command without `id`, or with 0, is carried out and only its error is
 answered. Answers may come in another order than the commands.
 
+What one connection sends into one conversation is stored in the order of sending. `open_direct`,
+`create_group`, `add_members`, `join` and `update_profile` look things up before they take effect, so a
+command that builds on one of them waits for its answer.
+
 ```
 → {_json(hello)}
 → {_json(send)}
