@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 import trio
 
@@ -88,3 +89,19 @@ async def test_a_backend_makes_users_signs_their_tokens_and_acts_for_them(tmp_pa
             with pytest.raises(hubbub.Refused) as unknown:
                 await backend.command_as("nobody", c.ListContacts(id=1), r.ContactList)
             assert unknown.value.code == "user_not_found"
+
+
+async def test_creations_are_counted_by_user_over_http_and_connections_together(tmp_path: Path) -> None:
+    """People whom a stranger would put into groups without end."""
+    flags = ("--creations-per-s", "0.01", "--creations-burst", "2")
+    with running_node(tmp_path, *flags) as node, trio.fail_after(60):
+        (_, token), (ben, _) = [await trio.to_thread.run_sync(node.sign_up, name) for name in ("ann", "ben")]
+        async with hubbub.connect(node.bot_url, token=token) as client:
+            await client.create_group("One", [])
+        headers = {"authorization": f"Bearer {token}"}
+        async with httpx.AsyncClient(base_url=node.url, headers=headers) as http:
+            wanted = {"type": "open_direct", "user_id": ben}
+            answers = [await http.post("/v1/commands", json=wanted) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [200, 429]
+        assert answers[1].json()["code"] == "rate_limited"
+        assert answers[1].json()["retry_after_s"] > 90
