@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from hubbub.terminal.chat import chat
+from hubbub.terminal.keyboard import PipeKeyboard, open_terminal
 from hubbub.terminal.logins import LoginFile
 
 
@@ -27,9 +28,11 @@ def run(args: argparse.Namespace) -> int:
     console = Console(highlight=False)
 
     async def main() -> int:
-        return await chat(
-            args.url, username=args.user, logins=LoginFile.default(), source=sys.stdin, console=console
-        )
+        logins = LoginFile.default()
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            with open_terminal(sys.stdin, sys.stdout) as terminal:
+                return await chat(args.url, terminal, username=args.user, logins=logins)
+        return await chat(args.url, PipeKeyboard(sys.stdin, console), username=args.user, logins=logins)
 
     try:
         return trio.run(main)

@@ -89,6 +89,8 @@ class Prompt:
         return not self.is_logged_out
 
     async def _speak(self, text: str) -> None:
+        if not self._client.is_connected:
+            self._screen.say("(no connection; your message goes out as soon as there is one)")
         sent = await self._client.send(self._screen.here().conversation_id, text)
         self._screen.own_seq = max(self._screen.own_seq, sent.seq)
 

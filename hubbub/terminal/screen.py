@@ -30,6 +30,9 @@ class Screen:
         self.own_seq = 0  # the newest of the own messages
         self.read_told: set[tuple[str, int]] = set()
         self.to_read = trio.Event()  # something was shown that is not marked as read
+        self.typists: dict[str, float] = {}  # user -> until when, in trio's seconds
+        self.refresh: Callable[[], None] | None = None  # shows `label` anew, where a terminal has one
+        self._someone_types = trio.Event()
         self._client = client
         self._now = now
         self._people: dict[str, Profile] = {client.user_id: client.user}
@@ -60,6 +63,7 @@ class Screen:
         """Open a conversation: its newest messages, and from then on what happens in it."""
         summary = await self._client.get_conversation(conversation_id)
         self.opened = summary
+        self.typists.clear()
         self.own_seq = 0
         self.read_told.clear()
         page = await self._client.history_page(conversation_id, limit=PAGE)
@@ -82,10 +86,14 @@ class Screen:
             self.say("(that is all)")
             return
         page = await self._client.history_page(self.here().conversation_id, before=self._oldest, limit=PAGE)
+        if not page.items:
+            self._oldest = 0
+            self.say("(that is all)")
+            return
         await self.learn([message.user_id for message in page.items])
         for message in page.items:
             self.print_message(message)
-        self._oldest = page.items[0].seq if page.items and page.more else 0
+        self._oldest = page.items[0].seq if page.more else 0
         self.console.rule(style="dim")
 
     async def mark_read_loop(self) -> None:
@@ -97,6 +105,37 @@ class Screen:
             if self.opened is not None and self.shown_seq:
                 with suppress(Refused):  # it was left in this moment
                     await self._client.mark_read(self.opened.conversation_id, self.shown_seq)
+
+    def label(self) -> str:
+        """Say where one is, and who types there: it stands before the line being typed."""
+        place = self.title_of(self.opened) if self.opened is not None else "hubbub"
+        names = [self.name_of(user_id) for user_id in self.typists]
+        if not names:
+            return f"{place[:24]} › "
+        who = names[0] if len(names) == 1 else f"{len(names)} people"
+        return f"{place[:24]} ({who[:24]} … ) › "
+
+    def note_typing(self, user_id: str, until: float) -> None:
+        """Show somebody as typing until then; in the past: not any more."""
+        if until > trio.current_time():
+            self.typists[user_id] = until
+            self._someone_types.set()
+        elif self.typists.pop(user_id, None) is None:
+            return
+        if self.refresh is not None:
+            self.refresh()
+
+    async def forget_typists_loop(self) -> None:
+        """Let typing marks end that nobody took back."""
+        while True:  # until the terminal is left
+            await self._someone_types.wait()
+            if not self.typists:
+                self._someone_types = trio.Event()
+                continue
+            await trio.sleep_until(min(self.typists.values()))
+            now = trio.current_time()
+            for user_id in [user_id for user_id, until in self.typists.items() if until <= now]:
+                self.note_typing(user_id, now)
 
     def here(self) -> ConversationSummary:
         """Return the open conversation. Raises: ValueError where none is."""

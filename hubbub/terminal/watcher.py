@@ -42,7 +42,8 @@ class Watcher:
             await self._screen.learn([event.by, summary.peer_id])
             self._screen.listed.append(summary)
             who, title = self._screen.name_of(event.by), self._screen.title_of(summary)
-            self._screen.say(f"{who} put you into {title}: /open {len(self._screen.listed)}")
+            what = "began a talk with you" if summary.kind == "direct" else f"put you into {title}"
+            self._screen.say(f"{who} {what}: /open {len(self._screen.listed)}")
         elif isinstance(event, e.ContactChanged) and event.contact is not None:
             await self._screen.learn([event.user_id])
             if event.contact.state == "incoming":
@@ -54,6 +55,7 @@ class Watcher:
             self._screen.print_message(_as_message(event))
             self._screen.shown_seq = max(self._screen.shown_seq, event.seq)
             self._typing_told.pop(event.user_id, None)
+            self._screen.note_typing(event.user_id, 0.0)
             if event.user_id == self._client.user_id:
                 self._screen.own_seq = max(self._screen.own_seq, event.seq)
             else:
@@ -104,7 +106,10 @@ class Watcher:
 
     async def _on_typing(self, event: e.Typing) -> None:
         now = trio.current_time()
-        if event.on and now - self._typing_told.get(event.user_id, -TYPING_NOTICE_S) >= TYPING_NOTICE_S:
+        if self._screen.refresh is not None:  # a terminal shows it beside the line being typed
+            await self._screen.learn([event.user_id])
+            self._screen.note_typing(event.user_id, now + TYPING_NOTICE_S if event.on else 0.0)
+        elif event.on and now - self._typing_told.get(event.user_id, -TYPING_NOTICE_S) >= TYPING_NOTICE_S:
             self._typing_told[event.user_id] = now
             await self._screen.learn([event.user_id])
             self._screen.say(f"{self._screen.name_of(event.user_id)} is typing …")
