@@ -52,7 +52,7 @@ class AddressRates:
     """One token bucket for each address: log-in failures, sign-ups, connection attempts.
 
     IPv6 counts by /64, the smallest block that one customer gets. Names and ids serve as addresses
-    too: they hold no colon.
+    too, each for itself.
     """
 
     def __init__(self, rate: Rate, *, max_addresses: int = MAX_TRACKED_ADDRESSES) -> None:
