@@ -8,6 +8,7 @@ import trio
 from hubbub.accounts import AppBackend
 from hubbub.client import Client
 from hubbub.irc import Plan
+from hubbub.replay.seats import is_operator
 from protocol import commands as c
 from protocol import events as e
 from protocol import replies as r
@@ -80,6 +81,15 @@ class Check:
                 break
         return faults
 
+    def _present_at_the_end(self) -> set[str]:
+        present: set[str] = set()
+        for step in self._plan.steps:
+            if step.kind == "join":
+                present.add(step.account)
+            elif step.kind in ("leave", "remove"):
+                present.discard(step.account)
+        return present
+
     async def _verify_unread(self, events: Sequence[e.Event]) -> list[str]:
         """Compare every member's unread count with the rule, worked out anew from the events."""
         watermarks = read_watermarks(events)
@@ -89,6 +99,14 @@ class Check:
         if {member.user_id for member in members} != set(watermarks):
             faults.append("the list of members is not what the events lead to")
         nicks = {user_id: account for account, user_id in self._user_ids.items()}
+        present = {nicks[member.user_id] for member in members if member.user_id in nicks}
+        expected_present = self._present_at_the_end()
+        faults += [f"{nick} should be in the group" for nick in sorted(expected_present - present)]
+        faults += [
+            f"{nick} should not be in the group any more"
+            for nick in sorted(present - expected_present)
+            if not is_operator(nick)
+        ]
         queue = iter(members)
 
         async def check_members() -> None:

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bots-url",
         default="",
         metavar="URL",
-        help="let the nicks connect here instead, for example hubbub://127.0.0.1:8081",
+        help="let the nicks connect here instead: the bot port, hubbub://127.0.0.1:8081, is faster",
     )
     parser.add_argument(
         "--app-key",
@@ -128,7 +128,10 @@ def run(args: argparse.Namespace) -> int:
     if len(faults) > SHOWN_FAULTS:
         out.print(f"… and {len(faults) - SHOWN_FAULTS} more")
     if args.verify and not faults:
-        out.print("verified: every line once and in order, every member's unread count right", soft_wrap=True)
+        out.print(
+            "verified: every line once and in order, the right members, every member's unread count right",
+            soft_wrap=True,
+        )
     return 1 if faults else 0
 
 

@@ -11,7 +11,7 @@ import trio
 from hubbub.accounts import AppBackend
 from hubbub.asker import Ticket
 from hubbub.client import Client
-from hubbub.irc import Plan
+from hubbub.irc import Plan, Step
 from hubbub.replay.check import Check
 from hubbub.replay.seats import Seats, external_id, operator_name
 from hubbub.replay.settings import OPERATORS, UNLIMITED, Settings
@@ -20,7 +20,8 @@ from protocol.http import ProvisionUser
 
 JOIN_AHEAD_STEPS: Final = 200  # at full speed, joins of the next steps are made together,
 JOIN_BATCH: Final = 20  # so many at once: each change of membership is told to everybody at once
-MAX_UNDER_WAY: Final = 8  # removals and renames under way while the lines go on
+MAX_UNDER_WAY: Final = 8  # leaves, removals and renames under way while the lines go on
+REPEATED_STEPS: Final = 400  # before the last stored line; what went on beside them may not have been done
 LOOK_AHEAD: Final = 400  # steps for whose senders connections are opened beforehand
 PROVISION_BATCH: Final = 200  # accounts made by one request
 
@@ -140,8 +141,9 @@ class Replayer:
         started = trio.current_time()
         start_s = steps[first].at_s if first < len(steps) else 0.0
         under_way: list[Ticket] = []  # all of one sender
-        sender = ""
         ahead = first
+        for index in self._steps_to_repeat(first):
+            await self._begin_step(steps[index])
         for index in range(first, len(steps)):
             while ahead < min(len(steps), index + LOOK_AHEAD):
                 if steps[ahead].kind in ("say", "leave", "name"):
@@ -150,26 +152,22 @@ class Replayer:
             step = steps[index]
             if self._settings.speed > UNLIMITED:
                 await trio.sleep_until(started + (step.at_s - start_s) / self._settings.speed)
-            if under_way and (step.kind != "say" or step.account != sender):
+            if under_way and (step.kind != "say" or step.account != self._seats.speaker):
                 for ticket in under_way:
                     await ticket.wait()
                 stored += len(under_way)
                 on_line(stored)
                 under_way = []
             if step.kind == "say":
+                self._seats.speaker = step.account
                 client = await self._seats.open(step.account)
                 under_way.append(
                     await client.start_send(self.conversation_id, step.text, client_id=step.client_id)
                 )
-                sender = step.account
             elif step.kind == "join":
                 await self._join(index)
-            elif step.kind == "remove":
-                await self._begin(step.account, partial(self._remove, step.account))
-            elif step.kind == "name":
-                await self._begin(step.account, partial(self._rename, step.account, step.text))
             else:
-                await self._leave(step.account)
+                await self._begin_step(step)
         for ticket in under_way:
             await ticket.wait()
         stored += len(under_way)
@@ -184,6 +182,27 @@ class Replayer:
             if message.client_id in place:
                 return place[message.client_id] + 1
         return 0
+
+    def _steps_to_repeat(self, first: int) -> list[int]:
+        """Return the steps that a killed run may still have been at, while it sent later lines.
+
+        Of each account only the last one, and none that was undone by a later join. All may be done twice.
+        """
+        last: dict[tuple[str, bool], int] = {}
+        for index in range(max(0, first - REPEATED_STEPS), first):
+            step = self._plan.steps[index]
+            if step.kind == "join":
+                last.pop((step.account, False), None)
+            elif step.kind != "say":
+                last[step.account, step.kind == "name"] = index
+        return sorted(last.values())
+
+    async def _begin_step(self, step: Step) -> None:
+        if step.kind == "name":
+            await self._begin(step.account, partial(self._rename, step.account, step.text))
+        else:
+            task = self._leave if step.kind == "leave" else self._remove
+            await self._begin(step.account, partial(task, step.account))
 
     async def _join(self, index: int) -> None:
         """Add an account to the group; at full speed, those that join soon as well."""
@@ -231,7 +250,8 @@ class Replayer:
         await self._operator().remove_member(self.conversation_id, self._user_ids[account])
 
     async def _rename(self, account: str, name: str) -> None:
-        await (await self._seats.open(account)).update_profile(name=name[:64])
+        async with self._seats.in_use(account) as client:
+            await client.update_profile(name=name[:64])
 
     async def _wait_done(self, accounts: set[str]) -> None:
         while accounts & self._under_way:
@@ -243,12 +263,8 @@ class Replayer:
             raise self._failure
 
     async def _leave(self, account: str) -> None:
-        await self._wait_done({account})
-        try:
-            await (await self._seats.open(account)).leave(self.conversation_id)
-        except Refused as exc:
-            if not _is_gone_already(exc):
-                raise
+        async with self._seats.in_use(account) as client:
+            await client.leave(self.conversation_id)
 
     def _operator(self) -> Client:
         self._turn = (self._turn + 1) % len(self._operators)

@@ -1,7 +1,9 @@
 """The nicks' connections: which are open, being opened, or to be given up for others."""
 
 import zlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final
 
 import trio
@@ -21,6 +23,11 @@ def operator_name(index: int) -> str:
     return f"{_OPERATOR}{index + 1}"
 
 
+def is_operator(account: str) -> bool:
+    """Tell those who run the group from the nicks."""
+    return account.startswith(_OPERATOR)
+
+
 class Seats:
     """Connections by account, at most so many; the longest unused one makes room."""
 
@@ -29,6 +36,8 @@ class Seats:
         self._backend = backend
         self._nursery = nursery
         self._seats: OrderedDict[str, _Seat] = OrderedDict()
+        self._in_use: Counter[str] = Counter()
+        self.speaker = ""  # whose lines are under way
         self._opening = trio.Semaphore(MAX_OPENING)
         # Two replays into two groups may run side by side; two into one group get in each other's way.
         self._device_id = f"replay-{zlib.crc32(settings.group.encode()):08x}"
@@ -55,17 +64,27 @@ class Seats:
         assert seat.client is not None
         return seat.client
 
+    @asynccontextmanager
+    async def in_use(self, account: str) -> AsyncIterator[Client]:
+        """Return the account's open connection, and keep it until the block ends. Raises: HubbubError."""
+        self._in_use[account] += 1
+        try:
+            yield await self.open(account)
+        finally:
+            self._in_use[account] -= 1
+
     def _sit_down(self, account: str) -> "_Seat":
         seat = self._seats[account] = _Seat()
         self._nursery.start_soon(self._serve, account, seat)
         return seat
 
     def _make_room(self) -> bool:
-        """Let the longest unused connection go. Those not opened yet, and operators, stay."""
+        """Let the longest unused connection go. Those not opened yet, in use, and operators, stay."""
         if len(self._seats) < self._settings.max_sessions:
             return True
         for account, seat in self._seats.items():
-            if seat.client is not None and not account.startswith(_OPERATOR):
+            is_kept = account == self.speaker or self._in_use[account] or is_operator(account)
+            if seat.client is not None and not is_kept:
                 del self._seats[account]
                 seat.leave.set()
                 return True
