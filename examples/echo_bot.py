@@ -2,9 +2,8 @@
 
 Make the bot's account and keep its token, then run it:
 
-    hubbub bots create echo
-    HUBBUB_TOKEN=… python examples/echo_bot.py
-    python examples/echo_bot.py --url hubbub://127.0.0.1:8081 --token …
+    .venv/bin/hubbub bots create echo
+    HUBBUB_TOKEN=… .venv/bin/python examples/echo_bot.py --url hubbub://127.0.0.1:8081
 
 Add it to a group, or open a direct conversation with it. It answers each message in a direct conversation,
 and in a group the messages that mention it and the command /echo. Stop it with Ctrl-C; with --state FILE it

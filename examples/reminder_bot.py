@@ -1,7 +1,7 @@
 """A bot that reminds: "/remind 10m drink water" makes it say so in ten minutes, whatever happens meanwhile.
 
-    hubbub bots create reminder
-    HUBBUB_TOKEN=… python examples/reminder_bot.py --state reminders.db
+    .venv/bin/hubbub bots create reminder
+    HUBBUB_TOKEN=… .venv/bin/python examples/reminder_bot.py --state reminders.db
 
 Commands, in any conversation that the bot is in:
 
