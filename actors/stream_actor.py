@@ -16,9 +16,10 @@ import trio
 
 from actors.address import Address
 from actors.entity import Entity, EntityContext, StopEntity
-from actors.messages import UserTell, Wake, encode_tell
+from actors.messages import Ask, Create, OpenBetween, Told, UserTell, Wake, encode_tell
 from actors.ports import Leases, Log, Outcome, Relay, WallClock
 from actors.reply import NO_REPLY, Reply
+from protocol import commands
 from protocol.errors import HubbubError, Unavailable
 from protocol.events import ConversationEvent, InboxEvent
 from protocol.records import Advance, Append, Appended, Insert, LogRow, Op, Put, Tell
@@ -26,6 +27,13 @@ from protocol.records import Advance, Append, Appended, Insert, LogRow, Op, Put,
 MAX_APPENDS_IN_FLIGHT: Final = 8  # beyond this the mailbox fills, and its senders are told Busy
 
 _tell_numbers = count()
+# Commands that change nothing that is stored.
+_NOT_STORED: Final = (
+    commands.SetTyping,
+    commands.ListMembers,
+    commands.ListInvites,
+    commands.ListContacts,
+)
 
 Answer = Callable[[Appended | None], object]
 After = Callable[[Appended | None], None]
@@ -113,8 +121,9 @@ class StreamActor(Entity):
         if isinstance(message, _Decided):
             self._conclude(message.batch, message.outcome)
         elif not isinstance(message, Wake):
-            # A full store refuses before anything is decided; a refused append would end the incarnation.
-            self._log.check_room()
+            if _needs_store(message):
+                # Refused before anything is decided; a refused append would end the incarnation.
+                self._log.check_room()
             await self.handle(message, reply)
 
     async def flush(self) -> None:
@@ -252,6 +261,16 @@ class StreamActor(Entity):
                 read_count=new[-1].message_count,
             )
             self._batch.ops.append(advance)
+
+
+def _needs_store(message: object) -> bool:
+    """Tell whether somebody waits for a change to be stored.
+
+    Presence, typing, ticks and lists go on while the store takes nothing.
+    """
+    if isinstance(message, Ask):
+        return not isinstance(message.command, _NOT_STORED)
+    return isinstance(message, OpenBetween | Create | Told)
 
 
 def _without_overwritten(ops: list[Op]) -> list[Op]:

@@ -7,7 +7,7 @@ import pytest
 from actors.address import Address
 from actors.messages import Ask
 from actors.reply import ReplySlot
-from protocol import commands, replies
+from protocol import commands, events, replies
 from protocol.commands import Command
 from protocol.errors import Refused, StorageUnavailable
 from tests.server.world import Device, World, open_world
@@ -118,3 +118,27 @@ async def test_a_reply_is_to_a_message(tmp_path: Path) -> None:
         assert await ann.refusal(send) == "message_not_found"
         first = await ann.send(group, "what?")
         assert (await bob.send(group, "yes", reply_to=first.seq)).seq == first.seq + 1
+
+
+async def test_typing_receipts_and_presence_go_on_while_the_store_is_down(tmp_path: Path) -> None:
+    """Sends are refused with a retry hint; what needs no disk does not notice, then or afterwards."""
+    async with open_world(tmp_path) as world:
+        ann, bob = await world.people("ann", "bob")
+        group = await world.group(ann, bob)
+        await ann.send(group, "before")
+        watch = commands.WatchPresence(user_ids=[bob.user_id])
+        await ann.do(watch)
+        world.flaky.is_down = True
+        assert await ann.refusal(commands.Send(conversation_id=group, client_id="k", text="x")) == (
+            "storage_unavailable"
+        )
+        await bob.do(commands.SetTyping(conversation_id=group))
+        await ann.until(events.Typing)
+        await ann.do(commands.ListMembers(conversation_id=group))
+        bob.disconnect()
+        await ann.until(events.Presence)
+        await ann.until(events.Receipts)
+        world.flaky.is_down = False
+        told = len(ann.heard(events.Receipts))
+        await ann.send(group, "after")
+        await ann.until(events.Receipts, told + 1)

@@ -13,7 +13,7 @@ from actors.reply import ReplySlot
 from protocol import commands, events, replies
 from protocol.codec import Encoded
 from protocol.commands import Command, Hello
-from protocol.errors import CloseCode, HubbubError
+from protocol.errors import CloseCode, HubbubError, StorageUnavailable
 from protocol.events import Event
 from protocol.records import Append, Insert, User
 from protocol.replies import Reply
@@ -146,6 +146,12 @@ class FlakyStore:
         self._store = store
         self.failures: list[HubbubError | None] = []
         self.is_failing_at_once = False  # raised by append_nowait, as an overloaded store does
+        self.is_down = False  # says that there is no room, before anybody tries
+
+    def check_room(self) -> None:
+        if self.is_down:
+            raise StorageUnavailable("disk")
+        self._store.check_room()
 
     def append_nowait(self, append: Append, on_done: Callable[[Outcome], None]) -> None:
         error = self.failures.pop(0) if self.failures and append.rows else None
