@@ -24,7 +24,7 @@ from protocol.replies import Reply
 CONNECT_TIMEOUT_S: Final = 10.0  # DNS, TCP, TLS and upgrade together
 CLOSE_TIMEOUT_S: Final = 1.0  # a polite goodbye; then the socket is dropped
 RECEIVE_BYTES: Final = 64 * 1024
-# Room for a server that grows its limit: a page of events is at most 192 KiB, a frame 256 KiB today.
+# Room for a server that grows its limit: a page of events is at most 192 KiB, a frame 640 KiB today.
 MAX_MESSAGE_BYTES: Final = 4 * MAX_FRAME_BYTES
 
 

@@ -24,7 +24,7 @@ from protocol.replies import Reply
 from protocol.types import ConversationSummary, Head, Profile, ServerLimits
 
 LIMITS = ServerLimits(
-    max_frame_bytes=256 * 1024,
+    max_frame_bytes=640 * 1024,
     max_text_bytes=100 * 1024,
     max_group_members=500,
     max_unacked_sends=32,
