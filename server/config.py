@@ -6,6 +6,7 @@ and the help text are all made from it. Secrets have no flag, as every user of a
 
 import contextlib
 import difflib
+import ipaddress
 import os
 import re
 import secrets
@@ -34,7 +35,7 @@ OTHER_VARIABLES: Final = frozenset(
         "HUBBUB_SEED",
     }
 )
-SECRETS: Final = frozenset({"admin_token", "server_secret"})
+SECRETS: Final = frozenset({"admin_token", "server_secret", "cluster_secret"})
 SECRET_FILE: Final = "secret.key"
 DEFAULT_FILE: Final = "hubbub.toml"
 _SIZE = re.compile(r"(\d+)\s*([KMG]?)i?B?", re.IGNORECASE)
@@ -162,6 +163,42 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     drain_s: Annotated[
         float, Meta(ge=0, le=300, description="How long SIGTERM waits for work in flight before it stops.")
     ] = 10.0
+
+    cluster: Annotated[
+        bool,
+        Meta(description="Whether this node is one of several that share the data; `join` implies it."),
+    ] = False
+    join: Annotated[
+        list[str],
+        Meta(description="HOST:PORT of other nodes of the cluster; those on the same data are found anyway."),
+    ] = []
+    cluster_host: Annotated[
+        str,
+        Meta(description="Where other nodes reach this one; beyond this machine it needs cluster_secret."),
+    ] = "127.0.0.1"
+    cluster_port: Annotated[
+        Annotated[int, Meta(ge=0, le=65534)],
+        Meta(description="Port for other nodes; the one after it is used too. 0: any two free ones."),
+    ] = 8082
+    cluster_secret: Annotated[
+        str,
+        Meta(
+            description="What all nodes of the cluster know and nobody else, at least 16 characters; "
+            "needed beyond this machine."
+        ),
+    ] = ""
+    cluster_ca: Annotated[
+        str,
+        Meta(description="PEM file of the authority whose certificates nodes show each other (mutual TLS)."),
+    ] = ""
+    cluster_cert: Annotated[
+        str, Meta(description="PEM file of this node's certificate, signed by cluster_ca.")
+    ] = ""
+    cluster_key: Annotated[str, Meta(description="PEM file of that certificate's private key.")] = ""
+
+    @property
+    def is_clustered(self) -> bool:
+        return self.cluster or bool(self.join)
 
     @property
     def is_tls(self) -> bool:
@@ -329,8 +366,47 @@ def _check(settings: Settings) -> None:
         raise ConfigError("admin_token is too short to keep anybody out; use at least 16 characters.")
     if settings.server_secret and not re.fullmatch(r"[0-9a-fA-F]{64}", settings.server_secret):
         raise ConfigError("server_secret must be 64 hex digits; `openssl rand -hex 32` makes some.")
+    _check_cluster(settings)
     if settings.port and settings.port == settings.bot_port:
         raise ConfigError(f"port and bot_port are both {settings.port}; give one of them another number.")
+
+
+def _check_cluster(settings: Settings) -> None:
+    for address in settings.join:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65535:
+            raise ConfigError(f"join has {address!r}; write HOST:PORT, such as 10.0.0.5:8082.")
+    files = ("cluster_ca", "cluster_cert", "cluster_key")
+    given = [name for name in files if getattr(settings, name)]
+    if given and len(given) < len(files):
+        raise ConfigError("cluster_ca, cluster_cert and cluster_key belong together; set all three, or none.")
+    for name in given:
+        if not Path(getattr(settings, name)).is_file():
+            raise ConfigError(
+                f"{name} names {getattr(settings, name)}, which is not a file; correct the path."
+            )
+    if settings.cluster_secret and len(settings.cluster_secret) < 16:
+        raise ConfigError("cluster_secret is too short to keep anybody out; use at least 16 characters.")
+    if settings.is_clustered and not settings.cluster_secret and not _is_loopback(settings.cluster_host):
+        raise ConfigError(
+            f"cluster_host is {settings.cluster_host}, which others reach too: set cluster_secret, the same "
+            "on all nodes; `openssl rand -hex 32` makes one."
+        )
+    if settings.is_clustered and settings.cluster_port:
+        taken = {settings.cluster_port, settings.cluster_port + 1}
+        for name in ("port", "bot_port"):
+            if getattr(settings, name) in taken:
+                raise ConfigError(
+                    f"{name} is {getattr(settings, name)}, which is one of the two cluster ports; "
+                    "give one of them another number."
+                )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def server_secret(settings: Settings) -> bytes:
