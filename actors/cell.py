@@ -26,6 +26,7 @@ class Cell:
         "batch",
         "batch_crashes",
         "culprit",
+        "cut_off_with",
         "gone",
         "is_asked_to_leave",
         "is_ordered_to_leave",
@@ -51,6 +52,9 @@ class Cell:
         self.activation_failures = 0  # in a row
         self.is_asked_to_leave = False  # idle, or least recently used: only if nothing came meanwhile
         self.is_ordered_to_leave = False  # draining: as soon as the mailbox is empty
+        self.cut_off_with: HubbubError | None = (
+            None  # what those who wait are told when the task is cancelled
+        )
         self.gone: trio.Event | None = None  # made by whoever waits for this cell to be forgotten
 
     @property

@@ -144,7 +144,11 @@ class Conversation(Messages, Membership, Receipts):
                 rules.may_post(state, member, self._now_ms())
                 event = events.Typing(conversation_id=self._id, user_id=ask.user_id, on=command.on)
                 self._fanout.publish_live(
-                    self._id, ("typing", self._id, ask.user_id), Encoded(event), except_user_id=ask.user_id
+                    self._id,
+                    ("typing", self._id, ask.user_id),
+                    Encoded(event),
+                    to=state.members.keys(),
+                    except_user_id=ask.user_id,
                 )
                 reply.resolve(replies.Ok())
             case commands.Edit():

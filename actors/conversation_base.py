@@ -1,7 +1,7 @@
 """What the parts of the conversation actor share: its state, and how events are staged and published."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, cast
 
 from actors.address import Address
@@ -22,6 +22,31 @@ from protocol.records import (
     conversation_stream,
 )
 from protocol.stored_events import body_of, place
+
+
+def publish_event(
+    fanout: Fanout, conversation_id: str, event: ConversationEvent, message_count: int, *, to: Collection[str]
+) -> None:
+    """Send a stored event to its listeners, and let those in or out whom it concerns.
+
+    `to` are the members after it.
+    """
+    encoded = Encoded(event)
+    if isinstance(event, events.MessagePosted):
+        fanout.publish(conversation_id, event.seq, encoded, to=to, message_count=message_count)
+        return
+    if isinstance(event, events.ConversationCreated | events.MembersAdded):
+        fanout.subscribe(conversation_id, event.member_ids)
+    # Edits and reactions matter where the message is seen; all else changes badges or rights.
+    is_local = isinstance(event, events.MessageEdited | events.Reacted)
+    if isinstance(event, events.MemberRemoved):
+        to = {*to, event.member_id}
+    fanout.publish(
+        conversation_id, event.seq, encoded, to=to, everywhere=not is_local, message_count=message_count
+    )
+    if isinstance(event, events.MemberRemoved):
+        fanout.unsubscribe(conversation_id, [event.member_id], to=to)
+
 
 CACHED_COUNTS: Final = 1024  # seq -> message_count, for read watermarks near the head
 
@@ -67,19 +92,7 @@ class ConversationBase(StreamActor):
         self._publish(event, at.message_count)
 
     def _publish(self, event: ConversationEvent, message_count: int) -> None:
-        encoded = Encoded(event)
-        if isinstance(event, events.MessagePosted):
-            self._fanout.publish(self._id, event.seq, encoded, message_count=message_count)
-            return
-        if isinstance(event, events.ConversationCreated | events.MembersAdded):
-            self._fanout.subscribe(self._id, event.member_ids)
-        # Edits and reactions matter where the message is seen; all else changes badges or rights.
-        is_local = isinstance(event, events.MessageEdited | events.Reacted)
-        self._fanout.publish(
-            self._id, event.seq, encoded, everywhere=not is_local, message_count=message_count
-        )
-        if isinstance(event, events.MemberRemoved):
-            self._fanout.unsubscribe(self._id, [event.member_id])
+        publish_event(self._fanout, self._id, event, message_count, to=self._known.members.keys())
 
     # -- staging ------------------------------------------------------------------------------------
 

@@ -125,7 +125,9 @@ class Receipts(ConversationBase):
         ]
         if items:
             event = events.Receipts(conversation_id=self._id, items=items)
-            self._fanout.publish_live(self._id, ("receipts", self._id), Encoded(event), is_state=True)
+            self._fanout.publish_live(
+                self._id, ("receipts", self._id), Encoded(event), to=state.members.keys(), is_state=True
+            )
         senders, self._senders = self._senders, set()
         for user_id in senders:
             member = state.members.get(user_id)

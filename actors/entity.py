@@ -140,6 +140,13 @@ class Entity:
         """Tell whether nothing is in flight, so that leaving now would lose nothing."""
         return True
 
+    def is_needed(self) -> bool:
+        """Tell whether it should stay awake although nobody has spoken to it for long.
+
+        Not asked when it must leave: in a drain, or when its shard is handed over.
+        """
+        return False
+
     async def passivate(self) -> None:
         """Put down what makes the next activation fast (a snapshot). Nothing posted arrives any more.
 

@@ -234,6 +234,20 @@ class EntityHost:
             await _see_off(cell)
         return len(late)
 
+    async def cut_off(self, matches: Callable[[Address], bool], error: HubbubError) -> None:
+        """End the entities whose address matches at once: this node may not run them any more.
+
+        Everybody who waits for one of them gets `error`. Returns when they are gone.
+        """
+        cells = [cell for cell in self._cells.values() if matches(cell.address)]
+        for cell in cells:
+            cell.cut_off_with = error
+            cell.gone = cell.gone or trio.Event()
+            cell.scope.cancel()
+        for cell in cells:
+            assert cell.gone is not None
+            await cell.gone.wait()
+
     def _sweep(self, now: float) -> None:
         """Ask idle entities to leave, and forget crashes that no longer matter."""
         for cell in self._cells.values():
@@ -302,7 +316,8 @@ class EntityHost:
             del self._cells[cell.address]
             if cell.gone is not None:
                 cell.gone.set()
-            error = Unavailable("draining", retry_after_s=_DRAINING_RETRY_S)  # cut off; else nothing is left
+            # Cut off; else nothing is left.
+            error = cell.cut_off_with or Unavailable("draining", retry_after_s=_DRAINING_RETRY_S)
             cell.fail_outstanding(error)
             cell.fail_batch(error)
             cell.fail_mail(error)
@@ -393,6 +408,8 @@ class EntityHost:
             if trio.current_time() - cell.last_used < self._idle_s:
                 return False
             cell.fail_outstanding(Unavailable("timeout"))  # an answer this late is none
+        if entity.is_needed() and not cell.is_ordered_to_leave:
+            return False
         return entity.may_passivate()
 
     async def _passivate(self, cell: Cell, entity: Entity) -> None:

@@ -1,36 +1,36 @@
-"""The sessions of this node: who is connected, who listens to what, who is told of whose presence.
+"""The sessions of this node: who is connected, and who listens to what.
 
 Durable events go to listeners the moment they are committed. What may be late is batched by one task: heads
 of conversations that are off the screen (1 s), presence and delivered receipts (250 ms). Nothing here waits
 for a listener: `push` puts a reference into its bounded outbox.
+
+In a cluster events also come from other nodes, over lanes that may lose them, and for a moment from two
+owners of one conversation. So each stream has a gate (`actors.stream_gate`): what was pushed already is left
+out, and what follows a hole waits until the hole has been read from the store.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import trio
 
-from actors.address import Address
-from actors.messages import Delivered
-from actors.router import Router
+from actors.delivered import DeliveredWatermarks
+from actors.ports import WallClock
+from actors.presence_board import INBOX, PresenceBoard, PushLive
+from actors.stream_gate import Healer, Passage, StreamGate
 from protocol import events
 from protocol.codec import Encoded
 from protocol.errors import CloseCode
-from protocol.limits import HEADS_TICK_S, PRESENCE_TICK_S
-from protocol.types import HeadHint, Message, PresenceItem, PresenceState, ReceiptItem
+from protocol.limits import HEADS_TICK_S, PRESENCE_DEBOUNCE_S, PRESENCE_TICK_S
+from protocol.records import conversation_stream, inbox_stream
+from protocol.types import HeadHint, Message
 
-INBOX = ""  # how the user's own stream is named towards a session
 LiveKey = str | tuple[str, ...]
 
 
 Push = Callable[[Encoded, str, int], object]
 """Queue (event, stream, seq); `stream` is a conversation_id, or INBOX."""
-
-
-class PushLive(Protocol):
-    """Queue a live event under a key; its loss is announced as a resync of `stream`, where that is given."""
-
-    def __call__(self, key: LiveKey, encoded: Encoded, stream: str | None = None) -> object: ...
 
 
 class Listener(Protocol):
@@ -60,7 +60,7 @@ class Listener(Protocol):
 class _Seat:
     """What the hub knows of one listener."""
 
-    __slots__ = ("conversation_ids", "delivered", "focus", "left", "listener", "session_id", "watched")
+    __slots__ = ("conversation_ids", "delivered", "focus", "left", "listener", "session_id")
 
     def __init__(self, listener: Listener, session_id: str, focus: frozenset[str] | None) -> None:
         self.listener = listener
@@ -69,16 +69,15 @@ class _Seat:
         self.delivered: dict[str, int] = {}  # what this device has told, so that a heartbeat repeats nothing
         self.focus = focus
         self.left: set[str] | None = set()  # what the user left while the session was being opened
-        self.watched: set[str] = set()
 
 
 class _Audience:
     """Who listens to one conversation: those with it on their screen, and the others."""
 
-    __slots__ = ("full", "head", "passive")
+    __slots__ = ("full", "gate", "passive")
 
     def __init__(self) -> None:
-        self.head = 0  # the last seq that was published
+        self.gate = StreamGate()
         self.full: dict[_Seat, None] = {}
         self.passive: dict[_Seat, None] = {}
 
@@ -86,20 +85,16 @@ class _Audience:
 class Hub:
     """Carry events to this node's sessions. All methods are for the Trio thread; only `run` waits."""
 
-    def __init__(self, router: Router) -> None:
-        self._router = router
+    def __init__(self, *, now_ms: WallClock, debounce_s: float = PRESENCE_DEBOUNCE_S) -> None:
+        self.presence = PresenceBoard(self._wake, now_ms=now_ms, debounce_s=debounce_s)
+        self.watermarks = DeliveredWatermarks(self._wake)
+        self.healer: Healer | None = None  # in a cluster; one node alone loses nothing on the way
         self._seats: dict[int, _Seat] = {}
         self._by_user: dict[str, dict[int, _Seat]] = {}
         self._audiences: dict[str, _Audience] = {}
-        self._watchers: dict[str, dict[_Seat, None]] = {}
-        self._presence: dict[str, PresenceItem] = {}
-        self._inbox_heads: dict[str, int] = {}  # of connected users, once anything was published
+        self._inboxes: dict[str, StreamGate] = {}  # of connected users
         self._heads: dict[str, HeadHint] = {}
-        self._presence_dirty: dict[str, PresenceItem] = {}
-        self._doubted: dict[str, None] = {}  # users who lost a conversation or a contact
-        self.rights_version = 0  # counts such losses
-        self._delivered: dict[str, dict[str, int]] = {}
-        self._undelivered: dict[str, dict[str, int]] = {}  # for conversations that sleep, or have no room
+        self._rejoining: set[str] | None = None  # users whose conversations moved while they were read
         self._work = trio.Event()
 
     # -- sessions -----------------------------------------------------------------------------------
@@ -109,6 +104,8 @@ class Hub:
         seat = _Seat(listener, session_id, None if focus is None else frozenset(focus))
         self._seats[listener.conn_id] = seat
         self._by_user.setdefault(listener.user_id, {})[listener.conn_id] = seat
+        self._inboxes.setdefault(listener.user_id, StreamGate())
+        self.presence.opened(listener)
 
     def join(self, conn_id: int, conversation_ids: Iterable[str]) -> None:
         """Let an attached session hear the conversations that its user was in, as read after `attach`."""
@@ -122,8 +119,24 @@ class Hub:
                 seat.conversation_ids.add(conversation_id)
                 self._sit(seat, conversation_id)
 
-    def detach(self, conn_id: int) -> None:
-        """Forget a session."""
+    def seed(self, conn_id: int, heads: Mapping[str, int], inbox_head: int) -> None:
+        """Where the streams of a session stood in the store when it was welcomed.
+
+        It catches up to there by itself; what comes after, it must hear. Known places stay as they are:
+        others may not have heard what lies between.
+        """
+        seat = self._seats.get(conn_id)
+        if seat is None:
+            return
+        for conversation_id, head in heads.items():
+            audience = self._audiences.get(conversation_id)
+            if audience is not None and not audience.gate.head:
+                audience.gate.head = head
+        inbox = self._inboxes[seat.listener.user_id]
+        inbox.head = inbox.head or inbox_head
+
+    def detach(self, conn_id: int, *, was_silent: bool = False) -> None:
+        """Forget a session; `was_silent`: nothing was heard from it for too long."""
         seat = self._seats.pop(conn_id, None)
         if seat is None:
             return
@@ -132,11 +145,10 @@ class Hub:
         del own[conn_id]
         if not own:
             del self._by_user[user_id]
-            self._inbox_heads.pop(user_id, None)
+            del self._inboxes[user_id]
         for conversation_id in seat.conversation_ids:
             self._stand_up(seat, conversation_id)
-        for watched in seat.watched:
-            self._unwatch(seat, watched)
+        self.presence.closed(seat.listener, was_silent=was_silent)
 
     def set_focus(self, conn_id: int, focus: Sequence[str] | None) -> None:
         """Change what is on a session's screen."""
@@ -159,6 +171,12 @@ class Hub:
         if hints:
             self._hint([seat], hints)
 
+    def moved(self, conn_id: int, *, is_active: bool) -> None:
+        """The person at a session became active or idle."""
+        seat = self._seats.get(conn_id)
+        if seat is not None:
+            self.presence.moved(seat.listener, is_active=is_active)
+
     def is_member(self, conn_id: int, conversation_id: str) -> bool:
         """Tell whether a session hears a conversation, which means that its user is a member."""
         seat = self._seats.get(conn_id)
@@ -169,22 +187,31 @@ class Hub:
         seat = self._seats.get(conn_id)
         return frozenset() if seat is None else frozenset(seat.conversation_ids)
 
-    def connections_of(self, user_id: str) -> list[int]:
-        """The conn_ids of a user's sessions on this node."""
-        return list(self._by_user.get(user_id, ()))
+    def is_connected(self, user_id: str) -> bool:
+        """Tell whether the user is connected, here or to another node."""
+        return user_id in self._by_user or self.presence.is_elsewhere(user_id)
+
+    def user_ids(self) -> list[str]:
+        """The users who are connected to this node."""
+        return list(self._by_user)
 
     def inbox_head_of(self, user_id: str) -> int:
-        """The last seq that was published to a user while connected here; 0 if none was."""
-        return self._inbox_heads.get(user_id, 0)
+        """Where the inbox of a user stands who is connected here; 0 where that is not known."""
+        inbox = self._inboxes.get(user_id)
+        return 0 if inbox is None else inbox.head
 
     def head_of(self, conversation_id: str) -> int:
-        """The last seq that was published here while anybody listened; 0 if none was."""
+        """Where a conversation stands that anybody hears here; 0 where that is not known."""
         audience = self._audiences.get(conversation_id)
-        return 0 if audience is None else audience.head
+        return 0 if audience is None else audience.gate.head
 
     def listeners(self) -> list[Listener]:
         """All sessions of this node."""
         return [seat.listener for seat in self._seats.values()]
+
+    def listeners_of(self, user_id: str) -> list[Listener]:
+        """The sessions of a user on this node."""
+        return [seat.listener for seat in self._by_user.get(user_id, {}).values()]
 
     @property
     def connection_count(self) -> int:
@@ -217,13 +244,43 @@ class Hub:
         seq: int,
         encoded: Encoded,
         *,
+        to: Collection[str],
         everywhere: bool = False,
         message_count: int = 0,
     ) -> None:
         audience = self._audiences.get(conversation_id)
         if audience is None:
             return
-        audience.head = seq
+        if self.healer is None:
+            audience.gate.head = seq
+            self._push_event(audience, conversation_id, seq, encoded, everywhere, message_count)
+            return
+
+        def release() -> None:
+            self._push_event(audience, conversation_id, seq, encoded, everywhere, message_count)
+
+        self._pass(audience.gate, conversation_stream(conversation_id), seq, release)
+
+    def _pass(self, gate: StreamGate, stream: str, seq: int, release: Callable[[], None]) -> None:
+        """Let an event through the gate of its stream, now or when the hole before it is filled."""
+        passage = gate.judge(seq)
+        if passage is Passage.PASS:
+            gate.head = seq
+            release()
+        elif passage is not Passage.LEAVE_OUT:
+            gate.hold(seq, release)
+            if passage is Passage.FILL and self.healer is not None:
+                self.healer.fill(stream, gate.head)
+
+    def _push_event(
+        self,
+        audience: _Audience,
+        conversation_id: str,
+        seq: int,
+        encoded: Encoded,
+        everywhere: bool,
+        message_count: int,
+    ) -> None:
         for seat in audience.full:
             seat.listener.push(encoded, conversation_id, seq)
         if audience.passive:
@@ -259,6 +316,7 @@ class Hub:
         key: LiveKey,
         encoded: Encoded,
         *,
+        to: Collection[str] | None,
         except_user_id: str = "",
         is_state: bool = False,
     ) -> None:
@@ -270,21 +328,29 @@ class Hub:
                     seat.listener.push_live(key, encoded, stream)
 
     def publish_user(self, user_id: str, seq: int, encoded: Encoded) -> None:
-        seats = self._by_user.get(user_id)
-        if seats is None:
+        inbox = self._inboxes.get(user_id)
+        if inbox is None:
             return
-        self._inbox_heads[user_id] = seq
-        for seat in seats.values():
+        if self.healer is None:
+            inbox.head = seq
+            self._push_inbox(user_id, seq, encoded)
+        else:
+            release = partial(self._push_inbox, user_id, seq, encoded)
+            self._pass(inbox, inbox_stream(user_id), seq, release)
+
+    def _push_inbox(self, user_id: str, seq: int, encoded: Encoded) -> None:
+        for seat in self._by_user.get(user_id, {}).values():
             seat.listener.push(encoded, INBOX, seq)
         event = encoded.event
         if isinstance(event, events.ContactChanged) and event.contact is None:
-            self.doubt(user_id)
+            self.presence.doubt(user_id)
 
     def publish_user_live(self, user_id: str, key: LiveKey, encoded: Encoded, *, stream: str) -> None:
         for seat in self._by_user.get(user_id, {}).values():
             seat.listener.push_live(key, encoded, stream)
 
     def subscribe(self, conversation_id: str, user_ids: Sequence[str]) -> None:
+        self._note_moves(user_ids)
         for user_id in user_ids:
             for seat in self._by_user.get(user_id, {}).values():
                 if seat.left is not None:
@@ -292,11 +358,12 @@ class Hub:
                 seat.conversation_ids.add(conversation_id)
                 self._sit(seat, conversation_id)
 
-    def unsubscribe(self, conversation_id: str, user_ids: Sequence[str]) -> None:
+    def unsubscribe(self, conversation_id: str, user_ids: Sequence[str], *, to: Collection[str]) -> None:
+        self._note_moves(user_ids)
         for user_id in user_ids:
             for seat in self._by_user.get(user_id, {}).values():
                 self._leave(seat, conversation_id)
-            self.doubt(user_id)
+            self.presence.doubt(user_id)
 
     def _leave(self, seat: _Seat, conversation_id: str) -> None:
         seat.conversation_ids.discard(conversation_id)
@@ -312,86 +379,127 @@ class Hub:
             return
         encoded = Encoded(events.Resync(conversation_id=conversation_id, head=head))
         for seat in (*audience.full, *audience.passive):
+            user_id = seat.listener.user_id
             seat.delivered.pop(conversation_id, None)  # what was told may not have been stored
             seat.listener.push_live(("resync", conversation_id), encoded, conversation_id)
-            if seat.listener.user_id not in user_ids:
+            if user_id not in user_ids:
                 self._leave(seat, conversation_id)
-                self.doubt(seat.listener.user_id)
-            elif not seat.watched.issubset(user_ids):
-                self.doubt(seat.listener.user_id)  # whom it watches may have left meanwhile
-        if conversation_id in self._audiences:
-            audience.head = max(audience.head, head)
+                self.presence.doubt(user_id)
+            elif self.presence.watches_beyond(seat.listener.conn_id, user_ids):
+                self.presence.doubt(user_id)  # whom it watches may have left meanwhile
+        audience.gate.head = max(audience.gate.head, head)
 
     def resync_user(self, user_id: str, head: int) -> None:
         encoded = Encoded(events.Resync(head=head))
         for seat in self._by_user.get(user_id, {}).values():
             seat.listener.push_live(("resync", INBOX), encoded, INBOX)
+        inbox = self._inboxes.get(user_id)
+        if inbox is not None:
+            inbox.head = max(inbox.head, head)
 
     def close_session(self, user_id: str, session_id: str) -> None:
         for seat in list(self._by_user.get(user_id, {}).values()):
             if seat.session_id == session_id:
                 seat.listener.close(CloseCode.SESSION_REVOKED)
 
-    # -- presence -----------------------------------------------------------------------------------
-
-    def presence_changed(self, user_id: str, state: str, last_seen_ms: int) -> None:
-        item = PresenceItem(user_id=user_id, state=_state(state), last_seen_ms=last_seen_ms)
-        if item.state == "offline":
-            self._presence.pop(user_id, None)
-        else:
-            self._presence[user_id] = item
-        if user_id in self._watchers:
-            self._presence_dirty[user_id] = item
-            self._work.set()
-
-    def presence_of(self, user_id: str) -> PresenceItem | None:
-        """What is shown of a user who is not offline."""
-        return self._presence.get(user_id)
-
-    def watch(self, conn_id: int, user_ids: Iterable[str]) -> None:
-        """Replace the set of users whose presence a session is told."""
-        seat = self._seats.get(conn_id)
-        if seat is None:
-            return
-        wanted = set(user_ids)
-        for user_id in seat.watched - wanted:
-            self._unwatch(seat, user_id)
-        for user_id in wanted - seat.watched:
-            self._watchers.setdefault(user_id, {})[seat] = None
-        seat.watched = wanted
-
-    def doubt(self, user_id: str) -> None:
-        """A reason to see or to be seen by others is gone: whether another one is left must be asked."""
-        self.rights_version += 1
-        if user_id in self._watchers or any(s.watched for s in self._by_user.get(user_id, {}).values()):
-            self._doubted[user_id] = None
-
-    def take_doubted(self) -> list[str]:
-        """The users of whom it must be asked, once each."""
-        doubted, self._doubted = self._doubted, {}
-        return list(doubted)
-
-    def in_sight_of(self, user_id: str) -> set[str]:
-        """Those whom a user watches, and those who watch the user."""
-        others = {seat.listener.user_id for seat in self._watchers.get(user_id, ())}
-        return others.union(*(seat.watched for seat in self._by_user.get(user_id, {}).values()))
+    def replace_connection(self, user_id: str, node_id: str, conn_id: int) -> None:
+        """Close one connection, whose device has connected again; it is one of this node's."""
+        seat = self._by_user.get(user_id, {}).get(conn_id)
+        if seat is not None:
+            seat.listener.close(CloseCode.REPLACED)
 
     def part(self, user_id: str, other_id: str) -> None:
-        """Two users must no longer see each other's presence: to both, the other goes offline."""
-        for watching, watched in ((user_id, other_id), (other_id, user_id)):
-            for seat in self._by_user.get(watching, {}).values():
-                if watched in seat.watched:
-                    seat.watched.discard(watched)
-                    self._unwatch(seat, watched)
-                    item = PresenceItem(user_id=watched, state="offline")
-                    seat.listener.push_live("presence", Encoded(events.Presence(items=[item])), INBOX)
+        self.presence.part(user_id, other_id)
 
-    def _unwatch(self, seat: _Seat, user_id: str) -> None:
-        watchers = self._watchers.get(user_id)
-        if watchers is not None:
-            watchers.pop(seat, None)
-            if not watchers:
-                del self._watchers[user_id]
+    # -- healing, in a cluster ----------------------------------------------------------------------
+
+    def streams(self) -> dict[str, int]:
+        """The streams that anybody hears here, and where they stand; 0 where that is not known."""
+        found = {conversation_stream(c): audience.gate.head for c, audience in self._audiences.items()}
+        found |= {inbox_stream(user_id): inbox.head for user_id, inbox in self._inboxes.items()}
+        return found
+
+    def stands_at(self, stream: str, head: int) -> None:
+        """The store says how far a stream has got: what did not come here is to be read."""
+        gate = self._gate_of(stream)
+        if gate is None or gate.waiting is not None or head <= gate.head or self.healer is None:
+            return
+        if not gate.head:  # nobody knows what was missed: each device compares with its own cursor
+            self._resync_stream(stream, head)
+            return
+        gate.waiting = []
+        self.healer.fill(stream, gate.head)
+
+    def filled(self, stream: str, publish: Iterable[Callable[[], None]], head: int | None) -> None:
+        """What a hole held was read. `publish` publishes it event by event; None for `head`: it could not be
+        read, or is too long, and listeners read it themselves.
+        """
+        gate = self._gate_of(stream)
+        if gate is None:
+            return
+        is_too_far = gate.is_too_far
+        waiting = gate.reopen()
+        for call in publish:
+            call()
+        if head is None or is_too_far:
+            last = max((seq for seq, _ in waiting), default=gate.head)
+            self._resync_stream(stream, max(last, head or 0))
+            return
+        for seq, release in waiting:
+            self._pass(gate, stream, seq, release)
+
+    def _gate_of(self, stream: str) -> StreamGate | None:
+        kind, _, name = stream.partition(":")
+        if kind == "u":
+            return self._inboxes.get(name)
+        audience = self._audiences.get(name)
+        return None if audience is None else audience.gate
+
+    def _resync_stream(self, stream: str, head: int) -> None:
+        kind, _, name = stream.partition(":")
+        if kind == "u":
+            self.resync_user(name, head)
+            return
+        audience = self._audiences[name]
+        encoded = Encoded(events.Resync(conversation_id=name, head=head))
+        for seat in (*audience.full, *audience.passive):
+            seat.delivered.pop(name, None)
+            seat.listener.push_live(("resync", name), encoded, name)
+        audience.gate.head = max(audience.gate.head, head)
+
+    def _note_moves(self, user_ids: Iterable[str]) -> None:
+        if self._rejoining is not None:
+            self._rejoining.update(user_ids)
+
+    def begin_rejoin(self) -> None:
+        """The conversations of users are about to be read: note whose change meanwhile."""
+        self._rejoining = set()
+
+    def rejoin(self, found: Mapping[str, Collection[str]]) -> list[str]:
+        """Let the sessions of these users hear exactly these conversations.
+
+        Returns the users who entered or left one since `begin_rejoin`: they must be read again.
+        """
+        moved, self._rejoining = self._rejoining or set(), None
+        for user_id, conversation_ids in found.items():
+            if user_id in moved:
+                continue
+            for seat in self._by_user.get(user_id, {}).values():
+                if seat.left is not None:
+                    continue  # it is being opened, and reads them itself
+                for conversation_id in seat.conversation_ids - set(conversation_ids):
+                    self._leave(seat, conversation_id)
+                    self.presence.doubt(user_id)
+                for conversation_id in set(conversation_ids) - seat.conversation_ids:
+                    seat.conversation_ids.add(conversation_id)
+                    self._sit(seat, conversation_id)
+        return [user_id for user_id in found if user_id in moved]
+
+    def forget_delivered(self, is_concerned: Callable[[str], bool]) -> None:
+        """What devices told of these conversations may be lost with their owner: let them tell it again."""
+        for seat in self._seats.values():
+            for conversation_id in [c for c in seat.delivered if is_concerned(c)]:
+                del seat.delivered[conversation_id]
 
     # -- delivered receipts -------------------------------------------------------------------------
 
@@ -402,75 +510,34 @@ class Hub:
             return
         for conversation_id, seq in cursors.items():
             if seq > seat.delivered.get(conversation_id, 0) and conversation_id in seat.conversation_ids:
-                head = self._audiences[conversation_id].head
+                head = self._audiences[conversation_id].gate.head
                 # What lies beyond the head is not held, and must be told again when it is there.
                 seat.delivered[conversation_id] = min(seq, head) if head else seq
-                waiting = self._delivered.setdefault(conversation_id, {})
-                if seq > waiting.get(user_id, 0):
-                    waiting[user_id] = seq
-                    self._work.set()
+                self.watermarks.note(conversation_id, user_id, seq)
 
     # -- the one task -------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Send what is batched, until cancelled. Rests while there is nothing to send."""
-        next_heads = trio.current_time()
+        next_heads = next_tick = trio.current_time()
         while True:
-            await self._work.wait()
+            with trio.move_on_at(self.presence.next_due):
+                await self._work.wait()
             self._work = trio.Event()
-            await trio.sleep(PRESENCE_TICK_S)
-            self._send_presence()
-            self._send_delivered()
+            # The first change after a rest is told at once, with what comes along with it.
+            await trio.sleep_until(max(next_tick, trio.current_time() + _GATHER_S))
+            self.presence.tick()
+            self.watermarks.tick()
             now = trio.current_time()
+            next_tick = now + PRESENCE_TICK_S
             if self._heads and now >= next_heads:
                 self._send_heads()
                 next_heads = now + HEADS_TICK_S
             if self._heads:
                 self._work.set()
 
-    def _send_presence(self) -> None:
-        dirty, self._presence_dirty = self._presence_dirty, {}
-        news: dict[_Seat, list[PresenceItem]] = {}
-        for user_id, item in dirty.items():
-            for seat in self._watchers.get(user_id, ()):
-                news.setdefault(seat, []).append(item)
-        # Members of a group mostly watch the same people: one event, encoded once, serves them all.
-        shared: dict[tuple[str, ...], Encoded] = {}
-        for seat, items in news.items():
-            key = tuple([item.user_id for item in items])
-            encoded = shared.get(key)
-            if encoded is None:
-                encoded = shared[key] = Encoded(events.Presence(items=items))
-            seat.listener.push_live("presence", encoded, INBOX)
-
-    def _send_delivered(self) -> None:
-        """Tell the conversations that are awake. The others must not be woken: after a restart that would be
-        all of them at once.
-        """
-        waiting, self._delivered = self._delivered, {}
-        for conversation_id, seqs in waiting.items():
-            if not self._router.tell_if_active(Address("conversation", conversation_id), Delivered(seqs)):
-                self.put_back_delivered(conversation_id, seqs)
-
-    def take_delivered(self) -> dict[str, dict[str, int]]:
-        """Watermarks that no actor has taken: conversation_id -> user_id -> seq. The caller stores them."""
-        taken, self._undelivered = self._undelivered, {}
-        return taken
-
-    def put_back_delivered(self, conversation_id: str, seqs: dict[str, int]) -> None:
-        """Keep watermarks that could not be stored; they are maxima, so the highest one is enough."""
-        waiting = self._undelivered.setdefault(conversation_id, {})
-        for user_id, seq in seqs.items():
-            waiting[user_id] = max(seq, waiting.get(user_id, 0))
-
-    def delivered_stored(self, conversation_id: str, seqs: dict[str, int]) -> None:
-        """Tell of watermarks that were stored: the actor, if it woke meanwhile, or else those who look."""
-        if self._router.tell_if_active(Address("conversation", conversation_id), Delivered(seqs)):
-            return
-        items = [ReceiptItem(user_id=user_id, delivered_seq=seq) for user_id, seq in seqs.items()]
-        encoded = Encoded(events.Receipts(conversation_id=conversation_id, items=items))
-        # A key of its own: it must not take the place of what the actor tells of other members.
-        self.publish_live(conversation_id, ("receipts", conversation_id, *seqs), encoded, is_state=True)
+    def _wake(self) -> None:
+        self._work.set()
 
     def _send_heads(self) -> None:
         heads, self._heads = self._heads, {}
@@ -495,6 +562,7 @@ class Hub:
                 seat.listener.push_live("heads", encoded, part[0].conversation_id)
 
 
+_GATHER_S = 0.02  # so that a crowd that comes at once is one event
 _BRIEF_CHARS = 200  # of a message in a conversation list
 _MAX_HINTS = 100  # heads in one event: 100 KB at the very most
 
@@ -511,7 +579,3 @@ def _brief(event: events.MessagePosted) -> Message:
         mentions=event.mentions,
         files=event.files,
     )
-
-
-def _state(state: str) -> PresenceState:
-    return "online" if state == "online" else "away" if state == "away" else "offline"

@@ -49,24 +49,19 @@ class BlockMoved(msgspec.Struct, frozen=True):
 
 
 class Opened(msgspec.Struct, frozen=True):
-    """A connection of the user was welcomed."""
+    """A connection of the user is being welcomed on that node. Told again when the shard has moved."""
 
+    node_id: str
     conn_id: int
-    is_active: bool = True
-
-
-class Moved(msgspec.Struct, frozen=True):
-    """The person at that connection became active or idle."""
-
-    conn_id: int
-    is_active: bool
+    device_id: str
 
 
 class Closed(msgspec.Struct, frozen=True):
-    """A connection of the user is gone; `was_silent`: because nothing was heard from it for too long."""
+    """A connection of the user has gone; conn_id 0: all that the user had on that node, which was lost."""
 
+    node_id: str
     conn_id: int
-    was_silent: bool = False
+    at_ms: int
 
 
 # -- durable tells: stored with their cause, as JSON in records.Tell.body ----------------------------

@@ -9,7 +9,6 @@ from typing import Protocol, TypeVar
 from protocol.codec import Encoded
 from protocol.errors import HubbubError
 from protocol.records import Append, Appended, Entry, MessageState, Row, StreamHead, Tell
-from protocol.types import PresenceItem
 
 R = TypeVar("R", bound=Row)
 Outcome = tuple[Appended, ...] | HubbubError
@@ -56,6 +55,10 @@ class Leases(Protocol):
         """The epoch under which this node owns the shard. Raises: Unavailable("moved") where it does not."""
         ...
 
+    def owns(self, shard: int) -> bool:
+        """Tell whether this node may run the shard's actors now."""
+        ...
+
 
 class Fanout(Protocol):
     """Carry events to the sessions that listen, wherever they are. Nothing here blocks or raises."""
@@ -66,10 +69,11 @@ class Fanout(Protocol):
         seq: int,
         encoded: Encoded,
         *,
+        to: Collection[str],
         everywhere: bool = False,
         message_count: int = 0,
     ) -> None:
-        """Send a durable event of a conversation to its sessions.
+        """Send a durable event of a conversation to its sessions; `to` are its members, wherever they are.
 
         Whole to those that look at it, as a coalesced head to the others; `everywhere`: whole to all.
         `message_count` is the conversation's as of this event.
@@ -82,11 +86,13 @@ class Fanout(Protocol):
         key: str | tuple[str, ...],
         encoded: Encoded,
         *,
+        to: Collection[str] | None,
         except_user_id: str = "",
         is_state: bool = False,
     ) -> None:
         """Send a live event to the sessions that look; a newer one with the same key replaces it.
 
+        `to` are the conversation's members; None: whoever they are, when the sender does not know them.
         `is_state`: its loss must be announced, since nothing later repeats what it says.
         """
         ...
@@ -105,8 +111,8 @@ class Fanout(Protocol):
         """Let the sessions of these users hear the conversation from now on."""
         ...
 
-    def unsubscribe(self, conversation_id: str, user_ids: Sequence[str]) -> None:
-        """End that."""
+    def unsubscribe(self, conversation_id: str, user_ids: Sequence[str], *, to: Collection[str]) -> None:
+        """End that; `to` are the members who stay, and may watch the presence of those who go."""
         ...
 
     def resync(self, conversation_id: str, head: int, user_ids: Collection[str]) -> None:
@@ -120,16 +126,8 @@ class Fanout(Protocol):
         """The same for a user's inbox."""
         ...
 
-    def presence_changed(self, user_id: str, state: str, last_seen_ms: int) -> None:
-        """Tell the watchers of a user, batched."""
-        ...
-
-    def presence_of(self, user_id: str) -> PresenceItem | None:
-        """What is shown of a user who is not offline."""
-        ...
-
-    def connections_of(self, user_id: str) -> Sequence[int]:
-        """The conn_ids of the user's connections, for an actor that lost count of them."""
+    def is_connected(self, user_id: str) -> bool:
+        """Tell whether the user is connected, to this node or another one."""
         ...
 
     def part(self, user_id: str, other_id: str) -> None:
@@ -138,6 +136,10 @@ class Fanout(Protocol):
 
     def close_session(self, user_id: str, session_id: str) -> None:
         """Close the connections of one log-in."""
+        ...
+
+    def replace_connection(self, user_id: str, node_id: str, conn_id: int) -> None:
+        """Close one connection, whose device has connected again."""
         ...
 
 

@@ -6,7 +6,7 @@ the scan that finds it again. A target that takes nothing holds up nobody else.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
@@ -54,9 +54,11 @@ class _Receipt:
 class TellRelay:
     """Carry tells from the store to their targets; run one per node."""
 
-    def __init__(self, log: Log, router: Router) -> None:
+    def __init__(self, log: Log, router: Router, *, owns: Callable[[int], bool]) -> None:
+        """`owns`: whether this node runs a shard's actors. Each node scans for what is owed to its own."""
         self._log = log
         self._router = router
+        self._owns = owns
         self._queue: deque[Tell] = deque()
         self._in_flight: set[str] = set()
         self._blocked: dict[Address, float] = {}  # target -> not before; what is hinted meanwhile is scanned
@@ -94,6 +96,12 @@ class TellRelay:
                 self._set_aside.popitem(last=False)
         else:
             self._block(address, trio.current_time() + max(RETRY_S, error.retry_after_s or 0.0))
+        self._wake.set()
+
+    def scan_soon(self) -> None:
+        """Look for what is owed to shards that were taken over just now."""
+        self._scan_at = trio.current_time()
+        self._scanned_to = None
         self._wake.set()
 
     async def run(self) -> None:
@@ -145,4 +153,6 @@ class TellRelay:
             self._scan_at = now
         # What was hinted during the read lies behind what the scan found.
         known = concluded | self._in_flight | {tell.tell_id for tell in self._queue}
-        self._queue.extendleft(tell for tell in reversed(tells) if tell.tell_id not in known)
+        self._queue.extendleft(
+            tell for tell in reversed(tells) if tell.tell_id not in known and self._owns(tell.shard)
+        )

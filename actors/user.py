@@ -1,4 +1,4 @@
-"""The actor of one user: the own inbox stream, contacts and blocks, profile, and presence.
+"""The actor of one user: the own inbox stream, contacts and blocks, profile, and devices that are connected.
 
 It stays while the user is connected. It is the only writer of the user's inbox and of the user's own side of
 every contact; the other side is written by the other user's actor, told durably.
@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-import trio
 
-from actors import presence, user_rules
+from actors import user_rules
 from actors.address import Address
 from actors.conversation_rules import direct_id
 from actors.entity import EntityContext
@@ -23,7 +22,6 @@ from actors.messages import (
     ContactAsked,
     ContactGone,
     LoggedOut,
-    Moved,
     MutedIn,
     Opened,
     RemovedFrom,
@@ -38,7 +36,6 @@ from protocol import commands, events, replies
 from protocol.codec import Encoded
 from protocol.errors import Refused
 from protocol.events import InboxEvent
-from protocol.limits import PRESENCE_DEBOUNCE_S
 from protocol.records import (
     Appended,
     BlockRow,
@@ -54,14 +51,10 @@ from protocol.records import (
     inbox_stream,
 )
 from protocol.stored_events import body_of
-from protocol.types import ContactState, PresenceState
+from protocol.types import ContactState
 
 KIND: Final = "user"
 _RETRY_S: Final = 0.25
-
-
-class _JudgePresence(msgspec.Struct, frozen=True):
-    pass
 
 
 class _TellBlock(msgspec.Struct, frozen=True):
@@ -70,7 +63,7 @@ class _TellBlock(msgspec.Struct, frozen=True):
 
 
 class UserActor(StreamActor):
-    """Own one user. Take `Ask`, `Told`, `Opened`, `Moved` and `Closed`."""
+    """Own one user. Take `Ask`, `Told`, `Opened` and `Closed`."""
 
     def __init__(
         self,
@@ -81,19 +74,15 @@ class UserActor(StreamActor):
         fanout: Fanout,
         relay: Relay,
         now_ms: WallClock,
-        debounce_s: float = PRESENCE_DEBOUNCE_S,
     ) -> None:
         super().__init__(
             address, inbox_stream(address.id), log=log, leases=leases, relay=relay, now_ms=now_ms
         )
         self._id = address.id
         self._fanout = fanout
-        self._debounce_s = debounce_s
         self._circle: Circle | None = None
         self._head = 0
-        self._connections = presence.Connections()
-        self._shown: PresenceState = "offline"
-        self._last_seen_ms = 0  # when the last connection was closed
+        self._devices: dict[str, tuple[str, int]] = {}  # device_id -> (node_id, conn_id), as was told
         self._user: User | None = None  # as changed last, stored or in flight
 
     # -- life ---------------------------------------------------------------------------------------
@@ -104,22 +93,12 @@ class UserActor(StreamActor):
         head = await self._log.head(self._stream)
         self._head = head.seq
         self._last_at_ms = head.at_ms
-        for conn_id in self._fanout.connections_of(self._id):
-            self._connections.opened(conn_id, is_active=True)
-        shown = self._fanout.presence_of(self._id)
-        self._shown = "offline" if shown is None else shown.state
-        if self._shown != "offline" and not self._connections.active:  # the last one closed meanwhile
-            self._connections.closed_at = trio.current_time()
-            ctx.post_after(self._debounce_s, _JudgePresence())
         if ctx.restarted:
             self._fanout.resync_user(self._id, head.seq)
 
-    def may_passivate(self) -> bool:
-        return super().may_passivate() and not self._connections.active
-
-    async def passivate(self) -> None:
-        if self._shown != "offline":  # told to leave before the debounce was over
-            self._fanout.presence_changed(self._id, "offline", self._last_seen_ms or self._now_ms())
+    def is_needed(self) -> bool:
+        """A connected user's actor stays awake, however quiet the user is."""
+        return self._fanout.is_connected(self._id)
 
     async def _load_circle(self) -> Circle:
         if self._circle is None:
@@ -137,21 +116,9 @@ class UserActor(StreamActor):
         elif isinstance(message, Told):
             await self._told(message, reply)
         elif isinstance(message, Opened):
-            self._connections.opened(message.conn_id, is_active=message.is_active)
-            self._judge()
-        elif isinstance(message, Moved):
-            self._connections.moved(message.conn_id, is_active=message.is_active)
-            self._judge()
+            self._opened(message)
         elif isinstance(message, Closed):
-            self._connections.closed(message.conn_id, trio.current_time(), was_silent=message.was_silent)
-            if not self._connections.active:
-                self._last_seen_ms = self._now_ms()
-                self._stage_ops([Put(LastSeen(user_id=self._id, at_ms=self._last_seen_ms))])
-                self._judge()
-                if self._shown != "offline":
-                    self._ctx.post_after(self._debounce_s, _JudgePresence())
-        elif isinstance(message, _JudgePresence):
-            self._judge()
+            self._closed(message)
         elif isinstance(message, _TellBlock):
             await self._tell_block(message)
         else:
@@ -186,17 +153,26 @@ class UserActor(StreamActor):
             Staged(reply, answer, user_id=self._id, event=event, after=after),
         )
 
-    # -- presence -----------------------------------------------------------------------------------
+    # -- connections --------------------------------------------------------------------------------
 
-    def _judge(self) -> None:
-        shown = presence.judge(
-            self._connections, self._shown, trio.current_time(), debounce_s=self._debounce_s
-        )
-        if shown == self._shown:
-            return
-        self._shown = shown
-        last_seen_ms = (self._last_seen_ms or self._now_ms()) if shown == "offline" else 0
-        self._fanout.presence_changed(self._id, shown, last_seen_ms)
+    def _opened(self, message: Opened) -> None:
+        """A device is on one node at a time: where it was before, a connection may be half open for long."""
+        place = (message.node_id, message.conn_id)
+        older = self._devices.get(message.device_id, place)
+        self._devices[message.device_id] = place
+        if older != place:
+            self._fanout.replace_connection(self._id, *older)
+
+    def _closed(self, message: Closed) -> None:
+        gone = [
+            device_id
+            for device_id, (node_id, conn_id) in self._devices.items()
+            if node_id == message.node_id and message.conn_id in (conn_id, 0)
+        ]
+        for device_id in gone:
+            del self._devices[device_id]
+        if not self._fanout.is_connected(self._id):
+            self._stage_ops([Put(LastSeen(user_id=self._id, at_ms=message.at_ms))])
 
     # -- what others told ---------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from secrets import token_bytes
 from typing import cast
@@ -34,7 +35,7 @@ from protocol.codec import Encoded, Wire
 from protocol.commands import Hello
 from protocol.errors import CloseCode, HubbubError
 from protocol.records import Insert, User
-from server.chat_core import ChatCore
+from server.chat_core import Alone, ChatCore
 from server.directory import Directory
 from server.identity import Identity
 from server.log_ins import LogIns
@@ -170,9 +171,9 @@ async def open_node(directory: Path, user_count: int) -> AsyncIterator[Node]:
         people = Directory(store)
         core = ChatCore(
             store,
-            await store.claim_all("bench"),
             people,
             LogIns(store, people, token_bytes(32)),
+            surround=partial(Alone, await store.claim_all("bench")),
             node_id="bench",
             server="bench",
             nodes=list,

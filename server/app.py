@@ -31,7 +31,7 @@ from actors.supervisor import ChildSpec, ChildStatus, Strategy, Supervisor, Supe
 from protocol.types import NodeInfo
 from server import janitor
 from server.accounts import AccountRates, Accounts
-from server.chat_core import ChatCore
+from server.chat_core import Alone, ChatCore
 from server.clock import wall_clock_ms
 from server.config import ConfigError, Settings, server_secret
 from server.directory import Directory
@@ -127,9 +127,9 @@ class Node:
         )
         self._core = ChatCore(
             store,
-            epochs,
             directory,
             self._log_ins,
+            surround=partial(Alone, epochs),
             node_id=self.node_id,
             server=f"hubbub/{VERSION}",
             nodes=self._nodes,

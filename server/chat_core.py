@@ -4,12 +4,14 @@ Supervision: `actors` is one_for_one. A host that fails is restarted with empty 
 from the log with the next message.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 from secrets import token_hex
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 import structlog
+import trio
 
 from actors import conversation as conversation_actor
 from actors import user as user_actor
@@ -18,8 +20,9 @@ from actors.conversation import Conversation
 from actors.entity_host import EntityHost
 from actors.hub import Hub
 from actors.messages import Ask
+from actors.ports import Fanout, Leases
 from actors.relay import TellRelay
-from actors.router import LocalRouter
+from actors.router import LocalRouter, Router
 from actors.supervisor import ChildSpec, Supervisor
 from actors.user import UserActor
 from protocol.errors import HubbubError, Unavailable
@@ -34,10 +37,30 @@ MAX_DEAD_LETTER_CHARS: Final = 100_000
 log = structlog.get_logger(__name__)
 
 
-class OwnedShards:
-    """Proof of the shards that this node owns; all of them on a single node."""
+class Surroundings(Protocol):
+    """How the actors and sessions of a node reach those of the others; see Alone and cluster.node."""
 
-    def __init__(self, epochs: dict[int, int]) -> None:
+    @property
+    def router(self) -> Router: ...
+
+    @property
+    def fanout(self) -> Fanout: ...
+
+    @property
+    def leases(self) -> Leases: ...
+
+    async def announced(self) -> None:
+        """Return when the other nodes know of the sessions that were attached before, or are too slow."""
+        ...
+
+
+class Alone:
+    """The surroundings of a single node, which owns every shard."""
+
+    def __init__(self, epochs: dict[int, int], router: LocalRouter, hub: Hub) -> None:
+        self.router = router
+        self.fanout = hub
+        self.leases = self
         self._epochs = epochs
 
     def epoch_of(self, shard: int) -> int:
@@ -47,6 +70,13 @@ class OwnedShards:
             raise Unavailable("moved")
         return epoch
 
+    def owns(self, shard: int) -> bool:
+        """Tell whether this node runs the shard's actors."""
+        return shard in self._epochs
+
+    async def announced(self) -> None:
+        """Nobody else has to know."""
+
 
 class ChatCore:
     """Wire actors, hub, relay and service over one store. `supervisor.run` brings them to life."""
@@ -54,10 +84,10 @@ class ChatCore:
     def __init__(
         self,
         store: Store,
-        epochs: dict[int, int],
         people: People,
         log_ins: LogIns,
         *,
+        surround: Callable[[LocalRouter, Hub], Surroundings],
         node_id: str,
         server: str,
         nodes: Callable[[], list[NodeInfo]],
@@ -67,14 +97,17 @@ class ChatCore:
     ) -> None:
         self._store = store
         self._now_ms = now_ms
-        leases = OwnedShards(epochs)
-        self.router = LocalRouter()
-        self.hub = Hub(self.router)
-        self.relay = TellRelay(store, self.router)
+        local = LocalRouter()
+        self.hub = Hub(now_ms=now_ms, debounce_s=debounce_s)
+        surroundings = surround(local, self.hub)
+        self.router, self.fanout = surroundings.router, surroundings.fanout
+        leases = surroundings.leases
+        self.hub.watermarks.router = self.router
+        self.relay = TellRelay(store, self.router, owns=leases.owns)
 
         def conversation(address: Address) -> Conversation:
             return Conversation(
-                address, log=store, leases=leases, fanout=self.hub, relay=self.relay, now_ms=now_ms
+                address, log=store, leases=leases, fanout=self.fanout, relay=self.relay, now_ms=now_ms
             )
 
         def user(address: Address) -> UserActor:
@@ -82,10 +115,9 @@ class ChatCore:
                 address,
                 log=store,
                 leases=leases,
-                fanout=self.hub,
+                fanout=self.fanout,
                 relay=self.relay,
                 now_ms=now_ms,
-                debounce_s=debounce_s,
             )
 
         self.conversations = EntityHost(
@@ -102,8 +134,8 @@ class ChatCore:
             on_dead_letter=self._keep_dead_letter,
             wakes_after_crash=True,
         )
-        self.router.add(self.conversations)
-        self.router.add(self.users)
+        local.add(self.conversations)
+        local.add(self.users)
         self.service = ChatService(
             store=store,
             router=self.router,
@@ -115,6 +147,8 @@ class ChatCore:
             nodes=nodes,
             now_ms=now_ms,
             max_file_bytes=max_file_bytes,
+            fanout=self.fanout,
+            announced=surroundings.announced,
         )
         self.supervisor = Supervisor(
             "actors",
@@ -128,6 +162,20 @@ class ChatCore:
             max_restarts=20,
             period_s=60.0,
         )
+
+    async def hand_over(self, shards: Collection[int], deadline_s: float) -> None:
+        """Let the actors of these shards finish what waits and leave; what is late is cut off."""
+        async with trio.open_nursery() as nursery:
+            for host in (self.conversations, self.users):
+                leave = partial(host.passivate_matching, deadline_s=deadline_s)
+                nursery.start_soon(leave, lambda address: address.shard in shards)
+
+    async def cut_off(self, shards: Collection[int]) -> None:
+        """End the actors of these shards at once: another node may run them by now."""
+        for host in (self.conversations, self.users):
+            await host.cut_off(
+                lambda address: address.shard in shards, Unavailable("moved", retry_after_s=0.5)
+            )
 
     def gauges(self) -> dict[str, float]:
         """How the actors are doing, for the metrics."""

@@ -5,7 +5,7 @@ store: they never queue behind writes, and never wake an actor. The exceptions a
 and list_contacts, which the actor answers from its memory, so that they show what was decided before them.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final, Protocol, TypeVar
 
 import msgspec
@@ -15,11 +15,13 @@ import trio
 from actors.address import Address
 from actors.conversation_rules import direct_id, group_id
 from actors.hub import Hub
-from actors.messages import Ask, Closed, Create, LoggedOut, Moved, OpenBetween, Opened, Told, encode_tell
+from actors.messages import Ask, Closed, Create, Delivered, LoggedOut, OpenBetween, Opened, Told, encode_tell
+from actors.ports import Fanout
 from actors.reply import Reply as ReplyPort
 from actors.router import Router
 from actors.user_rules import needs_other, profile_of
-from protocol import commands, replies
+from protocol import commands, events, replies
+from protocol.codec import Encoded
 from protocol.commands import Command, Hello
 from protocol.errors import CloseCode, HubbubError, ProtocolError, Refused, Unavailable
 from protocol.limits import (
@@ -59,6 +61,7 @@ from protocol.types import (
     NodeInfo,
     PresenceItem,
     Profile,
+    ReceiptItem,
     ServerLimits,
 )
 from server.identity import Identity
@@ -69,6 +72,7 @@ ASK_TIMEOUT_S: Final = 10.0
 CURSOR_FLUSH_S: Final = 1.0  # a device cursor that is lost by a crash costs a second of replay
 MAX_WAITING_CURSORS: Final = 5_000  # of one user; what is beyond is told again by the next heartbeat
 _MAX_WAITING_DEVICES: Final = 50_000
+_MAX_UNTOLD: Final = 50_000  # more connections than one node holds
 _FLUSH_CHUNK: Final = 1_000
 _MAX_LINES: Final = 1_000  # conversations told in one welcome
 _BRIEF_CHARS: Final = 200  # of a message in a conversation list
@@ -167,10 +171,15 @@ class ChatService:
         nodes: Callable[[], list[NodeInfo]],
         now_ms: Callable[[], int],
         max_file_bytes: int,
+        fanout: Fanout,
+        announced: Callable[[], Awaitable[None]],
     ) -> None:
+        """`announced` returns when the other nodes know of the sessions that were attached before."""
         self._store = store
         self._router = router
         self._hub = hub
+        self._fanout = fanout
+        self._announced = announced
         self._people = people
         self._log_ins = log_ins
         self._node_id = node_id
@@ -187,7 +196,8 @@ class ChatService:
         self._nursery: trio.Nursery | None = None
         self._cursors: dict[str, dict[tuple[str, str], int]] = {}  # user_id -> (device_id, stream) -> seq
         self._devices: dict[tuple[str, str], Device] = {}
-        self._closed: list[tuple[str, Closed]] = []  # for users whose actor had no room
+        # For user actors that could not be reached; the newest of each connection.
+        self._untold: dict[tuple[str, int], Opened | Closed] = {}
         self._reads: dict[type[Command], Callable[[Caller, Command], Awaitable[Reply]]] = {
             commands.Sync: self._sync,
             commands.SyncInbox: self._sync_inbox,
@@ -215,7 +225,7 @@ class ChatService:
             try:
                 while True:
                     await trio.sleep(CURSOR_FLUSH_S)
-                    self._retry_closed()
+                    self._retry_untold()
                     await self.judge_sight()
                     await self.flush_cursors()
             finally:
@@ -229,7 +239,8 @@ class ChatService:
         user_id = identity.user.user_id
         session.context = caller = Caller(identity, session.conn_id, hello.device_id)
         self._hub.attach(session, identity.session_id, hello.focus)
-        self._router.tell(Address("user", user_id), Opened(session.conn_id))
+        self._tell_user(user_id, Opened(self._node_id, session.conn_id, hello.device_id))
+        await self._announced()
         members = await self._store.find(MemberRow, {"user_id": user_id}, limit=100_000)
         self._hub.join(session.conn_id, (row.conversation_id for row in members))
         inbox = await self._store.head(inbox_stream(user_id))
@@ -255,6 +266,8 @@ class ChatService:
             for line in lines
             if line.head > cursors.get(line.conversation_id, 0)
         ]
+        stands = {line.conversation_id: line.head for line in lines}
+        self._hub.seed(session.conn_id, stands, inbox.seq)
         device_key = (user_id, hello.device_id)
         self._devices[device_key] = Device(
             user_id=user_id, device_id=hello.device_id, client=hello.client, last_seen_ms=self._now_ms()
@@ -300,9 +313,16 @@ class ChatService:
 
     def closed(self, session: Session) -> None:
         """Detach a session."""
-        self._hub.detach(session.conn_id)
-        was_silent = session.close_code is CloseCode.HEARTBEAT_TIMEOUT
-        self._tell_closed(session.user_id, Closed(session.conn_id, was_silent))
+        self._hub.detach(session.conn_id, was_silent=session.close_code is CloseCode.HEARTBEAT_TIMEOUT)
+        self._tell_user(session.user_id, Closed(self._node_id, session.conn_id, self._now_ms()))
+
+    def shards_moved(self, shards: Collection[int]) -> None:
+        """Other actors serve these users from now on: tell them who is connected here."""
+        for user_id in self._hub.user_ids():
+            if Address("user", user_id).shard in shards:
+                for listener in self._hub.listeners_of(user_id):
+                    device_id = getattr(listener, "device_id", "")
+                    self._tell_user(user_id, Opened(self._node_id, listener.conn_id, device_id))
 
     # -- single commands ----------------------------------------------------------------------------
 
@@ -396,18 +416,20 @@ class ChatService:
         return replies.Ok()
 
     def _moved(self, caller: Caller, *, is_active: bool) -> None:
-        self._router.tell_if_active(Address("user", caller.user_id), Moved(caller.conn_id, is_active))
+        self._hub.moved(caller.conn_id, is_active=is_active)
 
-    def _tell_closed(self, user_id: str, closed: Closed) -> None:
+    def _tell_user(self, user_id: str, message: Opened | Closed) -> None:
+        """Tell the user's actor of a connection, later if it cannot be reached now."""
         try:
-            self._router.tell(Address("user", user_id), closed)
+            self._router.tell(Address("user", user_id), message)
         except Unavailable:
-            self._closed.append((user_id, closed))
+            if len(self._untold) < _MAX_UNTOLD:
+                self._untold[user_id, message.conn_id] = message
 
-    def _retry_closed(self) -> None:
-        waiting, self._closed = self._closed, []
-        for user_id, closed in waiting:
-            self._tell_closed(user_id, closed)
+    def _retry_untold(self) -> None:
+        waiting, self._untold = self._untold, {}
+        for (user_id, _conn_id), message in waiting.items():
+            self._tell_user(user_id, message)
 
     def _note_cursors(self, caller: Caller, cursors: dict[str, int], inbox_cursor: int) -> None:
         self._hub.delivered(caller.user_id, cursors, caller.conn_id)
@@ -454,7 +476,7 @@ class ChatService:
 
     async def _flush_delivered(self) -> None:
         """Store how far users have got in conversations whose actor sleeps, without waking it."""
-        waiting = self._hub.take_delivered()
+        waiting = self._hub.watermarks.take()
         told = [(c, user_id, seq) for c, seqs in waiting.items() for user_id, seq in seqs.items()]
         done = 0
         try:
@@ -473,12 +495,22 @@ class ChatService:
                 )
                 done += len(part)
                 for conversation_id, seqs in stored.items():
-                    self._hub.delivered_stored(conversation_id, seqs)
+                    self._delivered_stored(conversation_id, seqs)
         except Unavailable as error:
             log.warning("delivered_not_stored", code=error.code, count=len(told) - done)
         finally:
             for conversation_id, user_id, seq in told[done:]:
-                self._hub.put_back_delivered(conversation_id, {user_id: seq})
+                self._hub.watermarks.put_back(conversation_id, {user_id: seq})
+
+    def _delivered_stored(self, conversation_id: str, seqs: dict[str, int]) -> None:
+        """Tell of watermarks that were stored: the actor, if it woke meanwhile, or else those who look."""
+        if self._router.tell_if_active(Address("conversation", conversation_id), Delivered(seqs)):
+            return
+        items = [ReceiptItem(user_id=user_id, delivered_seq=seq) for user_id, seq in seqs.items()]
+        encoded = Encoded(events.Receipts(conversation_id=conversation_id, items=items))
+        # A key of its own: it must not take the place of what the actor tells of other members.
+        key = ("receipts", conversation_id, *seqs)
+        self._fanout.publish_live(conversation_id, key, encoded, to=None, is_state=True)
 
     async def _heads_for(self, told: Iterable[tuple[str, int]]) -> dict[str, int]:
         """A bound for what devices claim to hold of each stream: at most its head, for it only grows.
@@ -671,15 +703,15 @@ class ChatService:
     async def _watch_presence(self, caller: Caller, command: Command) -> Reply:
         """Watch contacts and members of shared conversations; others, and blocked ones, are left out."""
         assert isinstance(command, commands.WatchPresence)
-        version = self._hub.rights_version
+        version = self._hub.presence.rights_version
         asked = set(command.user_ids)
         if command.contacts:
             asked |= await self._contacts(caller.user_id)
         allowed = await self._in_sight(caller.user_id, asked)
         watched = sorted(allowed)[:MAX_WATCHED_USERS]
-        self._hub.watch(caller.conn_id, watched)
-        if self._hub.rights_version != version:
-            self._hub.doubt(caller.user_id)  # somebody left somewhere while this was read
+        self._hub.presence.watch(caller.conn_id, watched)
+        if self._hub.presence.rights_version != version:
+            self._hub.presence.doubt(caller.user_id)  # somebody left somewhere while this was read
         return replies.PresenceList(items=await self._presence(watched))
 
     async def _contacts(self, user_id: str) -> set[str]:
@@ -695,20 +727,20 @@ class ChatService:
 
     async def judge_sight(self) -> None:
         """Part those who have no reason any more to see each other's presence."""
-        doubted = self._hub.take_doubted()
+        doubted = self._hub.presence.take_doubted()
         try:
             while doubted:
                 user_id = doubted[-1]
-                others = self._hub.in_sight_of(user_id) - {user_id}
+                others = self._hub.presence.in_sight_of(user_id) - {user_id}
                 if others:
                     for other_id in others - await self._in_sight(user_id, others):
-                        self._hub.part(user_id, other_id)
+                        self._hub.presence.part(user_id, other_id)
                 doubted.pop()
         except Unavailable as error:
             log.warning("presence_not_judged", code=error.code, count=len(doubted))
         finally:
             for user_id in doubted:
-                self._hub.doubt(user_id)
+                self._hub.presence.doubt(user_id)
 
     async def _presence(self, user_ids: Sequence[str]) -> list[PresenceItem]:
         """What is shown of these users, as of after the reads: a change meanwhile is not lost."""
@@ -717,7 +749,7 @@ class ChatService:
             rows = await self._store.find_many(LastSeen, "user_id", user_ids[start : start + 1000])
             seen |= {row.user_id: row.at_ms for row in rows}
         return [
-            self._hub.presence_of(user_id)
+            self._hub.presence.of(user_id)
             or PresenceItem(user_id=user_id, state="offline", last_seen_ms=seen.get(user_id, 0))
             for user_id in user_ids
         ]

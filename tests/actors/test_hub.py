@@ -10,8 +10,9 @@ import trio.testing
 from trio.testing import MockClock
 
 from actors.address import Address
-from actors.hub import INBOX, Hub
+from actors.hub import Hub
 from actors.messages import Delivered
+from actors.presence_board import INBOX
 from actors.reply import Reply
 from actors.router import LocalRouter
 from protocol import events
@@ -19,7 +20,7 @@ from protocol.codec import Encoded
 from protocol.errors import CloseCode
 from protocol.events import Event
 from protocol.limits import HEADS_TICK_S, PRESENCE_TICK_S
-from protocol.types import HeadHint, ReceiptItem
+from protocol.types import HeadHint
 
 
 class Ear:
@@ -66,7 +67,8 @@ class Conversations:
 @asynccontextmanager
 async def open_hub() -> AsyncIterator[tuple[Hub, Conversations]]:
     host = Conversations()
-    hub = Hub(LocalRouter([host]))
+    hub = Hub(now_ms=lambda: 5)
+    hub.watermarks.router = LocalRouter([host])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(hub.run)
         yield hub, host
@@ -98,18 +100,18 @@ async def test_what_happens_while_a_session_opens_is_neither_missed_nor_wrongly_
     async with open_hub() as (hub, _):
         ear = Ear(1, "ann")
         hub.attach(ear, "s1", None)
-        hub.unsubscribe("left", ["ann"])
+        hub.unsubscribe("left", ["ann"], to=())
         hub.subscribe("entered", ["ann"])
-        hub.unsubscribe("back", ["ann"])
+        hub.unsubscribe("back", ["ann"], to=())
         hub.subscribe("back", ["ann"])
         hub.join(1, ["left", "stayed"])
         assert hub.conversation_ids(1) == {"entered", "back", "stayed"}
         for conversation_id in ("left", "entered", "back", "stayed"):
-            hub.publish(conversation_id, 1, message(1, conversation_id))
+            hub.publish(conversation_id, 1, message(1, conversation_id), to=())
         assert {getattr(e, "conversation_id", "") for e in ear.take()} == {"entered", "back", "stayed"}
         hub.detach(1)
         hub.detach(1)
-        hub.publish("stayed", 2, message(2, "stayed"))
+        hub.publish("stayed", 2, message(2, "stayed"), to=())
         assert ear.take() == []
         assert (hub.connection_count, hub.head_of("stayed"), hub.conversation_ids(1)) == (0, 0, frozenset())
 
@@ -120,8 +122,8 @@ async def test_heads_come_at_most_once_a_second_with_the_latest_counts(autojump_
         ears = [seat(hub, n, f"u{n}", "c1", "c2", focus=[]) for n in range(3)]
         times: list[float] = []
         for seq in range(1, 101):
-            hub.publish("c1", seq, message(seq), message_count=seq)
-            hub.publish("c2", seq, message(seq, "c2"), message_count=seq)
+            hub.publish("c1", seq, message(seq), to=(), message_count=seq)
+            hub.publish("c2", seq, message(seq, "c2"), to=(), message_count=seq)
             await trio.sleep(0.03)
             if ears[0].heard and len(ears[0].heard) > len(times):
                 times.append(trio.current_time())
@@ -143,7 +145,7 @@ async def test_edits_off_the_screen_keep_the_message_count_of_the_hint(autojump_
     """A hint without a count would look like one that went back to nothing."""
     async with open_hub() as (hub, _):
         ear = seat(hub, 1, "ann", "c1", focus=["c2"])
-        hub.publish("c1", 7, Encoded(events.Reacted(target=3, emoji="x")), message_count=4)
+        hub.publish("c1", 7, Encoded(events.Reacted(target=3, emoji="x")), to=(), message_count=4)
         await trio.sleep(2)
         assert ear.take() == [events.Heads(items=[HeadHint(conversation_id="c1", head=7, message_count=4)])]
 
@@ -153,7 +155,7 @@ async def test_many_heads_are_split_into_events_that_fit(autojump_clock: MockClo
         names = [f"c{n}" for n in range(250)]
         ear = seat(hub, 1, "ann", *names, focus=[])
         for name in names:
-            hub.publish(name, 1, message(1, name), message_count=1)
+            hub.publish(name, 1, message(1, name), to=(), message_count=1)
         await trio.sleep(2)
         heads = ear.take()
         sizes = [len(e.items) for e in heads if isinstance(e, events.Heads)]
@@ -165,39 +167,39 @@ async def test_presence_is_batched_and_only_the_latest_state_is_told(autojump_cl
     async with open_hub() as (hub, _):
         ears = [seat(hub, n, f"w{n}") for n in range(2)]
         for ear in ears:
-            hub.watch(ear.conn_id, ["a", "b", "c"])
-        hub.presence_changed("a", "online", 0)
-        hub.presence_changed("b", "online", 0)
-        hub.presence_changed("a", "away", 0)
-        hub.presence_changed("nobody watches", "online", 0)
+            hub.presence.watch(ear.conn_id, ["a", "b", "c"])
+        hub.presence.elsewhere("a", "online", 0)
+        hub.presence.elsewhere("b", "online", 0)
+        hub.presence.elsewhere("a", "away", 0)
+        hub.presence.elsewhere("nobody watches", "online", 0)
         await trio.sleep(2 * PRESENCE_TICK_S)
         (first, stream), (second, _) = ears[0].heard[0], ears[1].heard[0]
         assert first is second
         assert stream == INBOX  # so that a full outbox announces the loss
         assert isinstance(first, events.Presence)
         assert [(i.user_id, i.state) for i in first.items] == [("a", "away"), ("b", "online")]
-        hub.watch(1, ["b"])
+        hub.presence.watch(1, ["b"])
         for ear in ears:
             ear.take()
-        hub.presence_changed("a", "offline", 5)
+        hub.presence.elsewhere("a", "offline", 5)
         await trio.sleep(2 * PRESENCE_TICK_S)
         assert ears[1].take() == []
-        assert hub.presence_of("a") is None
-        assert hub.presence_of("b") is not None
+        assert hub.presence.of("a") is None
+        assert hub.presence.of("b") is not None
 
 
 async def test_parting_takes_two_users_out_of_each_others_sight(autojump_clock: MockClock) -> None:
     async with open_hub() as (hub, _):
         ann, bob = seat(hub, 1, "ann"), seat(hub, 2, "bob")
-        hub.watch(1, ["bob", "cid"])
-        hub.watch(2, ["ann"])
+        hub.presence.watch(1, ["bob", "cid"])
+        hub.presence.watch(2, ["ann"])
         hub.part("ann", "bob")
         for ear, other in ((ann, "bob"), (bob, "ann")):
             (event,) = ear.take()
             assert isinstance(event, events.Presence)
             assert [(i.user_id, i.state, i.last_seen_ms) for i in event.items] == [(other, "offline", 0)]
-        hub.presence_changed("bob", "away", 0)
-        hub.presence_changed("ann", "away", 0)
+        hub.presence.elsewhere("bob", "away", 0)
+        hub.presence.elsewhere("ann", "away", 0)
         await trio.sleep(1)
         assert (ann.take(), bob.take()) == ([], [])
 
@@ -208,22 +210,22 @@ async def test_who_loses_a_conversation_or_a_contact_is_doubted_once() -> None:
         seat(hub, 1, "ann", "c1", "c2")
         seat(hub, 2, "bob", "c1")
         seat(hub, 3, "cid", "c1")
-        hub.watch(1, ["bob", "dan"])
-        hub.watch(3, ["ann"])
-        assert hub.in_sight_of("ann") == {"bob", "dan", "cid"}
-        assert hub.in_sight_of("dan") == {"ann"}
-        assert hub.in_sight_of("nobody") == set()
-        version = hub.rights_version
-        hub.unsubscribe("c1", ["dan", "bob", "bob", "eve"])  # dan is not connected, but watched
-        assert hub.take_doubted() == ["dan", "bob"]
-        assert hub.take_doubted() == []
-        assert hub.rights_version > version
+        hub.presence.watch(1, ["bob", "dan"])
+        hub.presence.watch(3, ["ann"])
+        assert hub.presence.in_sight_of("ann") == {"bob", "dan", "cid"}
+        assert hub.presence.in_sight_of("dan") == {"ann"}
+        assert hub.presence.in_sight_of("nobody") == set()
+        version = hub.presence.rights_version
+        hub.unsubscribe("c1", ["dan", "bob", "bob", "eve"], to=())  # dan is not connected, but watched
+        assert hub.presence.take_doubted() == ["dan", "bob"]
+        assert hub.presence.take_doubted() == []
+        assert hub.presence.rights_version > version
         hub.publish_user("ann", 1, Encoded(events.ContactChanged(user_id="dan")))
-        assert hub.take_doubted() == ["ann"]
+        assert hub.presence.take_doubted() == ["ann"]
         hub.resync("c1", 1, {"ann", "bob", "dan", "cid"})
-        assert hub.take_doubted() == []
+        assert hub.presence.take_doubted() == []
         hub.resync("c1", 1, {"ann", "bob", "cid"})
-        assert hub.take_doubted() == ["ann"]
+        assert hub.presence.take_doubted() == ["ann"]
 
 
 async def test_delivered_cursors_are_batched_and_not_repeated(autojump_clock: MockClock) -> None:
@@ -244,43 +246,40 @@ async def test_delivered_cursors_are_batched_and_not_repeated(autojump_clock: Mo
         hub.delivered("ann", {"c1": 5}, 1)
         await trio.sleep(1)
         assert host.told[1:] == [("c1", Delivered({"ann": 5}))]
-        assert hub.take_delivered() == {}
+        assert hub.watermarks.take() == {}
 
 
 async def test_what_no_actor_took_is_kept_to_be_stored(autojump_clock: MockClock) -> None:
     """A watermark is a maximum: it may be late, but not lost. And it wakes nobody."""
     async with open_hub() as (hub, host):
-        ann, bob = seat(hub, 1, "ann", "c1"), seat(hub, 2, "bob", "c1", focus=[])
+        seat(hub, 1, "ann", "c1")
+        seat(hub, 2, "bob", "c1", focus=[])
         host.is_asleep = True
         hub.delivered("ann", {"c1": 3}, 1)
         await trio.sleep(1)
         hub.delivered("ann", {"c1": 5}, 1)
         hub.delivered("bob", {"c1": 4}, 2)
         await trio.sleep(1)
-        taken = hub.take_delivered()
+        taken = hub.watermarks.take()
         assert taken == {"c1": {"ann": 5, "bob": 4}}
-        assert hub.take_delivered() == {}
-        hub.put_back_delivered("c1", {"ann": 5})
-        hub.put_back_delivered("c1", {"ann": 4})
-        assert hub.take_delivered() == {"c1": {"ann": 5}}
-        hub.delivered_stored("c1", {"ann": 5})
-        item = ReceiptItem(user_id="ann", delivered_seq=5)
-        assert ann.take() == [events.Receipts(conversation_id="c1", items=[item])]
-        assert bob.take() == []  # it does not look
+        assert hub.watermarks.take() == {}
+        hub.watermarks.put_back("c1", {"ann": 5})
+        hub.watermarks.put_back("c1", {"ann": 4})
+        assert hub.watermarks.take() == {"c1": {"ann": 5}}
         assert host.told == []
         host.is_asleep = False
-        hub.delivered_stored("c1", {"ann": 5})  # it woke meanwhile, and has perhaps read before that
+        hub.watermarks.tell("c1", {"ann": 5})  # it woke meanwhile
         assert host.told == [("c1", Delivered({"ann": 5}))]
-        assert ann.take() == []
+        assert hub.watermarks.take() == {}
 
 
 async def test_a_cursor_beyond_the_head_does_not_hide_those_that_follow(autojump_clock: MockClock) -> None:
     async with open_hub() as (hub, host):
         seat(hub, 1, "ann", "c1")
-        hub.publish("c1", 7, message(7))
+        hub.publish("c1", 7, message(7), to=())
         hub.delivered("ann", {"c1": 2**50}, 1)
         await trio.sleep(1)
-        hub.publish("c1", 8, message(8))
+        hub.publish("c1", 8, message(8), to=())
         hub.delivered("ann", {"c1": 8}, 1)
         await trio.sleep(1)
         assert host.told[1:] == [("c1", Delivered({"ann": 8}))]
@@ -293,7 +292,7 @@ async def test_a_resync_sets_right_who_listens() -> None:
         hub.resync("c1", 9, {"ann", "new", "offline"})
         for ear in (ann, gone, new):
             assert ear.take() == [events.Resync(conversation_id="c1", head=9)]
-        hub.publish("c1", 10, message(10))
+        hub.publish("c1", 10, message(10), to=())
         assert [len(ear.take()) for ear in (ann, gone, new)] == [1, 0, 1]
         assert not hub.is_member(2, "c1")
         assert hub.is_member(3, "c1")
@@ -303,7 +302,7 @@ async def test_a_resync_sets_right_who_listens() -> None:
 async def test_a_focus_that_opens_hands_over_the_pending_head(autojump_clock: MockClock) -> None:
     async with open_hub() as (hub, _):
         ear = seat(hub, 1, "ann", "c1", focus=[])
-        hub.publish("c1", 4, message(4), message_count=4)
+        hub.publish("c1", 4, message(4), to=(), message_count=4)
         hub.set_focus(1, ["c1"])
         (heads,) = ear.take()
         assert isinstance(heads, events.Heads)
@@ -330,7 +329,7 @@ async def test_a_change_of_focus_costs_only_what_it_moves(monkeypatch: pytest.Mo
         def whole() -> set[str]:
             """The conversations whose messages come whole."""
             for name in names:
-                hub.publish(name, 1, message(1, name))
+                hub.publish(name, 1, message(1, name), to=())
             return {e.conversation_id for e in ear.take() if isinstance(e, events.MessagePosted)}
 
         hub.set_focus(1, ["c2", "c3", "foreign"])
@@ -353,4 +352,13 @@ async def test_only_the_connections_of_the_ended_log_in_are_closed() -> None:
         one, two, other = seat(hub, 1, "ann"), seat(hub, 2, "ann"), seat(hub, 3, "bob")
         hub.close_session("ann", "s1")
         assert (one.closed, two.closed, other.closed) == (CloseCode.SESSION_REVOKED, None, None)
-        assert hub.connections_of("ann") == [1, 2]
+        assert [ear.conn_id for ear in hub.listeners_of("ann")] == [1, 2]
+
+
+async def test_a_device_that_connected_again_is_closed_where_it_was() -> None:
+    """Its old connection may be half open for a minute; another one of the same user is left alone."""
+    async with open_hub() as (hub, _):
+        old, other = seat(hub, 1, "ann"), seat(hub, 2, "ann")
+        hub.replace_connection("ann", "n1", 1)
+        hub.replace_connection("bob", "n1", 2)
+        assert (old.closed, other.closed) == (CloseCode.REPLACED, None)

@@ -71,7 +71,7 @@ class Targets:
 @asynccontextmanager
 async def open_relay() -> AsyncIterator[tuple[TellRelay, Targets]]:
     targets = Targets()
-    relay = TellRelay(cast(Log, targets), LocalRouter([targets]))
+    relay = TellRelay(cast(Log, targets), LocalRouter([targets]), owns=lambda _: True)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(relay.run)
         await trio.sleep(0.1)  # virtual: the scan of the start is over

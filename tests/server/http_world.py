@@ -14,7 +14,7 @@ from hypercorn.trio import serve
 
 from protocol.types import NodeInfo
 from server.accounts import AccountRates, Accounts
-from server.chat_core import ChatCore
+from server.chat_core import Alone, ChatCore
 from server.clock import wall_clock_ms
 from server.config import Settings
 from server.directory import Directory
@@ -123,9 +123,9 @@ async def open_api(
         )
         core = ChatCore(
             store,
-            await store.claim_all("n1"),
             directory,
             log_ins,
+            surround=partial(Alone, await store.claim_all("n1")),
             node_id="n1",
             server="test",
             nodes=list,

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import TypeVar, cast
@@ -18,7 +19,7 @@ from protocol.events import Event
 from protocol.records import Append, Insert, User
 from protocol.replies import Reply
 from protocol.types import ConversationSummary, Member
-from server.chat_core import ChatCore
+from server.chat_core import Alone, ChatCore
 from server.directory import Directory
 from server.identity import Identity
 from server.log_ins import LogIns
@@ -267,9 +268,9 @@ async def open_world(
         worlds: list[World] = []
         core = ChatCore(
             cast(Store, flaky),
-            epochs,
             people,
             log_ins,
+            surround=partial(Alone, epochs),
             node_id="n1",
             server="test",
             nodes=list,
