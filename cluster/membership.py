@@ -25,6 +25,7 @@ from cluster.gossip_messages import Ack, Claim, Gossip, Nack, Ping, PingReq, Syn
 from cluster.member import Member, NodeMeta, Status
 from cluster.membership_events import (
     Buried,
+    Endpoint,
     Event,
     Heard,
     Lagged,
@@ -341,15 +342,26 @@ def _sync(turn: Turn) -> None:
             dead.append(node_id)
     for node_id in (*turn.dice.sample(live, 1), *turn.dice.sample(dead, 1)):
         turn.send(node_id, Sync(_everything(turn, to=node_id)))
+    # Two halves that started while they could not reach each other know nothing of each other: seeds join
+    # them.
+    for endpoint in turn.dice.sample(_unmet_seeds(turn), 1):
+        turn.outputs.append(SendTo(endpoint, Sync(_everything(turn, to=""))))
+
+
+def _unmet_seeds(turn: Turn) -> list[Endpoint]:
+    live = [turn.me, *[peer.member for peer in turn.peers.values() if peer.member.is_live]]
+    met = {(member.meta.host, member.meta.port) for member in live}
+    return [seed for seed in turn.seeds if (seed.host, seed.port) not in met]
 
 
 def _call_seeds(turn: Turn) -> None:
-    if not turn.seeds or turn.now < turn.join_at:
+    """Call all seeds while we are alone, less and less often."""
+    if turn.now < turn.join_at:
         return
     if any(peer.member.is_live for peer in turn.peers.values()):
         turn.join_delay_s = turn.settings.join_retry_s
         return
-    for endpoint in turn.seeds:
+    for endpoint in _unmet_seeds(turn):
         turn.outputs.append(SendTo(endpoint, Sync(_everything(turn, to=""))))
     turn.join_at = turn.now + turn.join_delay_s
     turn.join_delay_s = min(2 * turn.join_delay_s, turn.settings.join_retry_max_s)
