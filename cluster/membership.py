@@ -225,13 +225,13 @@ def _receive(turn: Turn, event: Received) -> None:
 
 
 def _settle_sender(turn: Turn, sender: str, boot: int) -> None:
-    """Somebody speaks whom we do not know in this boot, or hold for dead."""
+    """Somebody speaks whom we do not know in this boot, or hold for dead or gone."""
     if turn.refused.get(sender) == boot or turn.is_leaving:
         return
     peer = turn.peers.get(sender)
     if peer is None or peer.member.boot < boot:
         turn.send(sender, Sync(_everything(turn, to=sender)))
-    elif peer.member.boot == boot and peer.member.status is Status.DEAD:
+    elif peer.member.boot == boot and not peer.member.is_live:
         turn.send(sender, Gossip((Claim(peer.member, peer.by),)))
 
 
