@@ -1,0 +1,1 @@
+"""Tests of what makes many nodes one cluster."""
