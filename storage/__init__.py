@@ -7,13 +7,14 @@ mean: the rules are in actors. Imports protocol only.
 from storage.backup import Manifest, backup, restore, verify_backup
 from storage.check import Problem, check
 from storage.files import FileStore, StoredFile
-from storage.locks import DirectoryInUse
+from storage.locks import DirectoryInUse, Holder, write_lock_holder
 from storage.sqlite import SqliteStore, open_store
 from storage.store import Outcome, Store, Value
 
 __all__ = [
     "DirectoryInUse",
     "FileStore",
+    "Holder",
     "Manifest",
     "Outcome",
     "Problem",
@@ -26,4 +27,5 @@ __all__ = [
     "open_store",
     "restore",
     "verify_backup",
+    "write_lock_holder",
 ]

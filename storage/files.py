@@ -9,7 +9,6 @@ Disk work happens in threads, 1 MiB at a time. A file is on the disk, name and a
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
@@ -23,6 +22,7 @@ import msgspec
 import trio
 
 from protocol.errors import Refused, StorageUnavailable
+from storage.locks import LOCK_TIMEOUT_S, take_until
 
 T = TypeVar("T")
 
@@ -236,9 +236,11 @@ def _age_s(path: Path) -> float:
 
 @contextlib.contextmanager
 def _guard(folder: Path) -> Iterator[None]:
+    """Keep the folder's other users out. Raises: StorageUnavailable, where one of them seems frozen."""
     file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        if not take_until(file, time.monotonic() + LOCK_TIMEOUT_S):
+            raise StorageUnavailable("Another process holds the lock of the file store.")
         yield
     finally:
         os.close(file)

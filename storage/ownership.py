@@ -5,11 +5,18 @@ on in suspend; `clock_id` names the boot, so that a lease from before a restart 
 (PostgreSQL, where nodes are on several machines, uses the database's clock.)
 """
 
+import json
 import sqlite3
 import time
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from typing import Final
 
 from protocol.records import NodeLease, ShardOwner
+from storage.locks import is_dead
+
+_IS_LIVE: Final = "n.clock_id = :clock_id AND n.lease_until_ms > :now_ms"
 
 
 def claim_all(connection: sqlite3.Connection, node_id: str) -> dict[int, int]:
@@ -36,34 +43,72 @@ def renew_node(
 
 
 def claim(
-    connection: sqlite3.Connection, shard: int, seen_epoch: int, node_id: str, boot: int
-) -> tuple[int, int] | None:
-    """Take one shard that is free, ours from an earlier life, or whose owner's lease has ended.
+    connection: sqlite3.Connection, seen_epochs: Mapping[int, int], node_id: str, boot: int
+) -> dict[int, tuple[int, int]]:
+    """Take the shards that are free, ours from an earlier life, or whose owner's lease has ended.
 
-    Returns (epoch, head), or None where the shard has moved on since `seen_epoch` or is not to be had.
+    A shard that has moved on since its seen epoch is left out, and so is every shard of a claimer whose own
+    lease has ended. Returns shard -> (epoch, head) of those taken.
     """
-    cursor = connection.execute(
-        "UPDATE shard SET owner = ?, boot = ?, epoch = epoch + 1 WHERE shard = ? AND epoch = ? AND ("
-        " owner = '' OR (owner = ? AND boot <= ?) OR NOT EXISTS ("
-        "  SELECT 1 FROM node n WHERE n.node_id = shard.owner AND n.boot = shard.boot"
-        "  AND n.clock_id = ? AND n.lease_until_ms > ?))",
-        (node_id, boot, shard, seen_epoch, node_id, boot, clock_id(), now_ms()),
+    rows = connection.execute(
+        "UPDATE shard SET owner = :node_id, boot = :boot, epoch = shard.epoch + 1"
+        " FROM (SELECT key, value FROM json_each(:seen_epochs)) AS seen"
+        " WHERE shard.shard = CAST(seen.key AS INTEGER) AND shard.epoch = seen.value"
+        f" AND EXISTS (SELECT 1 FROM node n WHERE n.node_id = :node_id AND n.boot = :boot AND {_IS_LIVE})"
+        " AND (shard.owner = '' OR (shard.owner = :node_id AND shard.boot <= :boot) OR NOT EXISTS ("
+        f" SELECT 1 FROM node n WHERE n.node_id = shard.owner AND n.boot = shard.boot AND {_IS_LIVE}))"
+        " RETURNING shard, epoch, head",
+        {
+            "node_id": node_id,
+            "boot": boot,
+            "seen_epochs": json.dumps(dict(seen_epochs)),
+            "clock_id": clock_id(),
+            "now_ms": now_ms(),
+        },
     )
-    if cursor.rowcount != 1:
-        return None
-    row: tuple[int, int] = connection.execute(
-        "SELECT epoch, head FROM shard WHERE shard = ?", (shard,)
-    ).fetchone()
-    return row
+    return {shard: (epoch, head) for shard, epoch, head in rows.fetchall()}
 
 
-def release(connection: sqlite3.Connection, shard: int, epoch: int) -> bool:
-    """Give a shard up; its next owner gets a new epoch. False where it was not ours any more."""
-    cursor = connection.execute(
-        "UPDATE shard SET owner = '', boot = 0, epoch = epoch + 1 WHERE shard = ? AND epoch = ?",
-        (shard, epoch),
+def release(connection: sqlite3.Connection, epochs: Mapping[int, int]) -> dict[int, int]:
+    """Give shards up: they are free under a new epoch, so what their old owner still writes is fenced.
+
+    Returns shard -> new epoch of those that were ours until now.
+    """
+    rows = connection.execute(
+        "UPDATE shard SET owner = '', boot = 0, epoch = shard.epoch + 1"
+        " FROM (SELECT key, value FROM json_each(?)) AS held"
+        " WHERE shard.shard = CAST(held.key AS INTEGER) AND shard.epoch = held.value"
+        " RETURNING shard, epoch",
+        (json.dumps(dict(epochs)),),
     )
-    return cursor.rowcount == 1
+    return dict(rows.fetchall())
+
+
+def find_dead(connection: sqlite3.Connection, directory: Path) -> list[tuple[str, int]]:
+    """Nodes with a live lease and, as their lock shows, no process; (node_id, boot) of each."""
+    found = []
+    for node_id, boot in _live_leases(connection):
+        with is_dead(directory, node_id) as is_gone:
+            if is_gone:
+                found.append((node_id, boot))
+    return found
+
+
+def end_leases_of_the_dead(connection: sqlite3.Connection, directory: Path) -> list[tuple[str, int]]:
+    """End the lease of each node that has no process any more. Returns (node_id, boot) of each.
+
+    No harm comes to a node that is starting: its new process takes the lock before it registers, and here
+    both the lock and the transaction are held, so the boot read is that of the process that has died.
+    """
+    ended = []
+    for node_id, boot in _live_leases(connection):
+        with is_dead(directory, node_id) as is_gone:
+            if is_gone:
+                connection.execute(
+                    "UPDATE node SET lease_until_ms = 0 WHERE node_id = ? AND boot = ?", (node_id, boot)
+                )
+                ended.append((node_id, boot))
+    return ended
 
 
 def members(connection: sqlite3.Connection) -> list[NodeLease]:
@@ -95,12 +140,20 @@ def now_ms() -> int:
     return (time.monotonic_ns() if clock is None else time.clock_gettime_ns(clock)) // 1_000_000
 
 
+@cache
 def clock_id() -> str:
     """Name the machine's current boot; empty where the system does not tell."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
+
+
+def _live_leases(connection: sqlite3.Connection) -> list[tuple[str, int]]:
+    return connection.execute(
+        f"SELECT n.node_id, n.boot FROM node n WHERE {_IS_LIVE} ORDER BY n.node_id",
+        {"clock_id": clock_id(), "now_ms": now_ms()},
+    ).fetchall()
 
 
 def _next_boot(connection: sqlite3.Connection, node_id: str, address: str, lease_until_ms: int) -> int:

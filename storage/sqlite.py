@@ -4,12 +4,13 @@ hubbub.db (and -wal, -shm)   log and directory
 files/                       uploaded files under their SHA-256
 write.lock, turn.lock        processes that share the directory take turns writing
 node.lock                    a single node runs alone here
+node-….lock                  each cluster node holds its own for as long as it lives
 """
 
 import contextlib
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +34,7 @@ from protocol.records import (
 from storage import ownership, queries
 from storage.check import DATABASE_NAME, FILES_NAME
 from storage.files import FileStore
-from storage.locks import NodeLock, WriteLock
+from storage.locks import LifeLock, NodeLock, WriteLock
 from storage.migrations import migrate
 from storage.reader import Readers
 from storage.store import Outcome, Value
@@ -65,16 +66,20 @@ async def open_store(
     write_lock, node_lock = await trio.to_thread.run_sync(_prepare, directory)
     writer = Writer(directory / DATABASE_NAME, write_lock, synchronous=synchronous)
     readers = Readers(directory / DATABASE_NAME, count=reader_count)
+    lives: dict[str, LifeLock] = {}
     try:
         with trio.CancelScope(shield=True):  # some ms; a thread that was started is also stopped
             await writer.start()
         try:
             await readers.start()
-            yield SqliteStore(directory, writer, readers, node_lock)
+            yield SqliteStore(directory, writer, readers, node_lock, lives)
         finally:
             await readers.aclose()
             await writer.aclose()
     finally:
+        # Not before the last commit: from then on others may take the shards.
+        for life in lives.values():
+            life.close()
         node_lock.close()
         write_lock.close()
 
@@ -82,12 +87,20 @@ async def open_store(
 class SqliteStore:
     """Fits storage.store.Store; see there for what each method promises."""
 
-    def __init__(self, directory: Path, writer: Writer, readers: Readers, node_lock: NodeLock) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        writer: Writer,
+        readers: Readers,
+        node_lock: NodeLock,
+        lives: dict[str, LifeLock],
+    ) -> None:
         self.directory = directory
         self.files = FileStore(directory / FILES_NAME)
         self._writer = writer
         self._readers = readers
         self._node_lock = node_lock
+        self._lives = lives  # node_id -> its lock, held until the store closes
 
     # How it is doing.
 
@@ -131,6 +144,7 @@ class SqliteStore:
 
     async def register_node(self, node_id: str, address: str, *, lease_ms: int = 12_000) -> int:
         self._node_lock.take_shared()
+        await trio.to_thread.run_sync(self._live_as, node_id)
         boot: int = await self._call(lambda db: ownership.register_node(db, node_id, address, lease_ms))
         return boot
 
@@ -142,21 +156,48 @@ class SqliteStore:
         )
         return is_ours
 
-    async def claim(self, shard: int, *, seen_epoch: int, node_id: str, boot: int) -> tuple[int, int] | None:
-        claimed: tuple[int, int] | None = await self._call(
-            lambda db: ownership.claim(db, shard, seen_epoch, node_id, boot)
+    async def claim(
+        self, shards: Mapping[int, int], *, node_id: str, boot: int
+    ) -> dict[int, tuple[int, int]]:
+        won: dict[int, tuple[int, int]] = await self._call(
+            lambda db: ownership.claim(db, shards, node_id, boot)
         )
-        return claimed
+        return won
 
-    async def release(self, shard: int, *, epoch: int) -> bool:
-        was_ours: bool = await self._call(lambda db: ownership.release(db, shard, epoch))
-        return was_ours
+    async def release(self, shards: Mapping[int, int]) -> dict[int, int]:
+        released: dict[int, int] = await self._call(lambda db: ownership.release(db, shards))
+        return released
+
+    async def end_leases_of_the_dead(self) -> list[tuple[str, int]]:
+        if not await self._readers.run(ownership.find_dead, self.directory):
+            return []  # the usual case costs no transaction
+        ended: list[tuple[str, int]] = await self._call(
+            lambda db: ownership.end_leases_of_the_dead(db, self.directory)
+        )
+        for node_id, boot in ended:
+            log.info("dead_node_lease_ended", dead_node_id=node_id, dead_boot=boot)
+        return ended
 
     async def members(self) -> list[NodeLease]:
         return await self._readers.run(ownership.members)
 
     async def shards(self) -> list[ShardOwner]:
         return await self._readers.run(ownership.shards)
+
+    def _live_as(self, node_id: str) -> None:
+        """Take the node's own lock. Raises: DirectoryInUse, StorageUnavailable."""
+        if node_id in self._lives:
+            return  # a later life in the same process
+        try:
+            life = LifeLock(self.directory, node_id)
+        except OSError as exc:
+            raise StorageUnavailable(f"The lock of node {node_id} cannot be made: {exc}") from exc
+        try:
+            life.take()
+        except BaseException:
+            life.close()
+            raise
+        self._lives[node_id] = life
 
     # Writing.
 

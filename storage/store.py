@@ -3,7 +3,7 @@
 All methods are for the Trio thread. Appends are durable when their outcome is known: never before.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from protocol.errors import HubbubError
@@ -36,7 +36,10 @@ class Store(Protocol):
         ...
 
     async def register_node(self, node_id: str, address: str, *, lease_ms: int = 12_000) -> int:
-        """Begin a new life of a cluster node. Returns its boot number. Raises: as claim_all."""
+        """Begin a new life of a cluster node. Returns its boot number.
+
+        Raises: as claim_all; Refused "directory_in_use" also where a process with this node_id is running.
+        """
         ...
 
     async def renew_node(
@@ -45,12 +48,30 @@ class Store(Protocol):
         """Prolong the node's lease; False: a later life of it has begun, and this one must stop."""
         ...
 
-    async def claim(self, shard: int, *, seen_epoch: int, node_id: str, boot: int) -> tuple[int, int] | None:
-        """Take a shard that nobody holds by a live lease. Returns (epoch, head), or None to the loser."""
+    async def claim(
+        self, shards: Mapping[int, int], *, node_id: str, boot: int
+    ) -> dict[int, tuple[int, int]]:
+        """Take shards (shard -> the epoch seen) that nobody holds by a live lease, in one transaction.
+
+        Returns shard -> (epoch, head) of those won. A shard that has moved on since is lost, and a node whose
+        own lease has ended wins nothing. Raises: StorageUnavailable, OutcomeUnknown.
+        """
         ...
 
-    async def release(self, shard: int, *, epoch: int) -> bool:
-        """Give a shard up; False: it was not ours any more."""
+    async def release(self, shards: Mapping[int, int]) -> dict[int, int]:
+        """Give shards (shard -> epoch held) up, in one transaction.
+
+        Returns shard -> the new epoch under which it is free, of those that were ours until now.
+        Raises: as claim.
+        """
+        ...
+
+    async def end_leases_of_the_dead(self) -> list[tuple[str, int]]:
+        """End the leases of nodes that provably have no process any more, so that their shards are free now.
+
+        Returns (node_id, boot) of each. A node that is frozen, or starting anew, is left alone. Engines that
+        nodes of several machines share can prove nothing and return an empty list. Raises: as claim.
+        """
         ...
 
     async def members(self) -> list[NodeLease]:

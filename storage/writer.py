@@ -26,7 +26,7 @@ import trio
 
 from protocol.errors import HubbubError, OutcomeUnknown, Overloaded, StorageUnavailable, Unavailable
 from protocol.records import Append, Insert, Put, Row
-from storage.locks import WriteLock
+from storage.locks import WriteLock, WriteLockHeld
 from storage.schema import values_of
 from storage.transaction import Outcome, StreamCache, Transaction, savepoint
 
@@ -143,6 +143,7 @@ class Writer:
         self._wal_factor = 4.0
         self._is_dirty = False
         self._probe_wait_s = _FIRST_PROBE_S
+        self._probe_at = 0.0  # by time.monotonic()
         self._recovered_at = float("-inf")
 
     # For the Trio thread.
@@ -316,7 +317,7 @@ class Writer:
 
     def _patience_s(self) -> float | None:
         if self.fault:
-            return self._probe_wait_s
+            return max(self._probe_at - time.monotonic(), 0.0)
         return _IDLE_S if self._is_dirty else None
 
     def _rest(self) -> None:
@@ -329,6 +330,8 @@ class Writer:
 
     def _decide(self, group: list[_Job]) -> None:
         started_at = time.monotonic()
+        if self.fault and started_at >= self._probe_at:
+            self._probe()  # work that keeps coming, such as a lease's renewals, must not put it off
         if self.fault:
             for job in group:
                 job.outcome = StorageUnavailable(self.fault)
@@ -430,6 +433,13 @@ class Writer:
             self._probe_wait_s = min(self._probe_wait_s * 2, _LAST_PROBE_S) if is_again else _FIRST_PROBE_S
             log.error("store_failed", error=message)
         self.fault = message
+        self._probe_later(cause)
+
+    def _probe_later(self, cause: BaseException) -> None:
+        if isinstance(cause, WriteLockHeld):
+            # It is free as soon as its holder goes on or is killed, and asking costs the disk nothing.
+            self._probe_wait_s = _FIRST_PROBE_S
+        self._probe_at = time.monotonic() + self._probe_wait_s
 
     def _settle(self, failed: _CommitFailed, group: list[_Job]) -> list[Any]:
         """Find out whether a COMMIT that reported an error took effect.
@@ -457,6 +467,7 @@ class Writer:
             self._roll_back()
             self.fault = f"The store cannot write: {exc}"
             self._probe_wait_s = min(self._probe_wait_s * 2, _LAST_PROBE_S)
+            self._probe_later(exc)
             log.debug("store_probe_failed", error=str(exc), next_in_s=self._probe_wait_s)
         else:
             log.info("store_recovered", fault=self.fault)

@@ -35,6 +35,7 @@ from protocol.records import (
     User,
 )
 from storage.store import Outcome, Store
+from tests.contract.ownership_suite import OwnershipSuite
 
 Reopen = Callable[[], AbstractAsyncContextManager[Store]]
 SHARD = 7
@@ -126,7 +127,7 @@ class Outcomes:
         return [outcome for _, outcome in self.found]
 
 
-class StoreSuite:
+class StoreSuite(OwnershipSuite):
     """The contract. Each test gets `reopen`, which opens the same data again and again."""
 
     # The log.
@@ -361,62 +362,75 @@ class StoreSuite:
                 await store.append(owner.make([message()], head=3))
             assert {row.shard: row.head for row in await store.shards()}[SHARD] == 4
 
-    async def test_one_claim_of_many_wins_and_fences_the_rest(self, reopen: Reopen) -> None:
-        """Two nodes that see the same dead owner: one of them gets the shard."""
-        async with reopen() as store:
-            boots = {name: await store.register_node(name, f"{name}:1") for name in ("a", "b", "c")}
-            claims: dict[str, tuple[int, int] | None] = {}
-
-            async def claim(name: str) -> None:
-                claims[name] = await store.claim(3, seen_epoch=0, node_id=name, boot=boots[name])
-
-            async with trio.open_nursery() as nursery:
-                for name in boots:
-                    nursery.start_soon(claim, name)
-            winners = [name for name, claimed in claims.items() if claimed is not None]
-            assert len(winners) == 1
-            assert claims[winners[0]] == (1, 0)
-            owner = (await store.shards())[3]
-            assert (owner.owner, owner.boot, owner.epoch) == (winners[0], boots[winners[0]], 1)
-
-    async def test_a_live_lease_protects_and_an_ended_one_does_not(self, reopen: Reopen) -> None:
-        async with reopen() as store:
-            a = await store.register_node("a", "a:1", lease_ms=60_000)
-            b = await store.register_node("b", "b:1", lease_ms=60_000)
-            assert await store.claim(3, seen_epoch=0, node_id="a", boot=a) == (1, 0)
-            assert await store.claim(3, seen_epoch=1, node_id="b", boot=b) is None
-            assert await store.renew_node("a", a, lease_ms=-1)
-            assert {node.node_id: node.lease_left_ms > 0 for node in await store.members()} == {
-                "a": False,
-                "b": True,
-            }
-            assert await store.claim(3, seen_epoch=0, node_id="b", boot=b) is None
-            assert await store.claim(3, seen_epoch=1, node_id="b", boot=b) == (2, 0)
-
-    async def test_a_restarted_node_takes_its_own_shards_back_at_once(self, reopen: Reopen) -> None:
-        async with reopen() as store:
-            first = await store.register_node("a", "a:1")
-            assert await store.claim(3, seen_epoch=0, node_id="a", boot=first) == (1, 0)
-            second = await store.register_node("a", "a:2")
-            assert second > first
-            assert not await store.renew_node("a", first)
-            assert await store.renew_node("a", second, is_draining=True)
-            assert await store.claim(3, seen_epoch=1, node_id="a", boot=second) == (2, 0)
-            (node,) = await store.members()
-            assert (node.address, node.is_draining) == ("a:2", True)
-
-    async def test_a_released_shard_is_free_and_its_old_epoch_fenced(self, reopen: Reopen) -> None:
+    async def test_a_released_shard_goes_on_where_it_was_left(self, reopen: Reopen) -> None:
+        """A handed over conversation has no gap, and its old owner cannot add to it any more."""
         async with reopen() as store:
             a = await store.register_node("a", "a:1")
             b = await store.register_node("b", "b:1")
-            await store.claim(SHARD, seen_epoch=0, node_id="a", boot=a)
+            await store.claim({SHARD: 0}, node_id="a", boot=a)
             await store.append(Append(shard=SHARD, epoch=1, rows=(message(),)))
-            assert await store.release(SHARD, epoch=1)
-            assert not await store.release(SHARD, epoch=1)
+            assert await store.release({SHARD: 1}) == {SHARD: 2}
             with pytest.raises(Fenced):
                 await store.append(Append(shard=SHARD, epoch=1, rows=(message(),)))
-            assert await store.claim(SHARD, seen_epoch=2, node_id="b", boot=b) == (3, 1)
+            assert await store.claim({SHARD: 2}, node_id="b", boot=b) == {SHARD: (3, 1)}
+            with pytest.raises(Fenced):
+                await store.append(Append(shard=SHARD, epoch=1, rows=(message(),)))
             assert (await store.append(Append(shard=SHARD, epoch=3, rows=(message(),))))[0].seq == 2
+
+    async def test_two_stores_on_one_data_never_both_extend_a_stream(self, reopen: Reopen) -> None:
+        """Promise 7: the owner that was taken for dead writes on and is refused, wherever it stands."""
+        async with reopen() as old, reopen() as new:
+            a = await old.register_node("a", "a:1", lease_ms=60_000)
+            b = await new.register_node("b", "b:1", lease_ms=60_000)
+            await old.claim({SHARD: 0}, node_id="a", boot=a)
+            assert (await old.append(Append(shard=SHARD, epoch=1, rows=(message("1"),))))[0].seq == 1
+            assert await new.claim({SHARD: 1}, node_id="b", boot=b) == {}
+            assert await old.renew_node("a", a, lease_ms=-1)
+            stored: list[int] = []
+            refused = 0
+
+            async def write_on() -> None:
+                nonlocal refused
+                while not refused:
+                    try:
+                        places = await old.append(Append(shard=SHARD, epoch=1, rows=(message("old"),)))
+                    except Fenced:
+                        refused += 1
+                    else:
+                        stored.append(places[0].seq)
+
+            async def take_over() -> None:
+                won = await new.claim({SHARD: 1}, node_id="b", boot=b)
+                epoch, _ = won[SHARD]
+                for _ in range(20):
+                    places = await new.append(Append(shard=SHARD, epoch=epoch, rows=(message("new"),)))
+                    stored.append(places[0].seq)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(write_on)
+                nursery.start_soon(take_over)
+            assert refused == 1
+            assert sorted(stored) == list(range(2, 2 + len(stored)))
+            assert len(await new.read(STREAM, after=0, limit=10_000)) == 1 + len(stored)
+
+    async def test_a_shard_that_comes_back_is_read_anew(self, reopen: Reopen) -> None:
+        """What a node remembers of its shard is worth nothing once another node has written there."""
+        async with reopen() as one, reopen() as other:
+            a = await one.register_node("a", "a:1")
+            b = await other.register_node("b", "b:1")
+            seq, epoch = 0, 0
+            for _ in range(3):
+                for store, node_id, boot in ((one, "a", a), (other, "b", b)):
+                    won = await store.claim({SHARD: epoch}, node_id=node_id, boot=boot)
+                    epoch, head = won[SHARD]
+                    assert head == seq
+                    for _ in range(2):
+                        append = Append(shard=SHARD, epoch=epoch, rows=(message(client_id=f"{seq}"),))
+                        seq += 1
+                        assert (await store.append(append))[0].seq == seq
+                    again = Append(shard=SHARD, epoch=epoch, rows=(message(client_id="0"),))
+                    assert (await store.append(again))[0].is_duplicate
+                    epoch = (await store.release({SHARD: epoch}))[SHARD]
 
     # Ops.
 

@@ -19,9 +19,7 @@ from tests.storage.rooms import message
 async def main(directory: str, number: int, count: int) -> None:
     async with open_store(directory) as store:
         boot = await store.register_node(f"n{number}", f"n{number}:1", lease_ms=60_000)
-        claimed = await store.claim(number, seen_epoch=0, node_id=f"n{number}", boot=boot)
-        assert claimed is not None
-        epoch = claimed[0]
+        epoch, _ = (await store.claim({number: 0}, node_id=f"n{number}", boot=boot))[number]
         print("ready", flush=True)
         await trio.to_thread.run_sync(sys.stdin.readline)
         slowest_s = 0.0
