@@ -234,19 +234,16 @@ class EntityHost:
             await _see_off(cell)
         return len(late)
 
-    async def cut_off(self, matches: Callable[[Address], bool], error: HubbubError) -> None:
-        """End the entities whose address matches at once: this node may not run them any more.
+    def cut_off(self, matches: Callable[[Address], bool], error: HubbubError) -> None:
+        """End the entities whose address matches: this node may not run them any more.
 
-        Everybody who waits for one of them gets `error`. Returns when they are gone.
+        Everybody who waits for one of them gets `error`. Returns before they have ended, which is the next
+        step of each.
         """
-        cells = [cell for cell in self._cells.values() if matches(cell.address)]
-        for cell in cells:
-            cell.cut_off_with = error
-            cell.gone = cell.gone or trio.Event()
-            cell.scope.cancel()
-        for cell in cells:
-            assert cell.gone is not None
-            await cell.gone.wait()
+        for cell in self._cells.values():
+            if matches(cell.address):
+                cell.cut_off_with = error
+                cell.scope.cancel()
 
     def _sweep(self, now: float) -> None:
         """Ask idle entities to leave, and forget crashes that no longer matter."""

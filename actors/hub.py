@@ -16,6 +16,7 @@ from typing import Protocol
 import trio
 
 from actors.delivered import DeliveredWatermarks
+from actors.messages import Place
 from actors.ports import WallClock
 from actors.presence_board import INBOX, PresenceBoard, PushLive
 from actors.stream_gate import Healer, Passage, StreamGate
@@ -402,9 +403,9 @@ class Hub:
             if seat.session_id == session_id:
                 seat.listener.close(CloseCode.SESSION_REVOKED)
 
-    def replace_connection(self, user_id: str, node_id: str, conn_id: int) -> None:
-        """Close one connection, whose device has connected again; it is one of this node's."""
-        seat = self._by_user.get(user_id, {}).get(conn_id)
+    def replace_connection(self, user_id: str, place: Place) -> None:
+        """Close one connection of this life of this node, whose device has connected again."""
+        seat = self._by_user.get(user_id, {}).get(place.conn_id)
         if seat is not None:
             seat.listener.close(CloseCode.REPLACED)
 

@@ -1,11 +1,14 @@
-"""What chat actors say to each other and what sessions say to them, beside the protocol's own commands."""
+"""What chat actors say to each other and what sessions say to them, beside the protocol's own commands.
+
+They also travel between nodes, so they only grow: a new field has a default.
+"""
 
 import msgspec
 
 from protocol.commands import Command
 
 
-class Ask(msgspec.Struct, frozen=True):
+class Ask(msgspec.Struct, frozen=True, tag="ask"):
     """A signed-in user's command for an actor. `app_id` is the user's; actors refuse those of another app."""
 
     user_id: str
@@ -13,11 +16,11 @@ class Ask(msgspec.Struct, frozen=True):
     command: Command
 
 
-class Wake(msgspec.Struct, frozen=True):
+class Wake(msgspec.Struct, frozen=True, tag="wake"):
     """Nothing but a reason to be awake."""
 
 
-class OpenBetween(msgspec.Struct, frozen=True):
+class OpenBetween(msgspec.Struct, frozen=True, tag="open_between"):
     """Open the direct conversation of two users who are known to exist in that app."""
 
     user_id: str
@@ -25,7 +28,7 @@ class OpenBetween(msgspec.Struct, frozen=True):
     app_id: str
 
 
-class Create(msgspec.Struct, frozen=True):
+class Create(msgspec.Struct, frozen=True, tag="create"):
     """Create a group whose members are known to exist in that app and not to have blocked the owner."""
 
     user_id: str
@@ -34,13 +37,13 @@ class Create(msgspec.Struct, frozen=True):
     member_ids: tuple[str, ...]
 
 
-class Delivered(msgspec.Struct, frozen=True):
+class Delivered(msgspec.Struct, frozen=True, tag="delivered"):
     """These users' devices have everything up to these seqs."""
 
     seqs: dict[str, int]
 
 
-class BlockMoved(msgspec.Struct, frozen=True):
+class BlockMoved(msgspec.Struct, frozen=True, tag="block_moved"):
     """One of a direct conversation's users blocked or unblocked the other."""
 
     user_id: str
@@ -48,19 +51,25 @@ class BlockMoved(msgspec.Struct, frozen=True):
     blocked: bool
 
 
-class Opened(msgspec.Struct, frozen=True):
-    """A connection of the user is being welcomed on that node. Told again when the shard has moved."""
+class Place(msgspec.Struct, frozen=True):
+    """Where a connection is: conn_ids are unique within one life of a node."""
 
     node_id: str
+    boot: int
     conn_id: int
+
+
+class Opened(msgspec.Struct, frozen=True, tag="opened"):
+    """A connection of the user is being welcomed. Told again when the user's shard has moved."""
+
+    place: Place
     device_id: str
 
 
-class Closed(msgspec.Struct, frozen=True):
-    """A connection of the user has gone; conn_id 0: all that the user had on that node, which was lost."""
+class Closed(msgspec.Struct, frozen=True, tag="closed"):
+    """A connection of the user has gone; None: the node was lost that held the last one."""
 
-    node_id: str
-    conn_id: int
+    place: Place | None
     at_ms: int
 
 
@@ -116,12 +125,15 @@ class LoggedOut(msgspec.Struct, frozen=True, tag="logged_out"):
 UserTell = AddedTo | RemovedFrom | MutedIn | ContactAsked | ContactAccepted | ContactGone | LoggedOut
 
 
-class Told(msgspec.Struct, frozen=True):
+class Told(msgspec.Struct, frozen=True, tag="told"):
     """A durable tell as it reaches its target, which stores its effect and removes the tell in one append."""
 
     tell_id: str
     body: str
 
+
+ActorMessage = Ask | Wake | OpenBetween | Create | Delivered | BlockMoved | Opened | Closed | Told
+"""What actors take from outside their node."""
 
 _decoder: msgspec.json.Decoder[UserTell] = msgspec.json.Decoder(UserTell)
 

@@ -6,6 +6,7 @@ storage/ and cluster/ fit these shapes; server/app.py brings them together. Test
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol, TypeVar
 
+from actors.messages import Place
 from protocol.codec import Encoded
 from protocol.errors import HubbubError
 from protocol.records import Append, Appended, Entry, MessageState, Row, StreamHead, Tell
@@ -57,6 +58,10 @@ class Leases(Protocol):
 
     def owns(self, shard: int) -> bool:
         """Tell whether this node may run the shard's actors now."""
+        ...
+
+    def fenced(self, shard: int) -> None:
+        """The store has refused an append of this shard: somebody else owns it. Does not block or raise."""
         ...
 
 
@@ -138,7 +143,7 @@ class Fanout(Protocol):
         """Close the connections of one log-in."""
         ...
 
-    def replace_connection(self, user_id: str, node_id: str, conn_id: int) -> None:
+    def replace_connection(self, user_id: str, place: Place) -> None:
         """Close one connection, whose device has connected again."""
         ...
 

@@ -144,6 +144,11 @@ class PresenceBoard:
             self._elsewhere[user_id] = PresenceItem(user_id=user_id, state=state)
         self._show(user_id, last_seen_ms)
 
+    def forget_elsewhere(self) -> None:
+        """Nothing is known of the other nodes any more."""
+        for user_id in list(self._elsewhere):
+            self.elsewhere(user_id, "offline", 0)
+
     def _show(self, user_id: str, last_seen_ms: int) -> None:
         state = self._shown_here.get(user_id, "offline")
         there = self._elsewhere.get(user_id)

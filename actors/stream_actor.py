@@ -20,7 +20,7 @@ from actors.messages import Ask, Create, OpenBetween, Told, UserTell, Wake, enco
 from actors.ports import Leases, Log, Outcome, Relay, WallClock
 from actors.reply import NO_REPLY, Reply
 from protocol import commands
-from protocol.errors import HubbubError, Unavailable
+from protocol.errors import Fenced, HubbubError, Unavailable
 from protocol.events import ConversationEvent, InboxEvent
 from protocol.records import Advance, Append, Appended, Insert, LogRow, Op, Put, Tell
 
@@ -224,6 +224,8 @@ class StreamActor(Entity):
         self._in_flight -= 1
         if isinstance(outcome, HubbubError):
             self._failure = self._failure or outcome
+            if isinstance(outcome, Fenced):
+                self._leases.fenced(self._shard)
         decision, self._decision = self._decision, trio.Event()
         decision.set()
         self._ctx.post(_Decided(batch, outcome))

@@ -24,6 +24,7 @@ from actors.messages import (
     LoggedOut,
     MutedIn,
     Opened,
+    Place,
     RemovedFrom,
     Told,
     decode_tell,
@@ -82,7 +83,7 @@ class UserActor(StreamActor):
         self._fanout = fanout
         self._circle: Circle | None = None
         self._head = 0
-        self._devices: dict[str, tuple[str, int]] = {}  # device_id -> (node_id, conn_id), as was told
+        self._devices: dict[str, Place] = {}  # device_id -> where it is, as was told
         self._user: User | None = None  # as changed last, stored or in flight
 
     # -- life ---------------------------------------------------------------------------------------
@@ -157,19 +158,13 @@ class UserActor(StreamActor):
 
     def _opened(self, message: Opened) -> None:
         """A device is on one node at a time: where it was before, a connection may be half open for long."""
-        place = (message.node_id, message.conn_id)
-        older = self._devices.get(message.device_id, place)
-        self._devices[message.device_id] = place
-        if older != place:
-            self._fanout.replace_connection(self._id, *older)
+        older = self._devices.get(message.device_id, message.place)
+        self._devices[message.device_id] = message.place
+        if older != message.place:
+            self._fanout.replace_connection(self._id, older)
 
     def _closed(self, message: Closed) -> None:
-        gone = [
-            device_id
-            for device_id, (node_id, conn_id) in self._devices.items()
-            if node_id == message.node_id and message.conn_id in (conn_id, 0)
-        ]
-        for device_id in gone:
+        for device_id in [d for d, place in self._devices.items() if message.place in (place, None)]:
             del self._devices[device_id]
         if not self._fanout.is_connected(self._id):
             self._stage_ops([Put(LastSeen(user_id=self._id, at_ms=message.at_ms))])

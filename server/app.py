@@ -5,6 +5,7 @@ Supervision tree (rest_for_one at the root, since what stands later builds on wh
     root        the store is open around it
     |- store    notices when the store's writer has crashed, which only a new process mends
     |- actors   one_for_one: user and conversation hosts, hub, relay, service
+    |- cluster  only of several nodes: lease and shards, lanes, gossip, routing; see cluster.node
     |- log_ins  watches for log-ins that ended, writes when they were used
     |- janitor  removes what no upload names any more
     `- gateway  the public port, the bot port, and a session for each connection
@@ -27,12 +28,16 @@ from typing import Final
 import structlog
 import trio
 
+from actors.hub import Hub
+from actors.router import LocalRouter
 from actors.supervisor import ChildSpec, ChildStatus, Strategy, Supervisor, SupervisorEscalated
+from cluster.node import ClusterNode
 from protocol.types import NodeInfo
 from server import janitor
 from server.accounts import AccountRates, Accounts
-from server.chat_core import Alone, ChatCore
+from server.chat_core import Alone, ChatCore, Surroundings
 from server.clock import wall_clock_ms
+from server.clustering import cluster_settings, load_of
 from server.config import ConfigError, Settings, server_secret
 from server.directory import Directory
 from server.files import Files
@@ -78,6 +83,7 @@ class Node:
         self._core: ChatCore
         self._log_ins: LogIns
         self._gateway: Gateway
+        self._cluster: ClusterNode | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> int:
         """Serve until a signal, cancellation, or a failure that restarting did not mend."""
@@ -86,13 +92,17 @@ class Node:
         try:
             async with open_store(settings.data_path, synchronous=settings.synchronous.upper()) as store:
                 await _check_ports(settings)
-                epochs = await store.claim_all(self.node_id)
-                await self._build(store, epochs)
+                if settings.is_clustered:
+                    await self._build(store, partial(self._surround, store))
+                else:
+                    epochs = await store.claim_all(self.node_id)
+                    await self._build(store, partial(Alone, epochs))
                 root = Supervisor(
                     "root",
                     [
                         ChildSpec(name="store", start=self._watch_store),
                         self._core.supervisor.as_child(),
+                        *([] if self._cluster is None else [self._cluster.supervisor.as_child()]),
                         ChildSpec(name="log_ins", start=self._watch_log_ins),
                         ChildSpec(name="janitor", start=self._keep_tidy),
                         ChildSpec(name="gateway", start=self._gateway.run, shutdown_s=15.0),
@@ -112,7 +122,23 @@ class Node:
         log.info("node_stopped", exit_code=exit_code)
         return exit_code
 
-    async def _build(self, store: SqliteStore, epochs: dict[int, int]) -> None:
+    def _surround(self, store: SqliteStore, router: LocalRouter, hub: Hub) -> ClusterNode:
+        """Make this node's part in the cluster."""
+        settings = cluster_settings(self.settings, self.node_id)
+        self._cluster = ClusterNode(
+            settings, store, router, hub, now_ms=wall_clock_ms, load=self._load
+        )
+        return self._cluster
+
+    def _load(self) -> tuple[int, float, float]:
+        gateway = self._gateway
+        lag_s = gateway.lag.lag_s(trio.current_time())
+        load = load_of(gateway.connection_count, self.settings.max_connections, lag_s)
+        return gateway.connection_count, load, lag_s
+
+    async def _build(
+        self, store: SqliteStore, surround: Callable[[LocalRouter, Hub], Surroundings]
+    ) -> None:
         settings = self.settings
         self._store = store
         directory = Directory(store)
@@ -129,13 +155,16 @@ class Node:
             store,
             directory,
             self._log_ins,
-            surround=partial(Alone, epochs),
+            surround=surround,
             node_id=self.node_id,
             server=f"hubbub/{VERSION}",
             nodes=self._nodes,
             now_ms=wall_clock_ms,
             max_file_bytes=settings.max_file_bytes,
         )
+        if self._cluster is not None:
+            self._cluster.serve(self._core)
+            self.metrics.add_gauges("cluster", "The cluster as this node sees it.", self._cluster.gauges)
         self._log_ins.on_session_revoked = self._core.service.session_revoked
         services = HttpServices(
             accounts=accounts,
@@ -180,7 +209,7 @@ class Node:
 
     async def _keep_tidy(self, *, task_status: ChildStatus) -> None:
         task_status.started()
-        await janitor.run(self._store, self._store.files)
+        await janitor.run(self._store, self._store.files, is_ours=lambda: self._core.leases.owns(0))
 
     def _live(self) -> list[Identity]:
         return [session.identity for session in self._gateway.sessions()]
@@ -196,6 +225,8 @@ class Node:
             page=settings.public_url or f"{scheme}://{shown}:{gateway.port}",
             bots=f"{bot_scheme}://{shown}:{gateway.bot_port}",
         )
+        if self._cluster is not None:
+            self._cluster.reached_at(_websocket_url(addresses.page), addresses.bots)
         log.info("node_started", page=addresses.page, bots=addresses.bots, version=VERSION)
         self._on_ready(addresses)
 
@@ -212,18 +243,26 @@ class Node:
                         nursery.start_soon(self._drain, scope)
 
     async def _drain(self, scope: trio.CancelScope) -> None:
-        await self._gateway.drain(within_s=RECONNECT_WITHIN_S, nodes=[], deadline_s=self.settings.drain_s)
+        cluster, drain_s = self._cluster, self.settings.drain_s
+        if cluster is not None:
+            cluster.drain()
+        nodes = [] if cluster is None else cluster.nodes()
+        await self._gateway.drain(within_s=RECONNECT_WITHIN_S, nodes=nodes, deadline_s=drain_s)
         await self._core.service.flush_cursors()
         await self._log_ins.flush_uses()
+        if cluster is not None:
+            await cluster.leave(drain_s)
         scope.cancel()
 
     # -- what the node says of itself ---------------------------------------------------------------
 
     def _nodes(self) -> list[NodeInfo]:
         settings = self.settings
+        if self._cluster is not None:
+            return self._cluster.nodes()
         if not settings.public_url:
             return []  # a client that got here knows the address; we cannot know how it is seen from there
-        url = "ws" + settings.public_url.removeprefix("http").rstrip("/") + "/ws"
+        url = _websocket_url(settings.public_url)
         return [NodeInfo(node_id=self.node_id, url=url, zone=settings.zone)]
 
     def _not_ready(self) -> str:
@@ -249,6 +288,10 @@ class Node:
             "waiting_reads": store.waiting_reads_count,
             "is_healthy": float(not store.health),
         }
+
+
+def _websocket_url(page: str) -> str:
+    return "ws" + page.removeprefix("http").rstrip("/") + "/ws"
 
 
 def _account_rates(settings: Settings) -> AccountRates:

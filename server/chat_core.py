@@ -49,6 +49,11 @@ class Surroundings(Protocol):
     @property
     def leases(self) -> Leases: ...
 
+    @property
+    def boot(self) -> int:
+        """Which life of this node it is."""
+        ...
+
     async def announced(self) -> None:
         """Return when the other nodes know of the sessions that were attached before, or are too slow."""
         ...
@@ -73,6 +78,16 @@ class Alone:
     def owns(self, shard: int) -> bool:
         """Tell whether this node runs the shard's actors."""
         return shard in self._epochs
+
+    def fenced(self, shard: int) -> None:
+        """Somebody else has written to the directory: it is gone for good."""
+        if self._epochs.pop(shard, None) is not None:
+            log.error("shard_fenced", shard=shard)
+
+    @property
+    def boot(self) -> int:
+        """Which life of this node it is; a node alone does not count them."""
+        return 0
 
     async def announced(self) -> None:
         """Nobody else has to know."""
@@ -101,7 +116,7 @@ class ChatCore:
         self.hub = Hub(now_ms=now_ms, debounce_s=debounce_s)
         surroundings = surround(local, self.hub)
         self.router, self.fanout = surroundings.router, surroundings.fanout
-        leases = surroundings.leases
+        self.leases = leases = surroundings.leases
         self.hub.watermarks.router = self.router
         self.relay = TellRelay(store, self.router, owns=leases.owns)
 
@@ -149,6 +164,7 @@ class ChatCore:
             max_file_bytes=max_file_bytes,
             fanout=self.fanout,
             announced=surroundings.announced,
+            boot=lambda: surroundings.boot,
         )
         self.supervisor = Supervisor(
             "actors",
@@ -170,12 +186,20 @@ class ChatCore:
                 leave = partial(host.passivate_matching, deadline_s=deadline_s)
                 nursery.start_soon(leave, lambda address: address.shard in shards)
 
-    async def cut_off(self, shards: Collection[int]) -> None:
+    def cut_off(self, shards: Collection[int]) -> None:
         """End the actors of these shards at once: another node may run them by now."""
         for host in (self.conversations, self.users):
-            await host.cut_off(
-                lambda address: address.shard in shards, Unavailable("moved", retry_after_s=0.5)
-            )
+            host.cut_off(lambda address: address.shard in shards, Unavailable("moved", retry_after_s=0.5))
+
+    def shards_moved(self, shards: Collection[int], *, ours: Collection[int]) -> None:
+        """Other actors serve these shards from now on; `ours`: those that this node has taken."""
+        self.service.shards_moved(shards)
+        if ours:
+            self.relay.scan_soon()
+
+    def user_lost(self, user_id: str, at_ms: int) -> None:
+        """The last connection of a user was on a node that was lost then."""
+        self.service.lost(user_id, at_ms)
 
     def gauges(self) -> dict[str, float]:
         """How the actors are doing, for the metrics."""

@@ -15,7 +15,18 @@ import trio
 from actors.address import Address
 from actors.conversation_rules import direct_id, group_id
 from actors.hub import Hub
-from actors.messages import Ask, Closed, Create, Delivered, LoggedOut, OpenBetween, Opened, Told, encode_tell
+from actors.messages import (
+    Ask,
+    Closed,
+    Create,
+    Delivered,
+    LoggedOut,
+    OpenBetween,
+    Opened,
+    Place,
+    Told,
+    encode_tell,
+)
 from actors.ports import Fanout
 from actors.reply import Reply as ReplyPort
 from actors.router import Router
@@ -173,6 +184,7 @@ class ChatService:
         max_file_bytes: int,
         fanout: Fanout,
         announced: Callable[[], Awaitable[None]],
+        boot: Callable[[], int],
     ) -> None:
         """`announced` returns when the other nodes know of the sessions that were attached before."""
         self._store = store
@@ -180,6 +192,7 @@ class ChatService:
         self._hub = hub
         self._fanout = fanout
         self._announced = announced
+        self._boot = boot
         self._people = people
         self._log_ins = log_ins
         self._node_id = node_id
@@ -197,7 +210,7 @@ class ChatService:
         self._cursors: dict[str, dict[tuple[str, str], int]] = {}  # user_id -> (device_id, stream) -> seq
         self._devices: dict[tuple[str, str], Device] = {}
         # For user actors that could not be reached; the newest of each connection.
-        self._untold: dict[tuple[str, int], Opened | Closed] = {}
+        self._untold: dict[tuple[str, Place | None], Opened | Closed] = {}
         self._reads: dict[type[Command], Callable[[Caller, Command], Awaitable[Reply]]] = {
             commands.Sync: self._sync,
             commands.SyncInbox: self._sync_inbox,
@@ -239,7 +252,7 @@ class ChatService:
         user_id = identity.user.user_id
         session.context = caller = Caller(identity, session.conn_id, hello.device_id)
         self._hub.attach(session, identity.session_id, hello.focus)
-        self._tell_user(user_id, Opened(self._node_id, session.conn_id, hello.device_id))
+        self._tell_user(user_id, Opened(self._place(session.conn_id), hello.device_id))
         await self._announced()
         members = await self._store.find(MemberRow, {"user_id": user_id}, limit=100_000)
         self._hub.join(session.conn_id, (row.conversation_id for row in members))
@@ -314,7 +327,7 @@ class ChatService:
     def closed(self, session: Session) -> None:
         """Detach a session."""
         self._hub.detach(session.conn_id, was_silent=session.close_code is CloseCode.HEARTBEAT_TIMEOUT)
-        self._tell_user(session.user_id, Closed(self._node_id, session.conn_id, self._now_ms()))
+        self._tell_user(session.user_id, Closed(self._place(session.conn_id), self._now_ms()))
 
     def shards_moved(self, shards: Collection[int]) -> None:
         """Other actors serve these users from now on: tell them who is connected here."""
@@ -322,7 +335,14 @@ class ChatService:
             if Address("user", user_id).shard in shards:
                 for listener in self._hub.listeners_of(user_id):
                     device_id = getattr(listener, "device_id", "")
-                    self._tell_user(user_id, Opened(self._node_id, listener.conn_id, device_id))
+                    self._tell_user(user_id, Opened(self._place(listener.conn_id), device_id))
+
+    def lost(self, user_id: str, at_ms: int) -> None:
+        """The last connection of a user was on a node that was lost then."""
+        self._tell_user(user_id, Closed(None, at_ms))
+
+    def _place(self, conn_id: int) -> Place:
+        return Place(self._node_id, self._boot(), conn_id)
 
     # -- single commands ----------------------------------------------------------------------------
 
@@ -424,11 +444,11 @@ class ChatService:
             self._router.tell(Address("user", user_id), message)
         except Unavailable:
             if len(self._untold) < _MAX_UNTOLD:
-                self._untold[user_id, message.conn_id] = message
+                self._untold[user_id, message.place] = message
 
     def _retry_untold(self) -> None:
         waiting, self._untold = self._untold, {}
-        for (user_id, _conn_id), message in waiting.items():
+        for (user_id, _place), message in waiting.items():
             self._tell_user(user_id, message)
 
     def _note_cursors(self, caller: Caller, cursors: dict[str, int], inbox_cursor: int) -> None:

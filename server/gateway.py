@@ -159,6 +159,11 @@ class Gateway:
             "uptime_seconds": trio.current_time() - self._opened_at,
         }
 
+    @property
+    def connection_count(self) -> int:
+        """How many connections are open."""
+        return self._connection_count
+
     # -- what sessions ask (`session.Registry`) -----------------------------------------------------------
 
     def enter(self, session: Session) -> None:

@@ -1,5 +1,6 @@
 """What has to be cleared away now and then, while nobody waits for it."""
 
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -70,10 +71,16 @@ async def _clear_devices_of(store: Store, user_id: str) -> int:
     return removed_count
 
 
-async def run(store: Store, blobs: FileStore) -> None:
-    """Clear away every six hours, until cancelled; a failure waits for the next time."""
+async def run(store: Store, blobs: FileStore, *, is_ours: Callable[[], bool]) -> None:
+    """Clear away every six hours, until cancelled; a failure waits for the next time.
+
+    `is_ours`: whether it is this node's turn; one of those that share the data is enough.
+    """
     await trio.sleep(FIRST_AFTER_S)
     while True:
+        if not is_ours():
+            await trio.sleep(INTERVAL_S)
+            continue
         try:
             file_count = await clear_files(store, blobs)
             device_count = await clear_devices(store)

@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 from actors.address import Address
 from actors.hub import Hub
-from actors.messages import Delivered
+from actors.messages import Delivered, Place
 from actors.presence_board import INBOX
 from actors.reply import Reply
 from actors.router import LocalRouter
@@ -359,6 +359,6 @@ async def test_a_device_that_connected_again_is_closed_where_it_was() -> None:
     """Its old connection may be half open for a minute; another one of the same user is left alone."""
     async with open_hub() as (hub, _):
         old, other = seat(hub, 1, "ann"), seat(hub, 2, "ann")
-        hub.replace_connection("ann", "n1", 1)
-        hub.replace_connection("bob", "n1", 2)
+        hub.replace_connection("ann", Place("n1", 1, 1))
+        hub.replace_connection("bob", Place("n1", 1, 2))
         assert (old.closed, other.closed) == (CloseCode.REPLACED, None)

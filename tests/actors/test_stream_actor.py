@@ -68,6 +68,9 @@ class OneShard:
     def owns(self, shard: int) -> bool:
         return True
 
+    def fenced(self, shard: int) -> None:
+        raise AssertionError("nobody else writes here")
+
 
 class Hints:
     def __init__(self) -> None:

@@ -1,0 +1,133 @@
+"""The ways to the other nodes: items into lanes and out of them, round a broken way where there is another.
+
+A node that cannot be reached directly, while gossip still calls it alive, is reached over one that both can
+reach. Whatever does not arrive is a hint that was lost: its receiver notices the gap.
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from typing import Final, Protocol
+
+import msgspec
+import structlog
+
+from cluster import wire
+from cluster.lanes import Lane
+
+RELAY_OVERHEAD_BYTES: Final = 256
+
+OnItem = Callable[[str, int, wire.AnyItem], None]
+"""(node_id, boot, item) of the sender, also where a third node passed it on."""
+
+log = structlog.get_logger(__name__)
+
+
+class LaneSender(Protocol):
+    """The part of cluster.lanes.Lanes that the mesh sends by."""
+
+    def send_nowait(self, node_id: str, lane: Lane, item: bytes) -> bool: ...
+
+    def is_reachable(self, node_id: str) -> bool: ...
+
+
+class Mesh:
+    """Fits cluster.router.Way and cluster.fanout.Peers. Nothing here waits."""
+
+    def __init__(self, node_id: str, on_item: OnItem) -> None:
+        self._node_id = node_id
+        self._on_item = on_item
+        self._lanes: LaneSender | None = None  # while they are open
+        self._boot = 0
+        self._alive: dict[str, int] = {}  # node_id -> boot, of the other nodes that gossip calls alive
+        self._was_reachable: set[str] = set()  # a lane that is only just opening is not a broken one
+        self.malformed_count = 0
+        self.relayed_count = 0
+        self.dropped_count = 0  # items that no lane took
+
+    def open(self, lanes: LaneSender, boot: int) -> None:
+        """Send by these lanes from now on."""
+        self._lanes, self._boot = lanes, boot
+
+    def close(self) -> None:
+        """There are no lanes for now; nothing is sent."""
+        self._lanes = None
+        self._alive.clear()
+        self._was_reachable.clear()
+
+    def set_alive(self, node_id: str, boot: int | None) -> None:
+        """Gossip calls a node alive, or (None) does so no more."""
+        if boot is None:
+            self._alive.pop(node_id, None)
+            self._was_reachable.discard(node_id)
+        else:
+            self._alive[node_id] = boot
+
+    @property
+    def node_ids(self) -> Collection[str]:
+        """The other nodes that are thought to be alive."""
+        return self._alive.keys()
+
+    def is_reachable(self, node_id: str) -> bool:
+        """Tell whether the direct way to a node works."""
+        return self._lanes is not None and self._lanes.is_reachable(node_id)
+
+    # -- sending ------------------------------------------------------------------------------------
+
+    def send(self, node_id: str, item: wire.Item) -> bool:
+        """Queue an item in the data lane; False: it could not be taken."""
+        return self._send(node_id, Lane.DATA, wire.encode(item))
+
+    def send_control(self, node_id: str, item: wire.Item) -> bool:
+        """Queue an item in the control lane, directly: what is said there is about the way itself."""
+        return self._lanes is not None and self._lanes.send_nowait(node_id, Lane.CONTROL, wire.encode(item))
+
+    def send_all(self, node_ids: Iterable[str], item: wire.Item) -> None:
+        """Queue one item, encoded once, in the data lanes of several nodes."""
+        payload = wire.encode(item)
+        for node_id in node_ids:
+            self._send(node_id, Lane.DATA, payload)
+
+    def send_control_all(self, item: wire.Item) -> None:
+        """Queue one item in the control lanes of all nodes, round broken ways as well."""
+        payload = wire.encode(item)
+        for node_id in self._alive:
+            self._send(node_id, Lane.CONTROL, payload)
+
+    def _send(self, node_id: str, lane: Lane, payload: bytes) -> bool:
+        lanes = self._lanes
+        if lanes is None:
+            return False
+        if lanes.is_reachable(node_id):
+            self._was_reachable.add(node_id)
+        elif node_id in self._was_reachable:
+            for relay in self._alive:
+                if relay != node_id and lanes.is_reachable(relay):
+                    item = wire.Relayed(node_id, self._node_id, self._boot, payload)
+                    return self._counted(lanes.send_nowait(relay, lane, wire.encode(item)))
+        return self._counted(lanes.send_nowait(node_id, lane, payload))
+
+    def _counted(self, is_taken: bool) -> bool:
+        self.dropped_count += not is_taken
+        return is_taken
+
+    # -- receiving ----------------------------------------------------------------------------------
+
+    def received(self, lane: Lane, node_id: str, boot: int, payloads: list[bytes]) -> None:
+        """Take what a lane brought."""
+        for payload in payloads:
+            self._take(lane, node_id, boot, payload)
+
+    def _take(self, lane: Lane, node_id: str, boot: int, payload: bytes) -> None:
+        try:
+            item = wire.decode(payload)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            # A newer version's item, or a bug of its sender: skipped, as an event would be that was lost.
+            self.malformed_count += 1
+            log.debug("item_not_understood", peer_id=node_id, error=str(error))
+            return
+        if not isinstance(item, wire.Relayed):
+            self._on_item(node_id, boot, item)
+        elif item.to == self._node_id:
+            self._take(lane, item.origin, item.origin_boot, item.item)
+        elif item.origin == node_id and self._lanes is not None:  # passed on once, never round in circles
+            self.relayed_count += 1
+            self._counted(self._lanes.send_nowait(item.to, lane, payload))

@@ -1,0 +1,517 @@
+"""One node's part in the cluster, put together: shards, lanes, gossip, presence, routing and fan-out.
+
+    cluster         one_for_all: whatever fails, the node begins a new life with a new boot
+    |- keeper       lease and shards
+    |- links        lanes, gossip, presence, the second's beat: all of one boot
+    |- router       ends calls that last too long
+    `- healer       reads from the store what was lost on the way
+
+It fits server.chat_core.Surroundings. What it needs of the actors comes in by `serve`.
+"""
+
+import zlib
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Final, Protocol
+
+import msgspec
+import structlog
+import trio
+
+from actors.address import Address
+from actors.healer import History, StoreHealer
+from actors.hub import Hub
+from actors.messages import Delivered
+from actors.router import LocalRouter
+from actors.supervisor import ChildSpec, ChildStatus, Strategy, Supervisor
+from cluster import wire
+from cluster.fanout import ClusterFanout
+from cluster.gossip import Gossip
+from cluster.lanes import Lanes, LaneTls, PeerAddress
+from cluster.member import Member, NodeMeta, Status
+from cluster.membership_events import KnownNode
+from cluster.membership_settings import MembershipSettings
+from cluster.mesh import Mesh
+from cluster.presence import PresenceDirectory
+from cluster.router import ClusterRouter
+from cluster.routes import ShardRoute
+from cluster.shards import KeeperSettings, Ownership, ShardKeeper
+from protocol.records import NodeLease
+from protocol.types import NodeInfo, PresenceState
+
+ANNOUNCE_TIMEOUT_S: Final = 0.5  # a session is not held up longer by a peer that is slow to know of it
+BEAT_S: Final = 1.0
+LEAVE_S: Final = 1.0  # for saying good-bye; who misses it finds out by itself
+
+log = structlog.get_logger(__name__)
+
+
+class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where this node is, and what it says of itself."""
+
+    node_id: str
+    host: str
+    port: int
+    secret: bytes = b""
+    tls: LaneTls | None = None
+    seeds: tuple[tuple[str, int], ...] = ()
+    zone: str = ""
+    version: str = ""
+    keeper: KeeperSettings = KeeperSettings()
+    membership: MembershipSettings = MembershipSettings()
+
+
+class Actors(Protocol):
+    """What the cluster asks of this node's actors; server.chat_core.ChatCore fits this."""
+
+    async def hand_over(self, shards: Collection[int], deadline_s: float) -> None: ...
+
+    def cut_off(self, shards: Collection[int]) -> None: ...
+
+    def shards_moved(self, shards: Collection[int], *, ours: Collection[int]) -> None:
+        """Other actors serve these shards from now on; `ours`: those that this node has taken."""
+        ...
+
+    def user_lost(self, user_id: str, at_ms: int) -> None:
+        """The last connection of a user was on a node that was lost then."""
+        ...
+
+
+class Store(Ownership, History, Protocol):
+    """What the cluster needs of the store."""
+
+
+class ClusterNode:
+    """Fits server.chat_core.Surroundings. `supervisor` runs it; `leave` ends it in order."""
+
+    def __init__(
+        self,
+        settings: ClusterSettings,
+        store: Store,
+        local: LocalRouter,
+        hub: Hub,
+        *,
+        now_ms: Callable[[], int],
+        load: Callable[[], tuple[int, float, float]],
+    ) -> None:
+        """`load`: this node's (connections, load from 0 to 1, lag of its loop in seconds)."""
+        self.settings = settings
+        self._hub = hub
+        self._now_ms = now_ms
+        self._load = load
+        self._actors: Actors
+        self.mesh = Mesh(settings.node_id, self._received)
+        self.keeper = ShardKeeper(
+            store,
+            node_id=settings.node_id,
+            address=f"{settings.host}:{settings.port}",
+            alive=self._alive,
+            hand_over=self._hand_over,
+            cut_off=lambda shards: self._actors.cut_off(shards),
+            on_routes=self._routes_changed,
+            on_members=self._members_read,
+            settings=settings.keeper,
+        )
+        self.router = ClusterRouter(local, self.keeper, self.mesh, node_id=settings.node_id)
+        self.router.on_asleep = self._asleep
+        self.healer = StoreHealer(store, hub)
+        hub.healer = self.healer
+        self.fanout = ClusterFanout(
+            hub,
+            self.mesh,
+            self.keeper,
+            self.healer,
+            node_id=settings.node_id,
+            boot=lambda: self.boot,
+            nodes_of=self._nodes_of,
+        )
+        self._meta = NodeMeta(
+            host=settings.host,
+            port=settings.port,
+            zone=settings.zone,
+            version=settings.version,
+        )
+        self._lanes: Lanes | None = None
+        self._gossip: Gossip | None = None
+        self._presence: PresenceDirectory | None = None
+        self._presence_wake = trio.Event()
+        self._announced = trio.Event()  # set and renewed whenever a peer has acked
+        self._loads: dict[str, wire.Load] = {}
+        self._leases: tuple[NodeLease, ...] = ()
+        self._owners: dict[int, tuple[str, int]] = {}
+        self.supervisor = Supervisor(
+            "cluster",
+            [
+                ChildSpec(name="keeper", start=self.keeper.run),
+                ChildSpec(name="links", start=self._run_links),
+                ChildSpec(name="router", start=_at_once(self.router.run)),
+                ChildSpec(name="healer", start=_at_once(self.healer.run)),
+            ],
+            strategy=Strategy.ONE_FOR_ALL,
+            max_restarts=5,
+            period_s=60.0,
+        )
+
+    def reached_at(self, url: str, bot_address: str) -> None:
+        """Tell where clients reach this node, once its doors are open."""
+        self._meta = msgspec.structs.replace(self._meta, url=url, bot_address=bot_address)
+        if self._gossip is not None:
+            self._gossip.meta_changed(self._meta)
+
+    def serve(self, actors: Actors) -> None:
+        """Take this node's actors; called once, before anything runs."""
+        self._actors = actors
+
+    # -- server.chat_core.Surroundings --------------------------------------------------------------
+
+    @property
+    def leases(self) -> ShardKeeper:
+        return self.keeper
+
+    @property
+    def boot(self) -> int:
+        return self.keeper.boot
+
+    async def announced(self) -> None:
+        """Return when all other nodes know of the sessions attached so far, or are too slow to be waited for."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        presence = self._presence
+        if presence is None:
+            return
+        version = presence.version
+        with trio.move_on_after(ANNOUNCE_TIMEOUT_S):
+            while self._presence is presence:
+                if presence.announced(version):
+                    return
+                await self._announced.wait()
+        if self._presence is presence:
+            presence.gave_up(version)
+
+    # -- its life -----------------------------------------------------------------------------------
+
+    async def _run_links(self, *, task_status: ChildStatus) -> None:
+        """Be connected to the other nodes, for one boot."""
+        settings, boot = self.settings, self.keeper.boot
+        lanes = Lanes(
+            node_id=settings.node_id,
+            boot=boot,
+            host=settings.host,
+            port=settings.port,
+            secret=settings.secret,
+            tls=settings.tls,
+            on_items=self._items,
+            on_gap=self._gap,
+            on_link=self._link,
+            on_hello=self._hello,
+        )
+        seed = zlib.crc32(f"{settings.node_id}.{boot}.{self._now_ms()}".encode())
+        gossip = Gossip(
+            settings.node_id,
+            boot,
+            self._meta,
+            lanes=lanes,
+            mesh=self.mesh,
+            on_member=self._member_changed,
+            settings=settings.membership,
+            seed=seed,
+        )
+        presence = PresenceDirectory(
+            settings.node_id,
+            boot,
+            on_change=self._hub.presence.elsewhere,
+            on_gone=self._user_lost,
+            now_ms=self._now_ms,
+        )
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(lanes.run)
+                self._lanes, self._gossip, self._presence = lanes, gossip, presence
+                self.mesh.open(lanes, boot)
+                self._hub.presence.on_here = self._presence_here
+                for user_id, state in self._hub.presence.here().items():
+                    presence.local_changed(user_id, state, 0, trio.current_time(), urgent=True)
+                gossip.start(settings.seeds, [_known(lease) for lease in self._live_leases()])
+                nursery.start_soon(gossip.run)
+                nursery.start_soon(self._run_presence, presence)
+                nursery.start_soon(self._beat)
+                task_status.started()
+                self.keeper.poke()
+        finally:
+            self._lanes = self._gossip = self._presence = None
+            self._announced.set()
+            self.mesh.close()
+            self._hub.presence.forget_elsewhere()
+            self._loads.clear()
+
+    async def leave(self, deadline_s: float) -> None:
+        """Hand the shards over and say good-bye; the supervisor is stopped after it."""
+        self.drain()
+        await self.keeper.leave(deadline_s)
+        if self._gossip is not None:
+            await self._gossip.leave(LEAVE_S)
+
+    def drain(self) -> None:
+        """Tell the others that nobody should come here any more."""
+        self._meta = msgspec.structs.replace(self._meta, is_draining=True)
+        if self._gossip is not None:
+            self._gossip.meta_changed(self._meta)
+
+    async def _beat(self) -> None:
+        """Tell the others each second how this node is doing, and look at what they told."""
+        while True:
+            due = trio.current_time() + BEAT_S
+            await trio.sleep_until(due)
+            lag_s = trio.current_time() - due
+            if self._gossip is None or self._presence is None:
+                return
+            self._gossip.lagged(lag_s)
+            self.mesh.send_control_all(self._own_load())
+
+    def _own_load(self) -> wire.Load:
+        connection_count, load, loop_lag_s = self._load()
+        presence = self._presence
+        return wire.Load(
+            connection_count,
+            load,
+            loop_lag_s,
+            "" if presence is None else presence.digest(),
+            0 if presence is None else presence.version,
+        )
+
+    # -- lanes --------------------------------------------------------------------------------------
+
+    def _items(self, lane: object, node_id: str, boot: int, payloads: list[bytes]) -> None:
+        if self._gossip is not None:
+            self._gossip.heard(node_id, boot)
+            self.mesh.received(lane, node_id, boot, payloads)  # type: ignore[arg-type]  # a Lane
+
+    def _gap(self, node_id: str, boot: int) -> None:
+        log.info("lane_gap", peer_id=node_id, boot=boot)
+        self.healer.check_all()
+
+    def _link(self, node_id: str, is_up: bool) -> None:
+        log.info("link_changed", peer_id=node_id, is_up=is_up)
+        if not is_up and self._gossip is not None:
+            self._gossip.way_lost(node_id)
+            self.keeper.poke()
+
+    def _hello(self, node_id: str, boot: int, address: PeerAddress) -> None:
+        if self._gossip is not None:
+            meta = NodeMeta(host=address.host, port=address.port)
+            self._gossip.learned([KnownNode(node_id, boot, meta)])
+
+    def _received(self, node_id: str, boot: int, item: wire.AnyItem) -> None:
+        if self.router.received(node_id, item) or self.fanout.received(item):
+            return
+        match item:
+            case wire.Gossip(message):
+                if self._gossip is not None:
+                    try:
+                        self._gossip.received(node_id, boot, message)
+                    except msgspec.MsgspecError:
+                        self.mesh.malformed_count += 1
+            case wire.Presence(message):
+                self._presence_received(node_id, boot, message)
+            case wire.Routes(routes):
+                self._learn(routes)
+            case wire.Load():
+                self._loads[node_id] = item
+            case _:
+                log.debug("item_ignored", peer_id=node_id, kind=type(item).__name__)
+
+    # -- who is alive -------------------------------------------------------------------------------
+
+    def _alive(self) -> set[str]:
+        return {self.settings.node_id} if self._gossip is None else self._gossip.alive()
+
+    def _live_leases(self) -> list[NodeLease]:
+        own = self.settings.node_id
+        return [lease for lease in self._leases if lease.lease_left_ms > 0 and lease.node_id != own]
+
+    def _members_read(self, leases: Sequence[NodeLease], dead: Sequence[tuple[str, int]]) -> None:
+        self._leases = tuple(leases)
+        if self._gossip is None:
+            return
+        for node_id, boot in dead:
+            log.warning("peer_died", peer_id=node_id, boot=boot)
+            self._gossip.buried(node_id, boot)
+        known = [_known(lease) for lease in self._live_leases()]
+        if known:
+            self._gossip.learned(known)
+
+    def _member_changed(self, member: Member, previous: Member | None) -> None:
+        now = trio.current_time()
+        node_id, boot = member.node_id, member.boot
+        is_new_life = previous is None or previous.boot != boot
+        presence = self._presence
+        if member.is_live:
+            if is_new_life and previous is not None:
+                self.router.peer_lost(node_id)
+            if presence is not None and (is_new_life or (previous is not None and not previous.is_live)):
+                presence.peer_up(node_id, boot, now)
+                self._presence_wake.set()
+            if member.status is Status.SUSPECT:
+                self.keeper.poke()
+            return
+        self._loads.pop(node_id, None)
+        self.router.peer_lost(node_id)
+        self.keeper.poke()
+        if presence is not None:
+            if member.status is Status.LEFT:
+                presence.node_left(node_id, boot, now)
+            else:
+                presence.node_lost(node_id, boot, now)
+            self._presence_wake.set()
+
+    # -- shards -------------------------------------------------------------------------------------
+
+    async def _hand_over(self, shards: frozenset[int], deadline_s: float) -> None:
+        await self._actors.hand_over(shards, deadline_s)
+
+    def _learn(self, routes: list[ShardRoute]) -> None:
+        before = [self.keeper.route_of(route.shard) for route in routes if 0 <= route.shard < 256]
+        self.keeper.learn(routes)
+        changed = [route for old in before if (route := self.keeper.route_of(old.shard)).epoch != old.epoch]
+        if changed:
+            self._follow(changed)
+
+    def _routes_changed(self, routes: Sequence[ShardRoute]) -> None:
+        """The keeper's own shards, or what it read of others', have changed."""
+        own = [route for route in routes if route.node_id in ("", self.settings.node_id)]
+        if own:
+            self.mesh.send_control_all(wire.Routes(own))
+        self._follow(routes)
+
+    def _follow(self, routes: Sequence[ShardRoute]) -> None:
+        """Send on what waited for these shards, and read what their former owners may not have told."""
+        moved: set[int] = set()
+        ours: set[int] = set()
+        for route in routes:
+            if not route.node_id:
+                continue
+            owner = (route.node_id, route.boot)
+            if self._owners.get(route.shard) != owner:
+                self._owners[route.shard] = owner
+                moved.add(route.shard)
+                if route.node_id == self.settings.node_id:
+                    ours.add(route.shard)
+        self.router.routes_changed([route.shard for route in routes])
+        if moved:
+            self._actors.shards_moved(moved, ours=ours)
+            self.healer.check_heads(lambda stream: _shard_of(stream) in moved)
+            self._hub.forget_delivered(lambda c: Address("conversation", c).shard in moved)
+
+    def _asleep(self, address: Address, message: object) -> None:
+        """A hint found no actor awake; a watermark is kept to be stored."""
+        if isinstance(message, Delivered):
+            self._hub.watermarks.put_back(address.id, message.seqs)
+
+    # -- presence -----------------------------------------------------------------------------------
+
+    def _nodes_of(self, user_id: str) -> Collection[str]:
+        return () if self._presence is None else self._presence.nodes_of(user_id)
+
+    def _presence_here(self, user_id: str, state: PresenceState, last_seen_ms: int) -> None:
+        presence = self._presence
+        if presence is not None:
+            shown = None if state == "offline" else state
+            is_urgent = shown is not None
+            presence.local_changed(user_id, shown, last_seen_ms, trio.current_time(), urgent=is_urgent)
+            self._presence_wake.set()
+
+    def _presence_received(self, node_id: str, boot: int, message: object) -> None:
+        presence = self._presence
+        if presence is None:
+            return
+        for answer in presence.received(node_id, boot, message, trio.current_time()):  # type: ignore[arg-type]
+            self.mesh.send(node_id, wire.Presence(answer))
+        self._wake_announced()
+        self._presence_wake.set()
+
+    def _wake_announced(self) -> None:
+        announced, self._announced = self._announced, trio.Event()
+        announced.set()
+
+    def _user_lost(self, user_id: str, at_ms: int) -> None:
+        if self.keeper.owns(Address("user", user_id).shard):
+            self._actors.user_lost(user_id, at_ms)
+
+    async def _run_presence(self, presence: PresenceDirectory) -> None:
+        while True:
+            self._presence_wake = trio.Event()
+            now = trio.current_time()
+            if presence.next_deadline <= now:
+                for node_id, message in presence.due(now):
+                    self.mesh.send(node_id, wire.Presence(message))
+                self._wake_announced()
+                await trio.lowlevel.checkpoint()  # a long backlog leaves room for others
+                continue
+            with trio.move_on_at(presence.next_deadline):
+                await self._presence_wake.wait()
+
+    # -- what is told of it -------------------------------------------------------------------------
+
+    def nodes(self) -> list[NodeInfo]:
+        """The nodes that clients may connect to, this one first; drained ones are left out."""
+        own = self._own_load()
+        found = []
+        if not self._meta.is_draining:
+            found.append(_info(self.settings.node_id, self._meta, own.load))
+        if self._gossip is not None:
+            for member in self._gossip.members:
+                is_other = member.node_id != self.settings.node_id
+                if is_other and member.status is Status.ALIVE and not member.meta.is_draining:
+                    told = self._loads.get(member.node_id)
+                    found.append(_info(member.node_id, member.meta, 0.0 if told is None else told.load))
+        return [info for info in found if info.url]
+
+    def gauges(self) -> dict[str, float]:
+        """How the cluster looks from here, for the metrics."""
+        lanes, gossip, presence = self._lanes, self._gossip, self._presence
+        numbers: dict[str, float] = {
+            "shards_owned": len(self.keeper.held),
+            "lease_left_seconds": self.keeper.lease_left_s,
+            "boot": self.keeper.boot,
+            "calls_forwarded": self.router.forwarded_count,
+            "calls_under_way": self.router.under_way_count,
+            "calls_held": self.router.held_count,
+            "calls_refused": self.router.refused_count,
+            "holes_filled": self.healer.filled_count,
+            "holes_resynced": self.healer.resync_count,
+            "items_malformed": self.mesh.malformed_count,
+            "items_relayed": self.mesh.relayed_count,
+            "items_dropped": self.mesh.dropped_count,
+        }
+        if gossip is not None:
+            numbers["members_alive"] = len(gossip.alive())
+            numbers["members_refused"] = gossip.refused_count
+        if presence is not None:
+            for name, value in msgspec.structs.asdict(presence.counts()).items():
+                numbers[f"presence_{name}"] = value
+        if lanes is not None:
+            for reason, count in lanes.stats().refused.items():
+                numbers[f'envelopes_refused{{reason="{reason}"}}'] = count
+        return numbers
+
+
+def _known(lease: NodeLease) -> KnownNode:
+    host, _, port = lease.address.rpartition(":")
+    return KnownNode(lease.node_id, lease.boot, NodeMeta(host=host, port=int(port)))
+
+
+def _info(node_id: str, meta: NodeMeta, load: float) -> NodeInfo:
+    return NodeInfo(node_id=node_id, url=meta.url, bot_address=meta.bot_address, zone=meta.zone, load=load)
+
+
+def _shard_of(stream: str) -> int:
+    kind, _, name = stream.partition(":")
+    return Address("user" if kind == "u" else "conversation", name).shard
+
+
+def _at_once(run: Callable[[], Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """Give a task that is ready at once the shape of a supervised child."""
+
+    async def start(*, task_status: ChildStatus) -> None:
+        task_status.started()
+        await run()
+
+    return start

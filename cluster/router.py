@@ -1,0 +1,387 @@
+"""Carry messages to actors on whatever node runs them, in order, and bring the answers back.
+
+A call goes to the node that is thought to own the actor's shard. One that does not run it says so and does
+nothing; then what follows for that shard is held here, in order, until the shard's next owner is known. Holding
+is bounded in number and time: beyond that senders are told busy, and try again. A call is never sent twice
+unless its receiver has said that it did nothing.
+
+Order: between one node and one shard calls travel in one lane. When some come back, those behind them are held
+until all that are under way are decided, and then go out in the order in which they were made.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import structlog
+import trio
+
+from actors.address import Address
+from actors.reply import NO_REPLY, Reply, ReplySlot
+from actors.router import LocalRouter
+from cluster import wire
+from cluster.routes import ShardRoute
+from protocol.errors import CODES, PROTOCOL_CODES, HubbubError, ProtocolError, Refused, Unavailable
+
+MAX_HELD: Final = 1000  # messages of all shards together; a shard changes hands within moments
+MAX_HELD_S: Final = 2.0  # longer than a hand-over takes; a failover takes longer, and senders are told so
+MAX_UNDER_WAY: Final = 20_000  # calls without an answer: 600 sessions' worth of unanswered commands
+ANSWER_TIMEOUT_S: Final = 10.0  # the same as a local ask's
+SWEEP_S: Final = 0.25
+ASK_AGAIN_S: Final = (
+    0.5  # an owner that gave up its lease for a moment may have it again under the same epoch
+)
+BUSY_RETRY_S: Final = 0.5
+
+log = structlog.get_logger(__name__)
+
+
+class Placement(Protocol):
+    """Who runs the actors of a shard; cluster.shards.ShardKeeper fits this."""
+
+    def owns(self, shard: int) -> bool: ...
+
+    def route_of(self, shard: int) -> ShardRoute: ...
+
+
+class Way(Protocol):
+    """The way to another node; cluster.mesh.Mesh fits this."""
+
+    def send(self, node_id: str, item: wire.Item) -> bool:
+        """Queue an item in the data lane; False: it could not be taken."""
+        ...
+
+
+class _Pending:
+    """One call that was made here and is not answered yet."""
+
+    __slots__ = ("address", "deadline", "epoch", "message", "node_id", "reply", "wants_reply")
+
+    def __init__(self, address: Address, message: object, reply: Reply, *, wants_reply: bool) -> None:
+        self.address = address
+        self.message = message
+        self.reply = reply
+        self.wants_reply = wants_reply
+        self.node_id = ""  # where it is
+        self.epoch = 0  # under which that node was thought to own the shard
+        self.deadline = 0.0  # trio.current_time() seconds
+
+
+class _ShardWay:
+    """The calls for one shard: under way in the order of sending, come back, and held."""
+
+    __slots__ = ("epoch_refused", "held", "held_since", "refused_at", "returned", "under_way")
+
+    def __init__(self) -> None:
+        self.under_way: dict[int, _Pending] = {}
+        self.returned: dict[int, _Pending] = {}
+        self.held: deque[_Pending] = deque()
+        self.held_since = 0.0
+        # Its owner said that it does not run the shard: wait for a newer epoch, or ask it again later.
+        self.epoch_refused = -1
+        self.refused_at = 0.0
+
+    def may_go(self, route: ShardRoute, node_id: str) -> bool:
+        """Tell whether calls can be sent along this route from that node."""
+        if not route.node_id or route.node_id == node_id:
+            return False
+        return route.epoch > self.epoch_refused or trio.current_time() >= self.refused_at + ASK_AGAIN_S
+
+
+class ClusterRouter:
+    """Fits actors.router.Router. `received` takes what peers say; `run` ends what lasts too long."""
+
+    def __init__(self, local: LocalRouter, placement: Placement, way: Way, *, node_id: str) -> None:
+        self._local = local
+        self._placement = placement
+        self._way = way
+        self._node_id = node_id
+        self._ways: dict[int, _ShardWay] = {}  # only of shards with calls under way or held
+        self._shard_of: dict[int, int] = {}  # corr -> shard
+        self._next_corr = 1
+        self._held_count = 0
+        self.forwarded_count = 0
+        self.refused_count = 0
+        # What to do with a hint whose actor sleeps.
+        self.on_asleep: Callable[[Address, object], None] = _forget
+
+    # -- actors.router.Router -----------------------------------------------------------------------
+
+    def tell(self, address: Address, message: object) -> None:
+        """Hand over a message that needs no answer. Raises: Unavailable, when it was not taken."""
+        shard = address.shard
+        if shard not in self._ways and self._placement.owns(shard):
+            self._local.tell(address, message)
+        else:
+            self._forward(shard, _Pending(address, message, NO_REPLY, wants_reply=False))
+
+    def tell_if_active(self, address: Address, message: object) -> bool:
+        """Hand over a hint; True also if it went to another node, whose `on_asleep` takes what is left."""
+        shard = address.shard
+        if self._placement.owns(shard):
+            return self._local.tell_if_active(address, message)
+        node_id = self._placement.route_of(shard).node_id
+        if not node_id or node_id == self._node_id:
+            return False
+        return self._way.send(node_id, wire.Hint(address.kind, address.id, message))  # type: ignore[arg-type]
+
+    def ask_nowait(self, address: Address, message: object, reply: Reply) -> None:
+        """Hand over a message whose answer goes to `reply`."""
+        shard = address.shard
+        if shard not in self._ways and self._placement.owns(shard):
+            self._local.ask_nowait(address, message, reply)
+            return
+        try:
+            self._forward(shard, _Pending(address, message, reply, wants_reply=True))
+        except HubbubError as error:
+            reply.fail(error)
+
+    async def ask(self, address: Address, message: object, *, timeout_s: float) -> object:
+        """Hand over a message and wait for its answer. Raises: HubbubError; Unavailable("timeout")."""
+        slot = ReplySlot()
+        self.ask_nowait(address, message, slot)
+        with trio.move_on_after(timeout_s):
+            return await slot.wait()
+        raise Unavailable("timeout", retry_after_s=1.0)
+
+    # -- sending ------------------------------------------------------------------------------------
+
+    def _forward(self, shard: int, pending: _Pending) -> None:
+        """Send a call, or hold it. Raises: Unavailable("busy")."""
+        way = self._ways.get(shard)
+        if way is None:
+            way = self._ways[shard] = _ShardWay()
+        if way.held or way.returned or not self._send(shard, way, pending):
+            self._hold(shard, way, pending)
+
+    def _send(self, shard: int, way: _ShardWay, pending: _Pending) -> bool:
+        """Send a call to the shard's owner; False where there is none that we know. Raises: Unavailable."""
+        route = self._placement.route_of(shard)
+        if not way.may_go(route, self._node_id):
+            return False
+        if len(self._shard_of) >= MAX_UNDER_WAY:
+            raise self._busy()
+        corr = self._next_corr
+        call = wire.Call(
+            corr=corr,
+            kind=pending.address.kind,
+            id=pending.address.id,
+            epoch=route.epoch,
+            message=pending.message,  # type: ignore[arg-type]  # whatever is no ActorMessage fails to encode
+            wants_reply=pending.wants_reply,
+        )
+        if not self._way.send(route.node_id, call):
+            raise self._busy()
+        self._next_corr += 1
+        self.forwarded_count += 1
+        pending.node_id, pending.epoch = route.node_id, route.epoch
+        pending.deadline = trio.current_time() + ANSWER_TIMEOUT_S
+        way.under_way[corr] = pending
+        self._shard_of[corr] = shard
+        return True
+
+    def _hold(self, shard: int, way: _ShardWay, pending: _Pending) -> None:
+        now = trio.current_time()
+        if not way.held and not way.returned:
+            way.held_since = way.held_since or now
+        if self._held_count >= MAX_HELD or now - way.held_since > MAX_HELD_S:
+            self._tidy(shard, way)
+            raise self._busy()
+        pending.deadline = now + MAX_HELD_S
+        way.held.append(pending)
+        self._held_count += 1
+
+    def _busy(self) -> Unavailable:
+        self.refused_count += 1
+        return Unavailable("busy", "This shard is changing hands.", retry_after_s=BUSY_RETRY_S)
+
+    def _tidy(self, shard: int, way: _ShardWay) -> None:
+        """Forget a way with nothing in it, unless it remembers since when the shard cannot be reached."""
+        if not (way.under_way or way.returned or way.held or way.held_since):
+            self._ways.pop(shard, None)
+
+    # -- when shards change hands -------------------------------------------------------------------
+
+    def routes_changed(self, shards: list[int]) -> None:
+        """Send on what was held for these shards, as far as their owners are known now."""
+        for shard in shards:
+            way = self._ways.get(shard)
+            if way is not None:
+                self._resume(shard, way)
+
+    def _resume(self, shard: int, way: _ShardWay) -> None:
+        if way.under_way:
+            return  # when all that is under way is decided, this comes again
+        is_here = self._placement.owns(shard)
+        if not is_here:
+            if not way.may_go(self._placement.route_of(shard), self._node_id):
+                return
+        calls = [*(way.returned[corr] for corr in sorted(way.returned)), *way.held]
+        self._held_count -= len(way.held)
+        way.returned.clear()
+        way.held.clear()
+        way.held_since = 0.0
+        if is_here:
+            self._ways.pop(shard, None)
+        for pending in calls:
+            try:
+                if not is_here:
+                    if not self._send(shard, way, pending):
+                        self._hold(shard, way, pending)
+                elif pending.wants_reply:
+                    self._local.ask_nowait(pending.address, pending.message, pending.reply)
+                else:
+                    self._local.tell(pending.address, pending.message)
+            except HubbubError as error:
+                pending.reply.fail(error)
+        self._tidy(shard, way)
+
+    def peer_lost(self, node_id: str) -> None:
+        """A node has died: whether it has done what it was asked is not known."""
+        for shard, way in list(self._ways.items()):
+            gone = [corr for corr, pending in way.under_way.items() if pending.node_id == node_id]
+            for corr in gone:
+                del self._shard_of[corr]
+                way.under_way.pop(corr).reply.fail(Unavailable("outcome_unknown", retry_after_s=1.0))
+            if gone:
+                self._resume(shard, way)
+                self._tidy(shard, way)
+
+    # -- what peers say -----------------------------------------------------------------------------
+
+    def received(self, node_id: str, item: wire.Item) -> bool:
+        """Take an item that concerns calls; False: it is none."""
+        if isinstance(item, wire.Call):
+            self._called(node_id, item)
+        elif isinstance(item, wire.Answer):
+            self._answered(item.corr, item.value, None)
+        elif isinstance(item, wire.Failed):
+            self._answered(item.corr, None, _error_of(item))
+        elif isinstance(item, wire.NotHere):
+            self._came_back(item.corr)
+        elif isinstance(item, wire.Hint):
+            address = Address(item.kind, item.id)
+            is_ours = self._placement.owns(address.shard)
+            if not (is_ours and self._local.tell_if_active(address, item.message)):
+                self.on_asleep(address, item.message)
+        else:
+            return False
+        return True
+
+    def _called(self, node_id: str, call: wire.Call) -> None:
+        address = Address(call.kind, call.id)
+        if not self._placement.owns(address.shard):
+            self._way.send(node_id, wire.NotHere(call.corr))
+        elif call.wants_reply:
+            self._local.ask_nowait(address, call.message, _RemoteReply(self._way, node_id, call.corr))
+        else:
+            try:
+                self._local.tell(address, call.message)
+                self._way.send(node_id, wire.Answer(call.corr, None))
+            except HubbubError as error:
+                self._way.send(node_id, _failed(call.corr, error))
+
+    def _answered(self, corr: int, value: object, error: HubbubError | None) -> None:
+        shard = self._shard_of.pop(corr, None)
+        if shard is None:
+            return  # it came too late
+        way = self._ways[shard]
+        pending = way.under_way.pop(corr)
+        if error is None:
+            pending.reply.resolve(value)
+        else:
+            pending.reply.fail(error)
+        self._decided(shard, way)
+
+    def _came_back(self, corr: int) -> None:
+        shard = self._shard_of.pop(corr, None)
+        if shard is None:
+            return
+        way = self._ways[shard]
+        pending = way.under_way.pop(corr)
+        now = trio.current_time()
+        if not way.returned and not way.held:
+            way.held_since = now
+        pending.deadline = now + MAX_HELD_S
+        way.returned[corr] = pending
+        way.epoch_refused, way.refused_at = max(way.epoch_refused, pending.epoch), now
+        self._decided(shard, way)
+
+    def _decided(self, shard: int, way: _ShardWay) -> None:
+        if not way.under_way:
+            if way.returned or way.held:
+                self._resume(shard, way)
+            else:
+                self._tidy(shard, way)
+
+    # -- time ---------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Fail what waits for too long, until cancelled."""
+        while True:
+            await trio.sleep(SWEEP_S)
+            now = trio.current_time()
+            for shard, way in list(self._ways.items()):
+                self._sweep(shard, way, now)
+
+    def _sweep(self, shard: int, way: _ShardWay, now: float) -> None:
+        for corr in [corr for corr, pending in way.under_way.items() if pending.deadline <= now]:
+            del self._shard_of[corr]
+            way.under_way.pop(corr).reply.fail(Unavailable("timeout", retry_after_s=1.0))
+        for corr in [corr for corr, pending in way.returned.items() if pending.deadline <= now]:
+            way.returned.pop(corr).reply.fail(self._busy())
+        while way.held and way.held[0].deadline <= now:
+            self._held_count -= 1
+            way.held.popleft().reply.fail(self._busy())
+        self._resume(shard, way)
+        is_known = self._placement.owns(shard) or way.may_go(self._placement.route_of(shard), self._node_id)
+        if is_known and not (way.under_way or way.returned or way.held):
+            self._ways.pop(shard, None)
+
+    @property
+    def held_count(self) -> int:
+        """Messages that wait for a shard to change hands."""
+        return self._held_count
+
+    @property
+    def under_way_count(self) -> int:
+        """Calls to other nodes that are not answered yet."""
+        return len(self._shard_of)
+
+
+class _RemoteReply:
+    """The reply of a call that another node made."""
+
+    __slots__ = ("_corr", "_node_id", "_way", "is_done")
+
+    def __init__(self, way: Way, node_id: str, corr: int) -> None:
+        self._way = way
+        self._node_id = node_id
+        self._corr = corr
+        self.is_done = False
+
+    def resolve(self, value: object) -> None:
+        if not self.is_done:
+            self.is_done = True
+            self._way.send(self._node_id, wire.Answer(self._corr, value))  # type: ignore[arg-type]
+
+    def fail(self, error: HubbubError) -> None:
+        if not self.is_done:
+            self.is_done = True
+            self._way.send(self._node_id, _failed(self._corr, error))
+
+
+def _failed(corr: int, error: HubbubError) -> wire.Failed:
+    return wire.Failed(corr, error.code, error.message, error.retry_after_s)
+
+
+def _error_of(item: wire.Failed) -> HubbubError:
+    """The error as it was raised on the other node; a code of a newer version passes as it is."""
+    if item.retry_after_s is not None:
+        return Unavailable(item.code, item.message, retry_after_s=item.retry_after_s)
+    kind = ProtocolError if item.code in PROTOCOL_CODES else Refused
+    return kind(item.code, item.message or CODES.get(item.code, item.code))
+
+
+def _forget(_address: Address, _message: object) -> None:
+    """A hint that nobody is awake for has no effect."""

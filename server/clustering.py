@@ -1,0 +1,54 @@
+"""From a node's settings to its part in the cluster: addresses, secrets, and what it says of itself."""
+
+import ssl
+from typing import Final
+
+from cluster.lanes import LaneTls
+from cluster.node import ClusterSettings
+from server.config import ConfigError, Settings
+from server.version import VERSION
+
+# Lag of the loop at which a node counts as full: where it sheds new connections.
+FULL_LAG_S: Final = 0.5
+
+
+def cluster_settings(settings: Settings, node_id: str) -> ClusterSettings:
+    """What the cluster needs of the settings; they were checked when they were loaded."""
+    tls = None
+    if settings.cluster_ca:
+        tls = LaneTls(ca=settings.cluster_ca, cert=settings.cluster_cert, key=settings.cluster_key)
+        _check_files(settings)
+    seeds = []
+    for address in settings.join:
+        host, _, port = address.rpartition(":")
+        seeds.append((host.strip("[]"), int(port)))
+    return ClusterSettings(
+        node_id=node_id,
+        host=settings.cluster_host,
+        port=settings.cluster_port,
+        secret=settings.cluster_secret.encode(),
+        tls=tls,
+        seeds=tuple(seeds),
+        zone=settings.zone,
+        version=VERSION,
+    )
+
+
+def _check_files(settings: Settings) -> None:
+    """Find out before anything is started that the certificate cannot be used. Raises: ConfigError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(settings.cluster_cert, settings.cluster_key)
+        context.load_verify_locations(settings.cluster_ca)
+    except ssl.SSLError as exc:
+        raise ConfigError(
+            f"cluster_ca, cluster_cert and cluster_key cannot be used: {exc.reason or 'no PEM'}; "
+            "the certificate and the key must belong together."
+        ) from None
+    except OSError as exc:
+        raise ConfigError(f"A certificate of the cluster cannot be read: {exc.strerror}.") from None
+
+
+def load_of(connection_count: int, max_connections: int, loop_lag_s: float) -> float:
+    """How full a node is, from 0 to 1: its connections, or its loop's lag, whichever is more."""
+    return min(max(connection_count / max_connections, loop_lag_s / FULL_LAG_S), 1.0)
