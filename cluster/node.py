@@ -31,10 +31,11 @@ from cluster.member import Member, NodeMeta, Status
 from cluster.membership_events import KnownNode
 from cluster.membership_settings import MembershipSettings
 from cluster.mesh import Mesh
+from cluster.ownership import Ownership
 from cluster.presence import PresenceDirectory
 from cluster.router import ClusterRouter
 from cluster.routes import ShardRoute
-from cluster.shards import KeeperSettings, Ownership, ShardKeeper
+from cluster.shards import KeeperSettings, ShardKeeper
 from protocol.records import NodeLease
 from protocol.types import NodeInfo, PresenceState
 
@@ -92,8 +93,10 @@ class ClusterNode:
         *,
         now_ms: Callable[[], int],
         load: Callable[[], tuple[int, float, float]],
+        open_lanes: Callable[..., Lanes] = Lanes,
     ) -> None:
         """`load`: this node's (connections, load from 0 to 1, lag of its loop in seconds)."""
+        self._open_lanes = open_lanes
         self.settings = settings
         self._hub = hub
         self._now_ms = now_ms
@@ -172,7 +175,7 @@ class ClusterNode:
         return self.keeper.boot
 
     async def announced(self) -> None:
-        """Return when all other nodes know of the sessions attached so far, or are too slow to be waited for."""
+        """Return when all other nodes know of the sessions attached so far, or are too slow for that."""
         await trio.lowlevel.checkpoint_if_cancelled()
         presence = self._presence
         if presence is None:
@@ -191,7 +194,7 @@ class ClusterNode:
     async def _run_links(self, *, task_status: ChildStatus) -> None:
         """Be connected to the other nodes, for one boot."""
         settings, boot = self.settings, self.keeper.boot
-        lanes = Lanes(
+        lanes = self._open_lanes(
             node_id=settings.node_id,
             boot=boot,
             host=settings.host,
