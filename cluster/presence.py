@@ -4,9 +4,9 @@ Three views are made of it: what is shown of a user, where a user's events must 
 session is known to everybody. Nothing here waits or sends: messages are returned for the caller to send, over
 lanes that may lose, repeat and reorder them. Times are trio.current_time() seconds, except for `_ms`.
 
-How it fails. A message is lost: the writer sends again what was not acked. A node is lost: at once no event is
-routed there, its users stay in sight for a grace, then are offline to those who cannot reach it. A node restarts:
-its old boot is out of sight after the same grace, and who has come back by then was never seen to leave.
+How it fails. A message is lost: the writer sends again what was not acked. A node is lost: no event is routed
+there from then on; its users stay in sight for a grace, then are offline to those who cannot reach it. A node
+restarts: its old boot is out of sight after the same grace, and who is back by then was never seen to leave.
 """
 
 import math
@@ -77,9 +77,9 @@ class PresenceDirectory:
     """Know where every user of the cluster is connected.
 
     After each call the caller sends what was returned, wakes who waits for `announced_version`, and calls
-    `due` at `next_deadline`. `on_change` tells what is shown of a user on other nodes, whenever it moves; `on_gone`
-    tells whose last known connection died with a lost node, for last_seen to be stored. Both are called from
-    within `received` and `due`, and must not call back.
+    `due` at `next_deadline`. `on_change` tells what is shown of a user on other nodes, whenever it moves;
+    `on_gone` tells whose last known connection died with a lost node, for last_seen to be stored. Both are
+    called from within `received` and `due`, and must not call back.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class PresenceDirectory:
         return self.announced_version >= version
 
     def gave_up(self, version: int) -> None:
-        """Somebody waited for `ANNOUNCE_TIMEOUT_S`: do not wait for the peers to blame until they have caught up.
+        """Somebody waited for `ANNOUNCE_TIMEOUT_S`: do not wait for those to blame until they catch up.
 
         A delta that is not answered for that long has the same effect by itself.
         """
@@ -188,7 +188,7 @@ class PresenceDirectory:
         self._arrange()
 
     def node_left(self, node_id: str, boot: int, now: float) -> None:
-        """A node said good-bye: it has told who left, and stored when. Whoever remains is not ours to store."""
+        """A node said good-bye: it has told who left, and stored when. Nobody is left to us to store."""
         peer = self._peers.get(node_id)
         if peer is not None and boot == peer.replica.boot:
             self.node_lost(node_id, boot, now)

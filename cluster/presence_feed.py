@@ -65,8 +65,9 @@ class PresenceFeed:
     def deadline(self, wanted_version: int) -> float:
         """When `due` has something to do next, if nothing else happens; in the past if it has already."""
         if self._in_flight_to is not None:
-            lagging_at = math.inf if self.is_lagging else self._first_sent_at + ANNOUNCE_TIMEOUT_S
-            return min(self._resend_at, lagging_at)
+            # An overdue heartbeat makes nobody wait: it must not be a deadline that stays in the past.
+            may_lag = self.acked_version < self._log.version and not self.is_lagging
+            return min(self._resend_at, self._first_sent_at + ANNOUNCE_TIMEOUT_S if may_lag else math.inf)
         if self._is_due or self._position < wanted_version:
             return -math.inf
         return self._sent_at + HEARTBEAT_S

@@ -2,8 +2,8 @@
 
 Each change gets the next version and moves its user to the end, so what changed after a version is a suffix
 that names each user once, however often somebody came and went. Who left stays in it as a tombstone for a
-while. A reader that has seen less than the last dropped tombstone (the horizon) cannot be told what it missed,
-and must be given everything.
+while. A reader that has seen less than the last dropped tombstone (the horizon) cannot be told what it
+missed, and must be given everything.
 """
 
 from bisect import bisect_right
@@ -41,7 +41,7 @@ class PresenceLog:
         self._tombstones: OrderedDict[str, float] = OrderedDict()  # user_id -> when they left, oldest first
 
     def put(self, user_id: str, state: PresenceState, last_seen_ms: int, now: float) -> int:
-        """Note a user's state on this node; return the version that tells it. Repeating it changes nothing."""
+        """Note a user's state on this node; return the version that tells it. Repetition is free."""
         old = self._entries.get(user_id)
         if old is None and state == "offline":
             return self.version
