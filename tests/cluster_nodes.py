@@ -1,10 +1,11 @@
-"""Several real nodes over one data directory, as an operator runs them: each killed, frozen, drained, restarted.
+"""Several real nodes over one data directory, as an operator runs them: killed, frozen, drained, restarted.
 
 With one node it is `hubbub serve` as everybody runs it; with more, each is started with --cluster. Nothing
 here talks to the nodes' inside: owners and members are read from the database, read-only.
 """
 
 import json
+import resource
 import sqlite3
 import subprocess
 import sys
@@ -40,7 +41,7 @@ class MemberRow(msgspec.Struct, frozen=True):
     boot: int
     address: str
     lease_until_ms: int
-    is_draining: bool
+    is_draining: int
 
 
 class ClusterNode(NodeProcess):
@@ -93,9 +94,10 @@ class ClusterProcesses:
     """The nodes n1, n2, … over one directory."""
 
     def __init__(self, directory: Path, count: int, *flags: str, secret: str = "") -> None:
+        """One node is `hubbub serve` alone. With a count of 0, `add` makes each node of a cluster."""
         self.directory = directory
         self.data_dir = directory / "data"
-        self.is_clustered = count > 1
+        self.is_clustered = count != 1
         self.secret = secret
         self.flags = (*LOAD_FLAGS, *flags)
         self.nodes: list[ClusterNode] = []
@@ -180,7 +182,7 @@ class ClusterProcesses:
             rows = connection.execute(
                 "SELECT node_id, boot, address, lease_until_ms, is_draining FROM node ORDER BY node_id"
             )
-            return [MemberRow(*row[:4], is_draining=bool(row[4])) for row in rows]
+            return [MemberRow(*row) for row in rows]
 
     def evidence(self, *words: str) -> list[str]:
         """Warnings and errors of all nodes, and the lines that hold one of the words."""
@@ -192,10 +194,15 @@ class ClusterProcesses:
         return lines
 
 
+def raise_file_limit(wanted: int = 8192) -> None:
+    """Let this process, and the nodes that it starts, hold a thousand connections each."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, wanted), hard))
+
+
 @contextmanager
-def running_cluster(
-    directory: Path, count: int, *flags: str, secret: str = ""
-) -> Iterator[ClusterProcesses]:
+def running_cluster(directory: Path, count: int, *flags: str, secret: str = "") -> Iterator[ClusterProcesses]:
     """Nodes that are up, and are no more when the context ends."""
     cluster = ClusterProcesses(directory, count, *flags, secret=secret)
     try:

@@ -8,6 +8,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from statistics import median
 
 from tests.chaos.ledger import Content, Ledger, Send, View
@@ -109,8 +110,8 @@ def _judge_time(ledger: Ledger, findings: Findings) -> None:
             if latest is not None and latest.sent_at > send.acked_at:
                 findings.add(
                     "reordered",
-                    f"{conversation_id}: {latest.client_id} stands at {latest.seq}, before {send.client_id} at "
-                    f"{send.seq}, but was sent {latest.sent_at - send.acked_at:.3f} s after its ack",
+                    f"{conversation_id}: {latest.client_id} stands at {latest.seq}, before "
+                    f"{send.client_id} at {send.seq}, but was sent {latest.sent_at - send.acked_at:.3f} s after its ack",
                 )
             if latest is None or send.sent_at > latest.sent_at:
                 latest = send
@@ -167,7 +168,7 @@ def outages(acks: Mapping[int, Sequence[float]], faults: Sequence[Fault], end: f
         for shard, times in acks.items():
             gap_s = 0.0
             points = [*times, end]  # what never came back is a gap to the end
-            for before, after in zip(points, points[1:], strict=False):
+            for before, after in pairwise(points):
                 if after > fault.at and before < until:
                     gap_s = max(gap_s, after - before)
             found.append(Outage(fault, shard, gap_s, shard in fault.shards))

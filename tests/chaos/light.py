@@ -73,6 +73,7 @@ class LightClient:
         beat_s: float = 25.0,
         home: int | None = None,
         on_live: Callable[[Event], None] | None = None,
+        greet: Callable[[Callable[[], int]], Sequence[Command]] = lambda _: (),
     ) -> None:
         self.name = name
         self.places = list(places)
@@ -86,9 +87,11 @@ class LightClient:
         self._rng = rng
         self._focus = focus
         self._beat_s = beat_s
-        self._home = home  # a node it always goes to; None: any
+        self.home = home  # the number of the place it always goes to; None: any
+        self.comes_back = True  # whether it connects again when it loses its connection
         self._last: Place | None = None
         self._on_live = on_live
+        self._greet = greet  # what it asks for after each welcome, given a maker of ids
         self._followed: dict[str, _Followed] = {}
         self._pending: dict[int, _Pending] = {}
         self._next_id = 1
@@ -121,7 +124,7 @@ class LightClient:
 
     def move(self, place: int) -> None:
         """Drop the connection and go to that node."""
-        self._home = place
+        self.home = place
         if self._scope is not None:
             self._scope.cancel()
 
@@ -179,13 +182,15 @@ class LightClient:
                 except (EOFError, trio.TooSlowError):
                     pass  # it ended, or was silent for too long
             self._lose()
+            if not self.comes_back:
+                self._is_leaving = True
             if not self._is_leaving:
                 self._ledger.reconnects += 1
                 await trio.sleep(RECONNECT_S * self._rng.random())
 
     def _pick(self) -> Place:
-        if self._home is not None:
-            return self.places[self._home % len(self.places)]
+        if self.home is not None:
+            return self.places[self.home % len(self.places)]
         others = [place for place in self.places if place is not self._last] or self.places
         self._last = self._rng.choice(others)
         return self._last
@@ -294,6 +299,7 @@ class LightClient:
         self._beat_due = trio.current_time() + self._beat_s * self._rng.random()
         for head in welcome.heads:
             self._learn(head.conversation_id, head.head)
+        self._out += self._greet(self.next_id)
         self.connected.set()
 
     def _on_reply(self, reply: Reply) -> None:

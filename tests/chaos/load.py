@@ -6,6 +6,7 @@ listen and mark as read. Most members of the group are light listeners, or not c
 
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,12 +23,12 @@ from protocol.codec import Wire
 from protocol.errors import HubbubError
 from protocol.events import ConversationEvent, MessagePosted
 from protocol.http import ProvisionUser
+from storage.check import check
 from tests.chaos.checker import Findings, judge, read_store
-from tests.chaos.ledger import Ledger, View
+from tests.chaos.ledger import Content, Ledger, View
 from tests.chaos.light import LightClient, Place
 from tests.chaos.prober import SHARDS_PER_USER, Prober, ProbeUser, key_for_shard
 from tests.cluster_nodes import ClusterNode, ClusterProcesses
-from storage.check import check
 
 APP_ID = "default"
 SETTLE_S = 60.0  # after the last fault: retries, reconnects and syncs of everybody are over by then
@@ -227,10 +228,8 @@ class Load:
             if isinstance(event, MessagePosted) and event.user_id != person.user_id:
                 count += 1
                 if count % READ_EVERY == 0:
-                    try:
+                    with suppress(trio.WouldBlock):  # those before are still under way
                         reads.send_nowait((event.conversation_id, event.seq))
-                    except trio.WouldBlock:
-                        pass  # the one before is still under way
 
     async def _mark_read(
         self, client: hubbub.Client, person: Person, to_read: trio.MemoryReceiveChannel[tuple[str, int]]
@@ -257,9 +256,7 @@ class Load:
                 break
             number += 1
             key = f"{person.external_id}-{number}"
-            send = self.ledger.begin(
-                conversation_id, person.user_id, key, f"{key} says", trio.current_time()
-            )
+            send = self.ledger.begin(conversation_id, person.user_id, key, f"{key} says", trio.current_time())
             try:
                 sent = await client.send(conversation_id, send.text, client_id=key)
             except HubbubError as exc:
@@ -326,9 +323,9 @@ class Load:
             findings.add("hubbub check", str(problem))
         return findings
 
-    def _read_store(self, ids: set[str]) -> dict[str, list[object]]:
+    def _read_store(self, ids: set[str]) -> dict[str, list[Content]]:
         with self.cluster.database() as connection:
-            return read_store(connection, sorted(ids))  # type: ignore[return-value]
+            return read_store(connection, sorted(ids))
 
     async def _until(self, view: View, seq: int) -> None:
         while view.cursor < seq:

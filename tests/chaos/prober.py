@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import trio
+import trio.lowlevel
 
 from actors import Address
 from actors.conversation_rules import group_id
@@ -17,7 +18,8 @@ from protocol import replies as r
 from tests.chaos.ledger import Ledger
 from tests.chaos.light import LightClient, Place
 
-# A session's socket is not read while 32 of its sends are unanswered: shards that fail must not hold up others.
+# A session's socket is not read while 32 of its sends are unanswered: shards that fail must not hold up
+# others.
 SHARDS_PER_USER: Final = 24
 TRY_S: Final = 2.0  # a probe without an answer by then goes through another node
 AGAIN_S: Final = 0.25  # after a refusal that means "later"
@@ -153,4 +155,4 @@ class Prober:
                 await trio.sleep(min(reply.retry_after_s or 1.0, AGAIN_S))
             elif reply is None:
                 self._ledger.refusals["send:no answer"] += 1
-                await trio.sleep(0)
+                await trio.lowlevel.checkpoint()
