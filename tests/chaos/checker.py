@@ -111,7 +111,8 @@ def _judge_time(ledger: Ledger, findings: Findings) -> None:
                 findings.add(
                     "reordered",
                     f"{conversation_id}: {latest.client_id} stands at {latest.seq}, before "
-                    f"{send.client_id} at {send.seq}, but was sent {latest.sent_at - send.acked_at:.3f} s after its ack",
+                    f"{send.client_id} at {send.seq}, but was sent "
+                    f"{latest.sent_at - send.acked_at:.3f} s after its ack",
                 )
             if latest is None or send.sent_at > latest.sent_at:
                 latest = send

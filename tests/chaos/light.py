@@ -71,7 +71,7 @@ class LightClient:
         device_id: str = "light",
         focus: list[str] | None = None,
         beat_s: float = 25.0,
-        home: int | None = None,
+        first: Place | None = None,
         on_live: Callable[[Event], None] | None = None,
         greet: Callable[[Callable[[], int]], Sequence[Command]] = lambda _: (),
     ) -> None:
@@ -87,7 +87,7 @@ class LightClient:
         self._rng = rng
         self._focus = focus
         self._beat_s = beat_s
-        self.home = home  # the number of the place it always goes to; None: any
+        self.next_place = first  # where it connects next; None: any but the last one
         self.comes_back = True  # whether it connects again when it loses its connection
         self._last: Place | None = None
         self._on_live = on_live
@@ -122,9 +122,9 @@ class LightClient:
         if self._scope is not None:
             self._scope.cancel()
 
-    def move(self, place: int) -> None:
-        """Drop the connection and go to that node."""
-        self.home = place
+    def move(self, place: Place) -> None:
+        """Drop the connection and go to that node first."""
+        self.next_place = place
         if self._scope is not None:
             self._scope.cancel()
 
@@ -185,12 +185,12 @@ class LightClient:
             if not self.comes_back:
                 self._is_leaving = True
             if not self._is_leaving:
-                self._ledger.reconnects += 1
                 await trio.sleep(RECONNECT_S * self._rng.random())
 
     def _pick(self) -> Place:
-        if self.home is not None:
-            return self.places[self.home % len(self.places)]
+        if self.next_place is not None:
+            self._last, self.next_place = self.next_place, None
+            return self._last
         others = [place for place in self.places if place is not self._last] or self.places
         self._last = self._rng.choice(others)
         return self._last
@@ -295,6 +295,7 @@ class LightClient:
     def _on_welcome(self, welcome: r.Welcome, place: Place) -> None:
         self.welcome = welcome
         self.node = place.node
+        self._ledger.reconnects += self.connects > 0
         self.connects += 1
         self._beat_due = trio.current_time() + self._beat_s * self._rng.random()
         for head in welcome.heads:

@@ -52,6 +52,7 @@ class Scale:
 
 
 SHORT = Scale(members=200, listeners=24, talkers=4, pairs=4, shards=48)
+LONG = Scale(listeners=400, talkers=8, pairs=8, shards=256, probe_every_s=2.0)
 
 
 def place_of(node: ClusterNode) -> Place:
@@ -165,6 +166,15 @@ class Load:
             made.append(ProbeUser(user_id, self.token(name), conversations))
         self._probe_ids = [name for user in made for name in user.conversations.values()]
         return made
+
+    def add_node(self, node: ClusterNode) -> None:
+        """Use a node that joined under load: some listeners move to it, others come when they lose theirs."""
+        place = place_of(node)
+        self.prober.add_place(place)
+        for number, listener in enumerate(self.listeners):
+            listener.places.append(place)
+            if number % len(self.cluster.nodes) == 0:
+                listener.move(place)
 
     # -- during -------------------------------------------------------------------------------------
 

@@ -135,7 +135,7 @@ class PresenceWorld:
             random.Random(self.rng.random()),
             focus=[],
             beat_s=30.0,
-            home=place,
+            first=self.places[place],
         )
         self._tasks.start_soon(user.client.run)
         self._changed(0.0)
@@ -149,7 +149,7 @@ class PresenceWorld:
     def move(self, user: User, place: int) -> None:
         """Leave one node and come to another one at once: nobody should see anything."""
         assert user.client is not None
-        user.client.move(place)
+        user.client.move(self.places[place])
         self.changes += 1
 
     def _changed(self, shown_after_s: float) -> None:
@@ -234,13 +234,13 @@ class PresenceWorld:
         node = self.rng.choice(self.cluster.nodes)
         there = [user for user in self.users if user.client is not None and user.client.node == node.name]
         gone, back = there[::2], there[1::2]
-        elsewhere = [number for number, place in enumerate(self.places) if place.node != node.name]
+        elsewhere = [place for place in self.places if place.node != node.name]
         for user in gone:
             assert user.client is not None
             user.client.comes_back = False
         for user in back:
             assert user.client is not None
-            user.client.home = self.rng.choice(elsewhere)
+            user.client.next_place = self.rng.choice(elsewhere)
         killed_at = trio.current_time()
         await trio.to_thread.run_sync(node.kill)
         for user in gone:

@@ -47,18 +47,15 @@ class Proxy:
     async def _serve(self, client: trio.SocketStream) -> None:
         source = self._source(client)
         if source in self._cut_from:
-            await self._swallow(client)
+            await self._healed.wait()  # it holds a connection that leads nowhere
             return
         try:
             server = await trio.open_tcp_stream("127.0.0.1", self._target_port)
         except OSError:
-            await trio.aclose_forcefully(client)  # the node is down: its port refuses, as without us
-            return
-        async with trio.open_nursery() as nursery:
+            return  # the node is down: its port refuses, as without us
+        async with server, trio.open_nursery() as nursery:
             nursery.start_soon(self._pump, client, server, source, nursery.cancel_scope)
             nursery.start_soon(self._pump, server, client, source, nursery.cancel_scope)
-        await trio.aclose_forcefully(client)
-        await trio.aclose_forcefully(server)
 
     async def _pump(
         self, source: trio.SocketStream, target: trio.SocketStream, name: str, scope: trio.CancelScope
@@ -71,11 +68,6 @@ class Proxy:
                 self.forwarded_bytes += len(data)
                 await target.send_all(data)
         scope.cancel()
-
-    async def _swallow(self, client: trio.SocketStream) -> None:
-        """Hold a connection that leads nowhere."""
-        await self._healed.wait()
-        await trio.aclose_forcefully(client)
 
     def _source(self, client: trio.SocketStream) -> str:
         """The node that dialled; empty where it is none of them."""

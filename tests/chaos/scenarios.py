@@ -16,7 +16,7 @@ from typing import Protocol
 import trio
 
 from tests.chaos.checker import Fault, Findings, outages, summed_up
-from tests.chaos.load import Load, Scale, place_of
+from tests.chaos.load import Load, Scale
 from tests.cluster_nodes import ClusterNode, ClusterProcesses
 from tests.nodes import ROOT
 
@@ -186,7 +186,7 @@ async def grow(run: Run, duration_s: float) -> None:
     newcomer = run.cluster.add()
     await run.note_fault("join of", newcomer)
     await trio.to_thread.run_sync(newcomer.start)
-    run.load.prober.add_place(place_of(newcomer))
+    run.load.add_node(newcomer)
     run.notes["balanced_after_join_s"] = await _until_balanced(run, duration_s)
     leaver = run.rng.choice(run.cluster.nodes[:-1])
     await run.note_fault("drain of", leaver)
