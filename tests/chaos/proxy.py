@@ -7,7 +7,7 @@ A cut connection stays open, and nothing passes: as on a broken network, where n
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -89,10 +89,13 @@ def _inode_of(local_port: int, remote_port: int) -> str:
     return ""
 
 
-def _sockets_of(pid: int) -> Iterator[str]:
+def _sockets_of(pid: int) -> set[str]:
+    """The numbers of a process's sockets; none where it is gone."""
+    found: set[str] = set()
     with suppress(OSError):
-        for entry in os.scandir(f"/proc/{pid}/fd"):
-            with suppress(OSError):
-                target = os.readlink(entry.path)
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(OSError):  # closed meanwhile
+                target = os.readlink(f"/proc/{pid}/fd/{name}")
                 if target.startswith("socket:["):
-                    yield target[8:-1]
+                    found.add(target[8:-1])
+    return found
