@@ -2,12 +2,13 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,25 +18,55 @@ ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 60.0  # on a machine that is busy with other things
 
 
-def free_port() -> int:
-    """A port that nobody uses now; kept through restarts of a node, so that clients find it again."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+# Below the range that Linux and macOS take for outgoing connections: else one of those may hold a node's port
+# while the node is down.
+PORTS = range(10_000, 32_000)
+
+
+def free_port(count: int = 1) -> int:
+    """The first of `count` neighbouring ports that nobody uses now.
+
+    They are kept through restarts of a node, so that clients find it again.
+    """
+    while True:  # until some are free; there are thousands
+        first = random.choice(PORTS)
+        try:
+            for port in range(first, first + count):
+                with socket.socket() as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return first
 
 
 class NodeProcess:
-    """One data directory, and at most one process that serves it."""
+    """One data directory, and at most one process that serves it.
 
-    def __init__(self, directory: Path, *flags: str) -> None:
+    `within` is a command that runs it elsewhere, such as in a network namespace; `environ` is added to its
+    variables.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *flags: str,
+        name: str = "node",
+        host: str = "127.0.0.1",
+        within: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         self.data_dir = directory / "data"
-        self.log_path = directory / "node.log"
+        self.name = name
+        self.log_path = directory / f"{name}.log"
+        self.host = host
         self.port = free_port()
         self.bot_port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.bot_url = f"hubbub://127.0.0.1:{self.bot_port}"
+        self.url = f"http://{host}:{self.port}"
+        self.bot_url = f"hubbub://{host}:{self.bot_port}"
         self.flags = flags
+        self._within = tuple(within)
+        self._environ = dict(environ or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -49,15 +80,15 @@ class NodeProcess:
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "server", "serve", "--log-format", "json"),
-                    *("--data-dir", str(self.data_dir), "--port", str(self.port)),
+                    *(*self._within, sys.executable, "-m", "server", "serve", "--log-format", "json"),
+                    *("--data-dir", str(self.data_dir), "--host", self.host, "--port", str(self.port)),
                     *("--bot-port", str(self.bot_port), *self.flags),
                 ],
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 cwd=ROOT,
                 # An operator's own settings must not reach the test.
-                env={k: v for k, v in os.environ.items() if not k.startswith("HUBBUB_")},
+                env={k: v for k, v in os.environ.items() if not k.startswith("HUBBUB_")} | self._environ,
             )
         process = self._process
         deadline = threading.Timer(START_TIMEOUT_S, process.kill)
@@ -81,7 +112,7 @@ class NodeProcess:
             tail.kill()
             tail.wait()
             tail.stdout.close()
-        raise AssertionError(f"the node did not start: {self.log_path.read_text()[-2000:]}")
+        raise AssertionError(f"{self.name} did not start: {self.log_path.read_text()[-2000:]}")
 
     def kill(self) -> None:
         """End it as a power switch would: SIGKILL."""
