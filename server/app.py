@@ -16,10 +16,11 @@ it starts it anew, and everything that was acked comes back from the log.
 
 import errno
 import gc
+import random
 import signal
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -35,6 +36,7 @@ from server.chat_core import ChatCore
 from server.clock import wall_clock_ms
 from server.config import ConfigError, Settings, server_secret
 from server.directory import Directory
+from server.discovery import MAX_IN_WELCOME, ClusterOrigins, recommend
 from server.files import Files
 from server.gateway import Gateway, GatewaySettings
 from server.http_api import HttpServices, make_http_app
@@ -74,6 +76,9 @@ class Node:
         self.node_id = settings.node_id or socket.gethostname()
         self.metrics = Metrics()
         self._on_ready = on_ready or (lambda _addresses: None)
+        self._cluster_origins: Callable[[], Collection[str]] = (
+            ClusterOrigins(self._nodes) if settings.is_clustered else frozenset
+        )
         self._store: SqliteStore
         self._core: ChatCore
         self._log_ins: LogIns
@@ -132,7 +137,7 @@ class Node:
             self._log_ins,
             node_id=self.node_id,
             server=f"hubbub/{VERSION}",
-            nodes=self._nodes,
+            nodes=self._nodes_for_welcome,
             now_ms=wall_clock_ms,
             max_file_bytes=settings.max_file_bytes,
         )
@@ -152,6 +157,7 @@ class Node:
             nodes=self._nodes,
             not_ready=self._not_ready,
             metrics=self.metrics.text,
+            cluster_origins=self._cluster_origins,
         )
         self._gateway = Gateway(
             _gateway_settings(settings),
@@ -159,6 +165,7 @@ class Node:
             service=self._core.service,
             app=make_http_app(services),
             metrics=self.metrics,
+            cluster_origins=self._cluster_origins,
         )
         self.metrics.add_gauges("actors", "Actors and their mailboxes.", self._core.gauges)
         self.metrics.add_gauges("store", "The store and its commits.", self._store_gauges)
@@ -212,7 +219,8 @@ class Node:
                         nursery.start_soon(self._drain, scope)
 
     async def _drain(self, scope: trio.CancelScope) -> None:
-        await self._gateway.drain(within_s=RECONNECT_WITHIN_S, nodes=[], deadline_s=self.settings.drain_s)
+        others = [node for node in self._nodes_for_welcome() if node.node_id != self.node_id]
+        await self._gateway.drain(within_s=RECONNECT_WITHIN_S, nodes=others, deadline_s=self.settings.drain_s)
         await self._core.service.flush_cursors()
         await self._log_ins.flush_uses()
         scope.cancel()
@@ -225,6 +233,10 @@ class Node:
             return []  # a client that got here knows the address; we cannot know how it is seen from there
         url = "ws" + settings.public_url.removeprefix("http").rstrip("/") + "/ws"
         return [NodeInfo(node_id=self.node_id, url=url, zone=settings.zone)]
+
+    def _nodes_for_welcome(self) -> list[NodeInfo]:
+        """The nodes, for a client that is on this one: so its zone is likely ours."""
+        return recommend(self._nodes(), zone=self.settings.zone, chance=random.random, limit=MAX_IN_WELCOME)
 
     def _not_ready(self) -> str:
         if self._gateway.is_draining:
