@@ -11,7 +11,7 @@ import trio
 
 from cluster import wire
 from cluster.gossip_messages import decode_message, encode_message
-from cluster.lanes import Lanes, PeerAddress
+from cluster.lanes import PeerAddress
 from cluster.member import Member, NodeMeta
 from cluster.membership import open_membership, step
 from cluster.membership_events import (
@@ -38,7 +38,7 @@ from cluster.membership_events import (
     Tick,
 )
 from cluster.membership_settings import MembershipSettings
-from cluster.mesh import Mesh
+from cluster.mesh import LaneSet, Mesh
 
 LAG_TOLD_S: Final = 0.25  # a loop that is later than this may be why others seem to be silent
 FORGET_AFTER_S: Final = 60.0  # after that nobody dials a dead node any more; gossip still tells of it
@@ -57,7 +57,7 @@ class Gossip:
         boot: int,
         meta: NodeMeta,
         *,
-        lanes: Lanes,
+        lanes: LaneSet,
         mesh: Mesh,
         on_member: OnMember,
         settings: MembershipSettings | None = None,

@@ -9,9 +9,10 @@ from typing import Final, Protocol
 
 import msgspec
 import structlog
+import trio
 
 from cluster import wire
-from cluster.lanes import Lane
+from cluster.lanes import Lane, PeerAddress
 
 RELAY_OVERHEAD_BYTES: Final = 256
 
@@ -21,12 +22,22 @@ OnItem = Callable[[str, int, wire.AnyItem], None]
 log = structlog.get_logger(__name__)
 
 
-class LaneSender(Protocol):
-    """The part of cluster.lanes.Lanes that the mesh sends by."""
+class LaneSet(Protocol):
+    """The lanes to all other nodes; cluster.lanes.Lanes fits this."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = ...) -> None: ...
+
+    def connect(self, peer: PeerAddress) -> None: ...
+
+    def disconnect(self, node_id: str) -> None: ...
+
+    def greet(self, host: str, port: int, data_port: int) -> None: ...
 
     def send_nowait(self, node_id: str, lane: Lane, item: bytes) -> bool: ...
 
     def is_reachable(self, node_id: str) -> bool: ...
+
+    def refused(self) -> dict[str, int]: ...
 
 
 class Mesh:
@@ -35,7 +46,7 @@ class Mesh:
     def __init__(self, node_id: str, on_item: OnItem) -> None:
         self._node_id = node_id
         self._on_item = on_item
-        self._lanes: LaneSender | None = None  # while they are open
+        self._lanes: LaneSet | None = None  # while they are open
         self._boot = 0
         self._alive: dict[str, int] = {}  # node_id -> boot, of the other nodes that gossip calls alive
         self._was_reachable: set[str] = set()  # a lane that is only just opening is not a broken one
@@ -43,7 +54,7 @@ class Mesh:
         self.relayed_count = 0
         self.dropped_count = 0  # items that no lane took
 
-    def open(self, lanes: LaneSender, boot: int) -> None:
+    def open(self, lanes: LaneSet, boot: int) -> None:
         """Send by these lanes from now on."""
         self._lanes, self._boot = lanes, boot
 

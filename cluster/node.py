@@ -30,7 +30,7 @@ from cluster.lanes import Lanes, LaneTls, PeerAddress
 from cluster.member import Member, NodeMeta, Status
 from cluster.membership_events import KnownNode
 from cluster.membership_settings import MembershipSettings
-from cluster.mesh import Mesh
+from cluster.mesh import LaneSet, Mesh
 from cluster.ownership import Ownership
 from cluster.presence import PresenceDirectory
 from cluster.router import ClusterRouter
@@ -93,7 +93,7 @@ class ClusterNode:
         *,
         now_ms: Callable[[], int],
         load: Callable[[], tuple[int, float, float]],
-        open_lanes: Callable[..., Lanes] = Lanes,
+        open_lanes: Callable[..., LaneSet] = Lanes,
     ) -> None:
         """`load`: this node's (connections, load from 0 to 1, lag of its loop in seconds)."""
         self._open_lanes = open_lanes
@@ -133,14 +133,14 @@ class ClusterNode:
             zone=settings.zone,
             version=settings.version,
         )
-        self._lanes: Lanes | None = None
+        self._lanes: LaneSet | None = None
         self._gossip: Gossip | None = None
         self._presence: PresenceDirectory | None = None
         self._presence_wake = trio.Event()
         self._announced = trio.Event()  # set and renewed whenever a peer has acked
         self._loads: dict[str, wire.Load] = {}
         self._leases: tuple[NodeLease, ...] = ()
-        self._owners: dict[int, tuple[str, int]] = {}
+        self._epochs: dict[int, int] = {}  # of each shard's owner, as was followed last
         self.supervisor = Supervisor(
             "cluster",
             [
@@ -391,9 +391,8 @@ class ClusterNode:
         for route in routes:
             if not route.node_id:
                 continue
-            owner = (route.node_id, route.boot)
-            if self._owners.get(route.shard) != owner:
-                self._owners[route.shard] = owner
+            if self._epochs.get(route.shard) != route.epoch:
+                self._epochs[route.shard] = route.epoch
                 moved.add(route.shard)
                 if route.node_id == self.settings.node_id:
                     ours.add(route.shard)
@@ -491,7 +490,7 @@ class ClusterNode:
             for name, value in msgspec.structs.asdict(presence.counts()).items():
                 numbers[f"presence_{name}"] = value
         if lanes is not None:
-            for reason, count in lanes.stats().refused.items():
+            for reason, count in lanes.refused().items():
                 numbers[f'envelopes_refused{{reason="{reason}"}}'] = count
         return numbers
 

@@ -8,6 +8,7 @@ import base64
 import hashlib
 import hmac
 import json
+import random
 import ssl
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -20,6 +21,7 @@ import httpx
 import msgspec
 import trio
 
+from hubbub.endpoint import split_urls
 from hubbub.errors import RETRIED_CODES, error_from_reply
 from protocol import replies as r
 from protocol.codec import Wire, decode_server, encode_payload
@@ -46,8 +48,12 @@ from protocol.http import (
 from protocol.types import DeviceSession, Profile
 
 TIMEOUT_S: Final = 30.0  # an upload's single write or a slow disk; the whole upload may take longer
-MAX_TRIES: Final = 4  # of requests that the server answered with "later"
+MAX_TRIES: Final = 4  # at each address, of requests that came to no answer
+LATER_FOR_S: Final = 20.0  # "later" is taken for an answer then; the death of a node is over sooner
 MAX_RETRY_WAIT_S: Final = 15.0  # a longer wish is the caller's to grant
+_TRY_ELSEWHERE: Final = frozenset(
+    {"draining", "overloaded", "too_many_connections"}
+)  # of one node, not of all
 
 BodyT = TypeVar("BodyT")
 ReplyT = TypeVar("ReplyT", bound=msgspec.Struct)
@@ -61,6 +67,11 @@ def http_base(url: str) -> str:
         raise ValueError(f"{url!r}: accounts are managed over http:// or https://")
     host = rest.rstrip("/").removesuffix("/ws")
     return f"{'https' if scheme in ('https', 'wss') else 'http'}://{host}"
+
+
+def http_bases(url: str | Sequence[str]) -> list[str]:
+    """The same for several addresses of one cluster, in a list or with commas between them."""
+    return list(dict.fromkeys(http_base(one) for one in split_urls(url)))
 
 
 def sign_user_token(
@@ -90,16 +101,23 @@ def _b64(raw: bytes) -> bytes:
 
 
 class _Http:
-    """Requests with typed bodies, errors with stable codes, and retries where the server asks for them."""
+    """Requests with typed bodies, errors with stable codes, and retries where the server asks for them.
+
+    Of several addresses the one that answered last is asked, the next one where it does not.
+    """
 
     def __init__(
-        self, url: str, *, ssl_context: ssl.SSLContext | None, auth: tuple[str, str] | None = None
+        self,
+        url: str | Sequence[str],
+        *,
+        ssl_context: ssl.SSLContext | None,
+        auth: tuple[str, str] | None = None,
     ) -> None:
-        base_url = http_base(url)
-        if ssl_context is None and base_url.startswith("https:"):
+        self._bases = http_bases(url)
+        is_tls = any(base.startswith("https:") for base in self._bases)
+        if ssl_context is None and is_tls:
             ssl_context = ssl.create_default_context()  # what the system trusts, as connect() does
         self._client = httpx.AsyncClient(
-            base_url=base_url,
             timeout=TIMEOUT_S,
             verify=ssl_context or False,  # False: there is no TLS, and reading certificates takes a while
             auth=httpx.BasicAuth(*auth) if auth is not None else None,
@@ -107,6 +125,21 @@ class _Http:
 
     async def aclose(self) -> None:
         await self._client.aclose()
+
+    @property
+    def _base(self) -> str:
+        return self._bases[0]
+
+    def _turn_from(self, base: str) -> None:
+        """Ask another address from now on, unless another task has seen to that."""
+        if self._base == base:
+            self._bases.append(self._bases.pop(0))
+
+    async def _pause(self, attempt: int) -> None:
+        """Wait a little once all addresses were asked, longer each time."""
+        rounds, rest = divmod(attempt, len(self._bases))
+        if rest == 0:
+            await trio.sleep(0.2 * 2 ** (rounds - 1))
 
     async def request(
         self,
@@ -124,34 +157,48 @@ class _Http:
         content = msgspec.json.encode(body) if isinstance(body, msgspec.Struct) else body
         sent_headers = {"Content-Type": "application/json"} if isinstance(body, msgspec.Struct) else {}
         sent_headers |= headers or {}
-        for attempt in range(MAX_TRIES):
-            is_last = attempt == MAX_TRIES - 1
+        tries = MAX_TRIES * len(self._bases)
+        started = trio.current_time()
+        attempt = 0
+        while True:  # until it is answered, or nobody is there, or it is later than we wait
+            base = self._base
+            attempt += 1
+            is_last = attempt == tries
             try:
-                answer = await self._client.request(method, path, content=content, headers=sent_headers)
+                answer = await self._client.request(
+                    method, base + path, content=content, headers=sent_headers
+                )
             except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
                 cause = _root_of(exc)
                 if isinstance(cause, ssl.SSLCertVerificationError):
                     raise Refused(
                         "untrusted_certificate",
-                        f"{self._client.base_url} is not trusted: {cause.verify_message}.",
+                        f"{base} is not trusted: {cause.verify_message}.",
                     ) from exc
                 if is_last:
                     raise Unavailable("timeout", f"The server was not reached: {cause}") from exc
-                await trio.sleep(0.2 * 2**attempt)
+                self._turn_from(base)
+                await self._pause(attempt)
                 continue
             except httpx.HTTPError as exc:
                 if is_last or not is_safe:
                     raise Unavailable("outcome_unknown", f"The connection broke: {exc!r}") from exc
-                await trio.sleep(0.2 * 2**attempt)
+                self._turn_from(base)
+                await self._pause(attempt)
                 continue
             if answer.status_code < 400:
                 return answer.content
+            attempt -= 1  # somebody is there
             error = _error_of(answer)
+            if error.code in _TRY_ELSEWHERE:
+                self._turn_from(base)
             wait_s = error.retry_after_s
-            if is_last or error.code not in RETRIED_CODES or wait_s is None or wait_s > MAX_RETRY_WAIT_S:
+            if error.code not in RETRIED_CODES or wait_s is None or wait_s > MAX_RETRY_WAIT_S:
+                raise error
+            wait_s += 0.5 * random.random()  # those who were refused together do not come back together
+            if trio.current_time() - started + wait_s > LATER_FOR_S:
                 raise error
             await trio.sleep(wait_s)
-        raise AssertionError("the last attempt returns or raises")
 
     async def ask(
         self,
@@ -186,7 +233,12 @@ class _Http:
         return reply
 
     def stream(self, path: str, headers: dict[str, str]) -> Any:
-        return self._client.stream("GET", path, headers=headers)
+        return self._client.stream("GET", self._base + path, headers=headers)
+
+    async def find_reachable(self) -> None:
+        """Turn to an address that answers, for what cannot be tried again. Raises: Unavailable."""
+        if len(self._bases) > 1:
+            await self.request("GET", "/healthz")
 
 
 def _error_of(answer: httpx.Response) -> HubbubError:
@@ -206,8 +258,14 @@ class Accounts:
     """
 
     def __init__(
-        self, url: str, *, token: str = "", app_id: str = "", ssl_context: ssl.SSLContext | None = None
+        self,
+        url: str | Sequence[str],
+        *,
+        token: str = "",
+        app_id: str = "",
+        ssl_context: ssl.SSLContext | None = None,
     ) -> None:
+        """`url`: any address of the public port; several of one cluster in a list or with commas."""
         self._http = _Http(url, ssl_context=ssl_context)
         self._app_id = app_id
         self.token = token
@@ -324,6 +382,7 @@ class Accounts:
 
     async def download_chunks(self, file_id: str) -> AsyncIterator[bytes]:
         """Read a file piece by piece: it may be larger than the memory at hand."""
+        await self._http.find_reachable()
         async with self._http.stream(f"/v1/files/{quote(file_id)}", self._bearer) as answer:
             if answer.status_code >= 400:
                 await answer.aread()
@@ -336,7 +395,12 @@ class AppBackend:
     """What an app's own backend does with its key and secret: its users, their tokens, its bots."""
 
     def __init__(
-        self, url: str, app_key: str, app_secret: str, *, ssl_context: ssl.SSLContext | None = None
+        self,
+        url: str | Sequence[str],
+        app_key: str,
+        app_secret: str,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._http = _Http(url, ssl_context=ssl_context, auth=(app_key, app_secret))
         self._app_key = app_key

@@ -5,6 +5,7 @@ call ends with its reason, those under way and those to come.
 """
 
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Final, TypeVar, cast
 
 import msgspec
@@ -12,6 +13,7 @@ import trio
 
 from hubbub.api import new_client_id
 from hubbub.calls import Call, CallTable
+from hubbub.errors import error_from_reply
 from protocol import commands as c
 from protocol import replies as r
 from protocol.commands import Command
@@ -27,7 +29,9 @@ ReplyT = TypeVar("ReplyT", bound=msgspec.Struct)
 class Asker:
     """The calls of one client. The connection's writer waits on `wake` and takes from `calls`."""
 
-    def __init__(self, chance: Callable[[], float]) -> None:
+    def __init__(self, chance: Callable[[], float], *, give_up_after_s: float = inf) -> None:
+        """`give_up_after_s`: how long a caller waits before it gets the last refusal, or a time-out."""
+        self.give_up_after_s = give_up_after_s
         self.calls = CallTable(chance=chance, on_send_settled=self._on_send_settled)
         self.wake = trio.Event()  # there is something to write; the writer puts a new one in its place
         self.ended: HubbubError | None = None  # why the client is over
@@ -57,18 +61,19 @@ class Asker:
     async def ask(self, command: Command, reply_type: type[ReplyT]) -> ReplyT:
         """Send a command, as often as it takes, and return its answer. Raises: HubbubError."""
         self.check_open()
-        await _acquire(self._call_slots)
+        deadline = trio.current_time() + self.give_up_after_s
+        await self._take_slot(self._call_slots, deadline)
         try:
-            return await self.ask_now(command, reply_type)
+            return await self.ask_now(command, reply_type, deadline=deadline)
         finally:
             self._call_slots.release()
 
-    async def ask_now(self, command: Command, reply_type: type[ReplyT]) -> ReplyT:
+    async def ask_now(self, command: Command, reply_type: type[ReplyT], *, deadline: float = inf) -> ReplyT:
         """Ask without a slot: for the client's own tasks, which are few."""
         self.check_open()
         call = self.calls.add(command)
         self.wake.set()
-        reply = await self.wait(call)
+        reply = await self.wait(call, deadline)
         if not isinstance(reply, reply_type):
             raise Refused("bad_request", f"The server answered with {type(reply).__name__}.")
         return reply
@@ -86,7 +91,8 @@ class Asker:
     ) -> "Ticket":
         """Queue a message; wait only where 32 are unanswered already. See `Client.start_send`."""
         self.check_open()
-        await _acquire(self._send_slots)
+        deadline = trio.current_time() + self.give_up_after_s
+        await self._take_slot(self._send_slots, deadline)
         if self.ended is not None:
             self._send_slots.release()
             raise self.ended
@@ -103,15 +109,43 @@ class Asker:
         )
         call = self.calls.add(command)
         self.wake.set()
-        return Ticket(self, call, key)
+        return Ticket(self, call, key, deadline)
 
-    async def wait(self, call: Call) -> Reply:
-        """Wait for a call's answer. When the waiting is cancelled, the call is given up."""
+    async def wait(self, call: Call, deadline: float = inf) -> Reply:
+        """Wait for a call's answer, until `deadline`. When the waiting ends before it, the call is given up.
+
+        Raises: why it was refused for good; Unavailable at the deadline.
+        """
         try:
-            return await call.wait()
+            if deadline == inf or call.is_settled:
+                return await call.wait()
+            with trio.move_on_at(deadline):
+                return await call.wait()
         except trio.Cancelled:
             self.calls.give_up(call, Unavailable("timeout", "The caller stopped waiting."))
             raise
+        self.calls.give_up(call, self._given_up(call.refusal))
+        return await call.wait()  # its answer, where that came at the last moment
+
+    async def _take_slot(self, slots: trio.Semaphore, deadline: float) -> None:
+        """Take a slot; without waiting, and without a trip through the scheduler, where one is free.
+
+        Raises: Unavailable at the deadline.
+        """
+        try:
+            slots.acquire_nowait()
+        except trio.WouldBlock:
+            with trio.move_on_at(deadline):
+                await slots.acquire()
+                return
+            raise self._given_up(None) from None
+
+    def _given_up(self, refusal: r.Error | None) -> HubbubError:
+        tried = f"given up after {self.give_up_after_s:g} s"
+        if refusal is None:
+            return Unavailable("timeout", f"No answer came; {tried}.")
+        error = error_from_reply(refusal)
+        return Unavailable(error.code, f"{error.message} ({tried})", retry_after_s=error.retry_after_s or 1.0)
 
     def _on_send_settled(self) -> None:
         self._send_slots.release()
@@ -121,11 +155,12 @@ class Asker:
 class Ticket:
     """A send under way. `wait` gives the ack."""
 
-    __slots__ = ("_asker", "_call", "client_id")
+    __slots__ = ("_asker", "_call", "_deadline", "client_id")
 
-    def __init__(self, asker: Asker, call: Call, client_id: str) -> None:
+    def __init__(self, asker: Asker, call: Call, client_id: str, deadline: float) -> None:
         self._asker = asker
         self._call = call
+        self._deadline = deadline
         self.client_id = client_id
 
     async def wait(self) -> r.Sent:
@@ -133,12 +168,4 @@ class Ticket:
 
         When the waiting is cancelled the client stops sending it again; it may have been stored.
         """
-        return cast("r.Sent", await self._asker.wait(self._call))
-
-
-async def _acquire(slots: trio.Semaphore) -> None:
-    """Take a slot; without waiting, and without a trip through the scheduler, where one is free."""
-    try:
-        slots.acquire_nowait()
-    except trio.WouldBlock:
-        await slots.acquire()
+        return cast("r.Sent", await self._asker.wait(self._call, self._deadline))

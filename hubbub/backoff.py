@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 FIRST_DELAY_S: Final = 0.25  # a dropped Wi-Fi is back this soon
+SPREAD_S: Final = 1.0  # 10,000 clients of a dead node are 5,000 a second for each of two others
 MAX_DELAY_S: Final = 30.0  # a node that is down for an hour is still asked only twice a minute
 
 

@@ -21,6 +21,7 @@ import signal
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from math import inf
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -149,7 +150,7 @@ class Bot:
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         *,
         token: str,
         device_id: str = "bot",
@@ -157,8 +158,11 @@ class Bot:
         prefixes: Sequence[str] = PREFIXES,
         backoff: Backoff | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        give_up_after_s: float = inf,
     ) -> None:
-        """`cursors`: a file (or a store) that remembers where the bot was; without, it begins anew each time.
+        """`url`, `give_up_after_s`: as for `connect`. A bot that gives up loses what it was about to answer.
+
+        `cursors`: a file (or a store) that remembers where the bot was; without, it begins anew each time.
 
         `device_id` names the bot's cursors; one process at a time may use it.
         """
@@ -174,6 +178,7 @@ class Bot:
         self._prefixes = tuple(prefixes)
         self._backoff = backoff
         self._ssl_context = ssl_context
+        self._give_up_after_s = give_up_after_s
         self._on_message: list[Handler] = []
         self._on_mention: list[Handler] = []
         self._commands: dict[str, Handler] = {}
@@ -285,6 +290,7 @@ class Bot:
             cursors=self._cursors,
             backoff=self._backoff,
             ssl_context=self._ssl_context,
+            give_up_after_s=self._give_up_after_s,
         ) as client:
             self._client = client
             self._profiles[client.user_id] = client.user

@@ -29,7 +29,9 @@ from protocol.errors import HubbubError, Unavailable
 from protocol.limits import MAX_UNACKED_SENDS
 from protocol.replies import Reply
 
-MAX_RETRY_JITTER_S: Final = 5.0  # retry_after_s is the server's; this only spreads the callers
+# retry_after_s is the server's; this only spreads the callers. A node's death is over after some 15 s, and
+# what waited for that should not wait much longer.
+MAX_RETRY_JITTER_S: Final = 2.0
 
 # Commands that may not be sent a second time after an unclear end: each repetition would do something more.
 _NOT_REPEATABLE: Final = (c.Hello, c.Heartbeat, c.Ack, c.SetTyping, c.Activity, c.CreateInvite, c.Logout)
@@ -49,7 +51,18 @@ _DONE_ALREADY: Final[dict[type, frozenset[str]]] = {
 class Call:
     """One command and, in time, its answer. Created by `CallTable.add`."""
 
-    __slots__ = ("_done", "attempt", "command", "error", "is_send", "ordinal", "reply", "was_dropped")
+    __slots__ = (
+        "_done",
+        "attempt",
+        "command",
+        "error",
+        "is_send",
+        "ordinal",
+        "refusal",
+        "reply",
+        "was_dropped",
+        "written_at",
+    )
 
     def __init__(self, command: Command, ordinal: int) -> None:
         self.command = command
@@ -57,6 +70,8 @@ class Call:
         self.is_send = isinstance(command, c.Send)
         self.attempt = 0
         self.was_dropped = False  # it was on the wire when a connection was lost
+        self.written_at = 0.0
+        self.refusal: r.Error | None = None  # the latest answer that meant "later"
         self.reply: Reply | None = None
         self.error: HubbubError | None = None
         self._done = trio.Event()
@@ -117,6 +132,12 @@ class CallTable:
         """Whether the peer owes an answer, so that the socket must be read."""
         return bool(self._on_wire)
 
+    @property
+    def oldest_written_at(self) -> float | None:
+        """When the command was written whose answer is awaited longest; None where none is."""
+        first = next(iter(self._on_wire.values()), None)  # a dict keeps the order of writing
+        return None if first is None else first.written_at
+
     def next_id(self) -> int:
         """Reserve the id that the next command must carry."""
         ordinal = self._next_ordinal
@@ -165,6 +186,7 @@ class CallTable:
                     room[name] -= 1
                 self._sends_on_wire += 1
             self._on_wire[call.ordinal] = call
+            call.written_at = now
             batch.append(call.command)
         if skipped:
             queue.extendleft(reversed(skipped))
@@ -212,6 +234,7 @@ class CallTable:
             call.attempt, self._chance, max_delay_s=MAX_RETRY_JITTER_S, at_least_s=at_least_s
         )
         call.attempt += 1
+        call.refusal = error
         command = call.command
         if not isinstance(command, c.Send):
             self._later.append((due, call))

@@ -30,9 +30,10 @@ from hubbub.api import Commands, new_client_id
 from hubbub.asker import Asker, Ticket
 from hubbub.connection import CLIENT_NAME, Backoff, Connection, TokenSource
 from hubbub.cursors import CursorStore, MemoryCursors
-from hubbub.endpoint import parse_url
+from hubbub.endpoint import parse_urls
 from hubbub.errors import ClientClosed
 from hubbub.intake import History, Intake
+from hubbub.nodes import Nodes
 from hubbub.streams import DurableEvent, Stream
 from protocol import commands as c
 from protocol import replies as r
@@ -115,9 +116,10 @@ class Client(Commands):
 
         Without an answer the send is repeated with the same client_id, over reconnects and after every
         refusal that means "later", until it is acked, refused for good, or the caller stops waiting.
-        `timeout_s` limits that; then `Unavailable("timeout")` is raised, and the message may or may not have
-        been stored: sending again with the same `client_id` is safe. At most 32 sends are unanswered at a
-        time; further callers wait. For the order in which several are stored, see `start_send`.
+        `give_up_after_s` of `connect` limits that for all calls, and `timeout_s` for this one; then
+        `Unavailable` is raised, and the message may or may not have been stored: sending again with the same
+        `client_id` is safe. At most 32 sends are unanswered at a time; further callers wait. For the order
+        in which several are stored, see `start_send`.
 
         Raises: Refused, Unavailable, ProtocolError.
         """
@@ -292,7 +294,7 @@ class Events:
 
 @asynccontextmanager
 async def connect(
-    url: str,
+    url: str | Sequence[str],
     *,
     token: TokenSource,
     device_id: str | None = None,
@@ -302,6 +304,7 @@ async def connect(
     wire: Wire | None = None,
     client_name: str = CLIENT_NAME,
     connect_timeout_s: float = 30.0,
+    give_up_after_s: float = inf,
     backoff: Backoff | None = None,
     max_queued_events: int = MAX_QUEUED_EVENTS,
     ssl_context: ssl.SSLContext | None = None,
@@ -309,7 +312,10 @@ async def connect(
 ) -> AsyncIterator[Client]:
     """Sign in a device and keep it connected until the block ends.
 
-    url: http(s)://host:8080 or ws(s)://… for a WebSocket, hubbub(s)://host:8081 for the bot port.
+    url: http(s)://host:8080 or ws(s)://… for a WebSocket, hubbub(s)://host:8081 for the bot port. Several
+        addresses of one cluster, in a list or with commas between them: one is taken by chance, the others
+        where it does not answer. Once connected, the client also knows the nodes that the server names, and
+        goes on at another one where its own is lost, frozen or about to stop.
     token: a session's, a bot's, or a user token signed by the app's backend; or an async function that
         fetches a fresh one for each connection.
     device_id: chosen once and kept: it names the cursors at the server. One connection at a time may use it.
@@ -317,14 +323,17 @@ async def connect(
     cursors: where cursors survive a restart (`FileCursors`); the default forgets them.
     history: what a device without cursors gets of the past: "new" nothing, "all" everything.
     focus: as `Client.focus`; an empty list suits a client that only sends.
+    give_up_after_s: how long a send, or another call, is tried again, over refusals that mean "later" and
+        over lost connections, before its caller gets `Unavailable`: with the code of the last refusal, or
+        "timeout". The default never gives up. Less than 60 s may be too short for the death of a node.
     ssl_context: whom to trust, for https, wss and hubbubs; the default is what the system trusts.
 
     Raises: Refused where the token is wrong or the certificate is not trusted, Unavailable where no server
         was reached in `connect_timeout_s`.
     """
     chance = rng or random.Random()
-    endpoint = parse_url(url, wire=wire)
-    asker = Asker(chance.random)
+    nodes = Nodes(parse_urls(url, wire=wire), chance.random)
+    asker = Asker(chance.random, give_up_after_s=give_up_after_s)
     intake = Intake(
         asker,
         cursors or MemoryCursors(),
@@ -334,7 +343,7 @@ async def connect(
         chance=chance.random,
     )
     connection = Connection(
-        endpoint,
+        nodes,
         asker,
         intake,
         token=token,

@@ -1,5 +1,8 @@
 """Keep a device connected: pick a node, say hello, read, write and beat until the connection is lost; again.
 
+Where it is lost, or its node goes, the next one is another node, as `hubbub.nodes` orders them: the cursors
+in hello and the client_ids of what was not acked make the session go on there.
+
 Tasks, in the nursery of one connection: the reader, the writer, the heartbeat and the teller of cursors. One
 task writes to the socket and one reads from it. The first that finds the connection lost ends the others.
 """
@@ -14,23 +17,27 @@ import msgspec
 import trio
 
 from hubbub.asker import Asker
-from hubbub.backoff import FIRST_DELAY_S, MAX_DELAY_S, full_jitter_s, jittered_s
-from hubbub.endpoint import Endpoint, node_endpoint
+from hubbub.backoff import FIRST_DELAY_S, MAX_DELAY_S, SPREAD_S, full_jitter_s, jittered_s
+from hubbub.endpoint import Endpoint
 from hubbub.errors import ConnectionLost, UntrustedServer, error_from_reply, fatal_close, is_retried
 from hubbub.intake import Intake
-from hubbub.link import Link, open_link
+from hubbub.link import CONNECT_TIMEOUT_S, Link, open_link
+from hubbub.nodes import Nodes
 from protocol import commands as c
 from protocol import events as e
 from protocol import replies as r
 from protocol.errors import HubbubError, Refused, Unavailable
 from protocol.events import Event
-from protocol.limits import HEARTBEAT_TIMEOUT_S, MAX_UNACKED_SENDS
+from protocol.limits import MAX_UNACKED_SENDS
 from protocol.replies import Reply
-from protocol.types import NodeInfo
 
 logger = logging.getLogger("hubbub")
 
 HELLO_ANSWER_TIMEOUT_S: Final = 15.0  # a node that cannot say welcome by then is not of use
+FROZEN_AFTER_S: Final = 5.0  # the same where another node is to be had; doubled with each round of attempts
+PROBE_AFTER_S: Final = 10.0  # a command without an answer, and silence: ask whether anybody is there
+PROBE_ANSWER_S: Final = 10.0  # a heartbeat without a word after it: nobody is
+READ_ON_S: Final = 0.5  # this program may have stood still itself: it first reads what has come meanwhile
 STABLE_AFTER_S: Final = 5.0  # a connection that lived this long resets the backoff
 CLIENT_NAME: Final = "hubbub-python/0.1"
 
@@ -38,10 +45,14 @@ TokenSource = str | Callable[[], Awaitable[str]]
 
 
 class Backoff(msgspec.Struct, frozen=True, kw_only=True):
-    """How the client waits between attempts to connect: see `hubbub.backoff`."""
+    """How the client waits between attempts to connect: see `hubbub.backoff`.
+
+    `spread_s`: over how long the clients of a node that is gone spread themselves before they come to others.
+    """
 
     first_delay_s: float = FIRST_DELAY_S
     max_delay_s: float = MAX_DELAY_S
+    spread_s: float = SPREAD_S
 
 
 class Connection:
@@ -49,7 +60,7 @@ class Connection:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        nodes: Nodes,
         asker: Asker,
         intake: Intake,
         *,
@@ -64,7 +75,7 @@ class Connection:
         self.welcome: r.Welcome | None = None  # the latest one
         self.opened = trio.Event()  # welcomed for the first time, or over before that
         self.presence: c.WatchPresence | None = None  # asked for again after each hello
-        self._endpoint = endpoint
+        self._nodes = nodes
         self._asker = asker
         self._calls = asker.calls
         self._intake = intake
@@ -77,8 +88,8 @@ class Connection:
         self._lost: ConnectionLost | None = None
         self._reason = ""  # why the last connection, or the last attempt, ended
         self._last_error: r.Error | None = None
-        self._moving_to: list[NodeInfo] | None = None
-        self._nodes: list[Endpoint] = []
+        self._is_moving = False  # the node asked us to
+        self._was_open = False  # the last connection came to a session
         self._scope: trio.CancelScope | None = None
         self._link: Link | None = None  # while a session is open
         self._heard_at = 0.0
@@ -100,65 +111,81 @@ class Connection:
         self._asker.check_open()
         if self.welcome is None:
             reason = f" ({self._reason})" if self._reason else ""
-            raise Unavailable("timeout", f"{self._endpoint} was not reached within {timeout_s:g} s{reason}.")
+            raise Unavailable("timeout", f"{self._nodes} was not reached within {timeout_s:g} s{reason}.")
 
     async def run(self) -> None:
         """Connect, and connect again. Raises: HubbubError when that is of no more use."""
-        attempt = 0
+        attempt = 0  # rounds in a row in which no node could be had for long
+        wishes_s: list[float] = []  # for how long those who refused in this round want to be left alone
         while True:  # until cancelled, or ended for good
             started = trio.current_time()
-            lost, retry_after_s = await self._connect_once(self._pick_endpoint(attempt))
+            endpoint = self._nodes.next()
+            lost, retry_after_s = await self._connect_once(endpoint, self._patience_s(attempt))
             self._reason = str(lost)
             if self._asker.ended is not None:
                 return  # closed by its user
             fatal = fatal_close(lost, self._last_error)
             if fatal is not None:
                 raise fatal
-            if isinstance(lost, UntrustedServer) and self.welcome is None:
-                # It never worked, so a person must act; one that did work may be about to be renewed.
-                raise Refused("untrusted_certificate", lost.reason)
-            if trio.current_time() - started >= STABLE_AFTER_S:
-                attempt = 0
-            if lost.reason == _MOVING:
-                continue
+            if self._was_open:
+                if trio.current_time() - started >= STABLE_AFTER_S:
+                    attempt = 0
+                if lost.reason == _MOVING:
+                    continue  # its jitter is over
+            else:
+                if retry_after_s:
+                    wishes_s.append(retry_after_s)
+                if self._nodes.failed(endpoint):
+                    logger.info("trying_next endpoint=%s reason=%r", endpoint, str(lost))
+                    continue
+                if isinstance(lost, UntrustedServer) and self.welcome is None:
+                    # It never worked, so a person must act; one that did work may be about to be renewed.
+                    raise Refused("untrusted_certificate", lost.reason)
+            first_delay_s = self._backoff.first_delay_s
+            if self._was_open and self._nodes.has_choice:
+                first_delay_s = max(first_delay_s, self._backoff.spread_s)
             delay_s = full_jitter_s(
                 attempt,
                 self._rng.random,
-                first_delay_s=self._backoff.first_delay_s,
+                first_delay_s=first_delay_s,
                 max_delay_s=self._backoff.max_delay_s,
-                at_least_s=retry_after_s,
+                at_least_s=min(wishes_s, default=0.0),
             )
+            wishes_s.clear()
             logger.info("reconnecting reason=%r attempt=%s delay_s=%.2f", str(lost), attempt, delay_s)
             attempt += 1
             await trio.sleep(delay_s)
 
-    def _pick_endpoint(self, attempt: int) -> Endpoint:
-        if self._moving_to is not None:
-            better = [
-                endpoint
-                for node in self._moving_to
-                if (endpoint := node_endpoint(node, self._endpoint)) is not None
-            ]
-            self._moving_to = None
-            if better:
-                return better[0]
-        if attempt < 2 or not self._nodes:
-            return self._endpoint
-        # The address that the user gave takes part: it may be a load balancer.
-        return self._rng.choice([self._endpoint, *self._nodes])
+    def _patience_s(self, attempt: int) -> float:
+        """How long one node may take: not long where there are others, unless all of them are slow."""
+        if not self._nodes.has_choice:
+            return HELLO_ANSWER_TIMEOUT_S
+        return min(HELLO_ANSWER_TIMEOUT_S, FROZEN_AFTER_S * 2.0 ** min(attempt, 10))
 
-    async def _connect_once(self, endpoint: Endpoint) -> tuple[ConnectionLost, float]:
-        """Connect and serve one connection until it is lost. Raises: HubbubError where hello is refused."""
+    async def _connect_once(self, endpoint: Endpoint, patience_s: float) -> tuple[ConnectionLost, float]:
+        """Connect and serve one connection until it is lost. Raises: HubbubError where hello is refused.
+
+        `_was_open` tells afterwards whether there was a session.
+        """
         self._lost = None
         self._last_error = None
+        self._was_open = self._is_moving = False
         refused: HubbubError | None = None
         link: Link | None = None
         async with trio.open_nursery() as nursery:
             self._scope = nursery.cancel_scope
             try:
-                link = await open_link(nursery, endpoint, ssl_context=self._ssl_context)
-                refused = await self._greet(link)
+                link = await open_link(
+                    nursery,
+                    endpoint,
+                    ssl_context=self._ssl_context,
+                    timeout_s=min(CONNECT_TIMEOUT_S, patience_s),
+                )
+                refused = await self._greet(link, patience_s)
                 if refused is None:
+                    assert self.welcome is not None
+                    self._nodes.opened(endpoint, self.welcome.node_id)
+                    self._was_open = True
                     self._link = link
                     self._heard_at = trio.current_time()
                     nursery.start_soon(self._guard, self._write_loop, link)
@@ -176,7 +203,7 @@ class Connection:
                 nursery.cancel_scope.cancel()
         # Not before the writer has ended: it might take a call for a link that is dead already.
         self._calls.on_connection_lost()
-        if self._moving_to is not None and self._lost is None:
+        if self._is_moving and self._lost is None:
             self._lost = ConnectionLost(_MOVING)
         if refused is not None:
             if isinstance(refused, Unavailable):
@@ -198,8 +225,8 @@ class Connection:
             if self._scope is not None:
                 self._scope.cancel()
 
-    async def _greet(self, link: Link) -> HubbubError | None:
-        """Say hello and take the welcome. Returns why the server refused, if it did.
+    async def _greet(self, link: Link, patience_s: float) -> HubbubError | None:
+        """Say hello and take the welcome within `patience_s`. Returns why the server refused, if it did.
 
         Raises: ConnectionLost.
         """
@@ -215,7 +242,7 @@ class Connection:
             focus=self._intake.focus,
         )
         call = self._calls.put_on_wire(hello)
-        with trio.move_on_after(HELLO_ANSWER_TIMEOUT_S):
+        with trio.move_on_after(patience_s):
             await link.send([hello])
             while not call.is_settled:
                 for message in await link.receive():
@@ -262,19 +289,15 @@ class Connection:
     def _on_welcome(self, welcome: r.Welcome) -> None:
         self.welcome = welcome
         self._calls.window = max(1, min(MAX_UNACKED_SENDS, welcome.limits.max_unacked_sends))
-        self._nodes = [
-            endpoint
-            for node in welcome.nodes
-            if (endpoint := node_endpoint(node, self._endpoint)) is not None
-        ]
+        self._nodes.learn(welcome.nodes)
         self._intake.on_welcome(welcome)
         self.opened.set()
 
     def _on_reconnect(self, event: e.Reconnect) -> None:
-        if self._moving_to is None:
-            self._moving_to = event.nodes
+        self._nodes.learn(event.nodes)
+        if not self._is_moving and self._scope is not None:
+            self._is_moving = True
             logger.info("reconnect_asked within_s=%s reason=%s", event.within_s, event.reason)
-            assert self._scope is not None
             # Its own deadline does the waiting: whatever comes until then is still delivered.
             self._scope.deadline = trio.current_time() + event.within_s * self._rng.random()
 
@@ -300,8 +323,7 @@ class Connection:
         welcome = self.welcome
         assert welcome is not None  # the hello was answered
         while True:  # until the connection is lost
-            interval_s = jittered_s(welcome.heartbeat_interval_s, self._rng.random)
-            await trio.sleep(interval_s)
+            await self._until_heartbeat(jittered_s(welcome.heartbeat_interval_s, self._rng.random))
             heartbeat = c.Heartbeat(
                 id=self._asker.next_id(),
                 cursors=self._keeper.to_tell(),
@@ -310,16 +332,27 @@ class Connection:
             asked_at = trio.current_time()
             answer: r.HeartbeatAck | None = None
             try:
-                with trio.move_on_after(HEARTBEAT_TIMEOUT_S / 2):
+                with trio.move_on_after(PROBE_ANSWER_S):
                     answer = await self._asker.ask_now(heartbeat, r.HeartbeatAck)
                 if answer is None and self._heard_at < asked_at:
-                    raise ConnectionLost("the server is silent")
+                    await trio.sleep(READ_ON_S)
+                    if self._heard_at < asked_at:
+                        raise ConnectionLost("the server is silent")
             except Unavailable as exc:
                 logger.debug("heartbeat_unanswered code=%s", exc.code)
             if answer is not None:
                 self._intake.learn_inbox_head(answer.inbox_head)
                 for head in answer.heads:
                     self._intake.learn_head(head.conversation_id, head.head)
+
+    async def _until_heartbeat(self, interval_s: float) -> None:
+        """Wait for the interval; less where a command has no answer and nothing else is heard either."""
+        due = trio.current_time() + interval_s
+        while (now := trio.current_time()) < due:
+            asked_at = self._calls.oldest_written_at
+            if asked_at is not None and now >= max(asked_at, self._heard_at) + PROBE_AFTER_S:
+                return
+            await trio.sleep(min(due - now, PROBE_AFTER_S / 4))
 
     async def _tell_loop(self, link: Link) -> None:
         await self._keeper.ack_loop()

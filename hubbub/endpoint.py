@@ -1,5 +1,8 @@
 """Where a server is reached: URLs in, host, port and transport out. Pure."""
 
+import ipaddress
+import socket
+from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -69,20 +72,60 @@ def parse_url(url: str, *, wire: Wire | None = None) -> Endpoint:
     )
 
 
-def node_endpoint(node: NodeInfo, like: Endpoint) -> Endpoint | None:
-    """Return where a node is reached by the transport in use; None where it does not offer it.
+def split_urls(url: str | Sequence[str]) -> list[str]:
+    """Return the addresses in a list, or in a text with commas between them. Raises: ValueError for none."""
+    texts = [url] if isinstance(url, str) else url
+    urls = [part for text in texts for part in map(str.strip, text.split(",")) if part]
+    if not urls:
+        raise ValueError("no address of a server is given; try http://127.0.0.1:8080")
+    return urls
 
-    A connection with TLS is never continued without.
+
+def parse_urls(url: str | Sequence[str], *, wire: Wire | None = None) -> list[Endpoint]:
+    """Read the addresses of one server or cluster, each once. See `parse_url`.
+
+    Raises: ValueError, also where they differ in transport or TLS: a client that moves between them must not
+    find itself without the protection that it began with.
     """
+    endpoints = list(dict.fromkeys(parse_url(one, wire=wire) for one in split_urls(url)))
+    if len({(endpoint.wire, endpoint.is_tls) for endpoint in endpoints}) > 1:
+        raise ValueError(f"{url!r}: addresses of one server must have the same scheme, with TLS or without")
+    return endpoints
+
+
+def node_endpoint(node: NodeInfo, configured: Sequence[Endpoint]) -> Endpoint | None:
+    """Return where a node that the server named is reached by the transport in use; None where it is not.
+
+    The token goes there, so: a connection with TLS is never continued without, and a name for the own machine
+    is only believed where the user gave one as well. Elsewhere it would be a node that does not know its
+    address, and whatever listens on this machine would get the token.
+    """
+    like = configured[0]
     address = node.bot_address if like.wire is Wire.MSGPACK_TCP else node.url
     if not address:
         return None
     if like.wire is Wire.MSGPACK_TCP and "://" not in address:
         address = f"hubbub{'s' if like.is_tls else ''}://{address}"
     try:
-        endpoint = parse_url(address, wire=like.wire)
+        endpoint = parse_url(address, wire=None if like.wire is Wire.MSGPACK_TCP else like.wire)
     except ValueError:
         return None
     if (like.is_tls and not endpoint.is_tls) or endpoint.wire is not like.wire:
         return None
+    if _is_own_machine(endpoint.host) and not any(_is_own_machine(one.host) for one in configured):
+        return None
     return endpoint
+
+
+def _is_own_machine(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        try:
+            address = ipaddress.IPv4Address(socket.inet_aton(host))  # 127.1 and 2130706433 are addresses too
+        except (OSError, ValueError):
+            name = host.rstrip(".")
+            return name == "localhost" or name.endswith(".localhost")
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return address.is_loopback or address.is_unspecified

@@ -4,6 +4,7 @@ from typing import Final
 
 from protocol.errors import (
     CLOSE_MEANINGS,
+    CODES,
     PROTOCOL_CODES,
     UNAVAILABLE_CODES,
     CloseCode,
@@ -87,8 +88,11 @@ def error_from_reply(error: Error) -> HubbubError:
 
 
 def is_retried(error: Error) -> bool:
-    """Tell whether the SDK sends the same command again after this answer."""
-    return error.code in RETRIED_CODES
+    """Tell whether the SDK sends the same command again after this answer.
+
+    A code of a newer server counts as "later" where it comes with a time.
+    """
+    return error.code in RETRIED_CODES or (error.code not in CODES and error.retry_after_s is not None)
 
 
 def fatal_close(lost: ConnectionLost, last_error: Error | None) -> HubbubError | None:

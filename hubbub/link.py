@@ -152,11 +152,15 @@ class WebSocketLink:
 
 
 async def open_link(
-    nursery: trio.Nursery, endpoint: Endpoint, *, ssl_context: ssl.SSLContext | None = None
+    nursery: trio.Nursery,
+    endpoint: Endpoint,
+    *,
+    ssl_context: ssl.SSLContext | None = None,
+    timeout_s: float = CONNECT_TIMEOUT_S,
 ) -> Link:
-    """Connect within 10 s. `nursery` runs the WebSocket's own reader. Raises: ConnectionLost."""
+    """Connect. `nursery` runs the WebSocket's own reader. Raises: ConnectionLost, also after `timeout_s`."""
     try:
-        with trio.fail_after(CONNECT_TIMEOUT_S):
+        with trio.fail_after(timeout_s):
             stream = await _open_stream(endpoint, ssl_context)
             try:
                 if endpoint.wire is Wire.MSGPACK_TCP:
@@ -169,7 +173,7 @@ async def open_link(
                     await trio.aclose_forcefully(stream)
                 raise
     except trio.TooSlowError:
-        raise ConnectionLost(f"{endpoint} did not answer within {CONNECT_TIMEOUT_S:g} s") from None
+        raise ConnectionLost(f"{endpoint} did not answer within {timeout_s:g} s") from None
     except trio_websocket.ConnectionRejected as exc:
         raise ConnectionLost(f"{endpoint} refused the WebSocket: HTTP {exc.status_code}") from exc
     except (OSError, trio.BrokenResourceError, trio_websocket.HandshakeError) as exc:

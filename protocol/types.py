@@ -225,10 +225,19 @@ class NodeInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A node that a client may connect to, best first."""
 
     node_id: str
-    url: str
-    bot_address: str = ""
-    zone: str = ""
-    load: float = 0.0
+    url: Annotated[str, Meta(description="Of its WebSocket, such as wss://chat.example.com/ws.")]
+    bot_address: Annotated[str, Meta(description="HOST:PORT or hubbub(s)://HOST:PORT; empty: no bots.")] = ""
+    zone: Annotated[str, Meta(description="Where it stands, as its operator calls it.")] = ""
+    load: Annotated[
+        float,
+        Meta(
+            description="How close it is to turning newcomers away, 0 to 1: the larger of its share of "
+            "connections taken and its event loop's lag against the lag at which it sheds."
+        ),
+    ] = 0.0
+    draining: Annotated[bool, Meta(description="It is shutting down; only where nothing else is left.")] = (
+        False
+    )
 
 
 class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):

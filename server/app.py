@@ -17,10 +17,11 @@ it starts it anew, and everything that was acked comes back from the log.
 
 import errno
 import gc
+import random
 import signal
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -37,9 +38,10 @@ from server import janitor
 from server.accounts import AccountRates, Accounts
 from server.chat_core import Alone, ChatCore, Surroundings
 from server.clock import wall_clock_ms
-from server.clustering import cluster_settings, load_of
+from server.clustering import cluster_settings
 from server.config import ConfigError, Settings, server_secret
 from server.directory import Directory
+from server.discovery import MAX_IN_WELCOME, ClusterOrigins, load_of, recommend
 from server.files import Files
 from server.gateway import Gateway, GatewaySettings
 from server.http_api import HttpServices, make_http_app
@@ -79,6 +81,9 @@ class Node:
         self.node_id = settings.node_id or socket.gethostname()
         self.metrics = Metrics()
         self._on_ready = on_ready or (lambda _addresses: None)
+        self._cluster_origins: Callable[[], Collection[str]] = (
+            ClusterOrigins(self._nodes) if settings.is_clustered else frozenset
+        )
         self._store: SqliteStore
         self._core: ChatCore
         self._log_ins: LogIns
@@ -125,20 +130,20 @@ class Node:
     def _surround(self, store: SqliteStore, router: LocalRouter, hub: Hub) -> ClusterNode:
         """Make this node's part in the cluster."""
         settings = cluster_settings(self.settings, self.node_id)
-        self._cluster = ClusterNode(
-            settings, store, router, hub, now_ms=wall_clock_ms, load=self._load
-        )
+        self._cluster = ClusterNode(settings, store, router, hub, now_ms=wall_clock_ms, load=self._load)
         return self._cluster
 
     def _load(self) -> tuple[int, float, float]:
         gateway = self._gateway
         lag_s = gateway.lag.lag_s(trio.current_time())
-        load = load_of(gateway.connection_count, self.settings.max_connections, lag_s)
+        load = load_of(
+            connection_count=gateway.connection_count,
+            max_connections=self.settings.max_connections,
+            lag_s=lag_s,
+        )
         return gateway.connection_count, load, lag_s
 
-    async def _build(
-        self, store: SqliteStore, surround: Callable[[LocalRouter, Hub], Surroundings]
-    ) -> None:
+    async def _build(self, store: SqliteStore, surround: Callable[[LocalRouter, Hub], Surroundings]) -> None:
         settings = self.settings
         self._store = store
         directory = Directory(store)
@@ -158,7 +163,7 @@ class Node:
             surround=surround,
             node_id=self.node_id,
             server=f"hubbub/{VERSION}",
-            nodes=self._nodes,
+            nodes=self._nodes_for_welcome,
             now_ms=wall_clock_ms,
             max_file_bytes=settings.max_file_bytes,
         )
@@ -181,6 +186,7 @@ class Node:
             nodes=self._nodes,
             not_ready=self._not_ready,
             metrics=self.metrics.text,
+            cluster_origins=self._cluster_origins,
         )
         self._gateway = Gateway(
             _gateway_settings(settings),
@@ -188,6 +194,7 @@ class Node:
             service=self._core.service,
             app=make_http_app(services),
             metrics=self.metrics,
+            cluster_origins=self._cluster_origins,
         )
         self.metrics.add_gauges("actors", "Actors and their mailboxes.", self._core.gauges)
         self.metrics.add_gauges("store", "The store and its commits.", self._store_gauges)
@@ -246,8 +253,8 @@ class Node:
         cluster, drain_s = self._cluster, self.settings.drain_s
         if cluster is not None:
             cluster.drain()
-        nodes = [] if cluster is None else cluster.nodes()
-        await self._gateway.drain(within_s=RECONNECT_WITHIN_S, nodes=nodes, deadline_s=drain_s)
+        others = [node for node in self._nodes_for_welcome() if node.node_id != self.node_id]
+        await self._gateway.drain(within_s=RECONNECT_WITHIN_S, nodes=others, deadline_s=drain_s)
         await self._core.service.flush_cursors()
         await self._log_ins.flush_uses()
         if cluster is not None:
@@ -264,6 +271,10 @@ class Node:
             return []  # a client that got here knows the address; we cannot know how it is seen from there
         url = _websocket_url(settings.public_url)
         return [NodeInfo(node_id=self.node_id, url=url, zone=settings.zone)]
+
+    def _nodes_for_welcome(self) -> list[NodeInfo]:
+        """The nodes, for a client that is on this one: so its zone is likely ours."""
+        return recommend(self._nodes(), zone=self.settings.zone, chance=random.random, limit=MAX_IN_WELCOME)
 
     def _not_ready(self) -> str:
         if self._gateway.is_draining:

@@ -1,15 +1,11 @@
 """From a node's settings to its part in the cluster: addresses, secrets, and what it says of itself."""
 
 import ssl
-from typing import Final
 
 from cluster.lanes import LaneTls
 from cluster.node import ClusterSettings
 from server.config import ConfigError, Settings
 from server.version import VERSION
-
-# Lag of the loop at which a node counts as full: where it sheds new connections.
-FULL_LAG_S: Final = 0.5
 
 
 def cluster_settings(settings: Settings, node_id: str) -> ClusterSettings:
@@ -47,8 +43,3 @@ def _check_files(settings: Settings) -> None:
         ) from None
     except OSError as exc:
         raise ConfigError(f"A certificate of the cluster cannot be read: {exc.strerror}.") from None
-
-
-def load_of(connection_count: int, max_connections: int, loop_lag_s: float) -> float:
-    """How full a node is, from 0 to 1: its connections, or its loop's lag, whichever is more."""
-    return min(max(connection_count / max_connections, loop_lag_s / FULL_LAG_S), 1.0)

@@ -9,7 +9,7 @@ Nothing here waits for a client: what is refused is refused at once, what is slo
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Final
 from urllib.parse import urlsplit
@@ -99,7 +99,9 @@ class Gateway:
         service: SessionService,
         app: ASGIFramework,
         metrics: Metrics,
+        cluster_origins: Callable[[], Collection[str]] = frozenset,
     ) -> None:
+        """`cluster_origins` tells whose pages may connect too: those of the other nodes."""
         now = trio.current_time()
         self.settings = settings
         self.metrics = metrics
@@ -113,6 +115,7 @@ class Gateway:
         self._bridge = self._new_bridge()
         self._tls = TlsFiles(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
         self._origins = frozenset((*settings.origins, *_origin_of(settings.public_url)))
+        self._cluster_origins = cluster_origins
         self._is_trusted = trusted_networks(settings.trusted_proxies)
         self._is_unlimited = trusted_networks(settings.unlimited)
         self._address_rates = AddressRates(settings.connections)
@@ -490,7 +493,7 @@ class Gateway:
         if head.method != "GET" or not head.wants_websocket:
             answer = http_answer(426, "wrong_transport", headers="upgrade: websocket\r\n")
             raise HandshakeFailed("no_upgrade", answer)
-        if not is_origin_allowed(head, self._origins):
+        if not (is_origin_allowed(head, self._origins) or is_origin_allowed(head, self._cluster_origins())):
             log.info("origin_refused", origin=head.headers["origin"][:200])
             raise HandshakeFailed("origin_refused", http_answer(403, "origin_refused"))
         if not counted.is_address_counted:
@@ -570,9 +573,17 @@ async def open_gateway(
     service: SessionService,
     app: ASGIFramework,
     metrics: Metrics,
+    cluster_origins: Callable[[], Collection[str]] = frozenset,
 ) -> AsyncIterator[Gateway]:
     """Listen and serve while the context is open; connections that are open at its end are dropped."""
-    gateway = Gateway(settings, authenticate=authenticate, service=service, app=app, metrics=metrics)
+    gateway = Gateway(
+        settings,
+        authenticate=authenticate,
+        service=service,
+        app=app,
+        metrics=metrics,
+        cluster_origins=cluster_origins,
+    )
     async with trio.open_nursery() as nursery:
         await nursery.start(gateway.run)
         try:

@@ -5,7 +5,6 @@ from typing import cast
 
 from hypercorn.typing import ASGIFramework
 from litestar import Litestar
-from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
@@ -14,6 +13,7 @@ from server.http.accounts import account_router
 from server.http.backend import backend_router
 from server.http.commands import command
 from server.http.context import SMALL_BODY_BYTES, HttpServices
+from server.http.cross_origin import cross_origin
 from server.http.docs import openapi_config, style
 from server.http.edge import Edge
 from server.http.errors import on_exception, on_http_exception, on_hubbub_error
@@ -26,15 +26,8 @@ from server.version import VERSION
 def make_http_app(services: HttpServices, *, web_folder: Path = WEB_FOLDER) -> ASGIFramework:
     """Make the app. It opens nothing and starts nothing; serve it with Hypercorn's Trio worker."""
     settings = services.settings
-    cors = None
-    if settings.origins:
-        cors = CORSConfig(
-            allow_origins=list(settings.origins),
-            allow_methods=["GET", "POST", "PATCH", "DELETE"],
-            allow_headers=["authorization", "content-type", "range", "if-none-match"],
-            expose_headers=["content-range", "etag", "retry-after"],
-            max_age=3600,
-        )
+    has_others = bool(settings.origins) or settings.is_clustered
+    cors = cross_origin(settings.origins, services.cluster_origins) if has_others else None
     app = Litestar(
         route_handlers=[
             account_router(),
@@ -66,6 +59,7 @@ def make_http_app(services: HttpServices, *, web_folder: Path = WEB_FOLDER) -> A
         trusted_proxies=tuple(settings.trusted_proxies),
         unlimited=tuple(settings.unlimited),
         is_tls=settings.is_tls,
+        cluster_origins=services.cluster_origins,
     )
     return cast("ASGIFramework", edge)
 

@@ -5,7 +5,7 @@ import errno
 import os
 import re
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -124,7 +124,7 @@ def parse_head(head: bytes) -> RequestHead:
     return RequestHead(parts[0], parts[1], headers)
 
 
-def is_origin_allowed(head: RequestHead, allowed: frozenset[str]) -> bool:
+def is_origin_allowed(head: RequestHead, allowed: Collection[str]) -> bool:
     """Tell whether a page may open a WebSocket: its own server's pages may, and those of allowed origins.
 
     A browser always sends Origin with a WebSocket; a client that sends none is not a browser, and cannot be

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--url",
         default=os.environ.get("HUBBUB_URL", "http://127.0.0.1:8080"),
-        help="the server's public port (HUBBUB_URL; default %(default)s)",
+        help="the server's public port; of several nodes: A,B,C (HUBBUB_URL; default %(default)s)",
     )
     parser.add_argument(
         "--bots-url",

@@ -7,7 +7,7 @@ in a file that only its owner can read, in the user's configuration folder, by s
 import trio
 from rich.text import Text
 
-from hubbub.accounts import Accounts, http_base
+from hubbub.accounts import Accounts, http_bases
 from hubbub.api import new_client_id
 from hubbub.client import Client, connect
 from hubbub.terminal.keyboard import Keyboard, TerminalKeyboard
@@ -22,7 +22,7 @@ from protocol.errors import HubbubError, Refused
 
 async def chat(url: str, keyboard: Keyboard, *, username: str, logins: LoginFile) -> int:
     """Sign in, by the kept token where there is one, and chat. Returns the exit status."""
-    server = http_base(url)
+    server = ",".join(http_bases(url))
     console = keyboard.console
     try:
         while True:  # ends with the chat; a token that the server has forgotten is asked for once more

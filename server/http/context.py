@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -39,10 +39,11 @@ class HttpServices(msgspec.Struct, frozen=True, kw_only=True):
     """The rest of the node, as the HTTP API needs it.
 
     `execute` carries out any command but those of a connection, like the gateways do, checks of profile
-    values included; it raises HubbubError or returns an Error reply. `nodes` lists where to connect, best
-    first. `not_ready` says why this node should get no traffic ("" if it should): draining, or a store that
+    values included; it raises HubbubError or returns an Error reply. `nodes` lists where to connect, in any
+    order. `not_ready` says why this node should get no traffic ("" if it should): draining, or a store that
     refuses writes. `metrics` is Prometheus' text. `charge_creation` counts what a command creates against
-    its user; it raises Unavailable(rate_limited).
+    its user; it raises Unavailable(rate_limited). `cluster_origins` tells whose pages may call us besides
+    our own and those of the settings: those of the cluster's other nodes.
     """
 
     accounts: Accounts
@@ -54,6 +55,7 @@ class HttpServices(msgspec.Struct, frozen=True, kw_only=True):
     nodes: Callable[[], Sequence[NodeInfo]]
     not_ready: Callable[[], str]
     metrics: Callable[[], bytes]
+    cluster_origins: Callable[[], Collection[str]] = frozenset
     charge_creation: Callable[[str, Command], None] = _free
 
 

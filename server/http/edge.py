@@ -7,6 +7,7 @@ in them.
 
 import logging
 import re
+from collections.abc import Callable, Collection
 from typing import Any, Final, cast
 
 import structlog
@@ -29,6 +30,7 @@ PAGE_POLICY: Final = (
     "media-src 'self' blob:; font-src 'self'; connect-src 'self'; manifest-src 'self'; worker-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
+MAX_POLICY_ORIGINS: Final = 24  # 120 bytes each; proxies take headers of 4 KB
 SECURITY_HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),  # an address with a sig goes nowhere else
@@ -37,6 +39,21 @@ SECURITY_HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
     (b"permissions-policy", b"geolocation=(), camera=(), microphone=(), payment=()"),
 )
 _CONTROL = re.compile(r"[^\x20-\x7e\u00a0-\U0010ffff]")
+
+
+def page_policy(cluster_origins: Collection[str]) -> str:
+    """Let a page reach the other nodes of its cluster, besides its own: where its own is gone, it must.
+
+    Not for ever so many: every page's headers would grow beyond what proxies take.
+    """
+    if not cluster_origins:
+        return PAGE_POLICY
+    nodes = list(cluster_origins)[:MAX_POLICY_ORIGINS]
+    sockets = [f"ws{origin.removeprefix('http')}" for origin in nodes]
+    policy = PAGE_POLICY
+    for source, extra in (("img-src 'self'", nodes), ("media-src 'self'", nodes)):
+        policy = policy.replace(source, " ".join((source, *extra)))
+    return policy.replace("connect-src 'self'", " ".join(("connect-src 'self'", *nodes, *sockets)))
 
 
 class Edge:
@@ -50,8 +67,10 @@ class Edge:
         trusted_proxies: tuple[str, ...],
         is_tls: bool,
         unlimited: tuple[str, ...] = (),
+        cluster_origins: Callable[[], Collection[str]] = frozenset,
     ) -> None:
         self._app = app
+        self._cluster_origins = cluster_origins
         self._rates = AddressRates(rate)
         self._is_trusted = trusted_networks(trusted_proxies)
         self._is_unlimited = trusted_networks(unlimited)
@@ -84,7 +103,9 @@ class Edge:
                 present = {name.lower() for name, _ in message["headers"]}
                 more = [pair for pair in self._headers if pair[0] not in present]
                 if b"content-security-policy" not in present:
-                    more.append((b"content-security-policy", PAGE_POLICY.encode()))
+                    is_page = dict(message["headers"]).get(b"content-type", b"").startswith(b"text/html")
+                    policy = page_policy(self._cluster_origins()) if is_page else PAGE_POLICY
+                    more.append((b"content-security-policy", policy.encode()))
                 if b"cache-control" not in present:
                     more.append((b"cache-control", b"no-store"))
                 if not body.is_whole:  # refused before it was read

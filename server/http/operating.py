@@ -2,13 +2,16 @@
 
 import hmac
 import ipaddress
-from typing import Final
+import random
+from typing import Annotated, Final
 
 import msgspec
 from litestar import Response, get
+from litestar.params import QueryParameter
 
 from protocol.errors import Refused
 from protocol.http import Health, Nodes
+from server.discovery import recommend
 from server.http.context import AnyRequest, address_of, bearer_token, services_of
 from server.metrics import TEXT_CONTENT_TYPE
 from server.version import VERSION
@@ -56,6 +59,14 @@ def _is_local(request: AnyRequest) -> bool:
 
 
 @get("/v1/nodes", summary="Where to connect", tags=["Operating"])
-async def nodes(request: AnyRequest) -> Nodes:
-    """Best first."""
-    return Nodes(items=list(services_of(request).nodes()))
+async def nodes(
+    request: AnyRequest,
+    zone: Annotated[
+        str, QueryParameter(max_length=64, description="Where the client stands; its nodes come first.")
+    ] = "",
+) -> Nodes:
+    """All nodes that serve, best first: those of the zone, and by load, shuffled a little for each request.
+
+    Connect to the first; where it does not answer, to the next.
+    """
+    return Nodes(items=recommend(services_of(request).nodes(), zone=zone, chance=random.random))

@@ -5,7 +5,7 @@ from functools import partial
 
 import trio
 
-from cluster.lanes import Lane, LaneStats, LaneTls, PeerAddress
+from cluster.lanes import Lane, LaneTls, PeerAddress
 
 
 class MemoryNetwork:
@@ -115,5 +115,5 @@ class MemoryLanes:
     def is_reachable(self, node_id: str) -> bool:
         return node_id in self._network.lanes and (self.node_id, node_id) not in self._network.cuts
 
-    def stats(self) -> LaneStats:
-        return LaneStats(refused={})
+    def refused(self) -> dict[str, int]:
+        return {}

@@ -5,7 +5,7 @@ WebSocket, and lets a test decide what happens to each live event and each answe
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from protocol.commands import Command
 from protocol.errors import CloseCode
 from protocol.events import ConversationEvent, Event
 from protocol.replies import Reply
-from protocol.types import ConversationSummary, Head, Profile, ServerLimits
+from protocol.types import ConversationSummary, Head, NodeInfo, Profile, ServerLimits
 
 LIMITS = ServerLimits(
     max_frame_bytes=640 * 1024,
@@ -83,6 +83,9 @@ class Peer:
         self.gates: dict[type, trio.Event] = {}  # answers to these commands wait
         self.tcp_url = ""
         self.ws_url = ""
+        self.node_id = "node-1"
+        self.nodes: list[NodeInfo] = []  # told in welcome
+        self.life = trio.CancelScope()
 
     # -- what a test does to the world --------------------------------------------------------------
 
@@ -129,6 +132,15 @@ class Peer:
         """Drop every connection without a goodbye."""
         for session in self.sessions:
             session.scope.cancel()
+
+    def die(self) -> None:
+        """Drop every connection and refuse new ones."""
+        self.life.cancel()
+
+    def as_node(self) -> NodeInfo:
+        """What other nodes tell of this one."""
+        address = self.tcp_url.removeprefix("hubbub://")
+        return NodeInfo(node_id=self.node_id, url=f"{self.ws_url}/ws", bot_address=address)
 
     # -- the sockets --------------------------------------------------------------------------------
 
@@ -251,7 +263,8 @@ class Peer:
             app_id="app",
             session_id=f"session-{len(self.hellos)}",
             device_id=hello.device_id,
-            node_id="node-1",
+            node_id=self.node_id,
+            nodes=self.nodes,
             server="peer",
             now_ms=1,
             heartbeat_interval_s=self.heartbeat_interval_s,
@@ -303,17 +316,38 @@ class Peer:
         return sent, event
 
 
+async def _live(peer: Peer, *, task_status: trio.TaskStatus[None]) -> None:
+    with peer.life:
+        async with trio.open_nursery() as nursery:
+            tcp_listeners = await nursery.start(partial(trio.serve_tcp, peer.handle_tcp, 0, host="127.0.0.1"))
+            server = await nursery.start(trio_websocket.serve_websocket, peer.handle_ws, "127.0.0.1", 0, None)
+            peer.tcp_url = f"hubbub://127.0.0.1:{tcp_listeners[0].socket.getsockname()[1]}"
+            peer.ws_url = f"ws://127.0.0.1:{server.port}"
+            task_status.started()
+
+
 @asynccontextmanager
 async def open_peer() -> AsyncIterator[Peer]:
     """Run a peer on free ports of 127.0.0.1, by TCP and by WebSocket."""
     peer = Peer()
     async with trio.open_nursery() as nursery:
-        tcp_listeners = await nursery.start(partial(trio.serve_tcp, peer.handle_tcp, 0, host="127.0.0.1"))
-        server = await nursery.start(trio_websocket.serve_websocket, peer.handle_ws, "127.0.0.1", 0, None)
-        peer.tcp_url = f"hubbub://127.0.0.1:{tcp_listeners[0].socket.getsockname()[1]}"
-        peer.ws_url = f"ws://127.0.0.1:{server.port}"
+        await nursery.start(_live, peer)
         yield peer
-        nursery.cancel_scope.cancel()
+        peer.die()
 
 
-__all__ = ["CloseCode", "Hangup", "HangupWithCode", "Peer", "PeerSession", "open_peer"]
+@asynccontextmanager
+async def open_cluster(count: int) -> AsyncIterator[list[Peer]]:
+    """Run peers that know of each other and share what is stored."""
+    async with AsyncExitStack() as stack:
+        peers = [await stack.enter_async_context(open_peer()) for _ in range(count)]
+        for number, peer in enumerate(peers, 1):
+            peer.node_id = f"node-{number}"
+            peer.conversations, peer.sent = peers[0].conversations, peers[0].sent
+            peer.cursors, peer.inbox = peers[0].cursors, peers[0].inbox
+        for peer in peers:
+            peer.nodes = [one.as_node() for one in peers]
+        yield peers
+
+
+__all__ = ["CloseCode", "Hangup", "HangupWithCode", "Peer", "PeerSession", "open_cluster", "open_peer"]

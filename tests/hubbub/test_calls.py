@@ -88,6 +88,27 @@ def test_after_a_lost_connection_the_first_goes_alone() -> None:
     assert ids(calls.take(0.0)) == [4]
 
 
+@given(chance=st.floats(0, 1, exclude_max=True), code=st.sampled_from(["moved", "timeout", "a_newer_code"]))
+def test_sends_outlast_the_death_of_a_nodes_shards_and_then_go_soon(chance: float, code: str) -> None:
+    """15 s until another node owns the conversation: nobody's message fails, and nobody asks without end."""
+    calls = CallTable(chance=lambda: chance)
+    first, second = add_sends(calls, 2)
+    now, tries, acked = 0.0, 0, []
+    while not second.is_settled:
+        due = calls.next_due()
+        now = max(now, due) if due is not None else now
+        for command in calls.take(now):
+            tries += 1
+            if now < 15.0:
+                calls.answer(r.Error(id=command.id, code=code, retry_after_s=0.5), now)
+            else:
+                calls.answer(ack(command.id), now)
+                acked.append(command.id)
+    assert acked == [first.ordinal, second.ordinal]
+    assert now <= 15.0 + 2.5
+    assert tries <= 34
+
+
 def test_one_that_is_given_up_or_refused_for_good_lets_the_others_go_on() -> None:
     """A caller's deadline must not stop everybody behind him."""
     calls = table(window=2)

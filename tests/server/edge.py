@@ -1,7 +1,7 @@
 """A gateway on real sockets with a small service behind it, and the clients that its tests use."""
 
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -186,12 +186,19 @@ class Edge(msgspec.Struct):
 
 
 @asynccontextmanager
-async def open_edge(**changes: Any) -> AsyncIterator[Edge]:
+async def open_edge(
+    *, cluster_origins: Callable[[], Collection[str]] = frozenset, **changes: Any
+) -> AsyncIterator[Edge]:
     """Open a gateway on free ports, with settings as given."""
     settings = GatewaySettings(**({"port": 0, "bot_port": 0} | changes))
     service, app, metrics = EchoService(), PlainApp(), Metrics()
     async with open_gateway(
-        settings, authenticate=authenticate, service=service, app=app, metrics=metrics
+        settings,
+        authenticate=authenticate,
+        service=service,
+        app=app,
+        metrics=metrics,
+        cluster_origins=cluster_origins,
     ) as gateway:
         edge = Edge(gateway, service, app, metrics, [])
         try:

@@ -1,6 +1,6 @@
 """A node's HTTP side as its users meet it: a real socket, the real store, the real actors behind it."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -99,6 +99,8 @@ async def open_api(
     clock: Callable[[], int] = wall_clock_ms,
     execute: Any = None,
     web_folder: Path | None = None,
+    nodes: Sequence[NodeInfo] = (NodeInfo(node_id="n1", url="ws://127.0.0.1/ws"),),
+    cluster_origins: Callable[[], Collection[str]] = frozenset,
 ) -> AsyncIterator[Api]:
     settings = settings or Settings(requests_per_s=10_000, requests_burst=10_000)
     api: Api
@@ -139,7 +141,8 @@ async def open_api(
             files=Files(store, store.files, max_file_bytes=settings.max_file_bytes, clock=clock),
             settings=settings,
             execute=execute or core.service.execute,
-            nodes=lambda: [NodeInfo(node_id="n1", url="ws://127.0.0.1/ws")],
+            nodes=lambda: nodes,
+            cluster_origins=cluster_origins,
             not_ready=lambda: api.reason,
             metrics=lambda: b"hubbub_up 1\n",
         )

@@ -14,6 +14,7 @@ from protocol.commands import Command
 from protocol.errors import Unavailable
 from protocol.limits import MAX_FRAME_BYTES, MAX_TEXT_BYTES
 from protocol.replies import Error, Reply
+from protocol.types import NodeInfo
 from server import auth
 from server.accounts import AccountRates
 from server.clock import wall_clock_ms
@@ -815,6 +816,46 @@ async def test_other_origins_may_call_only_where_they_are_named(tmp_path: Path) 
         assert response.headers["access-control-allow-origin"] == "https://app.example.com"
         evil = await api.call("OPTIONS", "/v1/login", headers=asked | {"origin": "https://evil.example"})
         assert "access-control-allow-origin" not in evil.headers
+
+
+async def test_pages_of_the_clusters_other_nodes_may_call(tmp_path: Path) -> None:
+    """A page whose own node is gone: it uploads, signs in and shows pictures through another one."""
+    origins = ["http://10.0.0.1:8080"]
+    settings = Settings(cluster=True)
+    async with open_api(tmp_path, settings=settings, cluster_origins=lambda: origins) as api:
+        asked = {
+            "origin": "http://10.0.0.1:8080",
+            "access-control-request-method": "POST",
+            "access-control-request-headers": "authorization,content-type",
+        }
+        response = await api.call("OPTIONS", "/v1/files", headers=asked)
+        assert response.status_code == 204
+        assert response.headers["access-control-allow-origin"] == "http://10.0.0.1:8080"
+        answer = await api.call("GET", "/v1/nodes", headers={"origin": "http://10.0.0.1:8080"})
+        assert answer.headers["access-control-allow-origin"] == "http://10.0.0.1:8080"
+        late = asked | {"origin": "http://10.0.0.2:8080"}
+        response = await api.call("OPTIONS", "/v1/files", headers=late)
+        assert "access-control-allow-origin" not in response.headers
+        origins.append("http://10.0.0.2:8080")
+        response = await api.call("OPTIONS", "/v1/files", headers=late)
+        assert response.headers["access-control-allow-origin"] == "http://10.0.0.2:8080"
+        policy = (await api.call("GET", "/")).headers["content-security-policy"]
+        assert "http://10.0.0.2:8080 ws://10.0.0.1:8080 ws://10.0.0.2:8080;" in policy
+
+
+async def test_nodes_of_the_zone_that_was_asked_for_come_first(tmp_path: Path) -> None:
+    """Clients before their first connection, and load balancers that ask for them."""
+    nodes = [
+        NodeInfo(node_id="going", url="ws://c/ws", zone="east", draining=True),
+        NodeInfo(node_id="west", url="ws://b/ws", zone="west"),
+        NodeInfo(node_id="east", url="ws://a/ws", zone="east", load=0.5),
+    ]
+    async with open_api(tmp_path, nodes=nodes) as api:
+        items = json_of(await api.call("GET", "/v1/nodes?zone=east"))["items"]
+        assert [item["node_id"] for item in items] == ["east", "west", "going"]
+        items = json_of(await api.call("GET", "/v1/nodes", params={"zone": "west"}))["items"]
+        assert [item["node_id"] for item in items] == ["west", "east", "going"]
+        assert code_of(await api.call("GET", f"/v1/nodes?zone={'z' * 65}"))[0] == 400
 
 
 async def test_a_large_or_broken_body_is_refused_without_being_read_to_its_end(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -57,7 +58,7 @@ def write_certificate(folder: Path, name: str) -> None:
     )
 
 
-def tls_settings(folder: Path) -> dict[str, str]:
+def tls_settings(folder: Path) -> dict[str, Any]:
     return {"tls_cert": str(folder / "cert.pem"), "tls_key": str(folder / "key.pem")}
 
 

@@ -323,6 +323,7 @@ async def test_random_bytes_end_with_a_close_and_never_a_crash() -> None:
         ([(b"Origin", b"http://127.0.0.1:%d")], True),
         ([(b"Origin", b"https://app.example")], True),
         ([(b"Origin", b"https://chat.example")], True),
+        ([(b"Origin", b"http://10.0.0.7:8080")], True),
         ([(b"Origin", b"https://evil.example")], False),
         ([(b"Origin", b"http://127.0.0.1:1")], False),
         ([(b"Origin", b"null")], False),
@@ -333,7 +334,11 @@ async def test_only_pages_of_known_origins_may_connect(
 ) -> None:
     """Another site's page must not open a socket with its visitor's network position."""
     with trio.fail_after(30):
-        async with open_edge(origins=("https://app.example",), public_url="https://chat.example/") as edge:
+        async with open_edge(
+            origins=("https://app.example",),
+            public_url="https://chat.example/",
+            cluster_origins=lambda: {"http://10.0.0.7:8080"},
+        ) as edge:
             sent = [(name, value.replace(b"%d", str(edge.port).encode())) for name, value in headers]
             if is_allowed:
                 async with browse(edge, headers=sent, hello=HELLO):
