@@ -1,12 +1,12 @@
 """Carry messages to actors on whatever node runs them, in order, and bring the answers back.
 
 A call goes to the node that is thought to own the actor's shard. One that does not run it says so and does
-nothing; then what follows for that shard is held here, in order, until the shard's next owner is known. Holding
-is bounded in number and time: beyond that senders are told busy, and try again. A call is never sent twice
-unless its receiver has said that it did nothing.
+nothing; then what follows for that shard is held here, in order, until the shard's next owner is known.
+Holding is bounded in number and time: beyond that senders are told busy, and try again. A call is never sent
+twice unless its receiver has said that it did nothing.
 
-Order: between one node and one shard calls travel in one lane. When some come back, those behind them are held
-until all that are under way are decided, and then go out in the order in which they were made.
+Order: between one node and one shard calls travel in one lane. When some come back, those behind them are
+held until all that are under way are decided, and then go out in the order in which they were made.
 """
 
 from collections import deque
@@ -213,9 +213,8 @@ class ClusterRouter:
         if way.under_way:
             return  # when all that is under way is decided, this comes again
         is_here = self._placement.owns(shard)
-        if not is_here:
-            if not way.may_go(self._placement.route_of(shard), self._node_id):
-                return
+        if not is_here and not way.may_go(self._placement.route_of(shard), self._node_id):
+            return
         calls = [*(way.returned[corr] for corr in sorted(way.returned)), *way.held]
         self._held_count -= len(way.held)
         way.returned.clear()
