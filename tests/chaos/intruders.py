@@ -1,4 +1,4 @@
-"""What reaches a cluster port and should not: noise, half-open connections, frames that lie about their size."""
+"""What reaches a cluster port and should not: noise, half-open connections, frames that lie on their size."""
 
 import random
 import struct
