@@ -43,6 +43,7 @@ class MemoryOwnership:
         self._thawed.set()
         self.is_dead = False
         self.is_cut = False
+        self.cannot_read = False
         self.read_count = 0
 
     def kill(self) -> None:
@@ -114,8 +115,7 @@ class MemoryOwnership:
         return ended
 
     async def members(self) -> list[NodeLease]:
-        await self._reach()
-        self.read_count += 1
+        await self._read()
         return [
             NodeLease(
                 node_id=node_id,
@@ -128,9 +128,14 @@ class MemoryOwnership:
         ]
 
     async def shards(self) -> list[ShardOwner]:
-        await self._reach()
-        self.read_count += 1
+        await self._read()
         return list(self._table.shards)
+
+    async def _read(self) -> None:
+        await self._reach()
+        if self.cannot_read:
+            raise StorageUnavailable("The test lets nobody read.")
+        self.read_count += 1
 
     async def _reach(self) -> None:
         await trio.lowlevel.checkpoint()

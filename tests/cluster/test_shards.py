@@ -179,6 +179,28 @@ async def test_what_nobody_took_is_ours_again_after_the_lease_had_ended(autojump
         assert len(unchanged) >= SHARD_COUNT / 2
 
 
+async def test_a_lease_renewed_too_late_is_worth_nothing_until_the_table_was_read(
+    autojump_clock: MockClock,
+) -> None:
+    """Between the old lease and the new one others may have taken everything."""
+    async with open_cluster("a", "b") as cluster:
+        peer, process = cluster.peers["a"], cluster.processes["a"]
+        before = peer.owned()
+        process.is_cut = True
+        await cluster.until(lambda: cluster.loads()["b"] == SHARD_COUNT, 16)
+        process.cannot_read = True
+        process.is_cut = False
+        for _ in range(1000):
+            await trio.sleep(0.01)
+            assert peer.owned() == set()
+        assert cluster.table.nodes["a"].lease_until > trio.current_time() + 8, "it renews all the time"
+        process.cannot_read = False
+        await trio.sleep(2)
+        assert peer.keeper.lease_left_s > 0
+        assert peer.owned() == set()
+        assert peer.all_cut() == before
+
+
 async def test_a_later_life_ends_this_one_for_good(autojump_clock: MockClock) -> None:
     """Two processes that believe to be the same node: the older one must end, not fight."""
     async with open_cluster("a") as cluster:
