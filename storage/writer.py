@@ -453,8 +453,11 @@ class Writer:
         except (sqlite3.Error, OSError, StorageUnavailable):
             self._roll_back()
             return [OutcomeUnknown() for _ in group]
-        stored = dict(self._connection.execute("SELECT shard, head FROM shard"))
-        if failed.is_moved and all(stored[number] == head for number, (_, head) in failed.heads.items()):
+        rows = self._connection.execute("SELECT shard, epoch, head FROM shard")
+        stored = {shard: (epoch, head) for shard, epoch, head in rows.fetchall()}
+        if any(stored[number][0] != epoch for number, (epoch, _) in failed.heads.items()):
+            return [OutcomeUnknown() for _ in group]  # taken over meanwhile: the heads tell nothing of ours
+        if failed.is_moved and all(stored[number] == place for number, place in failed.heads.items()):
             log.error("store_commit_succeeded_late", append_count=len(group))
             return [OutcomeUnknown() for _ in group]
         return [StorageUnavailable(f"The store could not commit: {failed.cause}") for _ in group]

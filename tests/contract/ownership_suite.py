@@ -3,39 +3,17 @@
 Subclass `OwnershipSuite` and give it a `reopen` fixture. The ShardKeeper relies on each of these claims.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Any
 
 import trio
 
-from protocol.records import NodeLease, ShardOwner
+from cluster.ownership import Ownership
 
 SHARD = 7
 # The whole store's suite knows more of what it opens.
 Reopen = Callable[[], AbstractAsyncContextManager[Any]]
-
-
-class Ownership(Protocol):
-    """The methods of storage.store.Store that say who owns what."""
-
-    async def register_node(self, node_id: str, address: str, *, lease_ms: int = 12_000) -> int: ...
-
-    async def renew_node(
-        self, node_id: str, boot: int, *, lease_ms: int = 12_000, is_draining: bool = False
-    ) -> bool: ...
-
-    async def claim(
-        self, shards: Mapping[int, int], *, node_id: str, boot: int
-    ) -> dict[int, tuple[int, int]]: ...
-
-    async def release(self, shards: Mapping[int, int]) -> dict[int, int]: ...
-
-    async def end_leases_of_the_dead(self) -> list[tuple[str, int]]: ...
-
-    async def members(self) -> list[NodeLease]: ...
-
-    async def shards(self) -> list[ShardOwner]: ...
 
 
 class OwnershipSuite:
