@@ -44,11 +44,12 @@ _CONTROL = re.compile(r"[^\x20-\x7e\u00a0-\U0010ffff]")
 def page_policy(cluster_origins: Collection[str]) -> str:
     """Let a page reach the other nodes of its cluster, besides its own: where its own is gone, it must.
 
-    Not for ever so many: every page's headers would grow beyond what proxies take.
+    Not for ever so many: every page's headers would grow beyond what proxies take. Not to bare IPv6
+    addresses: the policy's grammar has none.
     """
-    if not cluster_origins:
+    nodes = [origin for origin in cluster_origins if "[" not in origin][:MAX_POLICY_ORIGINS]
+    if not nodes:
         return PAGE_POLICY
-    nodes = list(cluster_origins)[:MAX_POLICY_ORIGINS]
     sockets = [f"ws{origin.removeprefix('http')}" for origin in nodes]
     policy = PAGE_POLICY
     for source, extra in (("img-src 'self'", nodes), ("media-src 'self'", nodes)):

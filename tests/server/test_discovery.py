@@ -123,7 +123,7 @@ def test_a_node_on_ones_own_machine_is_known_by_all_its_names() -> None:
 def test_a_page_may_reach_the_other_nodes_and_nothing_else() -> None:
     """Without this the browser itself keeps the page from moving to another node."""
     assert page_policy(()) == PAGE_POLICY
-    policy = page_policy(["https://b.example"])
+    policy = page_policy(["https://b.example", "http://[::1]:8080"])
     assert "connect-src 'self' https://b.example wss://b.example;" in policy
     assert "img-src 'self' https://b.example data: blob:;" in policy
     assert "script-src 'self';" in policy

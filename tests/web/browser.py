@@ -5,9 +5,11 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,11 +39,13 @@ PASSWORD: Final = "correct horse battery"
 class Node:
     """A `hubbub serve` that can be killed and started again on the same port and data."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, *, module: str = "server.cli") -> None:
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.environment: dict[str, str] = {}  # more settings
         self._bot_port = _free_port()
         self._data_dir = data_dir
+        self._module = module
         self._process: subprocess.Popen[str] | None = None
         self._lines: list[str] = []
 
@@ -53,9 +57,10 @@ class Node:
             "HUBBUB_BOT_PORT": str(self._bot_port),
             "HUBBUB_LOG_FORMAT": "json",
             "HUBBUB_SIGN_UPS_PER_ADDRESS_PER_H": "1000000",
+            **self.environment,
         }
         process = subprocess.Popen(
-            [sys.executable, "-m", "server.cli", "serve"],
+            [sys.executable, "-m", self._module, "serve"],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -82,6 +87,11 @@ class Node:
     def stop(self) -> None:
         """End it as an operator would."""
         self._end(signal.SIGTERM)
+
+    def freeze(self) -> None:
+        """Stop it in mid-air; its kernel goes on accepting. `kill` ends it also then."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
 
     def _end(self, number: signal.Signals) -> None:
         process, self._process = self._process, None
@@ -223,3 +233,19 @@ def message(page: Page, text: str) -> Locator:
 def texts(page: Page) -> list[str]:
     """The texts of all messages on the page, in the order in which they stand there."""
     return page.locator(".conversation .message .text").all_text_contents()
+
+
+def png(width: int, height: int) -> bytes:
+    """A valid picture of one colour."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack("!I", len(data)) + kind + data + struct.pack("!I", zlib.crc32(kind + data))
+
+    rows = (b"\0" + b"\x5b\x5b\xd6" * width) * height
+    header = struct.pack("!IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )

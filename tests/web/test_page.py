@@ -1,14 +1,12 @@
 """People chat by the page, in real browsers on a real node: nothing is lost, nothing is doubled."""
 
 import re
-import struct
-import zlib
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.web.browser import PASSWORD, Node, Person, item, message, send, texts
+from tests.web.browser import PASSWORD, Node, Person, item, message, png, send, texts
 from tests.web.conftest import Join
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(180)]
@@ -337,7 +335,7 @@ def test_a_picture_is_uploaded_and_shown_to_the_other(node: Node, join: Join, tm
     ann, bob = join(node, "Ann Files"), join(node, "Bob Files")
     ann.start_direct(bob)
     picture, notes = tmp_path / "square.png", tmp_path / "notes.txt"
-    picture.write_bytes(_png(48, 32))
+    picture.write_bytes(png(48, 32))
     notes.write_text("some notes")
     ann.page.get_by_label("Choose files").set_input_files([picture, notes])
     expect(ann.page.locator(".tray-item.ready")).to_have_count(2)
@@ -474,19 +472,3 @@ def test_a_phone_shows_one_column_at_a_time(node: Node, join: Join) -> None:
     expect(ann.page.get_by_role("textbox", name="Message", exact=True)).to_have_count(0)
     ann.page.go_back()
     expect(message(ann.page, "WWW")).to_be_visible()
-
-
-def _png(width: int, height: int) -> bytes:
-    """A valid picture of one colour."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack("!I", len(data)) + kind + data + struct.pack("!I", zlib.crc32(kind + data))
-
-    rows = (b"\0" + b"\x5b\x5b\xd6" * width) * height
-    header = struct.pack("!IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )

@@ -1,7 +1,9 @@
 // What happens between the store (what is known) and the connection (who is asked): loading and syncing timelines,
 // focus, read marks, delivered acks, presence, typing, the outbox. Views call it and never touch the connection.
 
+import { useNodes } from "./api.js";
 import { Connection } from "./connection.js";
+import { Nodes } from "./nodes.js";
 import { Outbox } from "./outbox.js";
 import { Store } from "./store.js";
 
@@ -14,6 +16,18 @@ const TYPING_REPEAT_MS = 3000; // a mark lasts 6 s, so one may be lost
 const AWAY_HIDDEN_MS = 60_000;
 const AWAY_IDLE_MS = 300_000; // the server's own AWAY_AFTER_S
 const MAX_WATCHED = 500; // user ids in one command
+const PATIENCE_MS = 20_000; // another node has taken over by then
+const LATER = new Set(["busy", "overloaded", "rate_limited", "outcome_unknown", "restarted", "storage_unavailable", "draining", "timeout", "moved"]);
+const DONE = { // what a repetition is told whose first try arrived
+  leave: ["not_member", "conversation_not_found"],
+  remove_member: ["not_member", "user_not_found"],
+  delete: ["message_deleted", "message_not_found"],
+  revoke_invite: ["invite_not_found"],
+  remove_contact: ["contact_not_found"],
+  answer_contact: ["contact_not_found"],
+  revoke_session: ["not_found"],
+};
+const ONCE = new Set(["create_invite", "set_typing", "activity", "logout"]);
 
 export class Client {
   /** `session`: {token, user, device_id(), renewDevice()}. `onchange(topic, id)`; `onstate(state, detail)`. */
@@ -49,8 +63,10 @@ export class Client {
       onsent: (item, ack) => this._sent(item, ack),
       onchange: (item) => onchange("outbox", item.conversation_id),
     });
+    const nodes = new Nodes();
+    useNodes(nodes);
     this.connection = new Connection({
-      url: `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/ws`,
+      nodes,
       makeHello: () => this._hello(),
       makeHeartbeat: () => this._heartbeat(),
       onwelcome: (frame) => this._welcome(frame),
@@ -72,8 +88,29 @@ export class Client {
     this.connection.stop();
   }
 
-  ask(command) {
+  _ask(command) {
     return this.connection.ask(command);
+  }
+
+  /**
+   * Ask for a person, who should not notice that a node went: again over refusals that mean "later" and over a change
+   * of nodes, for a while. What would do something more each time is asked once.
+   */
+  async ask(command) {
+    const until = performance.now() + PATIENCE_MS;
+    for (let wasLost = false; ; ) {
+      try {
+        return await this._ask(command);
+      } catch (error) {
+        if (wasLost && (DONE[command.type] || []).includes(error.code)) return { type: "ok" }; // the first try did it
+        const isLost = error.code === "disconnected" && navigator.onLine;
+        if (ONCE.has(command.type) || !(isLost || LATER.has(error.code))) throw error;
+        wasLost ||= isLost || error.code === "timeout";
+        const wait_ms = (error.retry_after_s || 0.2) * 1000 + Math.random() * 500;
+        if (performance.now() + wait_ms > until) throw error;
+        await new Promise((resolve) => setTimeout(resolve, wait_ms));
+      }
+    }
   }
 
   // -- the connection -------------------------------------------------------------------------------
@@ -189,7 +226,7 @@ export class Client {
   }
 
   async _summary(id) {
-    const reply = await this.ask({ type: "get_conversation", conversation_id: id });
+    const reply = await this._ask({ type: "get_conversation", conversation_id: id });
     this.store.applySummary(reply.conversation);
     this._ackLater(id);
   }
@@ -205,7 +242,7 @@ export class Client {
       const after = conversation.cursor;
       let page;
       try {
-        page = await this.ask({ type: "sync", conversation_id: id, after, limit: SYNC_PAGE });
+        page = await this._ask({ type: "sync", conversation_id: id, after, limit: SYNC_PAGE });
       } catch (error) {
         if (error.code !== "bad_cursor") throw error;
         await this._load(id); // the store went back in time: what we have is of another history
@@ -223,7 +260,7 @@ export class Client {
 
   async _syncInbox() {
     for (;;) {
-      const page = await this.ask({ type: "sync_inbox", after: this.store.inbox_cursor, limit: SYNC_PAGE });
+      const page = await this._ask({ type: "sync_inbox", after: this.store.inbox_cursor, limit: SYNC_PAGE });
       this.store.applyInboxPage(page.items || []);
       if (!page.more) return;
     }
@@ -241,7 +278,7 @@ export class Client {
     for (const user_id of user_ids) this.wantedPeople.delete(user_id);
     if (this.wantedPeople.size) setTimeout(() => this._loadPeople(), 15);
     try {
-      const reply = await this.ask({ type: "get_users", user_ids });
+      const reply = await this._ask({ type: "get_users", user_ids });
       this.store.setPeople(reply.items || []);
     } catch {
       for (const user_id of user_ids) this.askedPeople.delete(user_id); // the next render asks again
@@ -251,7 +288,7 @@ export class Client {
   // -- the list -------------------------------------------------------------------------------------
 
   async _loadList(after) {
-    const reply = await this.ask({ type: "list_conversations", after, limit: PAGE });
+    const reply = await this._ask({ type: "list_conversations", after, limit: PAGE });
     for (const summary of reply.items || []) {
       this.store.applySummary(summary);
       this._ackLater(summary.conversation_id);
@@ -297,11 +334,11 @@ export class Client {
   }
 
   async _load(id) {
-    const info = await this.ask({ type: "get_conversation", conversation_id: id });
+    const info = await this._ask({ type: "get_conversation", conversation_id: id });
     const summary = this.store.applySummary(info.conversation);
     if (!summary.divider_seq && summary.unread) summary.divider_seq = summary.read_seq || -1;
     const head = info.conversation.head || 0;
-    const page = await this.ask({ type: "history", conversation_id: id, limit: PAGE });
+    const page = await this._ask({ type: "history", conversation_id: id, limit: PAGE });
     this.store.startTimeline(id, head, page.items || [], Boolean(page.more));
     for (const message of page.items || []) {
       if (message.client_id && message.user_id === this.store.my_id) this.outbox.settle(message.client_id);
@@ -315,7 +352,7 @@ export class Client {
     const after = has_more && messages.length ? messages[0].seq : 0;
     if (before_seq <= after) return;
     const limit = Math.min(500, before_seq - after);
-    const page = await this.ask({ type: "sync", conversation_id: id, after, limit });
+    const page = await this._ask({ type: "sync", conversation_id: id, after, limit });
     this.store.addNotes(id, (page.items || []).filter((event) => event.seq <= before_seq));
   }
 
@@ -325,7 +362,7 @@ export class Client {
     this.loadingOlder.add(id);
     try {
       const first = Math.min(...conversation.messages.keys());
-      const page = await this.ask({ type: "history", conversation_id: id, before: first, limit: PAGE });
+      const page = await this._ask({ type: "history", conversation_id: id, before: first, limit: PAGE });
       if (!conversation.messages.has(first)) return; // cut or dropped meanwhile
       this.store.addOlder(id, page.items || [], Boolean(page.more));
       if (conversation.kind === "group") await this._loadNotes(id, page.items || [], page.more, first);
@@ -335,20 +372,20 @@ export class Client {
   }
 
   async loadMembers(id) {
-    const reply = await this.ask({ type: "list_members", conversation_id: id });
+    const reply = await this._ask({ type: "list_members", conversation_id: id });
     this.store.setMembers(id, reply.items || [], reply.banned || []);
     this._watchPresence();
   }
 
   /** A message outside the loaded stretch: quoted, or the first of a thread. */
   async loadMessage(id, seq) {
-    const page = await this.ask({ type: "history", conversation_id: id, before: seq + 1, limit: 1 });
+    const page = await this._ask({ type: "history", conversation_id: id, before: seq + 1, limit: 1 });
     const message = (page.items || []).find((one) => one.seq === seq);
     this.store.addExtra(id, message ? [message] : [], seq);
   }
 
   async loadThread(id, seq, before = 0) {
-    const page = await this.ask({ type: "history", conversation_id: id, thread: seq, before, limit: PAGE });
+    const page = await this._ask({ type: "history", conversation_id: id, thread: seq, before, limit: PAGE });
     this.store.addExtra(id, page.items || []);
     return { more: Boolean(page.more), first: (page.items || []).reduce((low, one) => Math.min(low, one.seq), Infinity) };
   }
@@ -363,7 +400,7 @@ export class Client {
       if (this.focused !== id || document.visibilityState !== "visible") return;
       const seq = conversation.cursor;
       try {
-        const reply = await this.ask({ type: "mark_read", conversation_id: id, seq });
+        const reply = await this._ask({ type: "mark_read", conversation_id: id, seq });
         this.store.setRead(id, reply.read_seq, reply.unread);
       } catch {
         // the next scroll, event or welcome tries again
@@ -389,7 +426,7 @@ export class Client {
   }
 
   _sendItem(item) {
-    return this.ask({
+    return this._ask({
       type: "send",
       conversation_id: item.conversation_id,
       client_id: item.client_id,
@@ -427,7 +464,7 @@ export class Client {
   // -- people ---------------------------------------------------------------------------------------
 
   async refreshContacts() {
-    const reply = await this.ask({ type: "list_contacts" });
+    const reply = await this._ask({ type: "list_contacts" });
     this.store.setContacts(reply.items || [], reply.blocked || []);
   }
 
@@ -450,7 +487,7 @@ export class Client {
     if (watched === this.watched || this.connection.state !== "open") return;
     this.watched = watched;
     try {
-      const reply = await this.ask({ type: "watch_presence", user_ids, contacts: true });
+      const reply = await this._ask({ type: "watch_presence", user_ids, contacts: true });
       // The newest answer counts: an older one may miss somebody.
       if (watched !== this.watched) return;
       this.store.setPresence(reply.items || []);

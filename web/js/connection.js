@@ -7,7 +7,11 @@
 export const FIRST_DELAY_MS = 300;
 export const MAX_DELAY_MS = 20_000; // a node's restart must not bring everybody back within one second
 const ANSWER_TIMEOUT_MS = 20_000; // longer than any answer of a healthy server
-const SILENCE_TIMEOUT_MS = 12_000; // a heartbeat unanswered for so long: the network went away without a word
+const SILENCE_TIMEOUT_MS = 10_000; // a heartbeat and not a word after it: the network or the node is gone
+const PROBE_MS = 10_000; // a command unanswered and nothing else heard for so long: ask whether anybody is there
+const OPEN_TIMEOUT_MS = 12_000; // to open and be welcomed
+const FROZEN_MS = 5_000; // the same where another node is to be had; doubled with each round
+const SPREAD_MS = 1_000; // the pages of a node that is gone come to the others within this
 const CLOSE_REPLACED = 4506;
 
 export class CommandError extends Error {
@@ -31,16 +35,18 @@ export function delayMs(attempt, random = Math.random) {
 
 export class Connection {
   /**
-   * `makeHello()` gives the fields of hello, `makeHeartbeat()` those of a heartbeat; `onwelcome`, `onevent`,
+   * `nodes` says where (nodes.js). `makeHello()` gives the fields of hello, `makeHeartbeat()` those of a heartbeat; `onwelcome`, `onevent`,
    * `onstate(state, detail)` and `onreplaced` are called as things happen. `makeHello` may return null: stop.
    */
-  constructor({ url, makeHello, makeHeartbeat, onwelcome, onevent, onstate, onreplaced }) {
-    Object.assign(this, { url, makeHello, makeHeartbeat, onwelcome, onevent, onstate, onreplaced });
+  constructor({ nodes, makeHello, makeHeartbeat, onwelcome, onevent, onstate, onreplaced }) {
+    Object.assign(this, { nodes, makeHello, makeHeartbeat, onwelcome, onevent, onstate, onreplaced });
     this.state = "stopped";
     this.socket = null;
     this.attempt = 0;
     this.nextId = 1;
-    this.waiting = new Map(); // id -> {resolve, reject, deadline}
+    this.waiting = new Map(); // id -> {resolve, reject, asked_at}, in the order of asking
+    this.heardAt = 0;
+    this.url = "";
     this.nextBeatAt = Infinity;
     this.beatSentAt = 0;
     this.intervalMs = 30_000;
@@ -48,6 +54,7 @@ export class Connection {
     this._startTicker();
     window.addEventListener("online", () => this.retryNow());
     window.addEventListener("offline", () => this._drop("offline"));
+    document.addEventListener("securitypolicyviolation", (event) => this.nodes.block(event.blockedURI));
   }
 
   start() {
@@ -72,7 +79,7 @@ export class Connection {
     if (this.state !== "open") return Promise.reject(new CommandError("disconnected", "Not connected."));
     const id = this.nextId++;
     return new Promise((resolve, reject) => {
-      this.waiting.set(id, { resolve, reject, deadline: performance.now() + ANSWER_TIMEOUT_MS });
+      this.waiting.set(id, { resolve, reject, asked_at: performance.now() });
       this._write({ ...command, id });
     });
   }
@@ -91,9 +98,16 @@ export class Connection {
     if (!hello) return this.stop();
     this.retryAt = Infinity;
     this._setState("connecting");
-    const socket = new WebSocket(this.url, "hubbub.json");
+    this.url = this.nodes.next();
+    const patience_ms = this.nodes.hasChoice ? FROZEN_MS * 2 ** Math.min(this.attempt, 10) : OPEN_TIMEOUT_MS;
+    this.openBy = performance.now() + Math.min(OPEN_TIMEOUT_MS, patience_ms);
+    let socket;
+    try {
+      socket = new WebSocket(this.url, "hubbub.json");
+    } catch {
+      return this._nowhere({ reason: "blocked" }); // by the page's policy
+    }
     this.socket = socket;
-    this.openBy = performance.now() + SILENCE_TIMEOUT_MS;
     socket.onopen = () => {
       if (this.socket === socket) this._write({ type: "hello", id: this.nextId++, ...hello });
     };
@@ -107,6 +121,7 @@ export class Connection {
   }
 
   _receive(data) {
+    this.heardAt = performance.now();
     let frame;
     try {
       frame = JSON.parse(data);
@@ -115,6 +130,8 @@ export class Connection {
     }
     if (frame.type === "welcome") {
       this.attempt = 0;
+      this.nodes.learn(frame.nodes);
+      this.nodes.opened(this.url, frame.node_id);
       this.intervalMs = (frame.heartbeat_interval_s || 30) * 1000;
       this._planBeat();
       this._setState("open");
@@ -123,7 +140,10 @@ export class Connection {
     }
     if (!frame.id) {
       if (frame.type === "error") return; // nobody asked: the close that follows says what to do
-      if (frame.type === "reconnect") this._reconnectWithin((frame.within_s || 1) * 1000);
+      if (frame.type === "reconnect") {
+        this.nodes.learn(frame.nodes);
+        this._reconnectWithin((frame.within_s || 1) * 1000);
+      }
       this.onevent(frame);
       return;
     }
@@ -158,13 +178,15 @@ export class Connection {
     if (this.state === "waiting" && now >= this.retryAt) this._connect();
     if (this.state === "connecting" && now >= this.openBy) this._drop("no answer");
     if (this.state !== "open") return;
+    const [oldest] = this.waiting.values();
+    const isDoubtful = oldest && now >= Math.max(oldest.asked_at, this.heardAt) + PROBE_MS;
     for (const [id, asked] of this.waiting) {
-      if (asked.deadline > now) continue;
+      if (asked.asked_at + ANSWER_TIMEOUT_MS > now) break;
       this.waiting.delete(id);
       asked.reject(new CommandError("timeout", "No answer came in time.", 1));
     }
-    if (this.beatSentAt && now - this.beatSentAt > SILENCE_TIMEOUT_MS) this._drop("silence");
-    else if (!this.beatSentAt && now >= this.nextBeatAt) this._beat(now);
+    if (this.beatSentAt && now - Math.max(this.beatSentAt, this.heardAt) > SILENCE_TIMEOUT_MS) this._drop("silence");
+    else if (!this.beatSentAt && (isDoubtful || now >= this.nextBeatAt)) this._beat(now);
   }
 
   _beat(now) {
@@ -182,20 +204,38 @@ export class Connection {
 
   _drop(reason) {
     if (this.state !== "open" && this.state !== "connecting") return;
+    const wasOpen = this.state === "open";
+    if (reason === "silence") this.nodes.silent(this.url);
     this._abandon(1000);
-    this._wait({ reason });
+    if (wasOpen || reason === "offline") this._wait({ reason }, { isLost: wasOpen });
+    else this._nowhere({ reason });
+  }
+
+  /** The attempt came to nothing: to the next place at once, or, when all were tried, wait. */
+  _nowhere(detail) {
+    this.openBy = Infinity;
+    if (!this.nodes.failed(this.url)) return this._wait(detail);
+    setTimeout(() => this.state === "connecting" && !this.socket && this._connect(), 0);
+    return undefined;
   }
 
   _closed(code, reason) {
     const error = this.helloError;
+    const wasOpen = this.state === "open";
     this._abandon(null);
     if (code === CLOSE_REPLACED && this.onreplaced()) return this._wait({ code, reason });
     if (!mayReconnect(code)) return this._setState("stopped", { code, reason, error });
-    return this._wait({ code, reason, error });
+    if (wasOpen) {
+      if (code === 1006) this.nodes.silent(this.url);
+      return this._wait({ code, reason, error }, { isLost: true });
+    }
+    return this._nowhere({ code, reason, error });
   }
 
-  _wait(detail) {
-    const wait_ms = delayMs(this.attempt);
+  _wait(detail, { isLost = false } = {}) {
+    const wish_ms = ((detail.error && detail.error.retry_after_s) || 0) * 1000;
+    const spread_ms = isLost && this.nodes.hasChoice ? Math.random() * SPREAD_MS : 0;
+    const wait_ms = Math.max(delayMs(this.attempt), spread_ms) + Math.min(wish_ms, MAX_DELAY_MS);
     this.attempt += 1;
     this.retryAt = performance.now() + wait_ms;
     this._setState("waiting", { ...detail, wait_ms });

@@ -88,7 +88,7 @@ export class Outbox {
             if (error.code === "disconnected") return; // pumpAll comes with the next welcome
           } else if (typeof error.retry_after_s === "number") {
             this._set(item, "queued", "");
-            await new Promise((resolve) => setTimeout(resolve, Math.max(200, error.retry_after_s * 1000 || RETRY_MS)));
+            await new Promise((resolve) => setTimeout(resolve, (error.retry_after_s * 1000 || RETRY_MS) + 200 + Math.random() * 500));
           } else this._set(item, "failed", error.message || error.code);
         }
       }

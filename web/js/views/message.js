@@ -1,6 +1,6 @@
 // One message as a row, with what can be done to it. Used by the conversation and by the thread panel.
 
-import { fileUrl } from "../api.js";
+import { linkFile, showFile } from "../api.js";
 import { button, drawIcon, h } from "../dom.js";
 import { renderText } from "../text.js";
 import { bytes, clock, full } from "../time.js";
@@ -105,11 +105,9 @@ function quote(app, view, conversation, seq) {
 export function attachment(app, file) {
   const isPicture = /^image\/(png|jpeg|gif|webp|avif)$/.test(file.media_type || "");
   const link = h("a", { class: isPicture ? "picture" : "file", target: "_blank", rel: "noopener", title: file.name });
-  fileUrl(app.session.token, file.file_id).then((url) => {
-    link.href = url;
-    if (!isPicture) link.download = file.name;
-  }, () => {});
+  linkFile(link, app.session.token, file.file_id);
   if (!isPicture) {
+    link.download = file.name;
     link.append(drawIcon("file"), h("span", { class: "file-name", text: file.name }), h("span", { class: "file-size", text: bytes(file.size_bytes || 0) }));
     return link;
   }
@@ -117,8 +115,7 @@ export function attachment(app, file) {
   const scale = Math.min(1, PICTURE_PX / (file.width || PICTURE_PX), PICTURE_PX / (file.height || PICTURE_PX));
   const size = (length) => (length ? Math.max(1, Math.round(length * scale)) : null);
   const image = h("img", { alt: file.name, loading: "lazy", width: size(file.width), height: size(file.height) });
-  fileUrl(app.session.token, file.file_id).then((url) => (image.src = url), () => {});
-  image.addEventListener("error", () => {
+  showFile(image, app.session.token, file.file_id, () => {
     if (image.isConnected) image.replaceWith(h("span", { class: "file-name", text: `${file.name} (cannot be shown)` }));
   });
   link.append(image);

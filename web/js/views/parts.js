@@ -1,6 +1,6 @@
 // Small parts that several views use: avatars, dialogs, menus, toasts, pickers.
 
-import { fileUrl } from "../api.js";
+import { showFile } from "../api.js";
 import { button, fill, h } from "../dom.js";
 
 /** A round picture of somebody: the uploaded one, or initials on a colour of their own. */
@@ -8,8 +8,7 @@ export function avatar(app, { id, name, file_id = "", presence = "", size = "" }
   const face = h("span", { class: `avatar ${size} hue-${hue(id)}`, "aria-hidden": "true" }, initials(name));
   if (file_id) {
     const image = h("img", { alt: "", class: "avatar-image", loading: "lazy" });
-    image.addEventListener("error", () => image.remove());
-    fileUrl(app.session.token, file_id).then((url) => (image.src = url), () => image.remove());
+    showFile(image, app.session.token, file_id, () => image.remove());
     face.append(image);
   }
   if (presence) face.append(h("span", { class: `dot dot-${presence}` }));
