@@ -47,11 +47,12 @@ log = structlog.get_logger(__name__)
 
 
 class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Where this node is, and what it says of itself."""
+    """Where this node is, and what it says of itself. It listens at `port` and the one after it."""
 
     node_id: str
     host: str
     port: int
+    advertise: tuple[str, int] | None = None  # where others reach it, if not there
     secret: bytes = b""
     tls: LaneTls | None = None
     seeds: tuple[tuple[str, int], ...] = ()
@@ -102,11 +103,12 @@ class ClusterNode:
         self._now_ms = now_ms
         self._load = load
         self._actors: Actors
+        host, port = settings.advertise or (settings.host, settings.port)
         self.mesh = Mesh(settings.node_id, self._received)
         self.keeper = ShardKeeper(
             store,
             node_id=settings.node_id,
-            address=f"{settings.host}:{settings.port}",
+            address=f"{host}:{port}",
             alive=self._alive,
             hand_over=self._hand_over,
             cut_off=lambda shards: self._actors.cut_off(shards),
@@ -128,8 +130,8 @@ class ClusterNode:
             nodes_of=self._nodes_of,
         )
         self._meta = NodeMeta(
-            host=settings.host,
-            port=settings.port,
+            host=host,
+            port=port,
             zone=settings.zone,
             version=settings.version,
         )
@@ -199,6 +201,9 @@ class ClusterNode:
             boot=boot,
             host=settings.host,
             port=settings.port,
+            advertise=PeerAddress(
+                settings.node_id, boot, self._meta.host, self._meta.port, self._meta.port + 1
+            ),
             secret=settings.secret,
             tls=settings.tls,
             on_items=self._items,

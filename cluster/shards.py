@@ -57,6 +57,10 @@ def boot_time_s() -> float:
     return time.monotonic() if _BOOT_CLOCK is None else time.clock_gettime(_BOOT_CLOCK)
 
 
+def _ignore(_members: Sequence[NodeLease], _dead: Sequence[tuple[str, int]]) -> None:
+    """A keeper by itself has nobody to tell."""
+
+
 class ShardKeeper:
     """Own shards for one node. Everything is for the Trio thread; `run` keeps it alive."""
 
@@ -70,6 +74,7 @@ class ShardKeeper:
         hand_over: Callable[[frozenset[int], float], Awaitable[None]],
         cut_off: Callable[[frozenset[int]], None],
         on_routes: Callable[[Sequence[ShardRoute]], None],
+        on_members: Callable[[Sequence[NodeLease], Sequence[tuple[str, int]]], None] = _ignore,
         boot_time_s: Callable[[], float] = boot_time_s,
         settings: KeeperSettings | None = None,
     ) -> None:
@@ -77,7 +82,9 @@ class ShardKeeper:
 
         `hand_over` lets the actors of these shards finish and leave within so many seconds; `cut_off` stops
         them now, since somebody else may own the shards already. `on_routes` gets the routes that changed:
-        ours, and what was read of others'. The last two must neither block nor raise.
+        ours, and what was read of others'. `on_members` gets what the store says of the nodes each time it
+        was read, and which (node_id, boot) it has just proved dead. The last three must neither block nor
+        raise.
         """
         self.boot = 0  # known once `run` has started
         self._ownership = ownership
@@ -87,6 +94,7 @@ class ShardKeeper:
         self._hand_over = hand_over
         self._cut_off = cut_off
         self._on_routes = on_routes
+        self._on_members = on_members
         self._boot_time_s = boot_time_s
         self._settings = settings or KeeperSettings()
         self._held: dict[int, int] = {}  # shard -> epoch; ours as long as the lease is
@@ -272,19 +280,23 @@ class ShardKeeper:
             wait_s = max(self._settings.renew_s - (self._boot_time_s() - sent_at), 0.0)
 
     async def _recover(self, sent_at: float) -> bool:
-        """Find out what is still ours after the lease had ended. False: the table could not be read.
+        """Claim anew what is still ours after the lease had ended. False: the store did not answer.
 
-        The renewal stands in the store already, so nobody takes anything more while it is read.
+        The renewal stands in the store already, so nobody takes anything more meanwhile. The new epoch tells
+        everybody to read what was stored at the end of the old one and never told.
         """
         async with self._table:
             self._newer.clear()
             try:
-                rows = await self._ownership.shards()
+                self._apply(await self._ownership.shards())
+                ours = await self._ownership.claim(dict(self._held), node_id=self._node_id, boot=self.boot)
             except Unavailable as error:
                 log.warning("shard_table_not_read", code=error.code)
                 return False
-            self._apply(rows)
+            self._lose(self._held.keys() - ours.keys(), "taken")
+            self._held = {shard: epoch for shard, (epoch, _) in ours.items()}
             self._prolong(sent_at)
+            self._tell([ShardRoute(s, self._node_id, self.boot, epoch) for s, epoch in self._held.items()])
         log.info("lease_recovered", shard_count=len(self._held))
         return True
 
@@ -349,8 +361,12 @@ class ShardKeeper:
             for member in members
         )
         # Gossip only makes us ask: the store ends a lease where it can prove a death, else time does.
-        if (asks_for_dead or has_suspects) and await self._ownership.end_leases_of_the_dead():
-            members = await self._ownership.members()
+        dead: list[tuple[str, int]] = []
+        if asks_for_dead or has_suspects:
+            dead = await self._ownership.end_leases_of_the_dead()
+            if dead:
+                members = await self._ownership.members()
+        self._on_members(members, dead)
         self._newer.clear()
         rows = await self._ownership.shards()
         self._apply(rows)

@@ -4,7 +4,7 @@ import ssl
 
 from cluster.lanes import LaneTls
 from cluster.node import ClusterSettings
-from server.config import ConfigError, Settings
+from server.config import ConfigError, Settings, split_address
 from server.version import VERSION
 
 
@@ -14,17 +14,18 @@ def cluster_settings(settings: Settings, node_id: str) -> ClusterSettings:
     if settings.cluster_ca:
         tls = LaneTls(ca=settings.cluster_ca, cert=settings.cluster_cert, key=settings.cluster_key)
         _check_files(settings)
-    seeds = []
-    for address in settings.join:
-        host, _, port = address.rpartition(":")
-        seeds.append((host.strip("[]"), int(port)))
     return ClusterSettings(
         node_id=node_id,
         host=settings.cluster_host,
         port=settings.cluster_port,
         secret=settings.cluster_secret.encode(),
         tls=tls,
-        seeds=tuple(seeds),
+        advertise=(
+            split_address(settings.cluster_advertise, "cluster_advertise")
+            if settings.cluster_advertise
+            else None
+        ),
+        seeds=tuple(split_address(address, "join") for address in settings.join),
         zone=settings.zone,
         version=VERSION,
     )

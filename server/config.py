@@ -180,6 +180,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Annotated[int, Meta(ge=0, le=65534)],
         Meta(description="Port for other nodes; the one after it is used too. 0: any two free ones."),
     ] = 8082
+    cluster_advertise: Annotated[
+        str,
+        Meta(
+            description="HOST:PORT at which other nodes reach this one, if that is not cluster_host and "
+            "cluster_port: behind NAT, or in a container."
+        ),
+    ] = ""
     cluster_secret: Annotated[
         str,
         Meta(
@@ -371,11 +378,24 @@ def _check(settings: Settings) -> None:
         raise ConfigError(f"port and bot_port are both {settings.port}; give one of them another number.")
 
 
+def split_address(address: str, name: str) -> tuple[str, int]:
+    """Read HOST:PORT of a node; the port after it is used too. Raises: ConfigError."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65535:
+        raise ConfigError(f"{name} has {address!r}; write HOST:PORT, such as 10.0.0.5:8082.")
+    return host.strip("[]"), int(port)
+
+
 def _check_cluster(settings: Settings) -> None:
     for address in settings.join:
-        host, _, port = address.rpartition(":")
-        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65535:
-            raise ConfigError(f"join has {address!r}; write HOST:PORT, such as 10.0.0.5:8082.")
+        split_address(address, "join")
+    if settings.cluster_advertise:
+        split_address(settings.cluster_advertise, "cluster_advertise")
+    elif settings.is_clustered and settings.cluster_host in ("0.0.0.0", "::", ""):
+        raise ConfigError(
+            f"cluster_host is {settings.cluster_host}, where nobody can be reached: name one address of this "
+            "machine, or set cluster_advertise to the HOST:PORT that other nodes use."
+        )
     files = ("cluster_ca", "cluster_cert", "cluster_key")
     given = [name for name in files if getattr(settings, name)]
     if given and len(given) < len(files):

@@ -46,6 +46,7 @@ class MemoryLanes:
         boot: int,
         host: str,
         port: int,
+        advertise: PeerAddress,
         secret: bytes,
         tls: LaneTls | None,
         on_items: Callable[[Lane, str, int, list[bytes]], None],
