@@ -10,6 +10,7 @@ It fits server.chat_core.Surroundings. What it needs of the actors comes in by `
 """
 
 import zlib
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final, Protocol
 
@@ -17,7 +18,7 @@ import msgspec
 import structlog
 import trio
 
-from actors.address import Address
+from actors.address import SHARD_COUNT, Address
 from actors.healer import History, StoreHealer
 from actors.hub import Hub
 from actors.messages import Delivered
@@ -36,6 +37,7 @@ from cluster.presence import PresenceDirectory
 from cluster.router import ClusterRouter
 from cluster.routes import ShardRoute
 from cluster.shards import KeeperSettings, ShardKeeper
+from protocol.http import ClusterMember, ClusterView
 from protocol.records import NodeLease
 from protocol.types import NodeInfo, PresenceState
 
@@ -376,7 +378,7 @@ class ClusterNode:
         await self._actors.hand_over(shards, deadline_s)
 
     def _learn(self, routes: list[ShardRoute]) -> None:
-        before = [self.keeper.route_of(route.shard) for route in routes if 0 <= route.shard < 256]
+        before = [self.keeper.route_of(route.shard) for route in routes if 0 <= route.shard < SHARD_COUNT]
         self.keeper.learn(routes)
         changed = [route for old in before if (route := self.keeper.route_of(old.shard)).epoch != old.epoch]
         if changed:
@@ -470,6 +472,58 @@ class ClusterNode:
                     told = self._loads.get(member.node_id)
                     found.append(_info(member.node_id, member.meta, 0.0 if told is None else told.load))
         return [info for info in found if info.url]
+
+    def view(self) -> ClusterView:
+        """What this node knows of the cluster, for an operator."""
+        own, gossip, presence = self._own_load(), self._gossip, self._presence
+        leases = {lease.node_id: lease for lease in self._leases}
+        shard_counts = Counter(self.keeper.route_of(shard).node_id for shard in range(SHARD_COUNT))
+        members = (
+            []
+            if gossip is None
+            else [
+                self._member_view(member, leases.get(member.node_id), shard_counts[member.node_id], own)
+                for member in gossip.members
+            ]
+        )
+        counts = None if presence is None else presence.counts()
+        return ClusterView(
+            node_id=self.settings.node_id,
+            boot=self.boot,
+            version=self.settings.version,
+            is_draining=self._meta.is_draining,
+            members=members,
+            shards_owned=len(self.keeper.held) if self.keeper.lease_left_s > 0 else 0,
+            connection_count=own.connection_count,
+            loop_lag_s=own.loop_lag_s,
+            load=own.load,
+            presence_users=0 if counts is None else counts.connected_here + counts.shown_elsewhere,
+            presence_digest=own.presence_digest,
+            refused={} if self._lanes is None else self._lanes.refused(),
+        )
+
+    def _member_view(
+        self, member: Member, lease: NodeLease | None, shard_count: int, own: wire.Load
+    ) -> ClusterMember:
+        meta, is_me = member.meta, member.node_id == self.settings.node_id
+        told = own if is_me else self._loads.get(member.node_id)
+        has_lease = lease is not None and lease.boot == member.boot
+        return ClusterMember(
+            node_id=member.node_id,
+            boot=member.boot,
+            status=member.status.name.lower(),
+            address=f"{meta.host}:{meta.port}",
+            url=meta.url,
+            zone=meta.zone,
+            incarnation=member.incarnation,
+            is_reachable=is_me or self.mesh.is_reachable(member.node_id),
+            is_draining=meta.is_draining,
+            lease_left_ms=lease.lease_left_ms if lease is not None and has_lease else 0,
+            shard_count=shard_count,
+            connection_count=0 if told is None else told.connection_count,
+            loop_lag_s=0.0 if told is None else told.loop_lag_s,
+            load=0.0 if told is None else told.load,
+        )
 
     def gauges(self) -> dict[str, float]:
         """How the cluster looks from here, for the metrics."""

@@ -200,6 +200,49 @@ class Nodes(_Body, frozen=True, kw_only=True, omit_defaults=True):
     items: list[NodeInfo]
 
 
+class ClusterMember(_Body, frozen=True, kw_only=True, omit_defaults=True):
+    """One node, as another one (or itself) sees it."""
+
+    node_id: str
+    boot: Annotated[int, Meta(description="Rises with every start of the node.")] = 0
+    status: Annotated[
+        str, Meta(description="By gossip: alive, suspect, dead or left; empty: not heard of.")
+    ] = ""
+    address: Annotated[str, Meta(description="HOST:PORT for other nodes.")] = ""
+    url: Annotated[str, Meta(description="Of its WebSocket, as in `Nodes`; empty: not known.")] = ""
+    zone: str = ""
+    incarnation: Annotated[int, Meta(description="Rises when it refutes what others say of it.")] = 0
+    is_reachable: Annotated[bool, Meta(description="Whether messages to it get through now.")] = False
+    is_draining: bool = False
+    lease_left_ms: Annotated[Count, Meta(description="By the store; at 0 its shards may be taken.")] = 0
+    shard_count: Count = 0
+    connection_count: Count = 0
+    loop_lag_s: Annotated[float, Meta(description="By how much its event loop was late, lately.")] = 0.0
+    load: Annotated[float, Meta(description="0: idle; 1: it turns newcomers away.")] = 0.0
+
+
+class ClusterView(_Body, frozen=True, kw_only=True, omit_defaults=True):
+    """What one node knows of itself and of its cluster. For this machine, or with the admin token."""
+
+    node_id: str
+    boot: int = 0
+    version: str = ""
+    is_draining: bool = False
+    members: Annotated[list[ClusterMember], Meta(description="All it has heard of, itself included.")] = []
+    shards_owned: Annotated[Count, Meta(description="That it may write now, its lease considered.")] = 0
+    connection_count: Count = 0
+    loop_lag_s: float = 0.0
+    load: float = 0.0
+    presence_users: Annotated[Count, Meta(description="Users it takes for connected, on any node.")] = 0
+    presence_digest: Annotated[
+        str, Meta(description="Equal on nodes that agree on who is connected where.")
+    ] = ""
+    refused: Annotated[
+        dict[str, int],
+        Meta(description="What was turned away on the cluster port since the start, by reason."),
+    ] = {}
+
+
 class Health(_Body, frozen=True, kw_only=True, omit_defaults=True):
     """`ok`, or what keeps this node from serving."""
 

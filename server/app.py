@@ -187,6 +187,7 @@ class Node:
             not_ready=self._not_ready,
             metrics=self.metrics.text,
             cluster_origins=self._cluster_origins,
+            cluster_view=lambda: None if self._cluster is None else self._cluster.view(),
         )
         self._gateway = Gateway(
             _gateway_settings(settings),

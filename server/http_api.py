@@ -18,7 +18,7 @@ from server.http.docs import openapi_config, style
 from server.http.edge import Edge
 from server.http.errors import on_exception, on_http_exception, on_hubbub_error
 from server.http.files import file_router
-from server.http.operating import health, metrics, nodes, ready
+from server.http.operating import cluster, health, metrics, nodes, ready
 from server.http.pages import WEB_FOLDER, page_handler
 from server.version import VERSION
 
@@ -38,6 +38,7 @@ def make_http_app(services: HttpServices, *, web_folder: Path = WEB_FOLDER) -> A
             health,
             ready,
             metrics,
+            cluster,
             style,
             page_handler(web_folder),
         ],

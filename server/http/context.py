@@ -11,6 +11,7 @@ from litestar import Request
 from protocol import replies
 from protocol.commands import Command
 from protocol.errors import Refused
+from protocol.http import ClusterView
 from protocol.records import AppKey
 from protocol.replies import Reply
 from protocol.types import NodeInfo
@@ -43,7 +44,8 @@ class HttpServices(msgspec.Struct, frozen=True, kw_only=True):
     order. `not_ready` says why this node should get no traffic ("" if it should): draining, or a store that
     refuses writes. `metrics` is Prometheus' text. `charge_creation` counts what a command creates against
     its user; it raises Unavailable(rate_limited). `cluster_origins` tells whose pages may call us besides
-    our own and those of the settings: those of the cluster's other nodes.
+    our own and those of the settings: those of the cluster's other nodes. `cluster_view` is how this node
+    sees them; None where it is alone.
     """
 
     accounts: Accounts
@@ -56,6 +58,7 @@ class HttpServices(msgspec.Struct, frozen=True, kw_only=True):
     not_ready: Callable[[], str]
     metrics: Callable[[], bytes]
     cluster_origins: Callable[[], Collection[str]] = frozenset
+    cluster_view: Callable[[], ClusterView | None] = lambda: None
     charge_creation: Callable[[str, Command], None] = _free
 
 

@@ -10,7 +10,7 @@ from litestar import Response, get
 from litestar.params import QueryParameter
 
 from protocol.errors import Refused
-from protocol.http import Health, Nodes
+from protocol.http import ClusterView, Health, Nodes
 from server.discovery import recommend
 from server.http.context import AnyRequest, address_of, bearer_token, services_of
 from server.metrics import TEXT_CONTENT_TYPE
@@ -40,12 +40,26 @@ async def ready(request: AnyRequest) -> Response[bytes]:
 @get("/metrics", summary="Numbers for Prometheus", tags=["Operating"], security=[{"admin": []}])
 async def metrics(request: AnyRequest) -> Response[bytes]:
     """From this machine itself, or with the admin token as bearer; never open to the world."""
-    services = services_of(request)
-    token, wanted = bearer_token(request), services.settings.admin_token
+    _needs_operator(request, "Metrics are shown")
+    return Response(services_of(request).metrics(), headers={"content-type": TEXT_CONTENT_TYPE})
+
+
+@get("/v1/cluster", summary="The cluster as this node sees it", tags=["Operating"], security=[{"admin": []}])
+async def cluster(request: AnyRequest) -> ClusterView:
+    """From this machine itself, or with the admin token as bearer. A node alone has no cluster: not_found."""
+    _needs_operator(request, "The cluster is shown")
+    view = services_of(request).cluster_view()
+    if view is None:
+        raise Refused("not_found", "This node runs alone.")
+    return view
+
+
+def _needs_operator(request: AnyRequest, what: str) -> None:
+    """Raises: Refused("forbidden")."""
+    token, wanted = bearer_token(request), services_of(request).settings.admin_token
     is_admin = bool(wanted) and hmac.compare_digest(token.encode(), wanted.encode())
     if not is_admin and not _is_local(request):
-        raise Refused("forbidden", "Metrics are shown to this machine, or with the admin token.")
-    return Response(services.metrics(), headers={"content-type": TEXT_CONTENT_TYPE})
+        raise Refused("forbidden", f"{what} to this machine, or with the admin token.")
 
 
 def _is_local(request: AnyRequest) -> bool:
