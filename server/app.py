@@ -220,7 +220,13 @@ class Node:
 
     async def _drain(self, scope: trio.CancelScope) -> None:
         others = [node for node in self._nodes_for_welcome() if node.node_id != self.node_id]
-        await self._gateway.drain(within_s=RECONNECT_WITHIN_S, nodes=others, deadline_s=self.settings.drain_s)
+        await self._gateway.drain(
+            within_s=RECONNECT_WITHIN_S,
+            nodes=others,
+            # Where they have somewhere to go, they go in their own time, and are served until then.
+            grace_s=RECONNECT_WITHIN_S if others else 0.0,
+            deadline_s=self.settings.drain_s,
+        )
         await self._core.service.flush_cursors()
         await self._log_ins.flush_uses()
         scope.cancel()
