@@ -137,6 +137,7 @@ class ClusterNode:
             zone=settings.zone,
             version=settings.version,
         )
+        self.on_beat: Callable[[], object] = _nothing  # each second, for whoever looks at `nodes` then
         self._lanes: LaneSet | None = None
         self._gossip: Gossip | None = None
         self._presence: PresenceDirectory | None = None
@@ -274,6 +275,7 @@ class ClusterNode:
             if self._gossip is None or self._presence is None:
                 return
             self._gossip.lagged(lag_s)
+            self.on_beat()
             self.mesh.send_control_all(self._own_load())
 
     def _own_load(self) -> wire.Load:
@@ -566,6 +568,10 @@ def _info(node_id: str, meta: NodeMeta, load: float) -> NodeInfo:
 def _shard_of(stream: str) -> int:
     kind, _, name = stream.partition(":")
     return Address("user" if kind == "u" else "conversation", name).shard
+
+
+def _nothing() -> None:
+    pass
 
 
 def _at_once(run: Callable[[], Awaitable[None]]) -> Callable[..., Awaitable[None]]:

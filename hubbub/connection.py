@@ -36,7 +36,8 @@ logger = logging.getLogger("hubbub")
 HELLO_ANSWER_TIMEOUT_S: Final = 15.0  # a node that cannot say welcome by then is not of use
 FROZEN_AFTER_S: Final = 5.0  # the same where another node is to be had; doubled with each round of attempts
 PROBE_AFTER_S: Final = 10.0  # a command without an answer, and silence: ask whether anybody is there
-PROBE_ANSWER_S: Final = 10.0  # a heartbeat without a word after it: nobody is
+# A heartbeat, and not a word after it: nobody is. A node gives its own parts 10 s before it says "timeout".
+PROBE_ANSWER_S: Final = 12.0
 READ_ON_S: Final = 0.5  # this program may have stood still itself: it first reads what has come meanwhile
 STABLE_AFTER_S: Final = 5.0  # a connection that lived this long resets the backoff
 CLIENT_NAME: Final = "hubbub-python/0.1"

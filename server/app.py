@@ -169,6 +169,7 @@ class Node:
         )
         if self._cluster is not None:
             self._cluster.serve(self._core)
+            self._cluster.on_beat = self._cluster_origins
             self.metrics.add_gauges("cluster", "The cluster as this node sees it.", self._cluster.gauges)
         self._log_ins.on_session_revoked = self._core.service.session_revoked
         services = HttpServices(
@@ -255,7 +256,13 @@ class Node:
         if cluster is not None:
             cluster.drain()
         others = [node for node in self._nodes_for_welcome() if node.node_id != self.node_id]
-        await self._gateway.drain(within_s=RECONNECT_WITHIN_S, nodes=others, deadline_s=drain_s)
+        # With somewhere else to go, clients are given the time to go there by themselves.
+        await self._gateway.drain(
+            within_s=RECONNECT_WITHIN_S,
+            nodes=others,
+            grace_s=RECONNECT_WITHIN_S if others else 0.0,
+            deadline_s=drain_s,
+        )
         await self._core.service.flush_cursors()
         await self._log_ins.flush_uses()
         if cluster is not None:

@@ -93,7 +93,7 @@ def test_pages_leave_a_node_that_is_frozen(pair: tuple[Node, Node], join: Join) 
     expect(message(ann.page, "before").locator(".tick")).to_be_visible()
     first.freeze()
     ann.send("into the ice")
-    expect(ann.page.get_by_text("Connecting…")).to_be_visible(timeout=30_000)  # 10 s, 10 s, and a tick
+    expect(ann.page.get_by_text("Connecting…")).to_be_visible(timeout=35_000)  # 10 s, 12 s, and a tick
     first.kill()
     second.start()
     expect(message(ann.page, "into the ice").locator(".tick")).to_be_visible(timeout=60_000)
@@ -194,3 +194,40 @@ def test_http_goes_home_as_long_as_that_answers(blank: Page) -> None:
     at_home, away, back = blank.evaluate(bases)
     assert at_home == back == ["", "http://c:8080", "http://b:8080"]
     assert away == ["http://c:8080", "http://b:8080", ""]
+
+
+ASK = """
+async ({ type, answers, patience_ms }) => {
+  const { askPatiently } = await import("/js/patience.js");
+  let count = 0;
+  const ask = async () => {
+    const answer = answers[Math.min(count++, answers.length - 1)];
+    if (answer !== "ok") throw { code: answer, retry_after_s: answer === "disconnected" ? null : 0.01 };
+    return { type: "ok" };
+  };
+  try {
+    await askPatiently(ask, { type }, patience_ms);
+    return ["ok", count];
+  } catch (error) {
+    return [error.code, count];
+  }
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "answers", "patience_ms", "end"),
+    [
+        ("react", ["moved", "disconnected", "ok"], 20_000, ["ok", 3]),
+        ("react", ["not_member"], 20_000, ["not_member", 1]),
+        ("leave", ["disconnected", "not_member"], 20_000, ["ok", 2]),
+        ("leave", ["busy", "not_member"], 20_000, ["not_member", 2]),
+        ("create_invite", ["disconnected", "ok"], 20_000, ["disconnected", 1]),
+        ("react", ["moved"], 0, ["moved", 1]),
+    ],
+)
+def test_what_a_person_does_outlasts_a_change_of_nodes(
+    blank: Page, command: str, answers: list[str], patience_ms: int, end: list[Any]
+) -> None:
+    """A reaction in the wrong second is no error message; a final refusal is one at once."""
+    assert blank.evaluate(ASK, {"type": command, "answers": answers, "patience_ms": patience_ms}) == end

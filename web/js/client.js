@@ -5,6 +5,7 @@ import { useNodes } from "./api.js";
 import { Connection } from "./connection.js";
 import { Nodes } from "./nodes.js";
 import { Outbox } from "./outbox.js";
+import { askPatiently } from "./patience.js";
 import { Store } from "./store.js";
 
 const PAGE = 50;
@@ -16,18 +17,6 @@ const TYPING_REPEAT_MS = 3000; // a mark lasts 6 s, so one may be lost
 const AWAY_HIDDEN_MS = 60_000;
 const AWAY_IDLE_MS = 300_000; // the server's own AWAY_AFTER_S
 const MAX_WATCHED = 500; // user ids in one command
-const PATIENCE_MS = 20_000; // another node has taken over by then
-const LATER = new Set(["busy", "overloaded", "rate_limited", "outcome_unknown", "restarted", "storage_unavailable", "draining", "timeout", "moved"]);
-const DONE = { // what a repetition is told whose first try arrived
-  leave: ["not_member", "conversation_not_found"],
-  remove_member: ["not_member", "user_not_found"],
-  delete: ["message_deleted", "message_not_found"],
-  revoke_invite: ["invite_not_found"],
-  remove_contact: ["contact_not_found"],
-  answer_contact: ["contact_not_found"],
-  revoke_session: ["not_found"],
-};
-const ONCE = new Set(["create_invite", "set_typing", "activity", "logout"]);
 
 export class Client {
   /** `session`: {token, user, device_id(), renewDevice()}. `onchange(topic, id)`; `onstate(state, detail)`. */
@@ -92,25 +81,9 @@ export class Client {
     return this.connection.ask(command);
   }
 
-  /**
-   * Ask for a person, who should not notice that a node went: again over refusals that mean "later" and over a change
-   * of nodes, for a while. What would do something more each time is asked once.
-   */
-  async ask(command) {
-    const until = performance.now() + PATIENCE_MS;
-    for (let wasLost = false; ; ) {
-      try {
-        return await this._ask(command);
-      } catch (error) {
-        if (wasLost && (DONE[command.type] || []).includes(error.code)) return { type: "ok" }; // the first try did it
-        const isLost = error.code === "disconnected" && navigator.onLine;
-        if (ONCE.has(command.type) || !(isLost || LATER.has(error.code))) throw error;
-        wasLost ||= isLost || error.code === "timeout";
-        const wait_ms = (error.retry_after_s || 0.2) * 1000 + Math.random() * 500;
-        if (performance.now() + wait_ms > until) throw error;
-        await new Promise((resolve) => setTimeout(resolve, wait_ms));
-      }
-    }
+  /** For a person, who should not notice that a node went. */
+  ask(command) {
+    return askPatiently((one) => this._ask(one), command);
   }
 
   // -- the connection -------------------------------------------------------------------------------

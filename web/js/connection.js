@@ -7,7 +7,9 @@
 export const FIRST_DELAY_MS = 300;
 export const MAX_DELAY_MS = 20_000; // a node's restart must not bring everybody back within one second
 const ANSWER_TIMEOUT_MS = 20_000; // longer than any answer of a healthy server
-const SILENCE_TIMEOUT_MS = 10_000; // a heartbeat and not a word after it: the network or the node is gone
+// A heartbeat and not a word after it: the network or the node is gone. A node waits 10 s for its own parts before
+// it says "timeout".
+const SILENCE_TIMEOUT_MS = 12_000;
 const PROBE_MS = 10_000; // a command unanswered and nothing else heard for so long: ask whether anybody is there
 const OPEN_TIMEOUT_MS = 12_000; // to open and be welcomed
 const FROZEN_MS = 5_000; // the same where another node is to be had; doubled with each round
