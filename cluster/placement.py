@@ -33,6 +33,15 @@ class MoveRules(msgspec.Struct, frozen=True, kw_only=True):
     others_after_s: float = 3.0
 
 
+def is_cut_off(holders: Collection[str], alive: Collection[str]) -> bool:
+    """Tell whether a node reaches less than half of the others that hold a live lease.
+
+    It can reach the store, so its lease and its shards are its own; but what it took now, the majority could
+    not reach. It leaves free shards to them, and takes one only if nobody else does.
+    """
+    return 2 * sum(node_id in alive for node_id in holders) < len(holders)
+
+
 def desired_owners(node_ids: Collection[str]) -> tuple[str, ...]:
     """The owner of each shard among nodes that are live and not draining; "" for all where there is none."""
     return _desired_owners(tuple(sorted(set(node_ids))))

@@ -18,7 +18,7 @@ import trio
 
 from actors.address import SHARD_COUNT
 from cluster.ownership import Ownership
-from cluster.placement import MoveRules, desired_owners, free_shards, plan_claims, plan_moves
+from cluster.placement import MoveRules, desired_owners, free_shards, is_cut_off, plan_claims, plan_moves
 from cluster.routes import ShardRoute
 from protocol.errors import Unavailable
 from protocol.records import NodeLease, ShardOwner
@@ -103,6 +103,7 @@ class ShardKeeper:
         self._lease_until_s = _NOT_OURS  # by boot_time_s; the margin is taken off
         self._is_cut = False  # the end of the lease was noticed and told
         self._is_draining = False
+        self._is_cut_off = False  # from most of the others
         self._has_left = False
         self._is_superseded = False
         self._table = trio.Lock()  # held while the table is read and acted upon
@@ -416,9 +417,13 @@ class ShardKeeper:
         if live != self._live:
             self._live = frozenset(live)
             self._live_since = now
+        holders = {node_id for node_id, _ in seen} - {self._node_id}
+        was_cut_off, self._is_cut_off = self._is_cut_off, is_cut_off(holders, alive)
+        if self._is_cut_off != was_cut_off:
+            log.warning("cut_off_changed", is_cut_off=self._is_cut_off, holders=sorted(holders))
 
     def _desired(self) -> tuple[str, ...]:
-        others_only = self._node_id if self._is_draining else ""
+        others_only = self._node_id if self._is_draining or self._is_cut_off else ""
         return desired_owners([node_id for node_id, _ in self._live if node_id != others_only])
 
     async def _claim(self, free: Mapping[int, int]) -> None:
@@ -461,6 +466,8 @@ class ShardKeeper:
     # Handing over.
 
     def _choose_moves(self) -> list[int]:
+        if self._is_cut_off and not self._is_draining:
+            return []
         now = trio.current_time()
         rules = self._settings.moves
         self._given = [(at, count) for at, count in self._given if now - at < rules.period_s]
