@@ -30,7 +30,7 @@ class MoveRules(msgspec.Struct, frozen=True, kw_only=True):
     period_s: float = 5.0  # Pekko: 10 s
     batch: int = 32  # when everything goes: few enough for one hand-over to be short
     # Members' views may differ by a gossip round or two; after that availability goes first.
-    others_after_s: float = 3.0
+    others_after_s: float = 1.5
 
 
 def is_cut_off(holders: Collection[str], alive: Collection[str]) -> bool:

@@ -8,7 +8,7 @@ import trio
 from trio.testing import MockClock
 
 from actors.address import SHARD_COUNT
-from cluster.placement import desired_owners
+from cluster.placement import MoveRules, desired_owners
 from cluster.routes import ShardRoute
 from cluster.shards import KeeperSettings, NodeSuperseded
 from protocol.errors import OutcomeUnknown, Unavailable
@@ -50,11 +50,12 @@ async def test_a_newcomer_gets_its_share_in_limited_steps(autojump_clock: MockCl
     async with open_cluster("a", "b") as cluster:
         await cluster.start("c")
         joined_at = trio.current_time()
-        await trio.sleep(19)
+        rules = MoveRules()
+        await trio.sleep(rules.settle_s - 1)
         assert cluster.loads()["c"] == 0, "the members must be settled first"
         taken = [cluster.loads()["c"]]
         while not is_balanced(cluster):
-            await trio.sleep(10)
+            await trio.sleep(rules.period_s)
             taken.append(cluster.loads()["c"])
             assert trio.current_time() - joined_at < 90
         steps = [later - earlier for earlier, later in itertools.pairwise(taken)]
@@ -195,8 +196,7 @@ async def test_a_lease_renewed_too_late_is_worth_nothing_until_the_table_was_rea
             assert peer.owned() == set()
         assert cluster.table.nodes["a"].lease_until > trio.current_time() + 8, "it renews all the time"
         process.cannot_read = False
-        await trio.sleep(2)
-        assert peer.keeper.lease_left_s > 0
+        await cluster.until(lambda: peer.keeper.lease_left_s > 0, 2)
         assert peer.owned() == set()
         assert peer.all_cut() == before
 
