@@ -50,6 +50,7 @@ class Mesh:
         self._boot = 0
         self._alive: dict[str, int] = {}  # node_id -> boot, of the other nodes that gossip calls alive
         self._was_reachable: set[str] = set()  # a lane that is only just opening is not a broken one
+        self._reach: dict[str, frozenset[str]] = {}  # node_id -> the nodes that it says it reaches
         self.malformed_count = 0
         self.relayed_count = 0
         self.dropped_count = 0  # items that no lane took
@@ -63,12 +64,14 @@ class Mesh:
         self._lanes = None
         self._alive.clear()
         self._was_reachable.clear()
+        self._reach.clear()
 
     def set_alive(self, node_id: str, boot: int | None) -> None:
         """Gossip calls a node alive, or (None) does so no more."""
         if boot is None:
             self._alive.pop(node_id, None)
             self._was_reachable.discard(node_id)
+            self._reach.pop(node_id, None)
         else:
             self._alive[node_id] = boot
 
@@ -81,11 +84,28 @@ class Mesh:
         """Tell whether the direct way to a node works."""
         return self._lanes is not None and self._lanes.is_reachable(node_id)
 
+    def reachable(self) -> list[str]:
+        """The nodes to which the direct way works, to be told to the others."""
+        return [node_id for node_id in self._alive if self.is_reachable(node_id)]
+
+    def set_reach(self, node_id: str, reaches: Iterable[str]) -> None:
+        """A node has told which others it reaches."""
+        if node_id in self._alive:
+            self._reach[node_id] = frozenset(reaches)
+
+    def relays_to(self, node_id: str) -> list[str]:
+        """The nodes that we reach, and that say they reach that one."""
+        return [
+            relay for relay, reaches in self._reach.items() if node_id in reaches and self.is_reachable(relay)
+        ]
+
     # -- sending ------------------------------------------------------------------------------------
 
     def send(self, node_id: str, item: wire.Item) -> bool:
-        """Queue an item in the data lane; False: it could not be taken."""
-        return self._send(node_id, Lane.DATA, wire.encode(item))
+        """Queue an item in the data lane; False: it could not be taken, or there is no way that works."""
+        if node_id not in self._alive:
+            return self._counted(False)
+        return self._send(node_id, Lane.DATA, wire.encode(item), needs_way=True)
 
     def send_control(self, node_id: str, item: wire.Item) -> bool:
         """Queue an item in the control lane, directly: what is said there is about the way itself."""
@@ -103,17 +123,21 @@ class Mesh:
         for node_id in self._alive:
             self._send(node_id, Lane.CONTROL, payload)
 
-    def _send(self, node_id: str, lane: Lane, payload: bytes) -> bool:
+    def _send(self, node_id: str, lane: Lane, payload: bytes, *, needs_way: bool = False) -> bool:
+        """Send directly, or round a broken way. Without any way, what does not need one goes into the lane
+        all the same: should it be lost there, the receiver notices.
+        """
         lanes = self._lanes
         if lanes is None:
             return False
         if lanes.is_reachable(node_id):
             self._was_reachable.add(node_id)
         elif node_id in self._was_reachable:
-            for relay in self._alive:
-                if relay != node_id and lanes.is_reachable(relay):
-                    item = wire.Relayed(node_id, self._node_id, self._boot, payload)
-                    return self._counted(lanes.send_nowait(relay, lane, wire.encode(item)))
+            for relay in self.relays_to(node_id):
+                item = wire.Relayed(node_id, self._node_id, self._boot, payload)
+                return self._counted(lanes.send_nowait(relay, lane, wire.encode(item)))
+            if needs_way:
+                return self._counted(False)
         return self._counted(lanes.send_nowait(node_id, lane, payload))
 
     def _counted(self, is_taken: bool) -> bool:

@@ -287,6 +287,7 @@ class ClusterNode:
             loop_lag_s,
             "" if presence is None else presence.digest(),
             0 if presence is None else presence.version,
+            self.mesh.reachable(),
         )
 
     # -- lanes --------------------------------------------------------------------------------------
@@ -327,6 +328,9 @@ class ClusterNode:
                 self._learn(routes)
             case wire.Load():
                 self._loads[node_id] = item
+                self.mesh.set_reach(node_id, item.reaches)
+            case wire.Missed():
+                self.healer.check_all()
             case _:
                 log.debug("item_ignored", peer_id=node_id, kind=type(item).__name__)
 
@@ -361,6 +365,8 @@ class ClusterNode:
             if presence is not None and (is_new_life or (previous is not None and not previous.is_live)):
                 presence.peer_up(node_id, boot, now)
                 self._presence_wake.set()
+                # From here on it is sent what concerns it; what was not sent before, it has to read.
+                self.mesh.send_all((node_id,), wire.Missed())
             if member.status is Status.SUSPECT:
                 self.keeper.poke()
             return

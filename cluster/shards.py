@@ -35,9 +35,10 @@ _NOT_OURS: Final = float("-inf")
 class KeeperSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The keeper's times. A killed node's shards are taken within lease_s + watch_s at the latest."""
 
-    lease_s: float = 12.0
-    margin_s: float = 2.0  # of clocks that run apart, and of what was begun just before the end
-    renew_s: float = 3.0  # three renewals may fail
+    # A frozen node's shards are back within 15 s (DESIGN 10), with what clients need to try again.
+    lease_s: float = 9.0
+    margin_s: float = 1.5  # of clocks that run apart, and of what was begun just before the end
+    renew_s: float = 2.0  # three renewals may fail
     retry_s: float = 0.5
     watch_s: float = 1.0
     hand_over_s: float = 5.0  # for the actors of shards that are moved for balance
@@ -417,7 +418,9 @@ class ShardKeeper:
         if live != self._live:
             self._live = frozenset(live)
             self._live_since = now
-        holders = {node_id for node_id, _ in seen} - {self._node_id}
+        # Of a newcomer gossip may not have heard yet.
+        old = {node_id for (node_id, _), since in seen.items() if now - since >= self._settings.newcomer_s}
+        holders = old - {self._node_id}
         was_cut_off, self._is_cut_off = self._is_cut_off, is_cut_off(holders, alive)
         if self._is_cut_off != was_cut_off:
             log.warning("cut_off_changed", is_cut_off=self._is_cut_off, holders=sorted(holders))

@@ -181,14 +181,19 @@ class Routes(Item, frozen=True, tag="routes"):
     routes: list[ShardRoute]
 
 
+class Missed(Item, frozen=True, tag="missed"):
+    """The sender has not sent to the receiver for a while: read from the store what that may have been."""
+
+
 class Load(Item, frozen=True, tag="load"):
-    """How the sender is doing, told each second."""
+    """How the sender is doing, told each second. `reaches`: the nodes to which its direct way works."""
 
     connection_count: int
     load: float
     loop_lag_s: float
     presence_digest: str
     presence_version: int
+    reaches: list[str] = []
 
 
 class Relayed(Item, frozen=True, tag="relayed"):
@@ -220,6 +225,7 @@ AnyItem = (
     | Gossip
     | Presence
     | Routes
+    | Missed
     | Load
     | Relayed
 )

@@ -98,6 +98,7 @@ class Node:
             async with open_store(settings.data_path, synchronous=settings.synchronous.upper()) as store:
                 await _check_ports(settings)
                 if settings.is_clustered:
+                    await store.live_as(self.node_id)
                     await self._build(store, partial(self._surround, store))
                 else:
                     epochs = await store.claim_all(self.node_id)
@@ -327,19 +328,29 @@ async def _check_ports(settings: Settings) -> None:
     Whoever takes the port in the moment after that meets the supervisor, which tries again.
     Raises: CannotStart, ConfigError.
     """
-    for name, port in (("port", settings.port), ("bot_port", settings.bot_port)):
+    doors = [
+        ("host", settings.host, "port", settings.port),
+        ("host", settings.host, "bot_port", settings.bot_port),
+    ]
+    if settings.is_clustered:
+        host, port = settings.cluster_host, settings.cluster_port
+        doors += [
+            ("cluster_host", host, "cluster_port", port),
+            ("cluster_host", host, "cluster_port", port + 1),
+        ]
+    for host_name, host, name, port in doors:
         try:
-            listener = await open_listener(settings.host, port)
+            listener = await open_listener(host, port)
         except socket.gaierror:
-            raise ConfigError(f"host is {settings.host!r}, which is no address of a machine.") from None
+            raise ConfigError(f"{host_name} is {host!r}, which is no address of a machine.") from None
         except OSError as exc:
-            where = f"{settings.host} port {port}"
+            where = f"{host} port {port}"
             cause = (
                 exc.__cause__ if isinstance(exc.__cause__, OSError) else exc
             )  # trio wraps what it closes after
             reasons = {
                 errno.EADDRINUSE: f"{where} is in use; stop what runs there, or set {name} to another one.",
-                errno.EADDRNOTAVAIL: f"host is {settings.host!r}, which is no address of this machine; "
+                errno.EADDRNOTAVAIL: f"{host_name} is {host!r}, which is no address of this machine; "
                 "0.0.0.0 means all it has.",
                 errno.EACCES: f"{where} is not for this user; take 1024 or more, with a proxy before it.",
             }

@@ -142,9 +142,16 @@ class SqliteStore:
         epochs: dict[int, int] = await self._call(lambda db: ownership.claim_all(db, node_id))
         return epochs
 
-    async def register_node(self, node_id: str, address: str, *, lease_ms: int = 12_000) -> int:
+    async def live_as(self, node_id: str) -> None:
+        """Hold the directory as one of several nodes, under this name, until the store is closed.
+
+        Raises: DirectoryInUse, where a node runs alone here, or one of that name; StorageUnavailable.
+        """
         self._node_lock.take_shared()
         await trio.to_thread.run_sync(self._live_as, node_id)
+
+    async def register_node(self, node_id: str, address: str, *, lease_ms: int = 12_000) -> int:
+        await self.live_as(node_id)
         boot: int = await self._call(lambda db: ownership.register_node(db, node_id, address, lease_ms))
         return boot
 

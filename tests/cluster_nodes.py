@@ -126,10 +126,8 @@ class ClusterProcesses:
         return next(node for node in self.nodes if node.name == name)
 
     def start_all(self) -> None:
-        """Start those that do not run: the first alone, as it makes the directory; then all at once."""
+        """Start those that do not run, all at once, so that they share the shards from the first moment."""
         waiting = [node for node in self.nodes if not node.is_running]
-        if waiting and not (self.data_dir / "hubbub.db").exists():
-            waiting.pop(0).start()
         with ThreadPoolExecutor(max(len(waiting), 1)) as pool:
             for done in [pool.submit(node.start) for node in waiting]:
                 done.result()
