@@ -21,7 +21,7 @@ import msgspec
 
 from cluster.claims import bury, expire_suspicions, supersede, take_claims
 from cluster.dice import Dice
-from cluster.gossip_messages import Ack, Claim, Gossip, Nack, Ping, PingReq, Sync
+from cluster.gossip_messages import Ack, Claim, Gossip, GossipMessage, Nack, Ping, PingReq, Sync
 from cluster.member import Member, NodeMeta, Status
 from cluster.membership_events import (
     Buried,
@@ -181,9 +181,11 @@ def _leave(turn: Turn) -> None:
     turn.is_leaving = True
     turn.probes = {}
     turn.change_me(turn.me.incarnation, status=Status.LEFT)
-    for node_id, peer in turn.peers.items():
-        if peer.member.is_live:
-            turn.send(node_id, Gossip((turn.own_claim(),)))
+    listeners = [node_id for node_id, peer in turn.peers.items() if peer.member.is_live]
+    for node_id in listeners:
+        turn.send(node_id, Gossip((turn.own_claim(),)))
+    if not listeners:
+        turn.queue = {}
 
 
 # --- what comes in
@@ -221,12 +223,15 @@ def _receive(turn: Turn, event: Received) -> None:
             pass
     if own:
         turn.send(sender, Gossip(own))
-    _settle_sender(turn, sender, boot)
+    _settle_sender(turn, sender, boot, message)
 
 
-def _settle_sender(turn: Turn, sender: str, boot: int) -> None:
+def _settle_sender(turn: Turn, sender: str, boot: int, message: GossipMessage) -> None:
     """Somebody speaks whom we do not know in this boot, or hold for dead or gone."""
     if turn.refused.get(sender) == boot or turn.is_leaving:
+        return
+    # What may itself be an answer of this kind is not answered so: two that disagree must not argue for ever.
+    if isinstance(message, Gossip) or (isinstance(message, Sync) and message.is_reply):
         return
     peer = turn.peers.get(sender)
     if peer is None or peer.member.boot < boot:

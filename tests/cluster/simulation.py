@@ -134,6 +134,13 @@ class World:
         process.loses_backlog = loses_backlog
         self.later(for_s, lambda: self._resume(node_id, process))
 
+    def wake(self, node_id: str) -> None:
+        """End a pause before its time."""
+        process = self.processes[node_id]
+        if process.resumes_at > self.now:
+            process.resumes_at = self.now
+            self._resume(node_id, process)
+
     def leave(self, node_id: str, *, gone_after_s: float) -> None:
         """Let a node say good-bye; its process ends a little later."""
         process = self.processes[node_id]
