@@ -250,8 +250,7 @@ def _answer_sync(turn: Turn, sender: str, claims: tuple[Claim, ...], *, is_reply
 
 
 def _everything(turn: Turn, *, to: str, against: tuple[Claim, ...] = ()) -> tuple[Claim, ...]:
-    """Return all that goes on the wire: the live, those dead lately, and what `to` should refute or know
-    better."""
+    """Return all that goes on the wire: the live, those dead lately, and what `to` should refute."""
     wire_since = turn.now - turn.settings.dead_on_wire_s
     everything = [
         Claim(peer.member, peer.by)
@@ -347,9 +346,9 @@ def _sync(turn: Turn) -> None:
             dead.append(node_id)
     for node_id in (*turn.dice.sample(live, 1), *turn.dice.sample(dead, 1)):
         turn.send(node_id, Sync(_everything(turn, to=node_id)))
-    # Two halves that started while they could not reach each other know nothing of each other: seeds join
-    # them.
-    for endpoint in turn.dice.sample(_unmet_seeds(turn), 1):
+    # Halves that started while they could not reach each other know nothing of each other: seeds join them.
+    # (Who is alone calls all of them anyway.)
+    for endpoint in turn.dice.sample(_unmet_seeds(turn) if live else [], 1):
         turn.outputs.append(SendTo(endpoint, Sync(_everything(turn, to=""))))
 
 
@@ -373,8 +372,7 @@ def _call_seeds(turn: Turn) -> None:
 
 
 def _give_back(turn: Turn, late_s: float) -> None:
-    """We stood still: what we would have heard meanwhile is still to be read, so nobody is judged by that
-    time.
+    """We stood still: what we would have heard is still to be read, so nobody is judged by that time.
 
     And we have to expect that others suspect us by now (Lifeguard).
     """

@@ -128,8 +128,7 @@ def crash(seed: int) -> float:
 
 
 def accusation(seed: int) -> float:
-    """A live, reachable node is accused, suspected or dead, to some of the others. Returns when it is cleared
-    everywhere.
+    """A live, reachable node is accused before some of the others. Returns when it is cleared everywhere.
 
     Promise (3). The bound: whoever believes it tells the accused at once, with each probe of it (a round of n
     - 1, and the next one if a message is lost) and when it hears it; the refutation spreads by gossip, and by
@@ -193,8 +192,7 @@ def quiet(seed: int) -> float:
 
 
 def standstill(seed: int) -> float:
-    """A node stands still for a while, as in SIGSTOP, and comes back to its backlog. It may accuse nobody to
-    death.
+    """A node stands still, as in SIGSTOP, and comes back to its backlog. It may accuse nobody to death.
 
     So a frozen node cannot take down those whom it only failed to listen to.
     """

@@ -27,8 +27,7 @@ def test_a_ping_without_news_is_small() -> None:
 
 
 def test_a_newer_node_may_say_more() -> None:
-    """N and N-1 talk during a rolling upgrade: what is added at the end is skipped, what is missing is
-    default."""
+    """N and N-1 talk in a rolling upgrade: what is added is skipped, what is missing is default."""
     meta = ["h", 1, "", "", "", "", 1, 1, False, "added later"]
     member = ["n1", 3, 7, 0, meta, "added later"]
     ack = [3, 5, "n1", 3, [[member, "n1", "added later"]], "added later"]

@@ -275,6 +275,12 @@ def test_who_is_superseded_says_so_and_falls_silent(news: Claim) -> None:
     assert me.run(60.0) == []
 
 
+def test_a_newer_boot_of_ours_in_the_store_ends_us() -> None:
+    """The store gave our node_id to another start: it is the one to live."""
+    me = Subject("a")
+    assert Superseded(2) in me.feed(Learned((KnownNode("me", 2, meta_of("me")),)))
+
+
 def test_the_store_can_bury_for_good() -> None:
     """A node's death is provable on one machine: nobody has to wait, and no late message revives it."""
     me = Subject("a", "b")

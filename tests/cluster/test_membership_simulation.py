@@ -1,5 +1,4 @@
-"""Membership over thousands of faulty lives. A failure prints its seed and how to repeat exactly that
-life."""
+"""Membership over thousands of faulty lives. A failure prints how to repeat exactly that life."""
 
 import os
 import random
