@@ -28,8 +28,7 @@ class Dice:
         return mixed ^ (mixed >> 31)
 
     def below(self, limit: int) -> int:
-        """Draw an integer from 0 to limit - 1. The bias of the modulo is below 2**-50 for our small
-        limits."""
+        """Draw an integer from 0 to limit - 1. Small limits only: the modulo is biased."""
         return self.bits() % limit
 
     def fraction(self) -> float:

@@ -6,8 +6,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-# What a node can still count up to safely in JSON and JavaScript (metrics, the operator's page) is plenty
-# here.
+# The largest integer that is safe in JSON and JavaScript (metrics, the operator's page).
 MAX_BOOT: Final = (1 << 53) - 1
 
 # A death that the store has proved is written with this incarnation: no refutation can exceed it, so it holds

@@ -21,7 +21,7 @@ import msgspec
 
 from cluster.claims import bury, expire_suspicions, supersede, take_claims
 from cluster.dice import Dice
-from cluster.gossip_messages import Ack, Claim, Gossip, Nack, Ping, PingReq, Sync
+from cluster.gossip_messages import Ack, Claim, Gossip, GossipMessage, Nack, Ping, PingReq, Sync
 from cluster.member import Member, NodeMeta, Status
 from cluster.membership_events import (
     Buried,
@@ -181,9 +181,11 @@ def _leave(turn: Turn) -> None:
     turn.is_leaving = True
     turn.probes = {}
     turn.change_me(turn.me.incarnation, status=Status.LEFT)
-    for node_id, peer in turn.peers.items():
-        if peer.member.is_live:
-            turn.send(node_id, Gossip((turn.own_claim(),)))
+    listeners = [node_id for node_id, peer in turn.peers.items() if peer.member.is_live]
+    for node_id in listeners:
+        turn.send(node_id, Gossip((turn.own_claim(),)))
+    if not listeners:
+        turn.queue = {}
 
 
 # --- what comes in
@@ -221,12 +223,15 @@ def _receive(turn: Turn, event: Received) -> None:
             pass
     if own:
         turn.send(sender, Gossip(own))
-    _settle_sender(turn, sender, boot)
+    _settle_sender(turn, sender, boot, message)
 
 
-def _settle_sender(turn: Turn, sender: str, boot: int) -> None:
+def _settle_sender(turn: Turn, sender: str, boot: int, message: GossipMessage) -> None:
     """Somebody speaks whom we do not know in this boot, or hold for dead or gone."""
     if turn.refused.get(sender) == boot or turn.is_leaving:
+        return
+    # What may itself be an answer of this kind is not answered so: two that disagree must not argue for ever.
+    if isinstance(message, Gossip) or (isinstance(message, Sync) and message.is_reply):
         return
     peer = turn.peers.get(sender)
     if peer is None or peer.member.boot < boot:
@@ -245,8 +250,7 @@ def _answer_sync(turn: Turn, sender: str, claims: tuple[Claim, ...], *, is_reply
 
 
 def _everything(turn: Turn, *, to: str, against: tuple[Claim, ...] = ()) -> tuple[Claim, ...]:
-    """Return all that goes on the wire: the live, those dead lately, and what `to` should refute or know
-    better."""
+    """Return all that goes on the wire: the live, those dead lately, and what `to` should refute."""
     wire_since = turn.now - turn.settings.dead_on_wire_s
     everything = [
         Claim(peer.member, peer.by)
@@ -342,9 +346,9 @@ def _sync(turn: Turn) -> None:
             dead.append(node_id)
     for node_id in (*turn.dice.sample(live, 1), *turn.dice.sample(dead, 1)):
         turn.send(node_id, Sync(_everything(turn, to=node_id)))
-    # Two halves that started while they could not reach each other know nothing of each other: seeds join
-    # them.
-    for endpoint in turn.dice.sample(_unmet_seeds(turn), 1):
+    # Halves that started while they could not reach each other know nothing of each other: seeds join them.
+    # (Who is alone calls all of them anyway.)
+    for endpoint in turn.dice.sample(_unmet_seeds(turn) if live else [], 1):
         turn.outputs.append(SendTo(endpoint, Sync(_everything(turn, to=""))))
 
 
@@ -368,8 +372,7 @@ def _call_seeds(turn: Turn) -> None:
 
 
 def _give_back(turn: Turn, late_s: float) -> None:
-    """We stood still: what we would have heard meanwhile is still to be read, so nobody is judged by that
-    time.
+    """We stood still: what we would have heard is still to be read, so nobody is judged by that time.
 
     And we have to expect that others suspect us by now (Lifeguard).
     """

@@ -36,8 +36,7 @@ class MembershipSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_claims_per_message: int = 64
 
     # Full state is exchanged with one member so often. memberlist has 30 s; a third of it heals small
-    # clusters sooner, and costs them nothing. Above the node count of memberlist's pushPullScaleThreshold:
-    # its 30 s.
+    # clusters sooner and costs little. Above memberlist's pushPullScaleThreshold of nodes: its 30 s.
     sync_interval_s: float = 10.0
     sync_interval_large_s: float = 30.0
     large_cluster_nodes: int = 32

@@ -59,9 +59,9 @@ class Relay(msgspec.Struct, frozen=True):
 
 
 class Membership(msgspec.Struct, frozen=True):
-    """All that a node knows of the cluster. Read `me`, `peers`, `health_score`, `next_deadline`; leave the
-    rest.
+    """All that a node knows of the cluster. Leave alone what is not told here.
 
+    For reading: `me`, `peers`, `health_score`, `next_deadline` and the properties.
     Times are seconds of the clock that `step` is handed.
     """
 

@@ -26,8 +26,7 @@ def probe_next(turn: Turn) -> None:
 
 
 def start_probe(turn: Turn, peer: Peer) -> None:
-    """Ping a member. A suspect is told what it is accused of, so that its answer can be a refutation
-    (buddy)."""
+    """Ping a member; a suspect is told what it is accused of, so that its answer can refute it (buddy)."""
     settings, member = turn.settings, peer.member
     seq = turn.next_seq()
     turn.probes[seq] = Probe(
@@ -137,8 +136,7 @@ def _ask_others(turn: Turn, seq: int, probe: Probe, peer: Peer) -> None:
 
 
 def _give_up(turn: Turn, probe: Probe, peer: Peer) -> None:
-    """Suspect the target; and ourselves, as far as those did not answer who should at least have said
-    Nack."""
+    """Suspect the target; and doubt ourselves for each who should at least have said Nack."""
     missing_count = probe.asked_count - len(probe.nacked_by)
     turn.worsen_health(missing_count if probe.asked_count > 0 else 1)
     if peer.member.incarnation == probe.incarnation:

@@ -63,7 +63,7 @@ def storm(seed: int) -> float:
     among them.
     """
     dice = _dice(seed)
-    node_count = 2 + dice.random.randrange(6)
+    node_count = 2 + dice.random.randrange(8)
     reads_table = dice.random.random() < 0.5
     world = World(
         seed,
@@ -81,7 +81,7 @@ def storm(seed: int) -> float:
             world.start(node_id)
             world.run(dice.random.random())
     world.run(dice.random.choice([0.5, 5.0, 15.0]))
-    for _ in range(dice.random.randrange(3, 14)):
+    for _ in range(dice.random.randrange(3, 25)):
         _misfortune(world)
         if reads_table and world.processes:
             world.read_table(world.random.choice(sorted(world.processes)))
@@ -128,8 +128,7 @@ def crash(seed: int) -> float:
 
 
 def accusation(seed: int) -> float:
-    """A live, reachable node is accused, suspected or dead, to some of the others. Returns when it is cleared
-    everywhere.
+    """A live, reachable node is accused before some of the others. Returns when it is cleared everywhere.
 
     Promise (3). The bound: whoever believes it tells the accused at once, with each probe of it (a round of n
     - 1, and the next one if a message is lost) and when it hears it; the refutation spreads by gossip, and by
@@ -193,8 +192,7 @@ def quiet(seed: int) -> float:
 
 
 def standstill(seed: int) -> float:
-    """A node stands still for a while, as in SIGSTOP, and comes back to its backlog. It may accuse nobody to
-    death.
+    """A node stands still, as in SIGSTOP, and comes back to its backlog. It may accuse nobody to death.
 
     So a frozen node cannot take down those whom it only failed to listen to.
     """
@@ -204,6 +202,12 @@ def standstill(seed: int) -> float:
     grow(world)
     world.run(dice.random.random() * 10)
     sleeper = world.random.choice(world.node_ids)
+    others = [node_id for node_id in world.node_ids if node_id != sleeper]
+    if world.random.random() < 0.5:
+        # It falls asleep over a suspicion, whose refutation is then in its backlog, or lost with it.
+        me = world.processes[world.random.choice(others)].state.me
+        lie = Gossip((Claim(me.as_status(Status.SUSPECT), me.node_id),))
+        world.feed(sleeper, Received(me.node_id, me.boot, lie))
     for_s = world.random.choice([1.0, 6.0, 30.0, 120.0])
     world.pause(sleeper, for_s, loses_backlog=world.random.random() < 0.5)
     world.run(for_s)
@@ -215,6 +219,34 @@ def standstill(seed: int) -> float:
     for at, observer, change in world.changes:
         is_false = change.member.node_id != sleeper and not change.member.is_live
         assert not is_false, f"at {at:.1f} {observer} believed {change.member} after {sleeper} stood still"
+    return took_s
+
+
+def halves(seed: int) -> float:
+    """Two halves cannot reach each other for minutes, in which some are restarted and some first started.
+
+    Promise (1) where it is hardest: the dead are long off the wire, and newcomers never heard of the other
+    half. No store helps.
+    """
+    dice = _dice(seed)
+    node_count = 2 + dice.random.randrange(6)
+    world = World(seed, node_count, network=Network(loss=dice.random.choice([0.0, 0.05])))
+    met_before = dice.random.random() < 0.7
+    if met_before:
+        grow(world)
+    place = world.random.randint(1, node_count - 1)
+    world.cut([world.node_ids[:place], world.node_ids[place:]])
+    world.run(world.random.choice([1.0, 20.0, 120.0]))
+    for node_id in world.node_ids:
+        if not met_before or world.random.random() < 0.4:
+            world.start(node_id)
+    world.run(world.random.choice([1.0, 20.0, 120.0]))
+    world.network.cuts.clear()
+    bound_s = convergence_bound_s(node_count, world.settings)
+    took_s = world.run_until(world.agrees, within_s=bound_s, look_each_s=LOOK_S)
+    assert took_s <= bound_s, f"no agreement within {bound_s:.1f} s:\n{world.describe()}"
+    world.run(30.0)
+    assert world.agrees(), f"they no longer agree:\n{world.describe()}"
     return took_s
 
 
@@ -302,8 +334,8 @@ def _heal(world: World) -> None:
     network.lossy.clear()
     network.loss = min(network.loss, 0.02)
     network.max_delay_s = min(network.max_delay_s, 0.05)
-    sleeping = [process.resumes_at - world.now for process in world.processes.values()]
-    world.run(max([0.0, *sleeping]) + 1.0)
+    for node_id in sorted(world.processes):
+        world.wake(node_id)
 
 
 def _read_table_every_3_s(world: World, until: float) -> None:

@@ -40,8 +40,7 @@ _TICK_JITTER_S: Final = 0.005
 
 
 class Network(msgspec.Struct, kw_only=True):
-    """How messages fare. `cuts` holds directed links that bring nothing; `lossy` overrides the loss of
-    one."""
+    """How messages fare. `cuts` are directed links that bring nothing; `lossy` overrides the loss of one."""
 
     loss: float = 0.0
     min_delay_s: float = 0.0005
@@ -118,8 +117,7 @@ class World:
         return KnownNode(node_id, self.boots[node_id], self.meta(node_id))
 
     def crash(self, node_id: str, *, is_noticed: bool = False) -> None:
-        """Kill the process. With `is_noticed` its connections break visibly, as after kill -9 on a live
-        host."""
+        """Kill the process; if `is_noticed`, its connections break visibly, as after kill -9."""
         del self.processes[node_id]
         self.lease_until[node_id, self.boots[node_id]] = self.now + LEASE_S
         if is_noticed:
@@ -133,6 +131,13 @@ class World:
         process.resumes_at = self.now + for_s
         process.loses_backlog = loses_backlog
         self.later(for_s, lambda: self._resume(node_id, process))
+
+    def wake(self, node_id: str) -> None:
+        """End a pause before its time."""
+        process = self.processes[node_id]
+        if process.resumes_at > self.now:
+            process.resumes_at = self.now
+            self._resume(node_id, process)
 
     def leave(self, node_id: str, *, gone_after_s: float) -> None:
         """Let a node say good-bye; its process ends a little later."""
