@@ -1,5 +1,11 @@
-"""More than one node. Nothing lives here yet: a node runs alone for now.
+"""More than one node: one system made of several processes that share a store.
 
-Membership, presence between nodes, shard placement and the lanes to other nodes will live in this folder.
-It will import `actors` and `protocol` and nothing else of ours, and it alone will import pynng.
+Owns membership (`membership`, run by `gossip`), the lanes between nodes (`lanes`), which node runs what
+(`placement`, `shards`), who is connected where (`presence`), and how calls and events cross nodes (`wire`, `mesh`,
+`router`, `fanout`); `node` puts them together. Leaves to others what actors decide and what is stored: it
+states what it needs of both as Protocols. Imports actors and protocol only, and it alone imports pynng.
 """
+
+from cluster.node import ClusterNode, ClusterSettings
+
+__all__ = ["ClusterNode", "ClusterSettings"]
