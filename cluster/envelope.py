@@ -1,8 +1,9 @@
 """What two nodes' lanes say to each other: envelopes of items, and hellos, sealed with a keyed digest.
 
-A frame on the wire is `MAGIC, version (1 byte), tag (16 bytes), MessagePack of a Hello or an Envelope`. The tag is
-BLAKE2b over everything else under a key made of the cluster's secret, so it proves with each frame what a
-greeting alone would prove once. Without a secret it is a plain digest, which finds damage and proves nothing.
+A frame on the wire is `MAGIC, version (1 byte), tag (16 bytes), MessagePack of a Hello or an Envelope`. The
+tag is BLAKE2b over everything else under a key made of the cluster's secret, so it proves with each frame
+what a greeting alone would prove once. Without a secret it is a plain digest, which finds damage and proves
+nothing.
 
 Sessions tie a frame to two runs: the sender's, and the run of the receiver that it was made for. What was
 recorded for another run of the receiver is worth nothing to whoever replays it.
@@ -23,12 +24,14 @@ FORMAT: Final = 1  # of the items: nodes with another one cannot be in one clust
 MAX_FRAME_BYTES: Final = 1024 * 1024
 MAX_NODE_ID_CHARS: Final = 128
 MAX_HOST_CHARS: Final = 253  # of a domain name (RFC 1035, section 2.3.4)
-MAX_ITEM_BYTES: Final = MAX_FRAME_BYTES - 2048  # the rest of an envelope is below 1.2 KiB with the longest ids
+# The rest of an envelope is below 1.2 KiB, even with the longest ids.
+MAX_ITEM_BYTES: Final = MAX_FRAME_BYTES - 2048
 
 TAG_BYTES: Final = 16  # 128 bits: nobody guesses one
 _HEAD: Final = MAGIC + bytes([VERSION])
 _BODY_AT: Final = len(_HEAD) + TAG_BYTES
-# Each purpose of the secret has a key of its own ("personalisation", at most 16 bytes: RFC 7693, section 2.8).
+# Each purpose of the secret has a key of its own ("personalisation", at most 16 bytes, as in RFC
+# 7693, section 2.8).
 _KEY_PURPOSE: Final = b"hubbub lanes key"
 _TAG_PURPOSE: Final = b"hubbub lanes tag"
 
@@ -70,7 +73,10 @@ class Frame(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Hello(Frame, frozen=True, array_like=True, tag=0):
-    """Here I am, and this is where my lanes end. Carries no items and no lane_seq; said until it is answered."""
+    """Here I am, and this is where my lanes end.
+
+    Carries no items and no lane_seq; said until it is answered.
+    """
 
     host: str
     port: int
@@ -87,7 +93,7 @@ class Envelope(Frame, frozen=True, array_like=True, tag=1):
     items: list[bytes]
 
 
-class Refused(Exception):  # noqa: N818  # says what happened to the frame, as in the protocol
+class Refused(Exception):
     """A frame is not taken, for `reason`."""
 
     def __init__(self, reason: Refusal) -> None:
@@ -103,13 +109,13 @@ class Seal:
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[Hello | Envelope] = msgspec.msgpack.Decoder(Hello | Envelope)
 
-    def close(self, frame: Hello | Envelope) -> bytearray:
+    def close(self, frame: Hello | Envelope) -> bytes:
         """Encode a frame and seal it."""
         sealed = bytearray(_BODY_AT)
         sealed[: len(_HEAD)] = _HEAD
         self._encoder.encode_into(frame, sealed, _BODY_AT)
         sealed[len(_HEAD) : _BODY_AT] = self._tag(memoryview(sealed)[_BODY_AT:])
-        return sealed
+        return bytes(sealed)
 
     def open(self, sealed: bytes) -> Hello | Envelope:
         """Check and decode a frame. Raises: Refused."""

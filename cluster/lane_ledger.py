@@ -2,8 +2,8 @@
 
 Pure: frames and `now` in, verdicts out.
 
-A sender is known by (node_id, boot, session). Its session counts once a frame of it was made for this very run
-(`receiver_session` is ours); until then it is a claim, good for nothing but to be answered.
+A sender is known by (node_id, boot, session). Its session counts once a frame of it was made for this very
+run (`receiver_session` is ours); until then it is a claim, good for nothing but to be answered.
 """
 
 from collections import OrderedDict, deque
@@ -11,11 +11,21 @@ from typing import Final
 
 import msgspec
 
-from cluster.envelope import FORMAT, MAX_HOST_CHARS, MAX_NODE_ID_CHARS, Envelope, Hello, Lane, Refusal, Refused
+from cluster.envelope import (
+    FORMAT,
+    MAX_HOST_CHARS,
+    MAX_NODE_ID_CHARS,
+    Envelope,
+    Hello,
+    Lane,
+    Refusal,
+    Refused,
+)
 
-MAX_SENDERS: Final = 1024  # without a secret anybody can make up names; the one silent for longest is forgotten
-# Beats come each second. What was sent before one beat and is not there at the next, while nothing at all came
-# in between, is lost: data that is merely late shows progress.
+# Without a secret anybody can make up names; the one that was silent for longest is forgotten.
+MAX_SENDERS: Final = 1024
+# Beats come each second. What was sent before one beat and is not there at the next, while nothing at all
+# came in between, is lost: data that is merely late shows progress.
 TAIL_GRACE_S: Final = 0.9
 _ENDED_SESSIONS: Final = 16  # runs within one boot; more of them than a supervisor would allow
 
@@ -85,7 +95,10 @@ class Sender:
         return True
 
     def arrived(self, lane: Lane, lane_seq: int) -> int:
-        """Count an envelope, and return how many before it are missing. Raises: Refused, if it was here before."""
+        """Count an envelope, and return how many before it are missing.
+
+        Raises: Refused, if it is a repetition.
+        """
         inbound = self.control if lane is Lane.CONTROL else self.data
         if lane_seq <= inbound.last_seq:
             raise Refused(Refusal.REPLAYED)
@@ -94,7 +107,7 @@ class Sender:
         return lost
 
     def lost_tail(self, data_seq: int, now: float) -> int:
-        """Compare the data lane with what a control envelope tells of it; return how many are lost at its end."""
+        """Compare the data lane with what control tells of it; return how many are lost at its end."""
         data = self.data
         if data_seq <= data.known_seq:
             self._awaited = None
@@ -134,7 +147,10 @@ class Ledger:
         return self._senders.get(node_id)
 
     def judge(self, frame: Hello | Envelope, arrived_on: Lane, now: float) -> Verdict:
-        """Take a frame whose seal was right. Raises: Refused, and nothing has changed but the sender's claim."""
+        """Take a frame whose seal was right.
+
+        Raises: Refused, and nothing has changed but the sender's claim.
+        """
         self._check_names(frame)
         if isinstance(frame, Hello):
             return self._hello(self._sender_of(frame), frame, arrived_on, now)

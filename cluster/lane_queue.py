@@ -1,4 +1,4 @@
-"""What waits for one lane of one peer: bounded, in order, with a mark wherever something had to be left out."""
+"""What waits for one lane of one peer: bounded, in order, with a mark wherever something was left out."""
 
 from collections import deque
 from typing import Final

@@ -1,10 +1,11 @@
 """The two sockets a lane is made of, over pynng: non-blocking calls, and Trio waiting for file descriptors.
 
-Never pynng's `asend` or `arecv`: a cancelled `asend` leaks its whole message (pynng 0.9.0), and each of them costs
-several times as much as a call that does not block. nng's own threads write and read the connections.
+Never pynng's `asend` or `arecv`: a cancelled `asend` leaks its whole message (pynng 0.9.0), and each of
+them costs several times as much as a call that does not block. nng's own threads write and read the
+connections.
 
-Nothing is queued inside a PushSocket beyond the one message that nng is writing. So "writable" means that all of
-what was sent is with the kernel, and what waits for a peer waits where it is counted.
+Nothing is queued inside a PushSocket beyond the one message that nng is writing. So "writable" means that
+all of what was sent is with the kernel, and what waits for a peer waits where it is counted.
 """
 
 import errno
@@ -35,16 +36,19 @@ _THREADS: Final = {
     "MAX_POLLER": 1,
     "NUM_RESOLVER": 1,
 }
-# nng's counters of connections that came to nothing -> the reason under which we count them. It has another one,
-# "other", in which orderly ends are counted too.
+# nng's counters of connections that came to nothing -> the reason under which we count them. It has another
+# one, "other", in which orderly ends are counted too.
 _FAILURES: Final = {"auth": "tls", "proto": "handshake", "timeout": "handshake", "reject": "too_many"}
 
 
 class LaneTls(msgspec.Struct, frozen=True):
-    """Files in PEM: who may be a node (`ca`), and this node's own certificate. Both sides of each lane prove theirs.
+    """Files in PEM: who may be a node (`ca`), and this node's own certificate.
 
-    A peer's certificate must be made out to the host that it is dialled by (DNS name or address), or, if it is
-    given, to `server_name`. Which node a certificate belongs to is not checked: the CA must be the cluster's own.
+    Both sides of each lane prove theirs.
+
+    A peer's certificate must be made out to the host that it is dialled by (DNS name or address), or, if it
+    is given, to `server_name`. Which node a certificate belongs to is not checked: the CA must be the
+    cluster's own.
     """
 
     ca: str
@@ -77,8 +81,8 @@ class PullSocket:
 
     def receive_nowait(self) -> bytes | None:
         """One message, or None: there is none."""
-        # Not pynng's `recv_msg`: to tell where a message came from it looks into a table of connections, and one
-        # that has ended in this moment is put into it for ever.
+        # Not pynng's `recv_msg`: to tell where a message came from it looks into a table of connections,
+        # and one that has ended in this moment is put into it for ever.
         lib, ffi = pynng.lib, pynng.ffi
         place = ffi.new("nng_msg **")
         error = lib.nng_recvmsg(self._socket.socket, place, lib.NNG_FLAG_NONBLOCK)
@@ -145,7 +149,7 @@ class PushSocket:
         """Whether there is a connection, which may be a dead one."""
         return bool(self._socket.pipes)
 
-    def send_nowait(self, frame: bytes | bytearray) -> bool:
+    def send_nowait(self, frame: bytes) -> bool:
         """Give a frame to nng; False: there is no connection, or it is still busy with the last one."""
         try:
             self._socket.send(frame, block=False)
@@ -185,7 +189,7 @@ _are_threads_capped = False
 
 def _cap_threads() -> None:
     """Tell nng how many threads to start; it listens before its first socket only."""
-    global _are_threads_capped  # noqa: PLW0603  # nng's own state is one per process
+    global _are_threads_capped  # nng's own state is one per process
     if not _are_threads_capped:
         _are_threads_capped = True
         for name, count in _THREADS.items():
