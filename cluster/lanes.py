@@ -75,7 +75,7 @@ class Lanes:
         on_link: Callable[[str, bool], None],
         on_hello: Callable[[str, int, PeerAddress], None] = _ignore_hello,
     ) -> None:
-        """Control comes in at `port` (0: any that is free), data at `data_port` (None: the one after it, or any).
+        """Control comes in at `port` (0: any that is free), data at `data_port` (or the next one).
 
         `advertise`: where others reach this node, if not there. Without a `secret` everybody is believed.
         `on_items`: (lane, sender's node_id, its boot, items), in the order they were sent.

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 import msgspec
 import trio
@@ -57,9 +56,7 @@ class LaneNode:
 
     def texts(self, lane: Lane | None = None, sender: str | None = None) -> list[bytes]:
         return [
-            item
-            for on, node_id, _, item in self.items
-            if lane in (None, on) and sender in (None, node_id)
+            item for on, node_id, _, item in self.items if lane in (None, on) and sender in (None, node_id)
         ]
 
     async def until(self, is_so: Callable[[], object], timeout_s: float = 20.0) -> None:
@@ -71,8 +68,7 @@ class LaneNode:
                     await changed.wait()
 
     async def until_up(self, *others: "LaneNode") -> None:
-        for other in others:
-            await self.until(lambda node_id=other.node_id: self.lanes.is_reachable(node_id))
+        await self.until(lambda: all(self.lanes.is_reachable(other.node_id) for other in others))
 
     def _tell(self) -> None:
         self._changed.set()
@@ -130,8 +126,3 @@ def rss_bytes(pid: int | str = "self") -> int:
     """The resident memory of a process. Linux only; elsewhere the tests that need it are skipped."""
     with open(f"/proc/{pid}/statm") as statm:
         return int(statm.read().split()[1]) * 4096
-
-
-async def stopped(scope: Any) -> None:
-    scope.cancel()
-    await trio.lowlevel.checkpoint()
