@@ -25,6 +25,8 @@ from server import config, desk
 from server.config import ConfigError, Settings
 from server.desk import CliError, Printer, Work, needs_data, run_at_desk
 from server.directory import DEFAULT_APP_ID
+from server.launch import command as cluster
+from server.launch import leash
 from server.log_setup import set_up_logging
 from server.version import VERSION
 from storage.backup import backup, restore
@@ -41,6 +43,7 @@ INTERRUPTED: Final = 130
 
 
 def _serve(_: argparse.Namespace, settings: Settings) -> int:
+    leash.tie_to_launcher(os.environ)
     from server.app import run  # the whole node: other commands start faster without it
 
     return run(settings, on_ready=lambda addresses: print(f"hubbub is at {addresses.page}", flush=True))
@@ -129,7 +132,16 @@ def _version(args: argparse.Namespace, _: Settings) -> int:
 class _Parser(argparse.ArgumentParser):
     """Wrong usage is one sentence and where to read on."""
 
+    words: Sequence[str] = ()  # where its commands are optional: what stands after its name
+
     def error(self, message: str) -> NoReturn:
+        # The value of a flag that is not there looks like a command; the flag is what is wrong.
+        if "invalid choice" in message:
+            usage = self.format_usage()
+            unknown = [
+                word for word in self.words if word.startswith("--") and word.split("=")[0] not in usage
+            ]
+            message = f"unrecognized arguments: {unknown[0]}" if unknown else message
         word, _, _ = message.removeprefix("unrecognized arguments: ").partition(" ")
         if word != message.partition(" ")[0] and word.startswith("--"):
             flags = [_flag(name) for name in config.FIELDS if name not in config.SECRETS]
@@ -146,6 +158,7 @@ def make_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
         epilog="examples:\n"
         "  hubbub serve                          run a node here and print the address to open\n"
         "  hubbub serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem\n"
+        "  hubbub cluster --nodes 3              several nodes on this machine, as one\n"
         "  hubbub users create ann               make an account\n"
         "  hubbub keys create --json             an app key for your backend\n"
         "  hubbub backup /backups/today          while the node runs\n\n"
@@ -157,6 +170,11 @@ def make_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
 
     serve = _command(commands, "serve", "run a node", _serve, with_settings=True)
     serve.epilog = "Each flag is also a variable (HUBBUB_PORT) and a key in hubbub.toml (port = 8080)."
+    launch = _command(
+        commands, "cluster", "run several nodes on this machine", cluster.run_cluster, with_settings=True
+    )
+    cluster.add_words(launch)
+    launch.words = argv[1:]
     for name, help_text, module in (
         ("chat", "chat from this terminal", "hubbub.terminal"),
         ("replay", "play logs of IRC channels into a group", "hubbub.replay"),
@@ -243,16 +261,17 @@ def _command(
     run: Callable[[argparse.Namespace, Settings], int],
     *,
     with_settings: bool = False,
-) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
+) -> _Parser:
+    parser: _Parser = commands.add_parser(
         name, help=help_text, description=help_text[:1].upper() + help_text[1:] + "."
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, has_settings=with_settings)
     parser.add_argument("--config", default="", metavar="FILE", help="settings file; else ./hubbub.toml")
-    if name != "serve":
+    if name not in ("serve", "cluster"):
         parser.add_argument("--json", action="store_true", help="print JSON")
     for field in config.FIELDS if with_settings else ("data_dir",):
-        if field not in config.SECRETS:
+        # A launcher names its nodes itself, and they are a cluster.
+        if field not in config.SECRETS and not (name == "cluster" and field in cluster.OF_ONE_NODE):
             _add_setting(parser, field)
     return parser
 
@@ -274,7 +293,8 @@ def _add_setting(parser: argparse.ArgumentParser, name: str) -> None:
         )
         return
     metavar = {int: "N", float: "N", list: "A,B"}.get(kind, "TEXT")
-    parser.add_argument(flag, default=argparse.SUPPRESS, metavar=metavar, help=help_text)
+    flags = (flag, "--data") if name == "data_dir" else (flag,)
+    parser.add_argument(*flags, dest=name, default=argparse.SUPPRESS, metavar=metavar, help=help_text)
 
 
 # -- main -------------------------------------------------------------------------------------------
@@ -305,8 +325,10 @@ def _main(words: list[str]) -> int:
     if hasattr(args, "tool"):
         return int(args.tool.run(args) or OK)
     flags = {name: getattr(args, name) for name in config.FIELDS if _is_setting(args, name)}
-    loaded = config.load(flags, os.environ, config_file=args.config)
-    args.sources = loaded.sources
+    # A launcher gives the ports to its nodes, so it checks the settings as those will have them.
+    is_launcher = args.run is cluster.run_cluster
+    loaded = config.load(flags, os.environ, config_file=args.config, is_checked=not is_launcher)
+    args.sources, args.given = loaded.sources, flags
     if args.run is not _serve:
         set_up_logging(log_format="console", level="warning")
     code: int = args.run(args, loaded.settings)
@@ -315,7 +337,7 @@ def _main(words: list[str]) -> int:
 
 def _is_setting(args: argparse.Namespace, name: str) -> bool:
     # Commands that take one setting have arguments of their own beside it.
-    return hasattr(args, name) and (name == "data_dir" or args.run in (_serve, _config))
+    return hasattr(args, name) and (name == "data_dir" or args.has_settings)
 
 
 def _sentence(exc: BaseException) -> str:

@@ -23,7 +23,7 @@ from msgspec import Meta
 from server.ratelimit import Rate, trusted_networks
 
 ENV_PREFIX: Final = "HUBBUB_"
-# Variables that are no settings of a node: of `hubbub chat` and `replay`, and of the tests.
+# Variables that are no settings of a node: of `hubbub chat` and `replay`, of the tests, of the launcher.
 OTHER_VARIABLES: Final = frozenset(
     {
         "HUBBUB_CONFIG",
@@ -33,10 +33,12 @@ OTHER_VARIABLES: Final = frozenset(
         "HUBBUB_APP_SECRET",
         "HUBBUB_LONG",
         "HUBBUB_SEED",
+        "HUBBUB_LAUNCHER",
     }
 )
 SECRETS: Final = frozenset({"admin_token", "server_secret", "cluster_secret"})
 SECRET_FILE: Final = "secret.key"
+CLUSTER_SECRET_FILE: Final = "cluster.key"
 DEFAULT_FILE: Final = "hubbub.toml"
 _SIZE = re.compile(r"(\d+)\s*([KMG]?)i?B?", re.IGNORECASE)
 _SIZE_FACTORS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -259,8 +261,12 @@ def base_type(name: str) -> Any:
     return typing.get_origin(kind) if typing.get_origin(kind) is list else kind
 
 
-def load(flags: Mapping[str, Any], environ: Mapping[str, str], *, config_file: str = "") -> Loaded:
+def load(
+    flags: Mapping[str, Any], environ: Mapping[str, str], *, config_file: str = "", is_checked: bool = True
+) -> Loaded:
     """Gather the settings. `flags` holds only what was given.
+
+    Each value is converted and within its own limits; with `is_checked` they also go together.
 
     Without `config_file`, HUBBUB_CONFIG names the file, or hubbub.toml in the current folder is read if it
     exists. Raises: ConfigError.
@@ -290,7 +296,8 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], *, config_file: s
         values[key] = _converted(key, _parsed(key, value) if isinstance(value, str) else value, flag)
         sources[key] = flag
     settings = Settings(**values)
-    _check(settings)
+    if is_checked:
+        _check(settings)
     return Loaded(settings, sources)
 
 
@@ -437,9 +444,21 @@ def server_secret(settings: Settings) -> bytes:
     """
     if settings.server_secret:
         return bytes.fromhex(settings.server_secret)
-    path = settings.data_path / SECRET_FILE
+    return _secret_of(settings, SECRET_FILE)
+
+
+def cluster_secret(settings: Settings) -> str:
+    """Return what the nodes of this directory know of each other; make cluster.key at the first use.
+
+    A lost one is made anew, once all nodes are down: nothing stored depends on it. Raises: ConfigError.
+    """
+    return settings.cluster_secret or _secret_of(settings, CLUSTER_SECRET_FILE).hex()
+
+
+def _secret_of(settings: Settings, file_name: str) -> bytes:
+    path = settings.data_path / file_name
     try:
-        settings.data_path.mkdir(parents=True, exist_ok=True)
+        settings.data_path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
             _make_secret(path)
         secret = path.read_bytes()
@@ -452,7 +471,7 @@ def server_secret(settings: Settings) -> bytes:
 
 def _make_secret(path: Path) -> None:
     """Write the file whole before it gets its name, and let the first of two processes win."""
-    temporary = path.with_name(f"{SECRET_FILE}.{os.getpid()}")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:

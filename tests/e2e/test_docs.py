@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +17,10 @@ import trio
 import hubbub
 from protocol import events as e
 from server import config
+from server.cli import make_parser
+from server.clustering import cluster_settings
+from server.launch.child import KILL_AFTER_S
+from server.launch.plan import NodePlans, find_free_ports, first_ports
 from tests.nodes import ROOT, NodeProcess, running_node
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("protocol/*.md")])
@@ -97,6 +103,105 @@ def test_the_operators_page_names_settings_that_exist_with_their_defaults() -> N
             if isinstance(value, int | float):
                 factor = 1 << 20 if "MiB" in defaults else 1
                 assert int(shown[index].replace(",", "")) * factor == value, name
+
+
+def commands_in(document: str) -> list[list[str]]:
+    """The words after `hubbub` in a document's shell blocks and units."""
+    text = "\n".join(blocks(document, "sh") + blocks(document, "ini"))
+    found = re.findall(r"(?:^ *|until |/bin/)hubbub ([a-z].*)$", text, re.MULTILINE)
+    return [re.split(r" \|\| | >|#|;", line)[0].split() for line in found]
+
+
+@pytest.mark.parametrize("document", ["docs/OPERATING.md", "docs/CLUSTER.md"])
+def test_the_commands_of_the_documents_are_understood(document: str) -> None:
+    """Operators who copy them, and systemd."""
+    found = commands_in(document)
+    assert len(found) >= 8
+    for words in found:
+        make_parser(words).parse_args(words)  # wrong usage would exit
+
+
+def test_the_units_of_the_documents_allow_for_the_longest_drain() -> None:
+    """systemd must not kill what is still draining."""
+    needed_s = 2 * config.DEFAULTS.drain_s + KILL_AFTER_S
+    units = blocks("docs/CLUSTER.md", "ini")
+    assert len(units) == 2
+    for unit in units:
+        given = re.search(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
+        assert given is not None
+        assert int(given[1]) > needed_s
+
+
+def test_the_ports_of_the_clusters_page_are_those_that_nodes_get() -> None:
+    """Firewalls, and people who look for n3."""
+    rows = re.findall(r"^\| n(\d) \| (.+) \|$", (ROOT / "docs/CLUSTER.md").read_text(), re.MULTILINE)
+    plans = NodePlans(config.DEFAULTS, first_ports(config.DEFAULTS, {}), find_free=find_free_ports)
+    assert [number for number, _ in rows] == ["1", "2", "3"]
+    for number, cells in rows:
+        shown = [int(port) for port in re.findall(r"\d{4}", cells)]
+        assert shown == [port for _, port in plans.plan(int(number)).ports.values()]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")
+def test_the_certificates_of_the_clusters_page_let_nodes_in_and_nobody_else(tmp_path: Path) -> None:
+    """Operators who make their own authority."""
+    (script,) = [block for block in blocks("docs/CLUSTER.md", "sh") if "openssl req" in block]
+    made = subprocess.run(
+        ["sh", "-ec", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "n1.key").stat().st_mode & 0o777 == 0o600
+    flags = {"cluster": True} | {
+        f"cluster_{part}": str(tmp_path / name)
+        for part, name in (("ca", "ca.pem"), ("cert", "n1.pem"), ("key", "n1.key"))
+    }
+    cluster_settings(config.load(flags, {}).settings, "n1")  # raises where the files do not go together
+    other = tmp_path / "other"
+    other.mkdir()
+    subprocess.run(["sh", "-ec", script], cwd=other, capture_output=True, timeout=60, check=True)
+    assert shakes_hands(tmp_path, tmp_path / "n2", authority=tmp_path / "ca.pem")
+    assert not shakes_hands(tmp_path, other / "n2", authority=tmp_path / "ca.pem")
+
+
+def shakes_hands(folder: Path, client: Path, *, authority: Path) -> bool:
+    """Whether a node with the certificate `client` gets into n1, both proving who they are."""
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(folder / "ca.pem"))
+    server.verify_mode = ssl.CERT_REQUIRED
+    server.load_cert_chain(folder / "n1.pem", folder / "n1.key")
+    dialling = ssl.create_default_context(cafile=str(authority))
+    dialling.load_cert_chain(client.with_suffix(".pem"), client.with_suffix(".key"))
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [
+        dialling.wrap_bio(to_client, to_server, server_hostname="127.0.0.1"),
+        server.wrap_bio(to_server, to_client, server_side=True),
+    ]
+    for _ in range(10):
+        for end in list(ends):
+            try:
+                end.do_handshake()
+                ends.remove(end)
+            except ssl.SSLWantReadError:
+                pass
+            except ssl.SSLError:
+                return False
+    return not ends
+
+
+@pytest.mark.slow
+def test_the_metrics_of_the_clusters_page_are_those_of_its_nodes(tmp_path: Path) -> None:
+    """Operators who write an alarm after it."""
+    text = (ROOT / "docs/CLUSTER.md").read_text()
+    table = text.partition("| metric | alarm |")[2].partition("\n\n")[0]
+    names = {
+        name
+        for row in re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", row)  # those with labels are there once they are not 0
+    }
+    assert len(names) >= 8
+    with running_node(tmp_path, "--cluster", "--node-id", "n1", "--cluster-port", "0") as node:
+        found = httpx.get(f"{node.url}/metrics", timeout=30).text
+    exported = set(re.findall(r"^# TYPE hubbub_cluster_(\w+) ", found, re.MULTILINE))
+    assert names <= exported
 
 
 @pytest.mark.slow
