@@ -14,7 +14,8 @@ import trio
 from cluster import wire
 from cluster.lanes import Lane, PeerAddress
 
-RELAY_OVERHEAD_BYTES: Final = 256
+# A lane that is only just opening is not a broken one; one that has not opened by then is.
+OPENING_S: Final = 3.0
 
 OnItem = Callable[[str, int, wire.AnyItem], None]
 """(node_id, boot, item) of the sender, also where a third node passed it on."""
@@ -49,7 +50,7 @@ class Mesh:
         self._lanes: LaneSet | None = None  # while they are open
         self._boot = 0
         self._alive: dict[str, int] = {}  # node_id -> boot, of the other nodes that gossip calls alive
-        self._was_reachable: set[str] = set()  # a lane that is only just opening is not a broken one
+        self._opening_until: dict[str, float] = {}  # of those not reached yet; trio.current_time() seconds
         self._reach: dict[str, frozenset[str]] = {}  # node_id -> the nodes that it says it reaches
         self.malformed_count = 0
         self.relayed_count = 0
@@ -63,16 +64,18 @@ class Mesh:
         """There are no lanes for now; nothing is sent."""
         self._lanes = None
         self._alive.clear()
-        self._was_reachable.clear()
+        self._opening_until.clear()
         self._reach.clear()
 
     def set_alive(self, node_id: str, boot: int | None) -> None:
         """Gossip calls a node alive, or (None) does so no more."""
         if boot is None:
             self._alive.pop(node_id, None)
-            self._was_reachable.discard(node_id)
+            self._opening_until.pop(node_id, None)
             self._reach.pop(node_id, None)
         else:
+            if self._alive.get(node_id) != boot:
+                self._opening_until[node_id] = trio.current_time() + OPENING_S
             self._alive[node_id] = boot
 
     @property
@@ -123,6 +126,19 @@ class Mesh:
         for node_id in self._alive:
             self._send(node_id, Lane.CONTROL, payload)
 
+    def next_hop(self, node_id: str) -> str:
+        """Who gets an item for that node first: itself, or one that passes it on. "": there is no way."""
+        if self._lanes is None or node_id not in self._alive:
+            return ""
+        return self._hop(self._lanes, node_id)
+
+    def _hop(self, lanes: LaneSet, node_id: str) -> str:
+        if lanes.is_reachable(node_id):
+            self._opening_until.pop(node_id, None)
+        elif trio.current_time() >= self._opening_until.get(node_id, 0.0):
+            return next(iter(self.relays_to(node_id)), "")
+        return node_id
+
     def _send(self, node_id: str, lane: Lane, payload: bytes, *, needs_way: bool = False) -> bool:
         """Send directly, or round a broken way. Without any way, what does not need one goes into the lane
         all the same: should it be lost there, the receiver notices.
@@ -130,15 +146,12 @@ class Mesh:
         lanes = self._lanes
         if lanes is None:
             return False
-        if lanes.is_reachable(node_id):
-            self._was_reachable.add(node_id)
-        elif node_id in self._was_reachable:
-            for relay in self.relays_to(node_id):
-                item = wire.Relayed(node_id, self._node_id, self._boot, payload)
-                return self._counted(lanes.send_nowait(relay, lane, wire.encode(item)))
-            if needs_way:
-                return self._counted(False)
-        return self._counted(lanes.send_nowait(node_id, lane, payload))
+        hop = self._hop(lanes, node_id)
+        if hop not in ("", node_id):
+            payload = wire.encode(wire.Relayed(node_id, self._node_id, self._boot, payload))
+        elif not hop and needs_way:
+            return self._counted(False)
+        return self._counted(lanes.send_nowait(hop or node_id, lane, payload))
 
     def _counted(self, is_taken: bool) -> bool:
         self.dropped_count += not is_taken
@@ -152,17 +165,29 @@ class Mesh:
             self._take(lane, node_id, boot, payload)
 
     def _take(self, lane: Lane, node_id: str, boot: int, payload: bytes) -> None:
-        try:
-            item = wire.decode(payload)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            # A newer version's item, or a bug of its sender: skipped, as an event would be that was lost.
-            self.malformed_count += 1
-            log.debug("item_not_understood", peer_id=node_id, error=str(error))
+        item = self._decode(node_id, payload)
+        if item is None:
             return
         if not isinstance(item, wire.Relayed):
             self._on_item(node_id, boot, item)
         elif item.to == self._node_id:
-            self._take(lane, item.origin, item.origin_boot, item.item)
+            inner = self._decode(item.origin, item.item)
+            if isinstance(inner, wire.Relayed):  # nobody wraps twice
+                self.malformed_count += 1
+            elif inner is not None:
+                self._on_item(item.origin, item.origin_boot, inner)
         elif item.origin == node_id and self._lanes is not None:  # passed on once, never round in circles
             self.relayed_count += 1
             self._counted(self._lanes.send_nowait(item.to, lane, payload))
+
+    def _decode(self, node_id: str, payload: bytes) -> wire.AnyItem | None:
+        """Decode an item; one of a newer version is skipped, as one would be that was lost on the way."""
+        try:
+            return wire.decode(payload)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            self.malformed_count += 1
+            log.debug("item_not_understood", peer_id=node_id, error=str(error))
+        corr = wire.corr_of_unknown_call(payload)
+        if corr is not None:  # its sender need not wait in vain
+            self.send(node_id, wire.not_understood(corr))
+        return None

@@ -234,6 +234,25 @@ _decoder: msgspec.msgpack.Decoder[AnyItem] = msgspec.msgpack.Decoder(AnyItem)
 encode: Final = msgspec.msgpack.Encoder().encode
 
 
+_call_decoder: msgspec.msgpack.Decoder[list[msgspec.Raw]] = msgspec.msgpack.Decoder(list[msgspec.Raw])
+
+
+def not_understood(corr: int) -> Failed:
+    """Answer a call that this node does not understand, as it is of a newer version."""
+    return Failed(corr, "internal", "The node in charge does not know this command yet.", 5.0)
+
+
+def corr_of_unknown_call(payload: bytes) -> int | None:
+    """Find out by what to answer an item that is a Call and could not be decoded; None: it is no Call."""
+    try:
+        parts = _call_decoder.decode(payload)
+        if len(parts) < 2 or msgspec.msgpack.decode(parts[0], type=str) != "call":
+            return None
+        return msgspec.msgpack.decode(parts[1], type=int)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+
+
 def decode(payload: bytes) -> AnyItem:
     """Decode one item. Raises: msgspec.MsgspecError; ValueError."""
     return _decoder.decode(payload)
