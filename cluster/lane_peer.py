@@ -396,7 +396,17 @@ class Peer:
 
     def _open(self, lane: Lane) -> PushSocket:
         port = self.address.port if lane is Lane.CONTROL else self.address.data_port
-        return PushSocket(self._tls, self.address.host, port)
+        on_lost = self._connection_lost if lane is Lane.CONTROL else None
+        return PushSocket(self._tls, self.address.host, port, on_lost=on_lost)
+
+    def _connection_lost(self) -> None:
+        """The peer's system has closed the connection: no need to wait until its silence tells.
+
+        What was sent before proves nothing any more; a beat over the next connection does.
+        """
+        self._sent.clear()
+        self._acked_at = float("-inf")
+        self._set_up(False, trio.current_time())
 
 
 async def _writable(socket: PushSocket) -> None:

@@ -122,8 +122,13 @@ class PullSocket:
 class PushSocket:
     """One lane's connection to one peer, made again by itself whenever it is lost."""
 
-    def __init__(self, tls: LaneTls | None, host: str, port: int) -> None:
+    def __init__(
+        self, tls: LaneTls | None, host: str, port: int, *, on_lost: Callable[[], None] | None = None
+    ) -> None:
+        """`on_lost`: the connection broke; in the Trio thread, perhaps when there is another one already."""
         _cap_threads()
+        self._on_lost = on_lost
+        self._token = trio.lowlevel.current_trio_token()
         self._url = _url("tcp" if tls is None else "tls+tcp", host, port)
         config = None
         if tls is not None:
@@ -138,6 +143,8 @@ class PushSocket:
         self._socket.tcp_keepalive = True
         self.connect_count = 0
         self._socket.add_post_pipe_connect_cb(self._connected)
+        if on_lost is not None:
+            self._socket.add_post_pipe_remove_cb(self._lost)
         self._fd: int = self._socket.send_fd
         self._is_closed = False
         # An address that cannot be one is never reached, as one where nobody answers.
@@ -176,6 +183,15 @@ class PushSocket:
 
     def _connected(self, _pipe: Any) -> None:
         self.connect_count += 1  # in one of nng's threads, which hold a lock around this
+
+    def _lost(self, _pipe: Any) -> None:
+        """Runs in one of nng's threads, also while the socket is closed."""
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._tell_lost)
+
+    def _tell_lost(self) -> None:
+        if self._on_lost is not None and not self._is_closed:
+            self._on_lost()
 
 
 _ERRNO: Final = {
