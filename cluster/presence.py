@@ -37,7 +37,7 @@ OnGone = Callable[[str, int], None]
 
 
 class _View(NamedTuple):
-    """What is shown of a user elsewhere, and the reachable nodes with a connection. Shared by many users."""
+    """What is shown of a user elsewhere, and the nodes with a connection. Shared by many users."""
 
     state: PresenceState
     node_ids: tuple[str, ...]
@@ -359,7 +359,9 @@ class PresenceDirectory:
             found = replica.states.get(user_id)
             if found is not None:
                 state = _better(state, found)
-                if replica.is_up:
+                # A node that is down stays in views, and nodes_of leaves it out: so nothing need be done to them
+                # when it is back within the grace.
+                if not replica.is_ended:
                     node_ids += (replica.node_id,)
         old = self._views.get(user_id)
         shown = "offline" if old is None else old.state

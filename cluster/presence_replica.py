@@ -29,6 +29,7 @@ class PresenceReplica:
         "digest",
         "drop_at",
         "hide_at",
+        "is_ended",
         "is_orderly",
         "is_shown",
         "is_up",
@@ -50,6 +51,7 @@ class PresenceReplica:
         self.is_up = True
         self.is_shown = True
         self.is_orderly = False  # it said good-bye
+        self.is_ended = False  # its node has a newer boot
         self.hide_at = math.inf
         self.drop_at = math.inf
         self.lost_at_ms = 0
@@ -67,6 +69,7 @@ class PresenceReplica:
     def ended(self, now: float, at_ms: int) -> None:
         """That boot will never be back: nothing is kept beyond the grace."""
         self.lost(now, at_ms)
+        self.is_ended = True
         self.drop_at = self.hide_at
 
     def returned(self) -> None:

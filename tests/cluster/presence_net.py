@@ -39,12 +39,14 @@ class SimNode:
         if other.boot >= self.up.get(other.node_id, 0):
             self.up[other.node_id] = other.boot
         self.directory.peer_up(other.node_id, other.boot, self._net.now)
+        self._net.poll(self)
 
     def lose(self, other: "SimNode") -> None:
         """Conclude that another node is down."""
         if self.up.get(other.node_id) == other.boot:
             del self.up[other.node_id]
         self.directory.node_lost(other.node_id, other.boot, self._net.now)
+        self._net.poll(self)
 
     def _changed(self, user_id: str, state: PresenceState, last_seen_ms: int) -> None:
         assert state != self.shown.get(user_id, "offline"), "told what was shown already"
@@ -112,7 +114,7 @@ class PresenceNet:
             node.truth[user_id] = state
             if came:
                 node.came_at[user_id] = version
-        self._poll(node)
+        self.poll(node)
         return version
 
     def kill(self, node_id: str) -> SimNode:
@@ -128,7 +130,6 @@ class PresenceNet:
         for other in self.alive:
             if other is not node:
                 node.find(other)
-        self._poll(node)
         return node
 
     def lose(self, node_id: str) -> None:
@@ -195,10 +196,11 @@ class PresenceNet:
         for _ in range(1_000):
             if node.directory.next_deadline > self.now:
                 return
-            self._poll(node)
+            self.poll(node)
         raise AssertionError(f"{node.node_id} asks to be called for ever: a busy loop")
 
-    def _poll(self, node: SimNode) -> None:
+    def poll(self, node: SimNode) -> None:
+        """Do what a node wants to do now."""
         for to, message in node.directory.due(self.now):
             self._send(node, to, message)
         self.after_step(node)
@@ -220,4 +222,4 @@ class PresenceNet:
         message = _decoder.decode(payload)
         for answer in target.directory.received(sender.node_id, sender.boot, message, self.now):
             self._send(target, sender.node_id, answer)
-        self._poll(target)
+        self.poll(target)
