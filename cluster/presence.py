@@ -139,7 +139,11 @@ class PresenceDirectory:
         return min(acked, default=self._log.version)
 
     def announced(self, version: int) -> bool:
-        """Tell whether nobody need wait any longer for the peers to know of this version."""
+        """Tell whether nobody need wait any longer for the peers to know of this version.
+
+        Of two changes of one user only the later one is told: should there be more to tell than fits into one
+        delta, and the earlier one be announced by itself, then the user may be known a round trip later.
+        """
         return self.announced_version >= version
 
     def gave_up(self, version: int) -> None:
@@ -359,8 +363,8 @@ class PresenceDirectory:
             found = replica.states.get(user_id)
             if found is not None:
                 state = _better(state, found)
-                # A node that is down stays in views, and nodes_of leaves it out: so nothing need be done to them
-                # when it is back within the grace.
+                # A node that is down stays in views, and nodes_of leaves it out: so nothing need be done to
+                # them when it is back within the grace.
                 if not replica.is_ended:
                     node_ids += (replica.node_id,)
         old = self._views.get(user_id)

@@ -25,6 +25,7 @@ class SimNode:
         self.is_alive = True
         self.truth: dict[str, PresenceState] = {}
         self.came_at: dict[str, int] = {}  # user_id -> the version that told that they came
+        self.told_at: dict[str, int] = {}  # user_id -> the version that told their last state
         self.shown: dict[str, PresenceState] = {}  # as on_change tells it
         self.changes: list[tuple[float, str, PresenceState, int]] = []
         self.gone: list[tuple[str, int]] = []
@@ -47,6 +48,10 @@ class SimNode:
             del self.up[other.node_id]
         self.directory.node_lost(other.node_id, other.boot, self._net.now)
         self._net.poll(self)
+
+    def can_reach(self, other: "SimNode") -> bool:
+        """Tell whether this node believes that very boot of another one to be up."""
+        return self.up.get(other.node_id) == other.boot
 
     def _changed(self, user_id: str, state: PresenceState, last_seen_ms: int) -> None:
         assert state != self.shown.get(user_id, "offline"), "told what was shown already"
@@ -107,6 +112,7 @@ class PresenceNet:
         node = self.nodes[node_id]
         came = state is not None and user_id not in node.truth
         version = node.directory.local_changed(user_id, state, self.now_ms, self.now, urgent=came)
+        node.told_at[user_id] = version
         if state is None:
             node.truth.pop(user_id, None)
             node.came_at.pop(user_id, None)
