@@ -119,6 +119,8 @@ class PresenceDirectory:
         if urgent:
             # Also when nothing is new: what said so may still be gathering.
             self._wanted_version = max(self._wanted_version, version)
+            if self._wanted_version == self._log.version:
+                self._gather_until = math.inf  # it takes along what was gathered
         elif self._log.version > before:
             self._gather_until = min(self._gather_until, now + GATHER_S)
         return version
@@ -181,9 +183,12 @@ class PresenceDirectory:
         self._arrange()
 
     def node_lost(self, node_id: str, boot: int, now: float) -> None:
-        """A node cannot be reached: send it nothing, and show its users for the grace only."""
+        """A node cannot be reached: send it nothing, and show its users for the grace only.
+
+        The loss of a boot that was never up here says that the older one, which was, is no more either.
+        """
         peer = self._peers.get(node_id)
-        if peer is None or boot != peer.replica.boot or not peer.replica.is_up:
+        if peer is None or boot < peer.replica.boot or not peer.replica.is_up:
             return
         peer.replica.lost(now, self._now_ms())
         self._lost.append(peer.replica)

@@ -44,7 +44,7 @@ class SimNode:
 
     def lose(self, other: "SimNode") -> None:
         """Conclude that another node is down."""
-        if self.up.get(other.node_id) == other.boot:
+        if self.up.get(other.node_id, math.inf) <= other.boot:
             del self.up[other.node_id]
         self.directory.node_lost(other.node_id, other.boot, self._net.now)
         self._net.poll(self)
