@@ -90,13 +90,17 @@ class PresenceReplica:
         """Take in what is new in a delta of this boot, whatever was lost, repeated or overtaken on the way.
 
         A delta that begins at or below our version and ends above it was made of a log that had all we know,
-        and names each user's last state: so none of its items is older than ours.
+        and names each user's last state: so none of its items is older than ours. Whatever is not of what is
+        under way here is answered by asking, or two nodes that took a late message for news might insist for
+        ever on different resets.
         """
         if delta.reset_version:
             return self._apply_reset(delta)
+        if self._reset_version:
+            return self.ack(is_asking=True), []
         if delta.to_version <= self.version:
             return self.ack(is_asking=False), []
-        if self._reset_version or delta.from_version > self.version:
+        if delta.from_version > self.version:
             return self.ack(is_asking=True), []
         touched = self._put(delta.items)
         self.version = delta.to_version
@@ -104,8 +108,10 @@ class PresenceReplica:
 
     def _apply_reset(self, delta: PresenceDelta) -> tuple[PresenceAck, Touched]:
         reset_version = delta.reset_version
-        if reset_version <= self.version or reset_version < self._reset_version:
-            return self.ack(is_asking=False), []  # it is over, was not needed, or another one began since
+        if reset_version < self._reset_version:
+            return self.ack(is_asking=True), []  # another one began since
+        if reset_version <= self.version:
+            return self.ack(is_asking=False), []  # it is over, or was not needed
         if reset_version > self._reset_version:
             if delta.from_version > 0:
                 return self.ack(is_asking=True), []

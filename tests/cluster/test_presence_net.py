@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cluster import presence_feed, presence_log
@@ -123,6 +123,8 @@ def _heal(net: PresenceNet) -> None:
     delay_s=st.sampled_from([(0.001, 0.001), (0.0, 0.1), (0.0, 3.0)]),
     is_tight=st.booleans(),
 )
+# Once: a late ask made the writer resume an older reset than the reader's, and neither gave way.
+@example(seed=325, node_count=4, loss=0.0, repeat=0.3, delay_s=(0.0, 3.0), is_tight=True)
 def test_after_healing_all_agree_with_the_truth(
     seed: int, node_count: int, loss: float, repeat: float, delay_s: tuple[float, float], is_tight: bool
 ) -> None:
