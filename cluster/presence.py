@@ -37,7 +37,7 @@ OnGone = Callable[[str, int], None]
 
 
 class _View(NamedTuple):
-    """What is shown of a user elsewhere, and the reachable nodes with a connection. Shared by many users."""
+    """What is shown of a user elsewhere, and the nodes with a connection. Shared by many users."""
 
     state: PresenceState
     node_ids: tuple[str, ...]
@@ -119,6 +119,8 @@ class PresenceDirectory:
         if urgent:
             # Also when nothing is new: what said so may still be gathering.
             self._wanted_version = max(self._wanted_version, version)
+            if self._wanted_version == self._log.version:
+                self._gather_until = math.inf  # it takes along what was gathered
         elif self._log.version > before:
             self._gather_until = min(self._gather_until, now + GATHER_S)
         return version
@@ -139,7 +141,11 @@ class PresenceDirectory:
         return min(acked, default=self._log.version)
 
     def announced(self, version: int) -> bool:
-        """Tell whether nobody need wait any longer for the peers to know of this version."""
+        """Tell whether nobody need wait any longer for the peers to know of this version.
+
+        Of two changes of one user only the later one is told: should there be more to tell than fits into one
+        delta, and the earlier one be announced by itself, then the user may be known a round trip later.
+        """
         return self.announced_version >= version
 
     def gave_up(self, version: int) -> None:
@@ -177,9 +183,12 @@ class PresenceDirectory:
         self._arrange()
 
     def node_lost(self, node_id: str, boot: int, now: float) -> None:
-        """A node cannot be reached: send it nothing, and show its users for the grace only."""
+        """A node cannot be reached: send it nothing, and show its users for the grace only.
+
+        The loss of a boot that was never up here says that the older one, which was, is no more either.
+        """
         peer = self._peers.get(node_id)
-        if peer is None or boot != peer.replica.boot or not peer.replica.is_up:
+        if peer is None or boot < peer.replica.boot or not peer.replica.is_up:
             return
         peer.replica.lost(now, self._now_ms())
         self._lost.append(peer.replica)
@@ -359,7 +368,9 @@ class PresenceDirectory:
             found = replica.states.get(user_id)
             if found is not None:
                 state = _better(state, found)
-                if replica.is_up:
+                # A node that is down stays in views, and nodes_of leaves it out: so nothing need be done to
+                # them when it is back within the grace.
+                if not replica.is_ended:
                     node_ids += (replica.node_id,)
         old = self._views.get(user_id)
         shown = "offline" if old is None else old.state

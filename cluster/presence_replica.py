@@ -29,6 +29,7 @@ class PresenceReplica:
         "digest",
         "drop_at",
         "hide_at",
+        "is_ended",
         "is_orderly",
         "is_shown",
         "is_up",
@@ -50,6 +51,7 @@ class PresenceReplica:
         self.is_up = True
         self.is_shown = True
         self.is_orderly = False  # it said good-bye
+        self.is_ended = False  # its node has a newer boot
         self.hide_at = math.inf
         self.drop_at = math.inf
         self.lost_at_ms = 0
@@ -67,6 +69,7 @@ class PresenceReplica:
     def ended(self, now: float, at_ms: int) -> None:
         """That boot will never be back: nothing is kept beyond the grace."""
         self.lost(now, at_ms)
+        self.is_ended = True
         self.drop_at = self.hide_at
 
     def returned(self) -> None:
@@ -87,13 +90,17 @@ class PresenceReplica:
         """Take in what is new in a delta of this boot, whatever was lost, repeated or overtaken on the way.
 
         A delta that begins at or below our version and ends above it was made of a log that had all we know,
-        and names each user's last state: so none of its items is older than ours.
+        and names each user's last state: so none of its items is older than ours. Whatever is not of what is
+        under way here is answered by asking, or two nodes that took a late message for news might insist for
+        ever on different resets.
         """
         if delta.reset_version:
             return self._apply_reset(delta)
+        if self._reset_version:
+            return self.ack(is_asking=True), []
         if delta.to_version <= self.version:
             return self.ack(is_asking=False), []
-        if self._reset_version or delta.from_version > self.version:
+        if delta.from_version > self.version:
             return self.ack(is_asking=True), []
         touched = self._put(delta.items)
         self.version = delta.to_version
@@ -101,8 +108,10 @@ class PresenceReplica:
 
     def _apply_reset(self, delta: PresenceDelta) -> tuple[PresenceAck, Touched]:
         reset_version = delta.reset_version
-        if reset_version <= self.version or reset_version < self._reset_version:
-            return self.ack(is_asking=False), []  # it is over, was not needed, or another one began since
+        if reset_version < self._reset_version:
+            return self.ack(is_asking=True), []  # another one began since
+        if reset_version <= self.version:
+            return self.ack(is_asking=False), []  # it is over, or was not needed
         if reset_version > self._reset_version:
             if delta.from_version > 0:
                 return self.ack(is_asking=True), []

@@ -25,6 +25,7 @@ class SimNode:
         self.is_alive = True
         self.truth: dict[str, PresenceState] = {}
         self.came_at: dict[str, int] = {}  # user_id -> the version that told that they came
+        self.told_at: dict[str, int] = {}  # user_id -> the version that told their last state
         self.shown: dict[str, PresenceState] = {}  # as on_change tells it
         self.changes: list[tuple[float, str, PresenceState, int]] = []
         self.gone: list[tuple[str, int]] = []
@@ -39,12 +40,18 @@ class SimNode:
         if other.boot >= self.up.get(other.node_id, 0):
             self.up[other.node_id] = other.boot
         self.directory.peer_up(other.node_id, other.boot, self._net.now)
+        self._net.poll(self)
 
     def lose(self, other: "SimNode") -> None:
         """Conclude that another node is down."""
-        if self.up.get(other.node_id) == other.boot:
+        if self.up.get(other.node_id, math.inf) <= other.boot:
             del self.up[other.node_id]
         self.directory.node_lost(other.node_id, other.boot, self._net.now)
+        self._net.poll(self)
+
+    def can_reach(self, other: "SimNode") -> bool:
+        """Tell whether this node believes that very boot of another one to be up."""
+        return self.up.get(other.node_id) == other.boot
 
     def _changed(self, user_id: str, state: PresenceState, last_seen_ms: int) -> None:
         assert state != self.shown.get(user_id, "offline"), "told what was shown already"
@@ -105,6 +112,7 @@ class PresenceNet:
         node = self.nodes[node_id]
         came = state is not None and user_id not in node.truth
         version = node.directory.local_changed(user_id, state, self.now_ms, self.now, urgent=came)
+        node.told_at[user_id] = version
         if state is None:
             node.truth.pop(user_id, None)
             node.came_at.pop(user_id, None)
@@ -112,7 +120,7 @@ class PresenceNet:
             node.truth[user_id] = state
             if came:
                 node.came_at[user_id] = version
-        self._poll(node)
+        self.poll(node)
         return version
 
     def kill(self, node_id: str) -> SimNode:
@@ -128,7 +136,6 @@ class PresenceNet:
         for other in self.alive:
             if other is not node:
                 node.find(other)
-        self._poll(node)
         return node
 
     def lose(self, node_id: str) -> None:
@@ -195,10 +202,11 @@ class PresenceNet:
         for _ in range(1_000):
             if node.directory.next_deadline > self.now:
                 return
-            self._poll(node)
+            self.poll(node)
         raise AssertionError(f"{node.node_id} asks to be called for ever: a busy loop")
 
-    def _poll(self, node: SimNode) -> None:
+    def poll(self, node: SimNode) -> None:
+        """Do what a node wants to do now."""
         for to, message in node.directory.due(self.now):
             self._send(node, to, message)
         self.after_step(node)
@@ -220,4 +228,4 @@ class PresenceNet:
         message = _decoder.decode(payload)
         for answer in target.directory.received(sender.node_id, sender.boot, message, self.now):
             self._send(target, sender.node_id, answer)
-        self._poll(target)
+        self.poll(target)

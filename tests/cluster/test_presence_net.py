@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from cluster import presence_feed, presence_log
 from cluster.presence_replica import GRACE_S
 from tests.cluster.presence_net import PresenceNet, SimNode
 from tests.strategies import examples
@@ -15,43 +16,37 @@ AGREED_WITHIN_S = 5.0
 
 
 class _Promise:
-    """Whom a node was able to reach through another one, it keeps reaching there until they leave."""
+    """Whom a node takes for announced, the others show and reach until they leave or their node is lost."""
 
     def __init__(self, net: PresenceNet) -> None:
         self._net = net
-        self._reached: dict[SimNode, set[tuple[str, int, str, int]]] = {}
-        self.reached_count = 0  # that these are not 0 shows that the checks check something
-        self.announced_count = 0
+        self._reached: dict[SimNode, set[tuple[str, int, str, int]]] = {}  # (node_id, boot, user_id, version)
+        self.announced_count = 0  # that these are not 0 shows that the checks check something
+        self.kept_count = 0
 
     def check(self, node: SimNode) -> None:
         self._check_announced(node)
-        reached = self._reached.setdefault(node, set())
         for other in self._net.alive:
-            if other is node:
-                continue
             for user_id, came_at in other.came_at.items():
                 key = (other.node_id, other.boot, user_id, came_at)
-                if other.node_id in node.directory.nodes_of(user_id):
-                    reached.add(key)
-                elif key in reached:
-                    raise AssertionError(f"{node.node_id} forgot {key} at {self._net.now}")
-                if key in reached:
-                    self.reached_count += 1
+                if key in self._reached.get(node, ()):
+                    self.kept_count += 1
+                    assert other.node_id in node.directory.nodes_of(user_id)
                     assert node.directory.elsewhere(user_id)[0] != "offline"
+                    assert node.shown[user_id] != "offline"
 
     def _check_announced(self, node: SimNode) -> None:
-        """What a node takes for announced is known to all that it can reach, if it counts none as lagging."""
+        """All that a node can reach know what it takes for announced, if it counts none as lagging."""
         if node.directory.counts().peers_lagging:
             return
         for user_id, came_at in node.came_at.items():
-            if not node.directory.announced(came_at):
+            if not node.directory.announced(node.told_at[user_id]):
                 continue
             for other in self._net.alive:
-                is_mutual = (
-                    node.up.get(other.node_id) == other.boot and other.up.get(node.node_id) == node.boot
-                )
-                if is_mutual:
+                if node.can_reach(other) and other.can_reach(node):
                     assert node.node_id in other.directory.nodes_of(user_id)
+                    reached = self._reached.setdefault(other, set())
+                    reached.add((node.node_id, node.boot, user_id, came_at))
                     self.announced_count += 1
 
     def lost(self, node: SimNode, node_id: str) -> None:
@@ -84,28 +79,28 @@ def _wreck(net: PresenceNet, promise: _Promise, steps: int) -> None:
         other = random.choice([n for n in net.nodes.values() if n is not node])
         soon = net.now + random.uniform(0, DETECTED_WITHIN_S)
         dice = random.random()
-        if dice < 0.7:
-            if node.is_alive:
-                net.tell(node.node_id, random.choice(users), random.choice(["online", "away", None]))
-        elif dice < 0.8:
+        if not node.is_alive:
+            if dice < 0.5:
+                started = net.restart(node.node_id)
+                for peer in net.alive:
+                    if peer is not started:
+                        net.at(net.now + random.random(), find(peer, started))
+        elif dice < 0.75:
+            net.tell(node.node_id, random.choice(users), random.choice(["online", "away", None]))
+        elif dice < 0.85:
             for a, b in ((node, other), (other, node)):
                 net.cut.add((a.node_id, b.node_id))
-                if random.random() < 0.7:  # a short cut is not noticed at all
+                if random.random() < 0.7:  # a short cut is not noticed at all, or by one side
                     net.at(soon, lose(a, b))
-        elif dice < 0.9:
+        elif dice < 0.95:
             for a, b in ((node, other), (other, node)):
                 net.cut.discard((a.node_id, b.node_id))
                 net.at(soon, find(a, b))
-        elif node.is_alive:
+        else:
             net.kill(node.node_id)
             for peer in net.alive:
                 if random.random() < 0.7:
                     net.at(soon + random.random(), lose(peer, node))
-        else:
-            started = net.restart(node.node_id)
-            for peer in net.alive:
-                if peer is not started:
-                    net.at(net.now + random.random(), find(peer, started))
         net.run(random.choice([0.0, 0.001, 0.01, 0.1, 1.0, 8.0]))
 
 
@@ -126,20 +121,32 @@ def _heal(net: PresenceNet) -> None:
     loss=st.sampled_from([0.0, 0.1, 0.5]),
     repeat=st.sampled_from([0.0, 0.3]),
     delay_s=st.sampled_from([(0.001, 0.001), (0.0, 0.1), (0.0, 3.0)]),
+    is_tight=st.booleans(),
 )
+# Once: a late ask made the writer resume an older reset than the reader's, and neither gave way.
+@example(seed=325, node_count=4, loss=0.0, repeat=0.3, delay_s=(0.0, 3.0), is_tight=True)
 def test_after_healing_all_agree_with_the_truth(
-    seed: int, node_count: int, loss: float, repeat: float, delay_s: tuple[float, float]
+    seed: int, node_count: int, loss: float, repeat: float, delay_s: tuple[float, float], is_tight: bool
 ) -> None:
     """The issue asks for it: whatever was lost, repeated, overtaken, cut off, killed or restarted.
 
     On the way, no node shows a user as offline whom it had reached before, who has stayed where they are, and
-    whose node it has not concluded to be lost.
+    whose node it has not concluded to be lost. With tight limits, resets are common.
     """
+    with pytest.MonkeyPatch.context() as patch:
+        if is_tight:
+            patch.setattr(presence_log, "TOMBSTONE_KEPT_S", 0.5)
+            patch.setattr(presence_log, "MAX_TOMBSTONES", 2)
+            patch.setattr(presence_feed, "MAX_DELTA_ITEMS", 1)
+        _run(seed, node_count, loss, repeat, delay_s)
+
+
+def _run(seed: int, node_count: int, loss: float, repeat: float, delay_s: tuple[float, float]) -> None:
     net = PresenceNet(node_count, seed, loss=loss, repeat=repeat, delay_s=delay_s)
     promise = _Promise(net)
     net.after_step = promise.check
     net.meet()
-    _wreck(net, promise, steps=40)
+    _wreck(net, promise, steps=80)
     _heal(net)
     net.delay_s = (0.001, 0.02)
     net.run(AGREED_WITHIN_S + GRACE_S)
