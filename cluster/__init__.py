@@ -3,7 +3,7 @@
 Owns membership (`membership`, run by `gossip`), the lanes between nodes (`lanes`), which node runs what
 (`placement`, `shards`), who is connected where (`presence`), and how calls and events cross nodes (`wire`,
 `mesh`, `router`, `fanout`); `node` puts them together. Leaves to others what actors decide and what is
-stored: it states what it needs of both as Protocols. Imports actors and protocol only; it alone imports pynng.
+stored: it states its needs as Protocols. Imports actors and protocol only; it alone imports pynng.
 """
 
 from cluster.node import ClusterNode, ClusterSettings

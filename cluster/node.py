@@ -11,7 +11,7 @@ It fits server.chat_core.Surroundings. What it needs of the actors comes in by `
 
 import zlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -178,6 +178,10 @@ class ClusterNode:
     @property
     def boot(self) -> int:
         return self.keeper.boot
+
+    @property
+    def check_members(self) -> Callable[[Iterable[str]], None]:
+        return self.healer.check_users
 
     async def announced(self) -> None:
         """Return when all other nodes know of the sessions attached so far, or are too slow for that."""

@@ -4,7 +4,7 @@ Supervision: `actors` is one_for_one. A host that fails is restarted with empty 
 from the log with the next message.
 """
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from functools import partial
 from secrets import token_hex
 from typing import Final, Protocol
@@ -54,6 +54,11 @@ class Surroundings(Protocol):
         """Which life of this node it is."""
         ...
 
+    @property
+    def check_members(self) -> Callable[[Iterable[str]], None] | None:
+        """Read again which conversations these users are in; None where the hub is never told too late."""
+        ...
+
     async def announced(self) -> None:
         """Return when the other nodes know of the sessions that were attached before, or are too slow."""
         ...
@@ -66,6 +71,7 @@ class Alone:
         self.router = router
         self.fanout = hub
         self.leases = self
+        self.check_members = None
         self._epochs = epochs
 
     def epoch_of(self, shard: int) -> int:
@@ -165,6 +171,7 @@ class ChatCore:
             fanout=self.fanout,
             announced=surroundings.announced,
             boot=lambda: surroundings.boot,
+            check_members=surroundings.check_members,
         )
         self.supervisor = Supervisor(
             "actors",

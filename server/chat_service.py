@@ -185,14 +185,21 @@ class ChatService:
         fanout: Fanout,
         announced: Callable[[], Awaitable[None]],
         boot: Callable[[], int],
+        check_members: Callable[[Iterable[str]], None] | None = None,
     ) -> None:
-        """`announced` returns when the other nodes know of the sessions that were attached before."""
+        """`announced` returns when the other nodes know of the sessions that were attached before.
+
+        `check_members`: let the hub hear what these users are in by the store; None where it always does.
+        """
         self._store = store
         self._router = router
         self._hub = hub
         self._fanout = fanout
         self._announced = announced
         self._boot = boot
+        self._check_members = check_members
+        # Commands of sessions that may be members nevertheless: (conn_id, conversation_id) -> in order.
+        self._doubtful: dict[tuple[int, str], list[tuple[Command, ReplyPort]]] = {}
         self._people = people
         self._log_ins = log_ins
         self._node_id = node_id
@@ -312,9 +319,16 @@ class ChatService:
         kind = type(command)
         if kind in _CONVERSATION_TYPES:
             conversation_id: str = command.conversation_id  # type: ignore[union-attr]  # all of that set have it
-            if not self._hub.is_member(caller.conn_id, conversation_id):
+            key = (caller.conn_id, conversation_id)
+            if key in self._doubtful:
+                self._doubtful[key].append((command, reply))
+            elif self._hub.is_member(*key):
+                self._ask(Address("conversation", conversation_id), caller, command, reply)
+            elif self._check_members is None or self._nursery is None:
                 raise Refused("conversation_not_found")
-            self._ask(Address("conversation", conversation_id), caller, command, reply)
+            else:
+                self._doubtful[key] = [(command, reply)]
+                self._nursery.start_soon(self._ask_if_member, caller, conversation_id)
         elif kind in _USER_TYPES:
             self._ask(Address("user", caller.user_id), caller, command, reply)
         elif (read := self._reads.get(kind)) is not None:
@@ -380,6 +394,28 @@ class ChatService:
 
     async def _ask_and_wait(self, address: Address, caller: Caller, command: Command) -> Reply:
         return await self._ask_message(address, Ask(caller.user_id, caller.app_id, command))
+
+    async def _ask_if_member(self, caller: Caller, conversation_id: str) -> None:
+        """Pass on the commands of a session that does not hear the conversation, if its user is a member.
+
+        What another node said of a new membership may have been lost on the way; the store knows. Commands
+        that come meanwhile wait behind, so their order is kept.
+        """
+        key = (caller.conn_id, conversation_id)
+        error: HubbubError | None = None
+        try:
+            await self._check_member(caller, conversation_id)
+        except HubbubError as refused:
+            error = refused
+        finally:
+            waiting = self._doubtful.pop(key)
+        if error is None and self._check_members is not None:
+            self._check_members([caller.user_id])
+        for command, reply in waiting:
+            if error is not None:
+                reply.fail(error)
+            else:
+                self._ask(Address("conversation", conversation_id), caller, command, reply)
 
     async def _ask_message(self, address: Address, message: object) -> Reply:
         answer: Reply = await self._router.ask(  # type: ignore[assignment]  # actors answer with Replies

@@ -14,6 +14,7 @@ class MemoryNetwork:
     def __init__(self) -> None:
         self.lanes: dict[str, MemoryLanes] = {}  # by node_id, the newest
         self.cuts: set[tuple[str, str]] = set()  # (from, to)
+        self.tells_gaps = True  # False: what is lost is not noticed either, as in the moment before it is
         self.is_lossy: Callable[[str, str, Lane, bytes], bool] = lambda *_: False
 
     def cut(self, one: str, other: str) -> None:
@@ -87,7 +88,8 @@ class MemoryLanes:
             return
         for lane, item in items:
             if self._network.is_lossy(self.node_id, node_id, lane, item):
-                self._lost.add(node_id)
+                if self._network.tells_gaps:
+                    self._lost.add(node_id)
                 continue
             if node_id in self._lost:
                 self._lost.discard(node_id)

@@ -173,3 +173,33 @@ async def test_a_node_that_leaves_hands_over_and_nobody_notices(tmp_path: Path) 
             has_left.set()
         await until_texts(bob, sent)
         assert texts(await bob.sync(group)) == sent
+
+
+async def test_a_new_member_may_speak_before_the_node_has_heard_of_it(tmp_path: Path) -> None:
+    """A replay's nicks join and speak at once; a lost hint must not become a refusal. Order is kept."""
+    async with open_cluster(tmp_path, "n1", "n2") as cluster:
+        ann, bob = await people(cluster, ("ann", "n1"), ("bob", "n2"))
+        cluster.network.tells_gaps = False
+        cluster.network.is_lossy = lambda _from, _to, _lane, item: b"subscribe" in item[:16]
+        hub = cluster.members["n2"].core.hub
+        while True:
+            group = await cluster.members["n1"].group(ann, bob)
+            if not hub.is_member(bob.conn_id, group):  # its owner is n1
+                break
+        sent: list[str] = []
+
+        async def send(text: str) -> None:
+            await bob.send(group, text)
+            sent.append(text)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(5):
+                nursery.start_soon(send, f"{number}")
+        entries = await ann.sync(group)
+        assert sorted(texts(entries)) == sorted(sent)
+        await bob.send(group, "more")
+        await until_texts(ann, [*texts(entries), "more"])
+        stranger = await cluster.members["n2"].person("eve")
+        assert await stranger.refusal(commands.Send(conversation_id=group, client_id="k", text="x")) == (
+            "conversation_not_found"
+        )
