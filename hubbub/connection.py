@@ -225,6 +225,10 @@ class Connection:
             self._note_lost(lost)
             if self._scope is not None:
                 self._scope.cancel()
+        except HubbubError as error:
+            if error is not self._asker.ended:
+                raise
+            # The client was closed, and its answer came before the cancellation.
 
     async def _greet(self, link: Link, patience_s: float) -> HubbubError | None:
         """Say hello and take the welcome within `patience_s`. Returns why the server refused, if it did.

@@ -169,6 +169,15 @@ async def test_the_servers_smaller_window_is_respected() -> None:
         assert len(peer.conversations["room"]) == 5
 
 
+async def test_closing_a_client_with_a_heartbeat_under_way_raises_nothing() -> None:
+    """A node that freezes at the moment at which a program ends must not make it fail."""
+    async with open_peer() as peer:
+        peer.gates[c.Heartbeat] = trio.Event()
+        with trio.fail_after(10):
+            async with hubbub.connect(peer.tcp_url, token="token-ann"):
+                await wait_until(lambda: any(isinstance(command, c.Heartbeat) for command in peer.commands))
+
+
 async def wait_until(condition: Callable[[], bool]) -> None:
     """Let other tasks run until the condition holds; the test's own deadline ends it otherwise."""
     while not condition():  # noqa: ASYNC110 - it happens on both ends of real sockets, not in one place
