@@ -210,10 +210,6 @@ class Hub:
         """All sessions of this node."""
         return [seat.listener for seat in self._seats.values()]
 
-    def listeners_of(self, user_id: str) -> list[Listener]:
-        """The sessions of a user on this node."""
-        return [seat.listener for seat in self._by_user.get(user_id, {}).values()]
-
     @property
     def connection_count(self) -> int:
         return len(self._seats)

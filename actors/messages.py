@@ -60,10 +60,15 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Opened(msgspec.Struct, frozen=True, tag="opened"):
-    """A connection of the user is being welcomed. Told again when the user's shard has moved."""
+    """A connection of the user is being welcomed; `at_ms`: since when.
+
+    `is_repeated`: told late, or again, as when the user's shard has moved. It may be half open by now.
+    """
 
     place: Place
     device_id: str
+    at_ms: int
+    is_repeated: bool = False
 
 
 class Closed(msgspec.Struct, frozen=True, tag="closed"):

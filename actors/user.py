@@ -24,7 +24,6 @@ from actors.messages import (
     LoggedOut,
     MutedIn,
     Opened,
-    Place,
     RemovedFrom,
     Told,
     decode_tell,
@@ -83,7 +82,7 @@ class UserActor(StreamActor):
         self._fanout = fanout
         self._circle: Circle | None = None
         self._head = 0
-        self._devices: dict[str, Place] = {}  # device_id -> where it is, as was told
+        self._devices: dict[str, Opened] = {}  # device_id -> its newest connection, as was told
         self._user: User | None = None  # as changed last, stored or in flight
 
     # -- life ---------------------------------------------------------------------------------------
@@ -157,14 +156,20 @@ class UserActor(StreamActor):
     # -- connections --------------------------------------------------------------------------------
 
     def _opened(self, message: Opened) -> None:
-        """A device is on one node at a time: where it was before, a connection may be half open for long."""
-        older = self._devices.get(message.device_id, message.place)
-        self._devices[message.device_id] = message.place
-        if older != message.place:
-            self._fanout.replace_connection(self._id, older)
+        """A device is on one node at a time: where it was before, a connection may be half open for long.
+
+        Never the other way round: what a frozen node tells when it wakes up must not close the connection
+        with which its client went on elsewhere.
+        """
+        known = self._devices.get(message.device_id)
+        if known is None:
+            self._devices[message.device_id] = message
+        elif known.place != message.place and not message.is_repeated and message.at_ms >= known.at_ms:
+            self._devices[message.device_id] = message
+            self._fanout.replace_connection(self._id, known.place)
 
     def _closed(self, message: Closed) -> None:
-        for device_id in [d for d, place in self._devices.items() if message.place in (place, None)]:
+        for device_id in [d for d, known in self._devices.items() if message.place in (known.place, None)]:
             del self._devices[device_id]
         if not self._fanout.is_connected(self._id):
             self._stage_ops([Put(LastSeen(user_id=self._id, at_ms=message.at_ms))])

@@ -216,6 +216,7 @@ class ChatService:
         self._nursery: trio.Nursery | None = None
         self._cursors: dict[str, dict[tuple[str, str], int]] = {}  # user_id -> (device_id, stream) -> seq
         self._devices: dict[tuple[str, str], Device] = {}
+        self._opened: dict[int, tuple[str, Opened]] = {}  # conn_id -> whose, and what was told of it
         # For user actors that could not be reached; the newest of each connection.
         self._untold: dict[tuple[str, Place | None], Opened | Closed] = {}
         self._reads: dict[type[Command], Callable[[Caller, Command], Awaitable[Reply]]] = {
@@ -259,7 +260,9 @@ class ChatService:
         user_id = identity.user.user_id
         session.context = caller = Caller(identity, session.conn_id, hello.device_id)
         self._hub.attach(session, identity.session_id, hello.focus)
-        self._tell_user(user_id, Opened(self._place(session.conn_id), hello.device_id))
+        opened = Opened(self._place(session.conn_id), hello.device_id, self._now_ms())
+        self._opened[session.conn_id] = (user_id, opened)
+        self._tell_user(user_id, opened)
         await self._announced()
         members = await self._store.find(MemberRow, {"user_id": user_id}, limit=100_000)
         self._hub.join(session.conn_id, (row.conversation_id for row in members))
@@ -341,15 +344,15 @@ class ChatService:
     def closed(self, session: Session) -> None:
         """Detach a session."""
         self._hub.detach(session.conn_id, was_silent=session.close_code is CloseCode.HEARTBEAT_TIMEOUT)
-        self._tell_user(session.user_id, Closed(self._place(session.conn_id), self._now_ms()))
+        _, opened = self._opened.pop(session.conn_id, ("", None))
+        if opened is not None:
+            self._tell_user(session.user_id, Closed(opened.place, self._now_ms()))
 
     def shards_moved(self, shards: Collection[int]) -> None:
         """Other actors serve these users from now on: tell them who is connected here."""
-        for user_id in self._hub.user_ids():
+        for user_id, opened in list(self._opened.values()):
             if Address("user", user_id).shard in shards:
-                for listener in self._hub.listeners_of(user_id):
-                    device_id = getattr(listener, "device_id", "")
-                    self._tell_user(user_id, Opened(self._place(listener.conn_id), device_id))
+                self._tell_user(user_id, msgspec.structs.replace(opened, is_repeated=True))
 
     def lost(self, user_id: str, at_ms: int) -> None:
         """The last connection of a user was on a node that was lost then."""
@@ -480,6 +483,8 @@ class ChatService:
             self._router.tell(Address("user", user_id), message)
         except Unavailable:
             if len(self._untold) < _MAX_UNTOLD:
+                if isinstance(message, Opened):
+                    message = msgspec.structs.replace(message, is_repeated=True)
                 self._untold[user_id, message.place] = message
 
     def _retry_untold(self) -> None:

@@ -15,6 +15,8 @@ from typing import Protocol
 
 import trio
 
+from server.launch.frozen import LOOK_EVERY_S, LockWatch
+from storage.locks import write_lock_holder
 from tests.chaos.checker import Fault, Findings, outages, summed_up
 from tests.chaos.load import Load, Scale
 from tests.cluster_nodes import ClusterNode, ClusterProcesses
@@ -135,18 +137,42 @@ async def _start_after(node: ClusterNode, delay_s: float) -> None:
 
 
 async def freeze(run: Run, duration_s: float, *, frozen_s: float = FREEZE_S, calm_s: float = CALM_S) -> None:
-    """SIGSTOP to a random node for longer than its lease, again and again."""
+    """SIGSTOP to a random node for longer than its lease, again and again.
+
+    One that is stopped in the middle of a commit holds up the whole directory; it is killed and started
+    again, as `hubbub cluster` does with its nodes.
+    """
     start = trio.current_time()
     await trio.sleep(min(calm_s, 5.0))
-    while trio.current_time() + frozen_s <= start + duration_s:
-        node = run.rng.choice(run.cluster.nodes)
-        await run.note_fault(f"SIGSTOP for {frozen_s:g} s of", node)
-        node.freeze()
-        try:
-            await trio.sleep(frozen_s)
-        finally:
-            node.thaw()
-        await trio.sleep(calm_s)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_watch_lock, run)
+        while trio.current_time() + frozen_s <= start + duration_s:
+            node = run.rng.choice(run.cluster.nodes)
+            await run.note_fault(f"SIGSTOP for {frozen_s:g} s of", node)
+            node.freeze()
+            try:
+                await trio.sleep(frozen_s)
+            finally:
+                node.thaw()
+            await trio.sleep(calm_s)
+        nursery.cancel_scope.cancel()
+
+
+async def _watch_lock(run: Run) -> None:
+    """Do what the launcher does about a node that keeps the store's write lock."""
+    watch = LockWatch()
+    count = 0
+    while True:
+        await trio.sleep(LOOK_EVERY_S)
+        nodes = {node.pid: node for node in run.cluster.nodes if node.is_running}
+        holder = await trio.to_thread.run_sync(write_lock_holder, run.cluster.data_dir)
+        condemned = watch.look(holder, trio.current_time(), up=nodes.keys(), starting=())
+        if condemned is not None:
+            count += 1
+            run.notes["killed_with_the_write_lock"] = count
+            await trio.to_thread.run_sync(nodes[condemned].kill)
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(nodes[condemned].start)
 
 
 class Cutter(Protocol):

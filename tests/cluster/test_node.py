@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from protocol import commands, events, replies
+from protocol.errors import CloseCode
 from tests.cluster.worlds import ClusterWorld, open_cluster
 from tests.server.world import Device, texts
 
@@ -203,3 +204,21 @@ async def test_a_new_member_may_speak_before_the_node_has_heard_of_it(tmp_path: 
         assert await stranger.refusal(commands.Send(conversation_id=group, client_id="k", text="x")) == (
             "conversation_not_found"
         )
+
+
+async def test_a_device_that_went_on_elsewhere_is_not_closed_by_what_its_old_node_says(
+    tmp_path: Path,
+) -> None:
+    """Its old node was frozen; waking up, it tells of the old connection once more."""
+    async with open_cluster(tmp_path, "n1", "n2") as cluster:
+        one, two = cluster.members["n1"], cluster.members["n2"]
+        old = await one.connect(await one.user("ann"))
+        two.now_ms += 1000
+        new = await two.connect(await two.user("ann"))
+        with trio.fail_after(5):
+            while old.close_code is not CloseCode.REPLACED:  # noqa: ASYNC110 - a listener has no event for it
+                await trio.sleep(0.01)
+        one.core.service.shards_moved(range(256))
+        other = await one.connect(await one.user("ann"), "d2")
+        await one.direct(other, await one.person("bob"))  # the actor has heard all that was said before
+        assert new.close_code is None
