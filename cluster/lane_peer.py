@@ -78,16 +78,10 @@ class _Outbound:
         self.lane = lane
         self.queue = LaneQueue(limit_bytes)
         self.socket = socket
-        self.former_connects = 0  # of sockets that were given up
         self.wake = trio.Event()
         self.seq = 0  # of the last envelope that was sent, or whose items were left out
         self.envelopes_sent = 0
         self.items_sent = 0
-
-    def replace_socket(self, socket: PushSocket) -> None:
-        self.former_connects += self.socket.connect_count
-        self.socket.close()
-        self.socket = socket
 
     def stats(self) -> LaneStats:
         return LaneStats(
@@ -183,9 +177,7 @@ class Peer:
             is_reachable=self.is_up,
             control=self._control.stats(),
             data=self._data.stats(),
-            connects=sum(
-                out.former_connects + out.socket.connect_count for out in (self._control, self._data)
-            ),
+            connects=self._control.socket.connects + self._data.socket.connects,
             lost_envelopes=sender.lost_count if sender is not None else 0,
         )
 
@@ -232,7 +224,7 @@ class Peer:
                     await trio.lowlevel.checkpoint()
                 else:
                     # What could not be sent is made anew when it can: it tells what was heard until then.
-                    await _writable(out.socket)
+                    await out.socket.wait_writable()
 
     async def _run_data(self) -> None:
         out = self._data
@@ -255,7 +247,7 @@ class Peer:
                 self._was_sent(out, len(batch))
                 await trio.lowlevel.checkpoint()
             else:
-                await _writable(out.socket)
+                await out.socket.wait_writable()
 
     async def _drain(self) -> None:
         """Send what is queued, and wait until it is with the kernel."""
@@ -268,9 +260,9 @@ class Peer:
                 if out.socket.send_nowait(self._envelope(out, batch)):
                     self._was_sent(out, len(batch))
                 else:
-                    await _writable(out.socket)
+                    await out.socket.wait_writable()
         for out in (self._control, self._data):
-            await _writable(out.socket)
+            await out.socket.wait_writable()
 
     # -- what is sent -------------------------------------------------------------------------------
 
@@ -343,6 +335,7 @@ class Peer:
             self._lenient_until = now + 2 * BEAT_S
         self._beat_at = now + BEAT_S
         self._owes_beat = True
+        self._data.socket.tend()
         while self._sent and self._sent[0][1] < now - LINK_TIMEOUT_S:
             self._sent.popleft()  # its acknowledgement would prove nothing any more
         if self._is_proven(now):
@@ -356,8 +349,8 @@ class Peer:
         if now >= self._up_at + self._redial_after_s:
             self._redial_after_s = now - self._up_at + min(self._redial_after_s, REDIAL_MAX_S)
             for out in (self._control, self._data):
-                if out.socket.is_connected:  # else nng is at it
-                    out.replace_socket(self._open(out.lane))
+                if out.socket.is_connected:  # else another one is being made
+                    out.socket.drop()
 
     def _is_proven(self, now: float) -> bool:
         sender = self._heard_sender()
@@ -407,11 +400,3 @@ class Peer:
         self._sent.clear()
         self._acked_at = float("-inf")
         self._set_up(False, trio.current_time())
-
-
-async def _writable(socket: PushSocket) -> None:
-    """Return when a socket may be written, or was replaced."""
-    try:
-        await socket.wait_writable()
-    except trio.ClosedResourceError:
-        await trio.lowlevel.checkpoint()

@@ -203,7 +203,8 @@ class Lanes:
     def refused(self) -> dict[str, int]:
         """What was not taken, by reason: frames by Refusal, connections as `<reason>_in` and `<reason>_out`.
 
-        tls: no certificate of the CA, another name, or no TLS at all; handshake: not nng; too_many.
+        tls: no certificate of the CA, another name, or no TLS at all; handshake: not nng; too_many. Of many
+        that fail at once nng counts but ten a second.
         """
         counts: dict[str, int] = {str(reason): count for reason, count in self._refused.items()}
         return counts | self._failures()

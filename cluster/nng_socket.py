@@ -9,6 +9,8 @@ all of what was sent is with the kernel, and what waits for a peer waits where i
 """
 
 import errno
+import random
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -20,9 +22,12 @@ import trio
 
 from cluster.envelope import MAX_FRAME_BYTES
 
-# A node that restarts is back within seconds, and one that is gone costs a SYN now and then.
-RECONNECT_MIN_MS: Final = 100
-RECONNECT_MAX_MS: Final = 3_000
+# Each attempt may take twice as long as the one before: a node that restarts is found at once, and one that
+# is far away after a second. An attempt costs a SYN.
+RECONNECT_MIN_S: Final = 0.2
+RECONNECT_MAX_S: Final = 3.0
+LASTING_S: Final = 5.0  # who hangs up sooner than that may do so again: the next attempt waits its time
+_NEVER_MS: Final = 2**31 - 1
 # More connections than nodes that a full mesh is made for. Each may hold one message that is not read yet.
 MAX_CONNECTIONS: Final = 256
 
@@ -120,78 +125,173 @@ class PullSocket:
 
 
 class PushSocket:
-    """One lane's connection to one peer, made again by itself whenever it is lost."""
+    """One lane's way to one peer, made again whenever it is lost and somebody waits for it."""
 
     def __init__(
         self, tls: LaneTls | None, host: str, port: int, *, on_lost: Callable[[], None] | None = None
     ) -> None:
-        """`on_lost`: the connection broke; in the Trio thread, perhaps when there is another one already."""
+        """`on_lost`: the peer's system has ended the connection; called in the Trio thread."""
         _cap_threads()
         self._on_lost = on_lost
-        self._token = trio.lowlevel.current_trio_token()
         self._url = _url("tcp" if tls is None else "tls+tcp", host, port)
-        config = None
-        if tls is not None:
-            config = _tls_config(tls, pynng.TLSConfig.MODE_CLIENT, tls.server_name or host)
-        self._socket = pynng.Push0(
-            send_buffer_size=0,
-            recv_max_size=MAX_FRAME_BYTES,
-            reconnect_time_min=RECONNECT_MIN_MS,
-            reconnect_time_max=RECONNECT_MAX_MS,
-            tls_config=config,
-        )
-        self._socket.tcp_keepalive = True
-        self.connect_count = 0
-        self._socket.add_post_pipe_connect_cb(self._connected)
-        if on_lost is not None:
-            self._socket.add_post_pipe_remove_cb(self._lost)
-        self._fd: int = self._socket.send_fd
+        self._tls = tls
+        self._server_name = host if tls is None else tls.server_name or host
+        self._token = trio.lowlevel.current_trio_token()
+        self._connection: _Connection | None = None
         self._is_closed = False
-        # An address that cannot be one is never reached, as one where nobody answers.
-        with suppress(pynng.NNGException):
-            self._socket.dial(self._url, block=False)
+        self._delay_s = RECONNECT_MIN_S
+        self._dialled_at = float("-inf")
+        self._dial_at = float("-inf")  # not before that again
+        self._former_failures: dict[str, int] = {}
+        self._former_connects = 0
+        self._dial()
 
     @property
     def is_connected(self) -> bool:
         """Whether there is a connection, which may be a dead one."""
-        return bool(self._socket.pipes)
+        return self._connection is not None and self._connection.is_connected
+
+    @property
+    def connects(self) -> int:
+        """How often a connection was made."""
+        return self._former_connects + self.is_connected
 
     def send_nowait(self, frame: bytes) -> bool:
         """Give a frame to nng; False: there is no connection, or it is still busy with the last one."""
-        try:
-            self._socket.send(frame, block=False)
-        except pynng.TryAgain:
-            return False
-        return True
+        return self._connection is not None and self._connection.send_nowait(frame)
 
     async def wait_writable(self) -> None:
-        """Return when a frame would be taken. One task at a time. Raises: trio.ClosedResourceError."""
-        if self._is_closed:
-            raise trio.ClosedResourceError
-        await trio.lowlevel.wait_readable(self._fd)  # nng makes it readable, for sending too
+        """Return when a frame would be taken, or when it is worth to try. One task at a time.
+
+        Raises: trio.ClosedResourceError.
+        """
+        while not self._is_closed:
+            connection = self._connection
+            if connection is None:
+                await trio.sleep_until(self._dial_at)
+                self.tend()
+                continue
+            # One that is not made in time is given up: nng would not try again.
+            deadline = float("inf") if connection.is_connected else self._dial_at
+            with trio.move_on_at(deadline), suppress(trio.ClosedResourceError):
+                await trio.lowlevel.wait_readable(connection.fd)  # nng makes it readable, for sending too
+                return
+            self.tend()
+        raise trio.ClosedResourceError
+
+    def tend(self) -> None:
+        """Dial again, if there is no connection and it is time to; also where nobody waits for one."""
+        if not self._is_closed and not self.is_connected and trio.current_time() >= self._dial_at:
+            self.drop()
+            self._dial()
+
+    def drop(self) -> None:
+        """Give the connection up; what nng still had to write is lost.
+
+        Another one is made when it is needed.
+        """
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            if connection.is_connected:
+                self._former_connects += 1
+                if trio.current_time() - self._dialled_at > LASTING_S:
+                    self._delay_s = RECONNECT_MIN_S
+                    self._dial_at = trio.current_time()
+            _add(self._former_failures, connection.failures())
+            trio.lowlevel.notify_closing(connection.fd)
+            connection.close()
 
     def failures(self) -> dict[str, int]:
         """Attempts to connect that came to nothing, by reason; that nobody answered is none."""
+        counts = dict(self._former_failures)
+        if self._connection is not None:
+            _add(counts, self._connection.failures())
+        return counts
+
+    def close(self) -> None:
+        """Close for good. What nng still had to write is lost."""
+        self._is_closed = True
+        self.drop()
+
+    def _dial(self) -> None:
+        self._dialled_at = trio.current_time()
+        self._dial_at = self._dialled_at + self._delay_s * random.uniform(0.8, 1.2)
+        self._delay_s = min(2 * self._delay_s, RECONNECT_MAX_S)
+        config = None
+        if self._tls is not None:
+            config = _tls_config(self._tls, pynng.TLSConfig.MODE_CLIENT, self._server_name)
+        self._connection = _Connection(self._url, config, self._lost_in_thread)
+
+    def _lost_in_thread(self, connection: "_Connection") -> None:
+        """Runs in one of nng's threads."""
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._lost, connection)
+
+    def _lost(self, connection: "_Connection") -> None:
+        if connection is self._connection:
+            self.drop()
+            self.tend()
+            if self._on_lost is not None:
+                self._on_lost()
+
+
+class _Connection:
+    """A Push0 socket that connects once. Nothing is sent by it after its connection has ended.
+
+    nng's push (1.11, push0_send_cb) may put a connection that has just been closed among those that are
+    ready, where it stays when its memory is freed: the next send, or the next connection of that socket,
+    writes to it. It is freed after our callback has returned. So the callback and each send exclude each
+    other, and nng never reconnects: that is left to another socket.
+    """
+
+    def __init__(self, url: str, config: Any, on_lost: Callable[["_Connection"], None]) -> None:
+        self.is_connected = False  # or was
+        self._is_over = False
+        self._on_lost = on_lost
+        self._lock = threading.Lock()
+        self._socket = pynng.Push0(
+            send_buffer_size=0,
+            recv_max_size=MAX_FRAME_BYTES,
+            reconnect_time_min=_NEVER_MS,
+            reconnect_time_max=_NEVER_MS,
+            tls_config=config,
+        )
+        self._socket.tcp_keepalive = True
+        self._socket.add_post_pipe_connect_cb(self._connected)
+        self._socket.add_post_pipe_remove_cb(self._removed)
+        self.fd: int = self._socket.send_fd
+        # An address that cannot be one is never reached, as one where nobody answers.
+        with suppress(pynng.NNGException):
+            self._socket.dial(url, block=False)
+
+    def send_nowait(self, frame: bytes) -> bool:
+        with self._lock:
+            if self._is_over:
+                return False
+            try:
+                self._socket.send(frame, block=False)
+            except pynng.TryAgain:
+                return False
+            return True
+
+    def failures(self) -> dict[str, int]:
         return _failures([(pynng.lib.nng_stat_find_dialer, dialer.dialer) for dialer in self._socket.dialers])
 
     def close(self) -> None:
-        """Close the connection. What nng still had to write is lost."""
-        if not self._is_closed:
-            self._is_closed = True
-            trio.lowlevel.notify_closing(self._fd)
-            self._socket.close()
+        self._is_over = True
+        self._socket.close()
 
     def _connected(self, _pipe: Any) -> None:
-        self.connect_count += 1  # in one of nng's threads, which hold a lock around this
+        """Runs in one of nng's threads."""
+        self.is_connected = True
 
-    def _lost(self, _pipe: Any) -> None:
-        """Runs in one of nng's threads, also while the socket is closed."""
-        with suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self._tell_lost)
-
-    def _tell_lost(self) -> None:
-        if self._on_lost is not None and not self._is_closed:
-            self._on_lost()
+    def _removed(self, _pipe: Any) -> None:
+        """Runs in one of nng's threads, before the connection's memory is freed."""
+        with self._lock:
+            is_news = not self._is_over
+            self._is_over = True
+        if is_news:
+            self._on_lost(self)
 
 
 _ERRNO: Final = {
@@ -254,3 +354,8 @@ def _failures(endpoints: Iterable[tuple[Callable[[Any, Any], Any], Any]]) -> dic
     finally:
         lib.nng_stats_free(root[0])
     return counts
+
+
+def _add(counts: dict[str, int], more: dict[str, int]) -> None:
+    for reason, count in more.items():
+        counts[reason] = counts.get(reason, 0) + count
