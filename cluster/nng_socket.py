@@ -9,6 +9,9 @@ all of what was sent is with the kernel, and what waits for a peer waits where i
 """
 
 import errno
+import math
+import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +26,8 @@ from cluster.envelope import MAX_FRAME_BYTES
 # A node that restarts is back within seconds, and one that is gone costs a SYN now and then.
 RECONNECT_MIN_MS: Final = 100
 RECONNECT_MAX_MS: Final = 3_000
+STEADY_S: Final = 5.0  # a connection that lasted so long was a good one
+_NEVER_MS: Final = 24 * 3600 * 1000  # nng waits a random part of it
 # More connections than nodes that a full mesh is made for. Each may hold one message that is not read yet.
 MAX_CONNECTIONS: Final = 256
 
@@ -120,33 +125,52 @@ class PullSocket:
 
 
 class PushSocket:
-    """One lane's connection to one peer, made again by itself whenever it is lost."""
+    """One lane's way to one peer: a connection, and when that is lost another one, by a new nng socket.
+
+    nng 1.11 may put a connection that has just ended back among those that it sends by, when it ends while
+    what was sent last is being reported, and uses its memory after it is freed (`push0_pipe_ready`; compare
+    nanomsg/nng#1653). So nothing is sent by a socket that has lost a connection, and it makes no other one.
+    """
 
     def __init__(
         self, tls: LaneTls | None, host: str, port: int, *, on_lost: Callable[[], None] | None = None
     ) -> None:
-        """`on_lost`: the connection broke; in the Trio thread, perhaps when there is another one already."""
+        """`on_lost`: the connection broke; called in the Trio thread."""
         _cap_threads()
         self._on_lost = on_lost
         self._token = trio.lowlevel.current_trio_token()
         self._url = _url("tcp" if tls is None else "tls+tcp", host, port)
-        config = None
+        # Made once: a file that is being replaced must not be in the way of a new connection.
+        self._config = None
         if tls is not None:
-            config = _tls_config(tls, pynng.TLSConfig.MODE_CLIENT, tls.server_name or host)
+            self._config = _tls_config(tls, pynng.TLSConfig.MODE_CLIENT, tls.server_name or host)
+        self.connect_count = 0
+        self._former_failures: dict[str, int] = {}  # of sockets that were closed
+        self._is_closed = False
+        # Held while nng sends, and to say that a connection is lost, before which nng does not free it.
+        self._sending = threading.Lock()
+        self._is_lost = False
+        self._connected_at = math.inf
+        self._redial_s = RECONNECT_MIN_MS / 1000
+        self._redial_at = math.inf
+        self._socket: Any = None
+        self._fd = -1
+        self._open()
+
+    def _open(self) -> None:
+        self._is_lost = False
+        self._connected_at = math.inf
         self._socket = pynng.Push0(
             send_buffer_size=0,
             recv_max_size=MAX_FRAME_BYTES,
             reconnect_time_min=RECONNECT_MIN_MS,
             reconnect_time_max=RECONNECT_MAX_MS,
-            tls_config=config,
+            tls_config=self._config,
         )
         self._socket.tcp_keepalive = True
-        self.connect_count = 0
         self._socket.add_post_pipe_connect_cb(self._connected)
-        if on_lost is not None:
-            self._socket.add_post_pipe_remove_cb(self._lost)
-        self._fd: int = self._socket.send_fd
-        self._is_closed = False
+        self._socket.add_post_pipe_remove_cb(self._lost)
+        self._fd = self._socket.send_fd
         # An address that cannot be one is never reached, as one where nobody answers.
         with suppress(pynng.NNGException):
             self._socket.dial(self._url, block=False)
@@ -154,43 +178,85 @@ class PushSocket:
     @property
     def is_connected(self) -> bool:
         """Whether there is a connection, which may be a dead one."""
-        return bool(self._socket.pipes)
+        return self._socket is not None and not self._is_lost and bool(self._socket.pipes)
 
     def send_nowait(self, frame: bytes) -> bool:
         """Give a frame to nng; False: there is no connection, or it is still busy with the last one."""
-        try:
-            self._socket.send(frame, block=False)
-        except pynng.TryAgain:
+        self._reopen_if_due()
+        if self._socket is None:
             return False
+        with self._sending:
+            if self._is_lost:
+                return False
+            try:
+                self._socket.send(frame, block=False)
+            except pynng.TryAgain:
+                return False
         return True
 
     async def wait_writable(self) -> None:
-        """Return when a frame would be taken. One task at a time. Raises: trio.ClosedResourceError."""
-        if self._is_closed:
+        """Return when a frame may be taken. One task at a time.
+
+        Raises: trio.ClosedResourceError, also when the connection is lost meanwhile.
+        """
+        if self._socket is None and not self._is_closed:
+            await trio.sleep_until(self._redial_at)
+            self._reopen_if_due()
+        if self._is_closed or self._socket is None:
             raise trio.ClosedResourceError
         await trio.lowlevel.wait_readable(self._fd)  # nng makes it readable, for sending too
 
     def failures(self) -> dict[str, int]:
         """Attempts to connect that came to nothing, by reason; that nobody answered is none."""
-        return _failures([(pynng.lib.nng_stat_find_dialer, dialer.dialer) for dialer in self._socket.dialers])
+        counts = dict(self._former_failures)
+        if self._socket is not None:
+            dialers = [(pynng.lib.nng_stat_find_dialer, dialer.dialer) for dialer in self._socket.dialers]
+            for reason, count in _failures(dialers).items():
+                counts[reason] = counts.get(reason, 0) + count
+        return counts
 
     def close(self) -> None:
         """Close the connection. What nng still had to write is lost."""
-        if not self._is_closed:
-            self._is_closed = True
+        self._is_closed = True
+        self._give_up_socket()
+
+    def _give_up_socket(self) -> None:
+        if self._socket is not None:
+            self._former_failures = self.failures()
+            socket, self._socket = self._socket, None
             trio.lowlevel.notify_closing(self._fd)
-            self._socket.close()
+            socket.close()
 
-    def _connected(self, _pipe: Any) -> None:
-        self.connect_count += 1  # in one of nng's threads, which hold a lock around this
+    def _reopen_if_due(self) -> None:
+        if self._socket is None and not self._is_closed and trio.current_time() >= self._redial_at:
+            self._open()
 
-    def _lost(self, _pipe: Any) -> None:
+    def _connected(self, pipe: Any) -> None:
+        """Runs in one of nng's threads, which hold a lock around this."""
+        self.connect_count += 1
+        self._connected_at = time.monotonic()
+        for dialer in pipe.socket.dialers:
+            for name in (b"reconnect-time-max", b"reconnect-time-min"):
+                pynng.lib.nng_dialer_set_ms(dialer.dialer, name, _NEVER_MS)
+
+    def _lost(self, pipe: Any) -> None:
         """Runs in one of nng's threads, also while the socket is closed."""
+        with self._sending:
+            if pipe.socket is self._socket:
+                self._is_lost = True
         with suppress(trio.RunFinishedError):
             self._token.run_sync_soon(self._tell_lost)
 
     def _tell_lost(self) -> None:
-        if self._on_lost is not None and not self._is_closed:
+        if self._is_closed or not self._is_lost or self._socket is None:
+            return
+        lived_s = time.monotonic() - self._connected_at
+        # Who hangs up at once is asked ever more rarely, as one where nobody answers.
+        longer_s = min(2 * self._redial_s, RECONNECT_MAX_MS / 1000)
+        self._redial_s = longer_s if lived_s < STEADY_S else RECONNECT_MIN_MS / 1000
+        self._redial_at = trio.current_time() + self._redial_s
+        self._give_up_socket()
+        if self._on_lost is not None:
             self._on_lost()
 
 
