@@ -20,7 +20,7 @@ from server.launch.orders import NodeState, State
 from storage.glance import Glance
 
 _ANSWER_WITHIN_S: Final = 2.0  # a node that takes longer has more to do than it can
-LOW_LEASE_MS: Final = 4_000  # of 12 s, renewed every 3: two renewals have failed
+LOW_LEASE_MS: Final = 4_000  # of 9 s, renewed every 2: two renewals have failed
 HIGH_LAG_S: Final = 0.25  # people begin to notice
 
 
