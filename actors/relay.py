@@ -55,13 +55,18 @@ class TellRelay:
     """Carry tells from the store to their targets; run one per node."""
 
     def __init__(self, log: Log, router: Router, *, owns: Callable[[int], bool]) -> None:
-        """`owns`: whether this node runs a shard's actors. Each node scans for what is owed to its own."""
+        """`owns`: whether this node runs a shard's actors. Each node scans for what is owed to its own.
+
+        What it could not hand over to others' it finds as well, or a later tell would pass an earlier one.
+        """
         self._log = log
         self._router = router
         self._owns = owns
         self._queue: deque[Tell] = deque()
         self._in_flight: set[str] = set()
         self._blocked: dict[Address, float] = {}  # target -> not before; what is hinted meanwhile is scanned
+        # Whose block ended with the scan under way: it takes up what they are owed, wherever they run.
+        self._released: set[Address] = set()
         self._set_aside: OrderedDict[str, None] = OrderedDict()  # kept for the operator, as dead letters are
         self._concluded: set[str] | None = None  # while a scan is under way: what it may still show
         self._scan_at = float("-inf")  # trio.current_time() seconds
@@ -136,6 +141,7 @@ class TellRelay:
         """Queue the next page of tells that are still stored."""
         now = trio.current_time()
         if self._scanned_to is None:
+            self._released = {address for address, until in self._blocked.items() if until <= now}
             self._blocked = {address: until for address, until in self._blocked.items() if until > now}
         after, self._scanned_to = self._scanned_to, None
         self._scan_at = min([now + SCAN_INTERVAL_S, *self._blocked.values()])
@@ -154,5 +160,9 @@ class TellRelay:
         # What was hinted during the read lies behind what the scan found.
         known = concluded | self._in_flight | {tell.tell_id for tell in self._queue}
         self._queue.extendleft(
-            tell for tell in reversed(tells) if tell.tell_id not in known and self._owns(tell.shard)
+            tell for tell in reversed(tells) if tell.tell_id not in known and self._is_mine(tell)
         )
+
+    def _is_mine(self, tell: Tell) -> bool:
+        """Tell whether this node delivers it: it runs the target, or has tried before and was refused."""
+        return self._owns(tell.shard) or Address(tell.kind, tell.target_id) in self._released

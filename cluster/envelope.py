@@ -48,7 +48,7 @@ class Refusal(StrEnum):
 
     NOT_OURS = "not_ours"  # no frame of a lane: garbage, or another program
     VERSION = "version"
-    TAG = "tag"  # another secret, or damaged
+    TAG = "tag"  # another secret or store, or damaged
     MALFORMED = "malformed"  # sealed by someone who has the secret, and yet not to be understood
     FORMAT = "format"
     OWN = "own"  # says that it comes from this node

@@ -17,6 +17,7 @@ All of it lives in the Trio thread. Callbacks must be quick, and may call `conne
 
 import secrets
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -297,7 +298,8 @@ class Lanes:
         socket = self._greeting[key]
         assert self._origin is not None
         try:
-            with trio.move_on_after(GREET_S):
+            # A connection that is lost took the hello with it; whoever greets does so again.
+            with suppress(trio.ClosedResourceError), trio.move_on_after(GREET_S):
                 while not socket.send_nowait(self._origin.hello()):
                     await socket.wait_writable()
                 await socket.wait_writable()  # until it is on its way

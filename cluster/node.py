@@ -341,7 +341,15 @@ class ClusterNode:
     # -- who is alive -------------------------------------------------------------------------------
 
     def _alive(self) -> set[str]:
-        return {self.settings.node_id} if self._gossip is None else self._gossip.alive()
+        """The nodes that may own shards: alive by gossip, and with a way to them, or one just opening.
+
+        Gossip learns of a node by its lease, and takes its time to find that it is not let in, as it has
+        another secret. Shards that were given to it meanwhile would be out of reach for as long as it runs.
+        """
+        own = self.settings.node_id
+        if self._gossip is None:
+            return {own}
+        return {node_id for node_id in self._gossip.alive() if node_id == own or self.mesh.next_hop(node_id)}
 
     def _live_leases(self) -> list[NodeLease]:
         own = self.settings.node_id

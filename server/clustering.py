@@ -1,10 +1,11 @@
 """From a node's settings to its part in the cluster: addresses, secrets, and what it says of itself."""
 
+import hashlib
 import ssl
 
 from cluster.lanes import LaneTls
 from cluster.node import ClusterSettings
-from server.config import ConfigError, Settings, split_address
+from server.config import ConfigError, Settings, server_secret, split_address
 from server.version import VERSION
 
 
@@ -18,7 +19,7 @@ def cluster_settings(settings: Settings, node_id: str) -> ClusterSettings:
         node_id=node_id,
         host=settings.cluster_host,
         port=settings.cluster_port,
-        secret=settings.cluster_secret.encode(),
+        secret=_lane_secret(settings),
         tls=tls,
         advertise=(
             split_address(settings.cluster_advertise, "cluster_advertise")
@@ -29,6 +30,15 @@ def cluster_settings(settings: Settings, node_id: str) -> ClusterSettings:
         zone=settings.zone,
         version=VERSION,
     )
+
+
+def _lane_secret(settings: Settings) -> bytes:
+    """What proves to other nodes that this one belongs to them: it knows their secret and shares their store.
+
+    A node of another store owns all shards by its own table. Were it believed, clients would be sent to it,
+    and it would ack what the others never see. So what only their store's nodes have goes into the secret.
+    """
+    return hashlib.blake2b(settings.cluster_secret.encode(), key=server_secret(settings)).digest()
 
 
 def _check_files(settings: Settings) -> None:

@@ -20,7 +20,7 @@ from server.launch.orders import NodeState, State
 from storage.glance import Glance
 
 _ANSWER_WITHIN_S: Final = 2.0  # a node that takes longer has more to do than it can
-LOW_LEASE_MS: Final = 4_000  # of 12 s, renewed every 3: two renewals have failed
+LOW_LEASE_MS: Final = 4_000  # of 9 s, renewed every 2: two renewals have failed
 HIGH_LAG_S: Final = 0.25  # people begin to notice
 
 
@@ -83,7 +83,11 @@ def put_together(seen: Glance, state: State | None, views: Mapping[str, ClusterV
         shard_count=len(seen.shards),
         unowned_count=unowned_count,
         is_presence_agreed=len(digests) == 1 if told_count > 1 else None,
-        problems=[*_problems(lines, states, views), *_shard_problems(unowned_count, lines)],
+        problems=[
+            *_problems(lines, states, views),
+            *_broken_ways(lines, views),
+            *_shard_problems(unowned_count, lines),
+        ],
     )
 
 
@@ -140,6 +144,23 @@ def _problems(
         if line.loop_lag_s is not None and line.loop_lag_s >= HIGH_LAG_S:
             found.append(
                 f"{line.node_id} has more to do than it can: its loop is {line.loop_lag_s:.2f} s late."
+            )
+    return found
+
+
+def _broken_ways(lines: Iterable[NodeLine], views: Mapping[str, ClusterView]) -> list[str]:
+    """Find the nodes that stand in the store and live, but not with each other."""
+    telling = {
+        line.node_id: views[line.node_id] for line in lines if line.lease_left_ms and line.node_id in views
+    }
+    found = []
+    for node_id, view in telling.items():
+        reached = {member.node_id for member in view.members if member.is_reachable}
+        missed = [other for other in telling if other != node_id and other not in reached]
+        if missed and view.members:
+            found.append(
+                f"{node_id} does not reach {', '.join(missed)}: another secret or certificate, "
+                "or a network that is cut."
             )
     return found
 

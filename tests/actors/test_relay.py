@@ -69,9 +69,9 @@ class Targets:
 
 
 @asynccontextmanager
-async def open_relay() -> AsyncIterator[tuple[TellRelay, Targets]]:
+async def open_relay(*, owns: bool = True) -> AsyncIterator[tuple[TellRelay, Targets]]:
     targets = Targets()
-    relay = TellRelay(cast(Log, targets), LocalRouter([targets]), owns=lambda _: True)
+    relay = TellRelay(cast(Log, targets), LocalRouter([targets]), owns=lambda _: owns)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(relay.run)
         await trio.sleep(0.1)  # virtual: the scan of the start is over
@@ -106,6 +106,22 @@ async def test_what_a_dead_node_left_is_found_page_by_page(autojump_clock: MockC
         await trio.sleep(900)
         assert targets.stored == {}
         assert [t for u, t in targets.taken if u == "stuck"] == [f"{n:06}" for n in range(2 * MAX_IN_FLIGHT)]
+
+
+async def test_what_another_nodes_target_did_not_take_is_not_passed_by_what_comes_later(
+    autojump_clock: MockClock,
+) -> None:
+    """Added and removed in this order, while the user's shard changes hands."""
+    async with open_relay(owns=False) as (relay, targets):
+        targets.trouble["ann"] = Unavailable("busy")
+        relay.hint([commit(targets, 0, "ann")])
+        commit(targets, 1, "bob")  # of another node's making, for a third one: none of our business
+        await trio.sleep(0.5)
+        del targets.trouble["ann"]
+        await trio.sleep(RETRY_S)
+        relay.hint([commit(targets, 2, "ann")])
+        await trio.sleep(RETRY_S)
+        assert targets.taken == [("ann", "000000"), ("ann", "000002")]
 
 
 async def test_one_target_in_trouble_delays_nobody_else(autojump_clock: MockClock) -> None:

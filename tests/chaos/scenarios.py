@@ -23,7 +23,7 @@ from tests.cluster_nodes import ClusterNode, ClusterProcesses
 from tests.nodes import ROOT
 
 KILL_EVERY_S = 20.0
-FREEZE_S = 30.0  # longer than a lease (12 s): the frozen node comes back to shards that are others'
+FREEZE_S = 30.0  # longer than a lease (9 s): the frozen node comes back to shards that are others'
 CALM_S = 10.0  # between two freezes or cuts: everybody is back, and the shards too
 BOUND_S = 15.0  # unavailability of a shard after a fault, as the design promises
 BALANCE = 0.10  # how far a node may be from its fair part of the shards

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
+from cluster import mesh
 from protocol import commands, events, replies
 from protocol.errors import CloseCode
+from tests.cluster import worlds
 from tests.cluster.worlds import ClusterWorld, open_cluster
 from tests.server.world import Device, texts
 
@@ -222,3 +225,21 @@ async def test_a_device_that_went_on_elsewhere_is_not_closed_by_what_its_old_nod
         other = await one.connect(await one.user("ann"), "d2")
         await one.direct(other, await one.person("bob"))  # the actor has heard all that was said before
         assert new.close_code is None
+
+
+async def test_no_shard_is_given_to_a_node_that_is_not_let_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One with another secret has a lease as well, and keeps what it gets for as long as it runs."""
+    moves = msgspec.structs.replace(worlds.QUICK.moves, settle_s=1.0)
+    quick = msgspec.structs.replace(worlds.QUICK, newcomer_s=0.2, moves=moves)
+    monkeypatch.setattr(worlds, "QUICK", quick)
+    monkeypatch.setattr(mesh, "OPENING_S", 0.3)
+    async with open_cluster(tmp_path, "n1", "n2") as cluster:
+        await cluster.settled("n1", "n2")
+        for name in ("n1", "n2"):
+            cluster.network.cut(name, "n3")
+        await cluster.start("n3")
+        await trio.sleep(2.5)  # beyond settle_s; gossip calls n3 suspect, at most
+        assert "n3" in cluster.members["n1"].node.mesh.node_ids
+        assert not cluster.members["n3"].node.keeper.held

@@ -88,12 +88,13 @@ def test_only_a_live_lease_of_the_same_life_holds_a_shard() -> None:
     assert free_shards(rows, members) == {1: 8, 2: 9, 4: 11, 5: 12}
 
 
-def test_what_others_should_take_is_left_to_them_for_three_seconds() -> None:
+def test_what_others_should_take_is_left_to_them_for_a_moment() -> None:
     """Views may differ; after that availability goes first."""
     desired = desired_owners(["a", "b"])
     mine, others = desired.index("a"), desired.index("b")
-    assert plan_claims({mine: 0.0, others: 2.9}, desired, "a", rules=RULES) == [mine]
-    assert plan_claims({mine: 0.0, others: 3.0}, desired, "a", rules=RULES) == [mine, others]
+    wait_s = RULES.others_after_s
+    assert plan_claims({mine: 0.0, others: wait_s - 0.1}, desired, "a", rules=RULES) == [mine]
+    assert plan_claims({mine: 0.0, others: wait_s}, desired, "a", rules=RULES) == [mine, others]
 
 
 def moves(owners: list[str], live: list[str], node_id: str, **changes: object) -> list[int]:

@@ -151,7 +151,7 @@ def test_the_certificates_of_the_clusters_page_let_nodes_in_and_nobody_else(tmp_
     )
     assert made.returncode == 0, made.stderr
     assert (tmp_path / "n1.key").stat().st_mode & 0o777 == 0o600
-    flags = {"cluster": True} | {
+    flags = {"cluster": True, "data_dir": str(tmp_path / "data")} | {
         f"cluster_{part}": str(tmp_path / name)
         for part, name in (("ca", "ca.pem"), ("cert", "n1.pem"), ("key", "n1.key"))
     }

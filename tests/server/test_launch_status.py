@@ -80,6 +80,27 @@ def test_nodes_without_a_launcher_are_shown_by_their_leases() -> None:
     assert put_together(Glance([], []), None, {}).problems == ["No node has a lease."]
 
 
+def test_a_node_that_the_others_do_not_let_in_is_told() -> None:
+    """It has a lease and takes connections, and all that its clients send is refused."""
+    seen = Glance([lease("n1"), lease("n2"), lease("n3")], shards(("n1", 1, 3), ("n2", 1, 5)))
+    reached = {"n1": ["n1", "n2"], "n2": ["n1", "n2"], "n3": ["n3"]}
+    views = {
+        name: ClusterView(
+            node_id=name,
+            members=[ClusterMember(node_id=other, is_reachable=other in others) for other in reached],
+        )
+        for name, others in reached.items()
+    }
+    problems = put_together(seen, None, views).problems
+    assert [problem.partition(":")[0] for problem in problems] == [
+        "n1 does not reach n3",
+        "n2 does not reach n3",
+        "n3 does not reach n1, n2",
+    ]
+    alone = {"n1": views["n1"], "n2": ClusterView(node_id="n2")}  # it is just opening its lanes
+    assert put_together(Glance([lease("n1"), lease("n2")], []), None, alone).problems == []
+
+
 def test_presence_is_agreed_on_when_the_digests_are_equal() -> None:
     """It differs for moments while people come and go; for long, it is a bug."""
     views = {name: ClusterView(node_id=name, presence_digest=name) for name in ("n1", "n2")}
