@@ -136,7 +136,7 @@ class Hub:
         self._seed(seat, self._inboxes[seat.listener.user_id], INBOX, inbox_head)
 
     def _seed(self, seat: _Seat, gate: StreamGate, stream: str, head: int) -> None:
-        if not gate.head:
+        if not gate.is_known:
             gate.head = head
         elif gate.first > head + 1:
             # The first that came here was not the first after the welcome: what lies between was lost.
@@ -215,12 +215,12 @@ class Hub:
     def inbox_head_of(self, user_id: str) -> int:
         """Where the inbox of a user stands who is connected here; 0 where that is not known."""
         inbox = self._inboxes.get(user_id)
-        return 0 if inbox is None else inbox.head
+        return 0 if inbox is None else max(inbox.head, 0)
 
     def head_of(self, conversation_id: str) -> int:
         """Where a conversation stands that anybody hears here; 0 where that is not known."""
         audience = self._audiences.get(conversation_id)
-        return 0 if audience is None else audience.gate.head
+        return 0 if audience is None else max(audience.gate.head, 0)
 
     def listeners(self) -> list[Listener]:
         """All sessions of this node."""
@@ -429,7 +429,7 @@ class Hub:
     # -- healing, in a cluster ----------------------------------------------------------------------
 
     def streams(self) -> dict[str, int]:
-        """The streams that anybody hears here, and where they stand; 0 where that is not known."""
+        """The streams that anybody hears here, and where they stand; -1 where that is not known."""
         found = {conversation_stream(c): audience.gate.head for c, audience in self._audiences.items()}
         found |= {inbox_stream(user_id): inbox.head for user_id, inbox in self._inboxes.items()}
         return found
@@ -441,7 +441,7 @@ class Hub:
             return
         if not gate.is_open:
             gate.close(head)  # it is being read
-        elif not gate.head:  # nobody knows what was missed: each device compares with its own cursor
+        elif not gate.is_known:  # nobody knows what was missed: each device compares with its own cursor
             self._resync_stream(stream, head)
         else:
             gate.close(head)
@@ -522,7 +522,7 @@ class Hub:
         seat = self._seats.get(conn_id)
         audience = self._audiences.get(conversation_id)
         if seat is not None and audience is not None and conversation_id in seat.conversation_ids:
-            if not audience.gate.head:
+            if not audience.gate.is_known:
                 audience.gate.head = head
             self._catch_up(seat, conversation_id, head)
 
@@ -544,7 +544,7 @@ class Hub:
             if seq > seat.delivered.get(conversation_id, 0) and conversation_id in seat.conversation_ids:
                 head = self._audiences[conversation_id].gate.head
                 # What lies beyond the head is not held, and must be told again when it is there.
-                seat.delivered[conversation_id] = min(seq, head) if head else seq
+                seat.delivered[conversation_id] = min(seq, head) if head > 0 else seq
                 self.watermarks.note(conversation_id, user_id, seq)
 
     # -- the one task -------------------------------------------------------------------------------

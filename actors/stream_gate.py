@@ -9,6 +9,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Final, Protocol
 
+UNKNOWN: Final = -1  # an empty stream stands at 0, and its first event must not be missed either
 MAX_WAITING: Final = 256  # events behind a hole: as many as an actor's mailbox; then a resync is cheaper
 
 
@@ -35,11 +36,16 @@ class StreamGate:
     __slots__ = ("first", "head", "is_too_far", "last", "waiting")
 
     def __init__(self) -> None:
-        self.head = 0  # the last seq that passed; 0: not known yet
+        self.head = UNKNOWN  # the last seq that passed
         self.first = 0  # the first one that passed, where nothing was known before it
         self.last = 0  # the last one that is known to be stored, while a hole is being read
         self.waiting: list[tuple[int, Callable[[], None]]] | None = None  # while a hole is being read
         self.is_too_far = False  # more came behind the hole than may wait
+
+    @property
+    def is_known(self) -> bool:
+        """Tell whether it is known where the stream stands."""
+        return self.head >= 0
 
     @property
     def is_open(self) -> bool:
@@ -50,13 +56,13 @@ class StreamGate:
         """Decide on an event; nothing is changed."""
         if self.waiting is not None:
             return Passage.LEAVE_OUT if seq <= self.head else Passage.WAIT
-        if seq == self.head + 1 or not self.head:
+        if seq == self.head + 1 or not self.is_known:
             return Passage.PASS
         return Passage.LEAVE_OUT if seq <= self.head else Passage.FILL
 
     def passed(self, seq: int) -> None:
         """Move on to an event that passes."""
-        if not self.head:
+        if not self.is_known:
             self.first = seq
         self.head = seq
 
