@@ -360,7 +360,14 @@ class ClusterNode:
 
     def _live_leases(self) -> list[NodeLease]:
         own = self.settings.node_id
-        return [lease for lease in self._leases if lease.lease_left_ms > 0 and lease.node_id != own]
+        # One without an address is no node of a cluster: whoever runs there can be no peer.
+        return [
+            lease
+            for lease in self._leases
+            if lease.lease_left_ms > 0
+            and lease.node_id != own
+            and lease.address.rpartition(":")[2].isdecimal()
+        ]
 
     def _members_read(self, leases: Sequence[NodeLease], dead: Sequence[tuple[str, int]]) -> None:
         self._leases = tuple(leases)
