@@ -186,8 +186,8 @@ class StoreHealer:
         publish_event(self._hub, conversation_id, event, entry.message_count, to=())
         # It may be known here what has become of these members since.
         if isinstance(event, events.ConversationCreated | events.MembersAdded):
-            self.check_users(user_id for user_id in event.member_ids if self._hub.listeners_of(user_id))
-        elif isinstance(event, events.MemberRemoved) and self._hub.listeners_of(event.member_id):
+            self.check_users(user_id for user_id in event.member_ids if self._hub.is_here(user_id))
+        elif isinstance(event, events.MemberRemoved) and self._hub.is_here(event.member_id):
             self.check_users([event.member_id])
 
 

@@ -208,6 +208,10 @@ class Hub:
         """Tell whether the user is connected, here or to another node."""
         return user_id in self._by_user or self.presence.is_elsewhere(user_id)
 
+    def is_here(self, user_id: str) -> bool:
+        """Tell whether the user is connected to this node."""
+        return user_id in self._by_user
+
     def user_ids(self) -> list[str]:
         """The users who are connected to this node."""
         return list(self._by_user)
