@@ -131,10 +131,22 @@ class Hub:
             return
         for conversation_id, head in heads.items():
             audience = self._audiences.get(conversation_id)
-            if audience is not None and not audience.gate.head:
-                audience.gate.head = head
-        inbox = self._inboxes[seat.listener.user_id]
-        inbox.head = inbox.head or inbox_head
+            if audience is not None:
+                self._seed(seat, audience.gate, conversation_id, head)
+        self._seed(seat, self._inboxes[seat.listener.user_id], INBOX, inbox_head)
+
+    def _seed(self, seat: _Seat, gate: StreamGate, stream: str, head: int) -> None:
+        if not gate.is_known:
+            gate.head = head
+        elif gate.first > head + 1:
+            # The first that came here was not the first after the welcome: what lies between was lost.
+            self._catch_up(seat, stream, gate.head)
+
+    def _catch_up(self, seat: _Seat, stream: str, head: int) -> None:
+        """Let one session read a stream up to there by itself."""
+        seat.delivered.pop(stream, None)
+        encoded = Encoded(events.Resync(conversation_id=stream, head=head))
+        seat.listener.push_live(("resync", stream), encoded, stream)
 
     def detach(self, conn_id: int, *, was_silent: bool = False) -> None:
         """Forget a session; `was_silent`: nothing was heard from it for too long."""
@@ -183,6 +195,10 @@ class Hub:
         seat = self._seats.get(conn_id)
         return seat is not None and conversation_id in seat.conversation_ids
 
+    def is_attached(self, conn_id: int) -> bool:
+        """Tell whether a session is still here."""
+        return conn_id in self._seats
+
     def conversation_ids(self, conn_id: int) -> frozenset[str]:
         """The conversations that a session hears."""
         seat = self._seats.get(conn_id)
@@ -192,6 +208,10 @@ class Hub:
         """Tell whether the user is connected, here or to another node."""
         return user_id in self._by_user or self.presence.is_elsewhere(user_id)
 
+    def is_here(self, user_id: str) -> bool:
+        """Tell whether the user is connected to this node."""
+        return user_id in self._by_user
+
     def user_ids(self) -> list[str]:
         """The users who are connected to this node."""
         return list(self._by_user)
@@ -199,12 +219,12 @@ class Hub:
     def inbox_head_of(self, user_id: str) -> int:
         """Where the inbox of a user stands who is connected here; 0 where that is not known."""
         inbox = self._inboxes.get(user_id)
-        return 0 if inbox is None else inbox.head
+        return 0 if inbox is None else max(inbox.head, 0)
 
     def head_of(self, conversation_id: str) -> int:
         """Where a conversation stands that anybody hears here; 0 where that is not known."""
         audience = self._audiences.get(conversation_id)
-        return 0 if audience is None else audience.gate.head
+        return 0 if audience is None else max(audience.gate.head, 0)
 
     def listeners(self) -> list[Listener]:
         """All sessions of this node."""
@@ -249,7 +269,7 @@ class Hub:
         if audience is None:
             return
         if self.healer is None:
-            audience.gate.head = seq
+            audience.gate.passed(seq)
             self._push_event(audience, conversation_id, seq, encoded, everywhere, message_count)
             return
 
@@ -262,7 +282,7 @@ class Hub:
         """Let an event through the gate of its stream, now or when the hole before it is filled."""
         passage = gate.judge(seq)
         if passage is Passage.PASS:
-            gate.head = seq
+            gate.passed(seq)
             release()
         elif passage is not Passage.LEAVE_OUT:
             gate.hold(seq, release)
@@ -329,7 +349,7 @@ class Hub:
         if inbox is None:
             return
         if self.healer is None:
-            inbox.head = seq
+            inbox.passed(seq)
             self._push_inbox(user_id, seq, encoded)
         else:
             release = partial(self._push_inbox, user_id, seq, encoded)
@@ -341,6 +361,8 @@ class Hub:
         event = encoded.event
         if isinstance(event, events.ContactChanged) and event.contact is None:
             self.presence.doubt(user_id)
+        elif isinstance(event, events.SessionRevoked):
+            self.close_session(user_id, event.session_id)  # what said so directly may be lost; this is not
 
     def publish_user_live(self, user_id: str, key: LiveKey, encoded: Encoded, *, stream: str) -> None:
         for seat in self._by_user.get(user_id, {}).values():
@@ -411,7 +433,7 @@ class Hub:
     # -- healing, in a cluster ----------------------------------------------------------------------
 
     def streams(self) -> dict[str, int]:
-        """The streams that anybody hears here, and where they stand; 0 where that is not known."""
+        """The streams that anybody hears here, and where they stand; -1 where that is not known."""
         found = {conversation_stream(c): audience.gate.head for c, audience in self._audiences.items()}
         found |= {inbox_stream(user_id): inbox.head for user_id, inbox in self._inboxes.items()}
         return found
@@ -419,31 +441,35 @@ class Hub:
     def stands_at(self, stream: str, head: int) -> None:
         """The store says how far a stream has got: what did not come here is to be read."""
         gate = self._gate_of(stream)
-        if gate is None or gate.waiting is not None or head <= gate.head or self.healer is None:
+        if gate is None or head <= gate.head or self.healer is None:
             return
-        if not gate.head:  # nobody knows what was missed: each device compares with its own cursor
+        if not gate.is_open:
+            gate.close(head)  # it is being read
+        elif not gate.is_known:  # nobody knows what was missed: each device compares with its own cursor
             self._resync_stream(stream, head)
-            return
-        gate.waiting = []
-        self.healer.fill(stream, gate.head)
+        else:
+            gate.close(head)
+            self.healer.fill(stream, gate.head)
 
-    def filled(self, stream: str, publish: Iterable[Callable[[], None]], head: int | None) -> None:
-        """What a hole held was read. `publish` publishes it event by event; None for `head`: it could not be
+    def filled(self, stream: str, publish: Iterable[Callable[[], None]]) -> None:
+        """What a hole held was read. `publish` publishes it event by event; without any, it could not be
         read, or is too long, and listeners read it themselves.
         """
         gate = self._gate_of(stream)
-        if gate is None:
-            return
-        is_too_far = gate.is_too_far
+        if gate is None or gate.is_open:
+            return  # whoever waited for it has gone
+        before, last, is_too_far = gate.head, gate.last, gate.is_too_far
         waiting = gate.reopen()
         for call in publish:
             call()
-        if head is None or is_too_far:
-            last = max((seq for seq, _ in waiting), default=gate.head)
-            self._resync_stream(stream, max(last, head or 0))
+        if gate is not self._gate_of(stream):
+            return  # the last listener was removed by what was read
+        if gate.head < last and (gate.head == before or is_too_far):
+            self._resync_stream(stream, max(last, gate.head))
             return
         for seq, release in waiting:
             self._pass(gate, stream, seq, release)
+        self.stands_at(stream, last)  # what was read may have been only the beginning
 
     def _gate_of(self, stream: str) -> StreamGate | None:
         kind, _, name = stream.partition(":")
@@ -472,12 +498,14 @@ class Hub:
         """The conversations of users are about to be read: note whose change meanwhile."""
         self._rejoining = set()
 
-    def rejoin(self, found: Mapping[str, Collection[str]]) -> list[str]:
+    def rejoin(self, found: Mapping[str, Collection[str]]) -> tuple[list[str], list[tuple[int, str]]]:
         """Let the sessions of these users hear exactly these conversations.
 
-        Returns the users who entered or left one since `begin_rejoin`: they must be read again.
+        Returns the users who entered or left one since `begin_rejoin`, to be read again; and (conn_id,
+        conversation_id) of what is heard only now: what was missed there is to be told by `catch_up`.
         """
         moved, self._rejoining = self._rejoining or set(), None
+        entered: list[tuple[int, str]] = []
         for user_id, conversation_ids in found.items():
             if user_id in moved:
                 continue
@@ -490,13 +518,24 @@ class Hub:
                 for conversation_id in set(conversation_ids) - seat.conversation_ids:
                     seat.conversation_ids.add(conversation_id)
                     self._sit(seat, conversation_id)
-        return [user_id for user_id in found if user_id in moved]
+                    entered.append((seat.listener.conn_id, conversation_id))
+        return [user_id for user_id in found if user_id in moved], entered
+
+    def catch_up(self, conn_id: int, conversation_id: str, head: int) -> None:
+        """Tell a session how far a conversation had got that it hears since a moment."""
+        seat = self._seats.get(conn_id)
+        audience = self._audiences.get(conversation_id)
+        if seat is not None and audience is not None and conversation_id in seat.conversation_ids:
+            if not audience.gate.is_known:
+                audience.gate.head = head
+            self._catch_up(seat, conversation_id, head)
 
     def forget_delivered(self, is_concerned: Callable[[str], bool]) -> None:
         """What devices told of these conversations may be lost with their owner: let them tell it again."""
-        for seat in self._seats.values():
-            for conversation_id in [c for c in seat.delivered if is_concerned(c)]:
-                del seat.delivered[conversation_id]
+        for conversation_id, audience in self._audiences.items():
+            if is_concerned(conversation_id):
+                for seat in (*audience.full, *audience.passive):
+                    seat.delivered.pop(conversation_id, None)
 
     # -- delivered receipts -------------------------------------------------------------------------
 
@@ -509,7 +548,7 @@ class Hub:
             if seq > seat.delivered.get(conversation_id, 0) and conversation_id in seat.conversation_ids:
                 head = self._audiences[conversation_id].gate.head
                 # What lies beyond the head is not held, and must be told again when it is there.
-                seat.delivered[conversation_id] = min(seq, head) if head else seq
+                seat.delivered[conversation_id] = min(seq, head) if head > 0 else seq
                 self.watermarks.note(conversation_id, user_id, seq)
 
     # -- the one task -------------------------------------------------------------------------------

@@ -117,8 +117,10 @@ class UserActor(StreamActor):
             await self._told(message, reply)
         elif isinstance(message, Opened):
             self._opened(message)
+            reply.resolve(replies.Ok())
         elif isinstance(message, Closed):
             self._closed(message)
+            reply.resolve(replies.Ok())
         elif isinstance(message, _TellBlock):
             await self._tell_block(message)
         else:
@@ -169,6 +171,8 @@ class UserActor(StreamActor):
             self._fanout.replace_connection(self._id, known.place)
 
     def _closed(self, message: Closed) -> None:
+        if message.place is None and self._fanout.is_connected(self._id):
+            return  # back already
         for device_id in [d for d, known in self._devices.items() if message.place in (known.place, None)]:
             del self._devices[device_id]
         if not self._fanout.is_connected(self._id):

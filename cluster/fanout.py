@@ -55,6 +55,7 @@ class ClusterFanout:
         self._node_id = node_id
         self._boot = boot
         self._nodes_of = nodes_of
+        self._heard: dict[int, int] = {}  # shard -> the highest epoch that has said who hears what
 
     # -- actors.ports.Fanout ------------------------------------------------------------------------
 
@@ -105,21 +106,22 @@ class ClusterFanout:
 
     def subscribe(self, conversation_id: str, user_ids: Sequence[str]) -> None:
         self._hub.subscribe(conversation_id, user_ids)
+        epoch = self._own_epoch(conversation_id, user_ids)
         if nodes := self._nodes(user_ids):
-            epoch = self._epoch(conversation_id)
             self._peers.send_all(nodes, wire.Subscribe(conversation_id, epoch, list(user_ids)))
 
     def unsubscribe(self, conversation_id: str, user_ids: Sequence[str], *, to: Collection[str]) -> None:
         self._hub.unsubscribe(conversation_id, user_ids, to=to)
+        epoch = self._own_epoch(conversation_id, user_ids)
         if nodes := self._nodes({*user_ids, *to}):
-            epoch = self._epoch(conversation_id)
             self._peers.send_all(nodes, wire.Unsubscribe(conversation_id, epoch, list(user_ids)))
 
     def resync(self, conversation_id: str, head: int, user_ids: Collection[str]) -> None:
         self._hub.resync(conversation_id, head, user_ids)
         # To all: who was removed just before the crash still hears the conversation somewhere.
+        epoch = self._own_epoch(conversation_id, user_ids)
         if nodes := self._peers.node_ids:
-            item = wire.Resync(conversation_id, self._epoch(conversation_id), head, list(user_ids))
+            item = wire.Resync(conversation_id, epoch, head, list(user_ids))
             self._peers.send_all(nodes, item)
 
     def resync_user(self, user_id: str, head: int) -> None:
@@ -160,8 +162,16 @@ class ClusterFanout:
                     break
         return nodes
 
-    def _epoch(self, conversation_id: str) -> int:
-        return self._placement.route_of(Address("conversation", conversation_id).shard).epoch
+    def _own_epoch(self, conversation_id: str, user_ids: Iterable[str]) -> int:
+        """The epoch to speak by; 0 where the shard has moved on before its former actor could speak.
+
+        Then nobody takes its word for who hears what, this node neither: it may have been overtaken.
+        """
+        route = self._placement.route_of(Address("conversation", conversation_id).shard)
+        if route.node_id == self._node_id:
+            return route.epoch
+        self._healer.check_users(user_ids)
+        return 0
 
     # -- from other nodes ---------------------------------------------------------------------------
 
@@ -218,7 +228,10 @@ class ClusterFanout:
 
         What it says of membership may have been overtaken by what its successor said.
         """
-        if epoch >= self._epoch(conversation_id):
+        shard = Address("conversation", conversation_id).shard
+        known = max(self._placement.route_of(shard).epoch, self._heard.get(shard, 0))
+        if epoch >= known:
+            self._heard[shard] = epoch
             return True
         self._healer.check_users(user_ids)
         return False

@@ -34,6 +34,7 @@ from cluster.membership_settings import MembershipSettings
 from cluster.mesh import LaneSet, Mesh
 from cluster.ownership import Ownership
 from cluster.presence import PresenceDirectory
+from cluster.presence_messages import PresenceAck
 from cluster.router import ClusterRouter
 from cluster.routes import ShardRoute
 from cluster.shards import KeeperSettings, ShardKeeper
@@ -43,6 +44,7 @@ from protocol.types import NodeInfo, PresenceState
 
 ANNOUNCE_TIMEOUT_S: Final = 0.5  # a session is not held up longer by a peer that is slow to know of it
 BEAT_S: Final = 1.0
+MAX_OWNERLESS: Final = 50_000  # more users than one node holds
 LEAVE_S: Final = 1.0  # for saying good-bye; who misses it finds out by itself
 
 log = structlog.get_logger(__name__)
@@ -143,6 +145,10 @@ class ClusterNode:
         self._presence: PresenceDirectory | None = None
         self._presence_wake = trio.Event()
         self._announced = trio.Event()  # set and renewed whenever a peer has acked
+        # Nodes that did not know of all sessions here, up to which version: until then they sent less.
+        self._unaware: dict[str, int] = {}
+        # Users whose last connection was on a lost node, while nobody owns their shard: user_id -> at_ms.
+        self._ownerless: dict[str, int] = {}
         self._loads: dict[str, wire.Load] = {}
         self._leases: tuple[NodeLease, ...] = ()
         self._epochs: dict[int, int] = {}  # of each shard's owner, as was followed last
@@ -190,13 +196,15 @@ class ClusterNode:
         if presence is None:
             return
         version = presence.version
-        with trio.move_on_after(ANNOUNCE_TIMEOUT_S):
-            while self._presence is presence:
-                if presence.announced(version):
-                    return
+        with trio.move_on_after(ANNOUNCE_TIMEOUT_S) as scope:
+            while self._presence is presence and not presence.announced(version):
                 await self._announced.wait()
-        if self._presence is presence:
+        if self._presence is not presence:
+            return
+        if scope.cancelled_caught:
             presence.gave_up(version)
+        for node_id in presence.behind(version):
+            self._unaware[node_id] = version
 
     # -- its life -----------------------------------------------------------------------------------
 
@@ -252,7 +260,10 @@ class ClusterNode:
                 self.keeper.poke()
         finally:
             self._lanes = self._gossip = self._presence = None
-            self._announced.set()
+            self._wake_announced()
+            self._unaware.clear()
+            for node_id in list(self.mesh.node_ids):
+                self.router.peer_lost(node_id)
             self.mesh.close()
             self._hub.presence.forget_elsewhere()
             self._loads.clear()
@@ -304,10 +315,12 @@ class ClusterNode:
     def _gap(self, node_id: str, boot: int) -> None:
         log.info("lane_gap", peer_id=node_id, boot=boot)
         self.healer.check_all()
+        self.mesh.send_all((node_id,), wire.Lost())
 
     def _link(self, node_id: str, is_up: bool) -> None:
         log.info("link_changed", peer_id=node_id, is_up=is_up)
         if not is_up and self._gossip is not None:
+            self.router.peer_lost(node_id)
             self._gossip.way_lost(node_id)
             self.keeper.poke()
 
@@ -335,6 +348,8 @@ class ClusterNode:
                 self.mesh.set_reach(node_id, item.reaches)
             case wire.Missed():
                 self.healer.check_all()
+            case wire.Lost():
+                self._hub.forget_delivered(lambda _: True)
             case _:
                 log.debug("item_ignored", peer_id=node_id, kind=type(item).__name__)
 
@@ -353,7 +368,14 @@ class ClusterNode:
 
     def _live_leases(self) -> list[NodeLease]:
         own = self.settings.node_id
-        return [lease for lease in self._leases if lease.lease_left_ms > 0 and lease.node_id != own]
+        # One without an address is no node of a cluster: whoever runs there can be no peer.
+        return [
+            lease
+            for lease in self._leases
+            if lease.lease_left_ms > 0
+            and lease.node_id != own
+            and lease.address.rpartition(":")[2].isdecimal()
+        ]
 
     def _members_read(self, leases: Sequence[NodeLease], dead: Sequence[tuple[str, int]]) -> None:
         self._leases = tuple(leases)
@@ -383,6 +405,7 @@ class ClusterNode:
                 self.keeper.poke()
             return
         self._loads.pop(node_id, None)
+        self._unaware.pop(node_id, None)
         self.router.peer_lost(node_id)
         self.keeper.poke()
         if presence is not None:
@@ -426,7 +449,8 @@ class ClusterNode:
         self.router.routes_changed([route.shard for route in routes])
         if moved:
             self._actors.shards_moved(moved, ours=ours)
-            self.healer.check_heads(lambda stream: _shard_of(stream) in moved)
+            self.healer.check_shards(moved)
+            self._tell_of_lost(moved, ours)
             self._hub.forget_delivered(lambda c: Address("conversation", c).shard in moved)
 
     def _asleep(self, address: Address, message: object) -> None:
@@ -453,6 +477,8 @@ class ClusterNode:
             return
         for answer in presence.received(node_id, boot, message, trio.current_time()):  # type: ignore[arg-type]
             self.mesh.send(node_id, wire.Presence(answer))
+        if isinstance(message, PresenceAck):
+            self._peer_knows(presence, node_id, message)
         self._wake_announced()
         self._presence_wake.set()
 
@@ -460,9 +486,28 @@ class ClusterNode:
         announced, self._announced = self._announced, trio.Event()
         announced.set()
 
+    def _peer_knows(self, presence: PresenceDirectory, node_id: str, ack: PresenceAck) -> None:
+        """Read what a node may not have sent here before it knew of all our sessions."""
+        if ack.is_asking:
+            self._unaware[node_id] = presence.version
+        version = self._unaware.get(node_id)
+        if version is not None and node_id not in presence.behind(version):
+            del self._unaware[node_id]
+            self.healer.check_all()
+
     def _user_lost(self, user_id: str, at_ms: int) -> None:
-        if self.keeper.owns(Address("user", user_id).shard):
+        """The node that owns the user stores it; while there is none, all remember, and its taker does."""
+        shard = Address("user", user_id).shard
+        if self.keeper.owns(shard):
             self._actors.user_lost(user_id, at_ms)
+        elif not self.router.reaches(shard) and len(self._ownerless) < MAX_OWNERLESS:
+            self._ownerless[user_id] = at_ms
+
+    def _tell_of_lost(self, moved: set[int], ours: set[int]) -> None:
+        for user_id in [u for u in self._ownerless if Address("user", u).shard in moved]:
+            at_ms = self._ownerless.pop(user_id)
+            if Address("user", user_id).shard in ours and not self._hub.is_connected(user_id):
+                self._actors.user_lost(user_id, at_ms)
 
     async def _run_presence(self, presence: PresenceDirectory) -> None:
         while True:
@@ -581,11 +626,6 @@ def _known(lease: NodeLease) -> KnownNode:
 
 def _info(node_id: str, meta: NodeMeta, load: float) -> NodeInfo:
     return NodeInfo(node_id=node_id, url=meta.url, bot_address=meta.bot_address, zone=meta.zone, load=load)
-
-
-def _shard_of(stream: str) -> int:
-    kind, _, name = stream.partition(":")
-    return Address("user" if kind == "u" else "conversation", name).shard
 
 
 def _nothing() -> None:

@@ -148,6 +148,14 @@ class PresenceDirectory:
         """
         return self.announced_version >= version
 
+    def behind(self, version: int) -> list[str]:
+        """The peers that are up and do not hold that version yet, the lagging ones among them."""
+        return [
+            node_id
+            for node_id, peer in self._peers.items()
+            if peer.replica.is_up and peer.feed.acked_version < version
+        ]
+
     def gave_up(self, version: int) -> None:
         """Somebody waited for `ANNOUNCE_TIMEOUT_S`: do not wait for those to blame until they catch up.
 

@@ -147,7 +147,7 @@ class ClusterRouter:
         if self._placement.owns(shard):
             return self._local.tell_if_active(address, message)
         node_id = self._placement.route_of(shard).node_id
-        if node_id in ("", self._node_id) or not self._way.next_hop(node_id):
+        if not self.reaches(shard):
             return False
         return self._way.send(node_id, wire.Hint(address.kind, address.id, message))  # type: ignore[arg-type]
 
@@ -169,6 +169,11 @@ class ClusterRouter:
         with trio.move_on_after(timeout_s):
             return await slot.wait()
         raise Unavailable("timeout", retry_after_s=1.0)
+
+    def reaches(self, shard: int) -> bool:
+        """Tell whether another node is known that runs the shard's actors, and there is a way to it."""
+        node_id = self._placement.route_of(shard).node_id
+        return node_id not in ("", self._node_id) and bool(self._way.next_hop(node_id))
 
     # -- sending ------------------------------------------------------------------------------------
 

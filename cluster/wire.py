@@ -185,6 +185,10 @@ class Missed(Item, frozen=True, tag="missed"):
     """The sender has not sent to the receiver for a while: read from the store what that may have been."""
 
 
+class Lost(Item, frozen=True, tag="lost"):
+    """Something that the receiver has sent did not come: hints that nobody answers are to be told again."""
+
+
 class Load(Item, frozen=True, tag="load"):
     """How the sender is doing, told each second. `reaches`: the nodes to which its direct way works."""
 
@@ -226,6 +230,7 @@ AnyItem = (
     | Presence
     | Routes
     | Missed
+    | Lost
     | Load
     | Relayed
 )

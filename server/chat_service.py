@@ -218,7 +218,7 @@ class ChatService:
         self._devices: dict[tuple[str, str], Device] = {}
         self._opened: dict[int, tuple[str, Opened]] = {}  # conn_id -> whose, and what was told of it
         # For user actors that could not be reached; the newest of each connection.
-        self._untold: dict[tuple[str, Place | None], Opened | Closed] = {}
+        self._untold: dict[tuple[str, Place | str | None], Opened | Closed | Told] = {}
         self._reads: dict[type[Command], Callable[[Caller, Command], Awaitable[Reply]]] = {
             commands.Sync: self._sync,
             commands.SyncInbox: self._sync_inbox,
@@ -382,13 +382,10 @@ class ChatService:
         return await read(caller, command)
 
     def session_revoked(self, session_id: str, user_id: str) -> None:
-        """Close a log-in's connections here and tell the user's other devices."""
-        self._hub.close_session(user_id, session_id)
+        """Close a log-in's connections on all nodes and tell the user's other devices."""
+        self._fanout.close_session(user_id, session_id)
         told = Told(f"logout:{session_id}", encode_tell(LoggedOut(session_id)))
-        try:
-            self._router.tell(Address("user", user_id), told)
-        except Unavailable:
-            log.warning("logout_not_told", user_id=user_id, session_id=session_id)
+        self._tell_surely(user_id, session_id, told)
 
     # -- plumbing -----------------------------------------------------------------------------------
 
@@ -478,19 +475,26 @@ class ChatService:
         self._hub.moved(caller.conn_id, is_active=is_active)
 
     def _tell_user(self, user_id: str, message: Opened | Closed) -> None:
-        """Tell the user's actor of a connection, later if it cannot be reached now."""
-        try:
-            self._router.tell(Address("user", user_id), message)
-        except Unavailable:
-            if len(self._untold) < _MAX_UNTOLD:
-                if isinstance(message, Opened):
-                    message = msgspec.structs.replace(message, is_repeated=True)
-                self._untold[user_id, message.place] = message
+        """Tell the user's actor of a connection."""
+        self._tell_surely(user_id, message.place, message)
+
+    def _tell_surely(self, user_id: str, about: Place | str | None, message: Opened | Closed | Told) -> None:
+        """Tell the user's actor, on whatever node, again if it cannot be reached now or does not answer."""
+        self._untold.pop((user_id, about), None)
+        self._router.ask_nowait(Address("user", user_id), message, _Receipt(self, user_id, about, message))
+
+    def not_told(self, user_id: str, about: Place | str | None, message: Opened | Closed | Told) -> None:
+        """A message did not reach the user's actor, or may not have: it is told again."""
+        if isinstance(message, Opened):
+            message = msgspec.structs.replace(message, is_repeated=True)
+        if len(self._untold) < _MAX_UNTOLD:
+            self._untold.setdefault((user_id, about), message)  # unless there is newer news
 
     def _retry_untold(self) -> None:
         waiting, self._untold = self._untold, {}
-        for (user_id, _place), message in waiting.items():
-            self._tell_user(user_id, message)
+        for (user_id, about), message in waiting.items():
+            if not isinstance(message, Opened) or self._hub.is_attached(message.place.conn_id):
+                self._tell_surely(user_id, about, message)
 
     def _note_cursors(self, caller: Caller, cursors: dict[str, int], inbox_cursor: int) -> None:
         self._hub.delivered(caller.user_id, cursors, caller.conn_id)
@@ -828,6 +832,30 @@ class ChatService:
     async def _log_out(self, caller: Caller, _command: Command) -> Reply:
         await self._log_ins.log_out(caller.identity)
         return replies.Ok()
+
+
+class _Receipt:
+    """The reply of a message to a user's actor that must arrive."""
+
+    __slots__ = ("_about", "_message", "_service", "_user_id", "is_done")
+
+    def __init__(
+        self, service: ChatService, user_id: str, about: Place | str | None, message: Opened | Closed | Told
+    ) -> None:
+        self._service = service
+        self._user_id = user_id
+        self._about = about
+        self._message = message
+        self.is_done = False
+
+    def resolve(self, value: object) -> None:
+        self.is_done = True
+
+    def fail(self, error: HubbubError) -> None:
+        if not self.is_done:
+            self.is_done = True
+            if isinstance(error, Unavailable) and error.code != "crashed":
+                self._service.not_told(self._user_id, self._about, self._message)
 
 
 def _raise_cursor(waiting: dict[tuple[str, str], int], key: tuple[str, str], seq: int) -> None:

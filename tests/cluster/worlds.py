@@ -7,12 +7,13 @@ from typing import cast
 
 import trio
 
-from actors.address import Address
+from actors.address import SHARD_COUNT, Address
 from actors.hub import Hub
 from actors.router import LocalRouter
 from cluster.node import ClusterNode, ClusterSettings
 from cluster.placement import MoveRules
 from cluster.shards import KeeperSettings
+from protocol.errors import StorageUnavailable
 from server.chat_core import ChatCore
 from server.directory import Directory
 from server.log_ins import LogIns
@@ -33,13 +34,28 @@ QUICK = KeeperSettings(
 )
 
 
+class ClusterStore(FlakyStore):
+    """The real store, but for what a test lets it refuse."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        super().__init__(store)
+        self.refuses_renewals = False
+
+    async def renew_node(self, node_id: str, boot: int, **more: object) -> bool:
+        """As the store does it, or not at all."""
+        if self.refuses_renewals:
+            raise StorageUnavailable("disk")
+        return await self._store.renew_node(node_id, boot, **more)  # type: ignore[arg-type]  # its keywords
+
+
 class Member(World):
     """One node of a cluster in this process; devices connect to it as to a single one."""
 
     def __init__(
-        self, name: str, store: SqliteStore, flaky: FlakyStore, core: ChatCore, node: ClusterNode
+        self, name: str, store: SqliteStore, flaky: ClusterStore, core: ChatCore, node: ClusterNode
     ) -> None:
         super().__init__(store, flaky, core)
+        self.faults = flaky
         self.name = name
         self.node = node
         self.now_ms = 1_700_000_000_000
@@ -65,7 +81,7 @@ class ClusterWorld:
 
     async def _run(self, name: str, *, task_status: trio.TaskStatus[None]) -> None:
         async with open_store(self.directory) as store:
-            flaky = FlakyStore(store)
+            flaky = ClusterStore(store)
             people = Directory(store)
             log_ins = LogIns(store, people, b"a secret of 32 bytes for tests...")
             made: list[ClusterNode] = []
@@ -122,9 +138,15 @@ class ClusterWorld:
         while True:
             counts = [len(self.members[name].node.keeper.held) for name in wanted]
             views = [set(self.members[name].node.mesh.node_ids) | {name} for name in wanted]
-            if sum(counts) == 256 and max(counts) - min(counts) <= 2 and all(v == wanted for v in views):
+            is_shared = sum(counts) == 256 and max(counts) - min(counts) <= 2
+            if is_shared and all(v == wanted for v in views) and self._agree(wanted):
                 return
             await trio.sleep(0.02)
+
+    def _agree(self, names: set[str]) -> bool:
+        """Tell whether these nodes believe the same of each shard."""
+        keepers = [self.members[name].node.keeper for name in names]
+        return all(len({keeper.route_of(shard) for keeper in keepers}) == 1 for shard in range(SHARD_COUNT))
 
     def owner_of(self, kind: str, name: str) -> Member:
         """The node that runs an actor, by its own belief."""
