@@ -86,9 +86,11 @@ class Alone:
         return shard in self._epochs
 
     def fenced(self, shard: int) -> None:
-        """Somebody else has written to the directory: it is gone for good."""
-        if self._epochs.pop(shard, None) is not None:
-            log.error("shard_fenced", shard=shard)
+        """Somebody else has written to the directory, which its lock should have kept away.
+
+        There is no other owner to ask; the store goes on refusing what is not ours.
+        """
+        log.error("shard_fenced", shard=shard)
 
     @property
     def boot(self) -> int:
