@@ -123,6 +123,7 @@ class Conversation(Messages, Membership, Receipts):
             self._create(message, reply)
         elif isinstance(message, BlockMoved):
             self._block_moved(message)
+            reply.resolve(replies.Ok())
         else:
             raise TypeError(f"a conversation does not take {type(message).__name__}")
 

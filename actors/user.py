@@ -34,7 +34,7 @@ from actors.stream_actor import After, Answer, Staged, StreamActor
 from actors.user_rules import Circle
 from protocol import commands, events, replies
 from protocol.codec import Encoded
-from protocol.errors import Refused
+from protocol.errors import HubbubError, Refused
 from protocol.events import InboxEvent
 from protocol.records import (
     Appended,
@@ -58,8 +58,32 @@ _RETRY_S: Final = 0.25
 
 
 class _TellBlock(msgspec.Struct, frozen=True):
+    """Tell a conversation how a block stands; `after_s`: not at once."""
+
     conversation_id: str
     other_id: str
+    after_s: float = 0.0
+
+
+class _BlockReply:
+    """The conversation's answer; without one it is told again."""
+
+    __slots__ = ("_conversation_id", "_ctx", "_other_id", "is_done")
+
+    def __init__(self, ctx: EntityContext, conversation_id: str, other_id: str) -> None:
+        self._ctx = ctx
+        self._conversation_id = conversation_id
+        self._other_id = other_id
+        self.is_done = False
+
+    def resolve(self, value: object) -> None:
+        self.is_done = True
+
+    def fail(self, error: HubbubError) -> None:
+        if not self.is_done:
+            self.is_done = True
+            after_s = max(_RETRY_S, error.retry_after_s or 0.0)
+            self._ctx.post(_TellBlock(self._conversation_id, self._other_id, after_s))
 
 
 class UserActor(StreamActor):
@@ -376,18 +400,22 @@ class UserActor(StreamActor):
     def _block_moved(self, app_id: str, other_id: str, *, blocked: bool) -> None:
         """Let it take effect now where the two meet; what is not awake reads it when it wakes."""
         conversation_id = direct_id(app_id, self._id, other_id)
-        moved = BlockMoved(self._id, other_id, blocked)
-        if not self._ctx.tell(Address("conversation", conversation_id), moved):
-            self._ctx.post_after(_RETRY_S, _TellBlock(conversation_id, other_id))
+        self._tell_conversation(conversation_id, other_id, blocked)
         if blocked:
             self._fanout.part(self._id, other_id)
 
     async def _tell_block(self, message: _TellBlock) -> None:
-        """Tell a conversation whose mailbox was full how the block stands by now."""
+        """Tell a conversation that could not be told before how the block stands by now."""
+        if message.after_s:
+            self._ctx.post_after(message.after_s, msgspec.structs.replace(message, after_s=0.0))
+            return
         blocked = message.other_id in (await self._load_circle()).blocked
-        moved = BlockMoved(self._id, message.other_id, blocked)
-        if not self._ctx.tell(Address("conversation", message.conversation_id), moved):
-            self._ctx.post_after(_RETRY_S, message)
+        self._tell_conversation(message.conversation_id, message.other_id, blocked)
+
+    def _tell_conversation(self, conversation_id: str, other_id: str, blocked: bool) -> None:
+        reply = _BlockReply(self._ctx, conversation_id, other_id)
+        moved = BlockMoved(self._id, other_id, blocked)
+        self._ctx.router.ask_nowait(Address("conversation", conversation_id), moved, reply)
 
     async def _update_profile(self, ask: Ask, command: commands.UpdateProfile, reply: Reply) -> None:
         """Store a change whose values the accounts have checked."""
