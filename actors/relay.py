@@ -65,7 +65,7 @@ class TellRelay:
         self._queue: deque[Tell] = deque()
         self._in_flight: set[str] = set()
         self._blocked: dict[Address, float] = {}  # target -> not before; what is hinted meanwhile is scanned
-        # Whose block ended with the scan that is under way: it takes up what they are owed, wherever they run.
+        # Whose block ended with the scan under way: it takes up what they are owed, wherever they run.
         self._released: set[Address] = set()
         self._set_aside: OrderedDict[str, None] = OrderedDict()  # kept for the operator, as dead letters are
         self._concluded: set[str] | None = None  # while a scan is under way: what it may still show

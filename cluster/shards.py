@@ -5,7 +5,8 @@ happens in between (a lost lease, a refused append, a hint) only leads to readin
 
 How long this node may act is another matter, which no task and no store is asked for: its lease counts
 from the moment the last successful renewal was *sent*, on a clock that a suspend does not stop, and ends
-`margin_s` early. So a frozen node that wakes up knows at once that it owns nothing, before it hears of its successors.
+`margin_s` early. So a frozen node that wakes up knows at once that it owns nothing, before it hears of its
+successors.
 """
 
 import time
