@@ -356,7 +356,7 @@ class ClusterNode:
     # -- who is alive -------------------------------------------------------------------------------
 
     def _alive(self) -> set[str]:
-        """The nodes that may own shards: alive by gossip, and with a way to them, or one just opening.
+        """The nodes that may own shards: alive by gossip, with a way to them or one that is just opening.
 
         Gossip learns of a node by its lease, and takes its time to find that it is not let in, as it has
         another secret. Shards that were given to it meanwhile would be out of reach for as long as it runs.
@@ -408,6 +408,8 @@ class ClusterNode:
         self._unaware.pop(node_id, None)
         self.router.peer_lost(node_id)
         self.keeper.poke()
+        # What it stored last it may have told nobody: also whom it let in, who have no stream to compare.
+        self.healer.check_all()
         if presence is not None:
             if member.status is Status.LEFT:
                 presence.node_left(node_id, boot, now)

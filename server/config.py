@@ -289,6 +289,8 @@ def load(
             if near:
                 raise ConfigError(f"{variable} is not a setting; did you mean {ENV_PREFIX}{near[0].upper()}?")
             continue
+        if not text.isprintable():  # bytes that are no UTF-8 come as what no encoder takes
+            raise ConfigError(f"{variable} has characters that are no text; write what is binary in hex.")
         values[key] = _converted(key, _parsed(key, text), variable)
         sources[key] = variable
     for key, value in flags.items():

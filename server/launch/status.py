@@ -159,8 +159,8 @@ def _broken_ways(lines: Iterable[NodeLine], views: Mapping[str, ClusterView]) ->
         missed = [other for other in telling if other != node_id and other not in reached]
         if missed and view.members:
             found.append(
-                f"{node_id} does not reach {', '.join(missed)}: another secret or certificate, "
-                "or a network that is cut."
+                f"{node_id} does not reach {', '.join(missed)}: "
+                "another secret or certificate, or a cut network."
             )
     return found
 

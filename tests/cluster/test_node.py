@@ -243,3 +243,20 @@ async def test_no_shard_is_given_to_a_node_that_is_not_let_in(
         await trio.sleep(2.5)  # beyond settle_s; gossip calls n3 suspect, at most
         assert "n3" in cluster.members["n1"].node.mesh.node_ids
         assert not cluster.members["n3"].node.keeper.held
+
+
+async def test_who_was_let_in_by_a_node_that_died_then_hears_the_others(tmp_path: Path) -> None:
+    """What it stored and told nobody any more is in the store, also for who has nothing to compare."""
+    async with open_cluster(tmp_path, "n1", "n2", "n3") as cluster:
+        await cluster.settled("n1", "n2", "n3")
+        ann, bob = await people(cluster, ("ann", "n1"), ("bob", "n2"))
+        cluster.network.tells_gaps = False
+        cluster.network.is_lossy = lambda _from, _to, _lane, item: b"subscribe" in item[:16]
+        group = await cluster.members["n1"].group(ann, bob)
+        while cluster.owner_of("conversation", group).name != "n3":
+            group = await cluster.members["n1"].group(ann, bob)
+        cluster.network.is_lossy = lambda *_: False
+        await cluster.kill("n3")
+        await cluster.settled("n1", "n2")
+        await ann.send(group, "hello")
+        await until_texts(bob, ["hello"])

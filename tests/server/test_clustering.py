@@ -37,7 +37,7 @@ def test_nodes_of_one_directory_understand_each_other(tmp_path: Path, environ: d
     ],
 )
 def test_another_store_or_secret_is_refused(tmp_path: Path, directory: str, environ: dict[str, str]) -> None:
-    """A node of another store would ack what this cluster never sees, and draw clients there."""
+    """A node of another store would ack what this cluster never sees, and draw its clients there."""
     sealed = seal_of(tmp_path / directory, environ).close(hello())
     with pytest.raises(Refused) as refused:
         seal_of(tmp_path / "own", SECRET).open(sealed)

@@ -69,6 +69,7 @@ def test_a_variable_is_read_as_its_setting_means_it(variable: str, text: str, na
         ({}, {"HUBBUB_PROT": "1"}, "", ["HUBBUB_PROT", "HUBBUB_PORT"]),
         ({}, {"HUBBUB_LOG_FORMAT": "xml"}, "", ["HUBBUB_LOG_FORMAT", "xml"]),
         ({}, {"HUBBUB_SIGN_UP_OPEN": "maybe"}, "", ["HUBBUB_SIGN_UP_OPEN", "maybe"]),
+        ({}, {"HUBBUB_CLUSTER_SECRET": "\udc8e" * 32}, "", ["HUBBUB_CLUSTER_SECRET", "hex"]),
         ({}, {}, "prot = 1", ["hubbub.toml", "'prot'", "port"]),
         ({}, {}, "zzzzzz = 1", ["zzzzzz", "hubbub config"]),
         ({}, {}, "port = ", ["hubbub.toml", "TOML"]),
