@@ -8,11 +8,14 @@ import msgspec
 import pytest
 import trio
 
+from cluster import nng_socket
 from cluster.lane_peer import DATA_QUEUE_BYTES
 from cluster.lanes import Lane
-from tests.cluster.lane_nodes import LaneNode, rss_bytes, running
+from cluster.nng_socket import PushSocket
+from tests.cluster.lane_nodes import HOST, LaneNode, rss_bytes, running
 from tests.cluster.lane_process import lane_process
 from tests.cluster.lane_proxy import LaneProxy
+from tests.conftest import IS_LONG_RUN
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -43,8 +46,11 @@ async def test_the_lost_end_of_a_data_lane_is_noticed_within_about_two_beats() -
         assert ann.lanes.stats().peers["bob"].connects == 3
 
 
-async def test_a_loss_in_the_middle_is_told_before_what_comes_after_it() -> None:
+async def test_a_loss_in_the_middle_is_told_before_what_comes_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The receiver must not apply a delta on top of one that it does not have."""
+    monkeypatch.setattr(nng_socket, "LASTING_S", 0.0)  # reconnect at once
     ann, bob = LaneNode("ann"), LaneNode("bob")
     gaps_at: dict[bytes, int] = {}
     bob.on_item = lambda _, item: gaps_at.update({item: len(bob.gaps)})
@@ -155,3 +161,36 @@ async def test_a_frozen_peer_costs_its_queue_and_nothing_else() -> None:
             await ann.until(lambda: ann.lanes.send_nowait("bob", Lane.DATA, b"welcome back"))
             await ann.until(lambda: "welcome back" in bob.items)
             assert bob.gaps_before["welcome back"] >= 2  # it knows that it has missed something
+
+
+async def test_connections_that_end_amid_sends_do_not_crash_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With nng's own reconnects this ends in a segmentation fault after some hundred connections."""
+    monkeypatch.setattr(nng_socket, "LASTING_S", 0.0)  # reconnect at once
+    connection_count = 0
+
+    async def take_some(stream: trio.SocketStream) -> None:
+        nonlocal connection_count
+        connection_count += 1
+        taken_bytes, limit_bytes = 0, 1_000 + connection_count * 7_919 % 100_000
+        async with stream:
+            await stream.send_all(b"\x00SP\x00\x00\x51\x00\x00")  # as a Pull0 does (SP over TCP, section 3)
+            async for chunk in stream:
+                taken_bytes += len(chunk)
+                if taken_bytes > limit_bytes:
+                    break
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host=HOST)
+        port: int = listeners[0].socket.getsockname()[1]
+        nursery.start_soon(trio.serve_listeners, take_some, listeners)
+        push = PushSocket(None, HOST, port)
+        with trio.fail_after(100):
+            while connection_count < (20_000 if IS_LONG_RUN else 1_000):
+                if push.send_nowait(b"x" * 5_000):
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await push.wait_writable()
+        push.close()
+        nursery.cancel_scope.cancel()
