@@ -396,6 +396,16 @@ class Supervisor:
             log.error("child_crashed", exc_info=child.error)
 
 
+def at_once(run: Callable[[], Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """Give a task that is ready at once the shape of a supervised child."""
+
+    async def start(*, task_status: ChildStatus) -> None:
+        task_status.started()
+        await run()
+
+    return start
+
+
 def _must_restart(child: _Child) -> bool:
     restart = child.spec.restart
     return restart is Restart.PERMANENT or (restart is Restart.TRANSIENT and child.error is not None)

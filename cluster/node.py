@@ -10,8 +10,7 @@ It fits server.chat_core.Surroundings. What it needs of the actors comes in by `
 """
 
 import zlib
-from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -23,7 +22,7 @@ from actors.healer import History, StoreHealer
 from actors.hub import Hub
 from actors.messages import Delivered
 from actors.router import LocalRouter
-from actors.supervisor import ChildSpec, ChildStatus, Strategy, Supervisor
+from actors.supervisor import ChildSpec, ChildStatus, Strategy, Supervisor, at_once
 from cluster import wire
 from cluster.fanout import ClusterFanout
 from cluster.gossip import Gossip
@@ -32,18 +31,20 @@ from cluster.member import Member, NodeMeta, Status
 from cluster.membership_events import KnownNode
 from cluster.membership_settings import MembershipSettings
 from cluster.mesh import LaneSet, Mesh
+from cluster.overview import Overview
 from cluster.ownership import Ownership
 from cluster.presence import PresenceDirectory
 from cluster.presence_messages import PresenceAck
 from cluster.router import ClusterRouter
 from cluster.routes import ShardRoute
 from cluster.shards import KeeperSettings, ShardKeeper
-from protocol.http import ClusterMember, ClusterView
 from protocol.records import NodeLease
-from protocol.types import NodeInfo, PresenceState
+from protocol.types import PresenceState
 
 ANNOUNCE_TIMEOUT_S: Final = 0.5  # a session is not held up longer by a peer that is slow to know of it
 BEAT_S: Final = 1.0
+UNANSWERED_AFTER_S: Final = 10.0  # to be told of: another secret, another store, or nobody there
+COMPLAIN_EVERY_S: Final = 60.0
 MAX_OWNERLESS: Final = 50_000  # more users than one node holds
 LEAVE_S: Final = 1.0  # for saying good-bye; who misses it finds out by itself
 
@@ -121,6 +122,7 @@ class ClusterNode:
             settings=settings.keeper,
         )
         self.router = ClusterRouter(local, self.keeper, self.mesh, node_id=settings.node_id)
+        self.overview = Overview(self)
         self.router.on_asleep = self._asleep
         self.healer = StoreHealer(store, hub)
         hub.healer = self.healer
@@ -133,32 +135,32 @@ class ClusterNode:
             boot=lambda: self.boot,
             nodes_of=self._nodes_of,
         )
-        self._meta = NodeMeta(
+        self.meta = NodeMeta(
             host=host,
             port=port,
             zone=settings.zone,
             version=settings.version,
         )
         self.on_beat: Callable[[], object] = _nothing  # each second, for whoever looks at `nodes` then
-        self._lanes: LaneSet | None = None
-        self._gossip: Gossip | None = None
-        self._presence: PresenceDirectory | None = None
+        self.lanes: LaneSet | None = None
+        self.gossip: Gossip | None = None
+        self.directory: PresenceDirectory | None = None
         self._presence_wake = trio.Event()
         self._announced = trio.Event()  # set and renewed whenever a peer has acked
         # Nodes that did not know of all sessions here, up to which version: until then they sent less.
         self._unaware: dict[str, int] = {}
         # Users whose last connection was on a lost node, while nobody owns their shard: user_id -> at_ms.
         self._ownerless: dict[str, int] = {}
-        self._loads: dict[str, wire.Load] = {}
-        self._leases: tuple[NodeLease, ...] = ()
+        self.loads: dict[str, wire.Load] = {}
+        self.leases_read: tuple[NodeLease, ...] = ()
         self._epochs: dict[int, int] = {}  # of each shard's owner, as was followed last
         self.supervisor = Supervisor(
             "cluster",
             [
                 ChildSpec(name="keeper", start=self.keeper.run),
                 ChildSpec(name="links", start=self._run_links),
-                ChildSpec(name="router", start=_at_once(self.router.run)),
-                ChildSpec(name="healer", start=_at_once(self.healer.run)),
+                ChildSpec(name="router", start=at_once(self.router.run)),
+                ChildSpec(name="healer", start=at_once(self.healer.run)),
             ],
             strategy=Strategy.ONE_FOR_ALL,
             max_restarts=5,
@@ -167,9 +169,9 @@ class ClusterNode:
 
     def reached_at(self, url: str, bot_address: str) -> None:
         """Tell where clients reach this node, once its doors are open."""
-        self._meta = msgspec.structs.replace(self._meta, url=url, bot_address=bot_address)
-        if self._gossip is not None:
-            self._gossip.meta_changed(self._meta)
+        self.meta = msgspec.structs.replace(self.meta, url=url, bot_address=bot_address)
+        if self.gossip is not None:
+            self.gossip.meta_changed(self.meta)
 
     def serve(self, actors: Actors) -> None:
         """Take this node's actors; called once, before anything runs."""
@@ -192,14 +194,14 @@ class ClusterNode:
     async def announced(self) -> None:
         """Return when all other nodes know of the sessions attached so far, or are too slow for that."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        presence = self._presence
+        presence = self.directory
         if presence is None:
             return
         version = presence.version
         with trio.move_on_after(ANNOUNCE_TIMEOUT_S) as scope:
-            while self._presence is presence and not presence.announced(version):
+            while self.directory is presence and not presence.announced(version):
                 await self._announced.wait()
-        if self._presence is not presence:
+        if self.directory is not presence:
             return
         if scope.cancelled_caught:
             presence.gave_up(version)
@@ -216,9 +218,7 @@ class ClusterNode:
             boot=boot,
             host=settings.host,
             port=settings.port,
-            advertise=PeerAddress(
-                settings.node_id, boot, self._meta.host, self._meta.port, self._meta.port + 1
-            ),
+            advertise=PeerAddress(settings.node_id, boot, self.meta.host, self.meta.port, self.meta.port + 1),
             secret=settings.secret,
             tls=settings.tls,
             on_items=self._items,
@@ -230,7 +230,7 @@ class ClusterNode:
         gossip = Gossip(
             settings.node_id,
             boot,
-            self._meta,
+            self.meta,
             lanes=lanes,
             mesh=self.mesh,
             on_member=self._member_changed,
@@ -247,7 +247,7 @@ class ClusterNode:
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(lanes.run)
-                self._lanes, self._gossip, self._presence = lanes, gossip, presence
+                self.lanes, self.gossip, self.directory = lanes, gossip, presence
                 self.mesh.open(lanes, boot)
                 self._hub.presence.on_here = self._presence_here
                 for user_id, state in self._hub.presence.here().items():
@@ -259,43 +259,50 @@ class ClusterNode:
                 task_status.started()
                 self.keeper.poke()
         finally:
-            self._lanes = self._gossip = self._presence = None
+            self.lanes = self.gossip = self.directory = None
             self._wake_announced()
             self._unaware.clear()
             for node_id in list(self.mesh.node_ids):
                 self.router.peer_lost(node_id)
             self.mesh.close()
             self._hub.presence.forget_elsewhere()
-            self._loads.clear()
+            self.loads.clear()
 
     async def leave(self, deadline_s: float) -> None:
         """Hand the shards over and say good-bye; the supervisor is stopped after it."""
         self.drain()
         await self.keeper.leave(deadline_s)
-        if self._gossip is not None:
-            await self._gossip.leave(LEAVE_S)
+        if self.gossip is not None:
+            await self.gossip.leave(LEAVE_S)
 
     def drain(self) -> None:
         """Tell the others that nobody should come here any more."""
-        self._meta = msgspec.structs.replace(self._meta, is_draining=True)
-        if self._gossip is not None:
-            self._gossip.meta_changed(self._meta)
+        self.meta = msgspec.structs.replace(self.meta, is_draining=True)
+        if self.gossip is not None:
+            self.gossip.meta_changed(self.meta)
 
     async def _beat(self) -> None:
         """Tell the others each second how this node is doing, and look at what they told."""
+        next_complaint = trio.current_time() + UNANSWERED_AFTER_S
         while True:
             due = trio.current_time() + BEAT_S
             await trio.sleep_until(due)
             lag_s = trio.current_time() - due
-            if self._gossip is None or self._presence is None:
+            if self.gossip is None or self.directory is None:
                 return
-            self._gossip.lagged(lag_s)
+            self.gossip.lagged(lag_s)
             self.on_beat()
-            self.mesh.send_control_all(self._own_load())
+            if self.mesh.node_ids or not self.settings.seeds:
+                next_complaint = due + UNANSWERED_AFTER_S
+            elif due >= next_complaint:
+                next_complaint = due + COMPLAIN_EVERY_S
+                log.error("join_unanswered", seeds=[f"{host}:{port}" for host, port in self.settings.seeds])
+            self.mesh.send_control_all(self.own_load())
 
-    def _own_load(self) -> wire.Load:
+    def own_load(self) -> wire.Load:
+        """How this node is doing, as the others are told."""
         connection_count, load, loop_lag_s = self._load()
-        presence = self._presence
+        presence = self.directory
         return wire.Load(
             connection_count,
             load,
@@ -308,35 +315,35 @@ class ClusterNode:
     # -- lanes --------------------------------------------------------------------------------------
 
     def _items(self, lane: object, node_id: str, boot: int, payloads: list[bytes]) -> None:
-        if self._gossip is not None:
-            self._gossip.heard(node_id, boot)
+        if self.gossip is not None:
+            self.gossip.heard(node_id, boot)
             self.mesh.received(lane, node_id, boot, payloads)  # type: ignore[arg-type]  # a Lane
 
     def _gap(self, node_id: str, boot: int) -> None:
-        log.info("lane_gap", peer_id=node_id, boot=boot)
+        log.debug("lane_gap", peer_id=node_id, boot=boot)  # each first contact is one as well
         self.healer.check_all()
         self.mesh.send_all((node_id,), wire.Lost())
 
     def _link(self, node_id: str, is_up: bool) -> None:
         log.info("link_changed", peer_id=node_id, is_up=is_up)
-        if not is_up and self._gossip is not None:
+        if not is_up and self.gossip is not None:
             self.router.peer_lost(node_id)
-            self._gossip.way_lost(node_id)
+            self.gossip.way_lost(node_id)
             self.keeper.poke()
 
     def _hello(self, node_id: str, boot: int, address: PeerAddress) -> None:
-        if self._gossip is not None:
+        if self.gossip is not None:
             meta = NodeMeta(host=address.host, port=address.port)
-            self._gossip.learned([KnownNode(node_id, boot, meta)])
+            self.gossip.learned([KnownNode(node_id, boot, meta)])
 
     def _received(self, node_id: str, boot: int, item: wire.AnyItem) -> None:
         if self.router.received(node_id, item) or self.fanout.received(item):
             return
         match item:
             case wire.Gossip(message):
-                if self._gossip is not None:
+                if self.gossip is not None:
                     try:
-                        self._gossip.received(node_id, boot, message)
+                        self.gossip.received(node_id, boot, message)
                     except msgspec.MsgspecError:
                         self.mesh.malformed_count += 1
             case wire.Presence(message):
@@ -344,7 +351,7 @@ class ClusterNode:
             case wire.Routes(routes):
                 self._learn(routes)
             case wire.Load():
-                self._loads[node_id] = item
+                self.loads[node_id] = item
                 self.mesh.set_reach(node_id, item.reaches)
             case wire.Missed():
                 self.healer.check_all()
@@ -362,37 +369,37 @@ class ClusterNode:
         another secret. Shards that were given to it meanwhile would be out of reach for as long as it runs.
         """
         own = self.settings.node_id
-        if self._gossip is None:
+        if self.gossip is None:
             return {own}
-        return {node_id for node_id in self._gossip.alive() if node_id == own or self.mesh.next_hop(node_id)}
+        return {node_id for node_id in self.gossip.alive() if node_id == own or self.mesh.next_hop(node_id)}
 
     def _live_leases(self) -> list[NodeLease]:
         own = self.settings.node_id
         # One without an address is no node of a cluster: whoever runs there can be no peer.
         return [
             lease
-            for lease in self._leases
+            for lease in self.leases_read
             if lease.lease_left_ms > 0
             and lease.node_id != own
             and lease.address.rpartition(":")[2].isdecimal()
         ]
 
     def _members_read(self, leases: Sequence[NodeLease], dead: Sequence[tuple[str, int]]) -> None:
-        self._leases = tuple(leases)
-        if self._gossip is None:
+        self.leases_read = tuple(leases)
+        if self.gossip is None:
             return
         for node_id, boot in dead:
             log.warning("peer_died", peer_id=node_id, boot=boot)
-            self._gossip.buried(node_id, boot)
+            self.gossip.buried(node_id, boot)
         known = [_known(lease) for lease in self._live_leases()]
         if known:
-            self._gossip.learned(known)
+            self.gossip.learned(known)
 
     def _member_changed(self, member: Member, previous: Member | None) -> None:
         now = trio.current_time()
         node_id, boot = member.node_id, member.boot
         is_new_life = previous is None or previous.boot != boot
-        presence = self._presence
+        presence = self.directory
         if member.is_live:
             if is_new_life and previous is not None:
                 self.router.peer_lost(node_id)
@@ -404,7 +411,7 @@ class ClusterNode:
             if member.status is Status.SUSPECT:
                 self.keeper.poke()
             return
-        self._loads.pop(node_id, None)
+        self.loads.pop(node_id, None)
         self._unaware.pop(node_id, None)
         self.router.peer_lost(node_id)
         self.keeper.poke()
@@ -463,10 +470,10 @@ class ClusterNode:
     # -- presence -----------------------------------------------------------------------------------
 
     def _nodes_of(self, user_id: str) -> Collection[str]:
-        return () if self._presence is None else self._presence.nodes_of(user_id)
+        return () if self.directory is None else self.directory.nodes_of(user_id)
 
     def _presence_here(self, user_id: str, state: PresenceState, last_seen_ms: int) -> None:
-        presence = self._presence
+        presence = self.directory
         if presence is not None:
             shown = None if state == "offline" else state
             is_urgent = shown is not None
@@ -474,7 +481,7 @@ class ClusterNode:
             self._presence_wake.set()
 
     def _presence_received(self, node_id: str, boot: int, message: object) -> None:
-        presence = self._presence
+        presence = self.directory
         if presence is None:
             return
         for answer in presence.received(node_id, boot, message, trio.current_time()):  # type: ignore[arg-type]
@@ -524,121 +531,11 @@ class ClusterNode:
             with trio.move_on_at(presence.next_deadline):
                 await self._presence_wake.wait()
 
-    # -- what is told of it -------------------------------------------------------------------------
-
-    def nodes(self) -> list[NodeInfo]:
-        """The nodes that clients may connect to, this one first; drained ones are left out."""
-        own = self._own_load()
-        found = []
-        if not self._meta.is_draining:
-            found.append(_info(self.settings.node_id, self._meta, own.load))
-        if self._gossip is not None:
-            for member in self._gossip.members:
-                is_other = member.node_id != self.settings.node_id
-                if is_other and member.status is Status.ALIVE and not member.meta.is_draining:
-                    told = self._loads.get(member.node_id)
-                    found.append(_info(member.node_id, member.meta, 0.0 if told is None else told.load))
-        return [info for info in found if info.url]
-
-    def view(self) -> ClusterView:
-        """What this node knows of the cluster, for an operator."""
-        own, gossip, presence = self._own_load(), self._gossip, self._presence
-        leases = {lease.node_id: lease for lease in self._leases}
-        shard_counts = Counter(self.keeper.route_of(shard).node_id for shard in range(SHARD_COUNT))
-        members = (
-            []
-            if gossip is None
-            else [
-                self._member_view(member, leases.get(member.node_id), shard_counts[member.node_id], own)
-                for member in gossip.members
-            ]
-        )
-        counts = None if presence is None else presence.counts()
-        return ClusterView(
-            node_id=self.settings.node_id,
-            boot=self.boot,
-            version=self.settings.version,
-            is_draining=self._meta.is_draining,
-            members=members,
-            shards_owned=len(self.keeper.held) if self.keeper.lease_left_s > 0 else 0,
-            connection_count=own.connection_count,
-            loop_lag_s=own.loop_lag_s,
-            load=own.load,
-            presence_users=0 if counts is None else counts.connected_here + counts.shown_elsewhere,
-            presence_digest=own.presence_digest,
-            refused={} if self._lanes is None else self._lanes.refused(),
-        )
-
-    def _member_view(
-        self, member: Member, lease: NodeLease | None, shard_count: int, own: wire.Load
-    ) -> ClusterMember:
-        meta, is_me = member.meta, member.node_id == self.settings.node_id
-        told = own if is_me else self._loads.get(member.node_id)
-        has_lease = lease is not None and lease.boot == member.boot
-        return ClusterMember(
-            node_id=member.node_id,
-            boot=member.boot,
-            status=member.status.name.lower(),
-            address=f"{meta.host}:{meta.port}",
-            url=meta.url,
-            zone=meta.zone,
-            incarnation=member.incarnation,
-            is_reachable=is_me or self.mesh.is_reachable(member.node_id),
-            is_draining=meta.is_draining,
-            lease_left_ms=lease.lease_left_ms if lease is not None and has_lease else 0,
-            shard_count=shard_count,
-            connection_count=0 if told is None else told.connection_count,
-            loop_lag_s=0.0 if told is None else told.loop_lag_s,
-            load=0.0 if told is None else told.load,
-        )
-
-    def gauges(self) -> dict[str, float]:
-        """How the cluster looks from here, for the metrics."""
-        lanes, gossip, presence = self._lanes, self._gossip, self._presence
-        numbers: dict[str, float] = {
-            "shards_owned": len(self.keeper.held),
-            "lease_left_seconds": self.keeper.lease_left_s,
-            "boot": self.keeper.boot,
-            "calls_forwarded": self.router.forwarded_count,
-            "calls_under_way": self.router.under_way_count,
-            "calls_held": self.router.held_count,
-            "calls_refused": self.router.refused_count,
-            "holes_filled": self.healer.filled_count,
-            "holes_resynced": self.healer.resync_count,
-            "items_malformed": self.mesh.malformed_count,
-            "items_relayed": self.mesh.relayed_count,
-            "items_dropped": self.mesh.dropped_count,
-        }
-        if gossip is not None:
-            numbers["members_alive"] = len(gossip.alive())
-            numbers["members_refused"] = gossip.refused_count
-        if presence is not None:
-            for name, value in msgspec.structs.asdict(presence.counts()).items():
-                numbers[f"presence_{name}"] = value
-        if lanes is not None:
-            for reason, count in lanes.refused().items():
-                numbers[f'envelopes_refused{{reason="{reason}"}}'] = count
-        return numbers
-
 
 def _known(lease: NodeLease) -> KnownNode:
     host, _, port = lease.address.rpartition(":")
     return KnownNode(lease.node_id, lease.boot, NodeMeta(host=host, port=int(port)))
 
 
-def _info(node_id: str, meta: NodeMeta, load: float) -> NodeInfo:
-    return NodeInfo(node_id=node_id, url=meta.url, bot_address=meta.bot_address, zone=meta.zone, load=load)
-
-
 def _nothing() -> None:
     pass
-
-
-def _at_once(run: Callable[[], Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-    """Give a task that is ready at once the shape of a supervised child."""
-
-    async def start(*, task_status: ChildStatus) -> None:
-        task_status.started()
-        await run()
-
-    return start

@@ -453,7 +453,9 @@ class _RemoteReply:
     def resolve(self, value: object) -> None:
         if not self.is_done:
             self.is_done = True
-            self._way.send(self._node_id, wire.Answer(self._corr, value))  # type: ignore[arg-type]
+            if not self._way.send(self._node_id, wire.Answer(self._corr, value)):  # type: ignore[arg-type]
+                # Too long for a lane, or the lane is full: a short word may still fit.
+                self._way.send(self._node_id, _failed(self._corr, Unavailable("overloaded")))
 
     def fail(self, error: HubbubError) -> None:
         if not self.is_done:

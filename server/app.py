@@ -171,7 +171,9 @@ class Node:
         if self._cluster is not None:
             self._cluster.serve(self._core)
             self._cluster.on_beat = self._cluster_origins
-            self.metrics.add_gauges("cluster", "The cluster as this node sees it.", self._cluster.gauges)
+            self.metrics.add_gauges(
+                "cluster", "The cluster as this node sees it.", self._cluster.overview.gauges
+            )
         self._log_ins.on_session_revoked = self._core.service.session_revoked
         services = HttpServices(
             accounts=accounts,
@@ -189,7 +191,7 @@ class Node:
             not_ready=self._not_ready,
             metrics=self.metrics.text,
             cluster_origins=self._cluster_origins,
-            cluster_view=lambda: None if self._cluster is None else self._cluster.view(),
+            cluster_view=lambda: None if self._cluster is None else self._cluster.overview.view(),
         )
         self._gateway = Gateway(
             _gateway_settings(settings),
@@ -275,7 +277,7 @@ class Node:
     def _nodes(self) -> list[NodeInfo]:
         settings = self.settings
         if self._cluster is not None:
-            return self._cluster.nodes()
+            return self._cluster.overview.nodes()
         if not settings.public_url:
             return []  # a client that got here knows the address; we cannot know how it is seen from there
         url = _websocket_url(settings.public_url)
@@ -288,6 +290,8 @@ class Node:
     def _not_ready(self) -> str:
         if self._gateway.is_draining:
             return "draining"
+        if self._cluster is not None and not self._cluster.keeper.lease_left_s:
+            return "no lease"
         return self._store.health
 
     def _store_gauges(self) -> dict[str, float]:

@@ -4,7 +4,7 @@ Supervision: `actors` is one_for_one. A host that fails is restarted with empty 
 from the log with the next message.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from secrets import token_hex
 from typing import Final, Protocol
@@ -23,7 +23,7 @@ from actors.messages import Ask
 from actors.ports import Fanout, Leases
 from actors.relay import TellRelay
 from actors.router import LocalRouter, Router
-from actors.supervisor import ChildSpec, Supervisor
+from actors.supervisor import ChildSpec, Supervisor, at_once
 from actors.user import UserActor
 from protocol.errors import HubbubError, Unavailable
 from protocol.limits import PRESENCE_DEBOUNCE_S
@@ -180,8 +180,8 @@ class ChatCore:
             [
                 self.users.child_spec(),
                 self.conversations.child_spec(),
-                ChildSpec(name="hub", start=_without_status(self.hub.run)),
-                ChildSpec(name="relay", start=_without_status(self.relay.run)),
+                ChildSpec(name="hub", start=at_once(self.hub.run)),
+                ChildSpec(name="relay", start=at_once(self.relay.run)),
                 ChildSpec(name="service", start=self.service.run),
             ],
             max_restarts=20,
@@ -244,14 +244,3 @@ def _body_of(message: object) -> str:
         return msgspec.json.encode(message).decode()
     except (TypeError, ValueError) as error:
         return repr(error)
-
-
-def _without_status(run: Callable[[], Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-    """Give a task that is ready at once the shape of a supervised child."""
-
-    async def start(*, task_status: object) -> None:
-        started: Callable[[], None] = task_status.started  # type: ignore[attr-defined]  # a ChildStatus
-        started()
-        await run()
-
-    return start
