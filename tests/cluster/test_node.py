@@ -258,5 +258,8 @@ async def test_who_was_let_in_by_a_node_that_died_then_hears_the_others(tmp_path
         cluster.network.is_lossy = lambda *_: False
         await cluster.kill("n3")
         await cluster.settled("n1", "n2")
+        hub = cluster.members["n2"].core.hub
+        while not hub.is_member(bob.conn_id, group):  # noqa: ASYNC110 - healing tells nobody that it is over
+            await trio.sleep(0.01)
         await ann.send(group, "hello")
         await until_texts(bob, ["hello"])
