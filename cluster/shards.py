@@ -9,6 +9,7 @@ from the moment the last successful renewal was *sent*, on a clock that a suspen
 successors.
 """
 
+import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Final
@@ -29,6 +30,7 @@ log = structlog.get_logger(__name__)
 _POKE_SPACING_S: Final = 0.05  # hints may come in hundreds; one look answers them all
 # A process that died gives its sockets back a moment before its locks, so one look may be too early.
 _SECOND_LOOK_S: Final = 0.25
+_AFTER_END_S: Final = 0.01  # past the end of somebody's lease
 _BOOT_CLOCK: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
 _NOT_OURS: Final = float("-inf")
 
@@ -111,6 +113,7 @@ class ShardKeeper:
         self._table = trio.Lock()  # held while the table is read and acted upon
         self._newer: set[int] = set()  # shards whose route changed since the reading began
         self._poked = trio.Event()
+        self._lease_ends_at = math.inf  # of a node that gossip calls dead: when to look next at the latest
         self._seen: dict[tuple[str, int], float] = {}  # (node_id, boot) -> when its lease was first seen
         self._live: frozenset[tuple[str, int]] = frozenset()
         self._live_since = 0.0
@@ -339,7 +342,8 @@ class ShardKeeper:
     async def _watch(self, nursery: trio.Nursery) -> None:
         is_second = False
         while True:  # until cancelled
-            with trio.move_on_after(_SECOND_LOOK_S if is_second else self._settings.watch_s):
+            next_look_at = trio.current_time() + (_SECOND_LOOK_S if is_second else self._settings.watch_s)
+            with trio.move_on_at(min(next_look_at, self._lease_ends_at)):
                 await self._poked.wait()
             is_poked = self._poked.is_set()
             if is_poked:
@@ -370,6 +374,13 @@ class ShardKeeper:
             if dead:
                 members = await self._ownership.members()
         self._on_members(members, dead)
+        # The shards of those whom gossip calls dead are free at that moment, and wanted.
+        ends_s = [
+            member.lease_left_ms / 1000 + _AFTER_END_S
+            for member in members
+            if member.lease_left_ms > 0 and member.node_id not in alive and member.node_id != self._node_id
+        ]
+        self._lease_ends_at = trio.current_time() + min(ends_s, default=math.inf)
         self._newer.clear()
         rows = await self._ownership.shards()
         self._apply(rows)
