@@ -13,7 +13,7 @@ from protocol.errors import HubbubError, StorageUnavailable
 from protocol.events import Event
 from protocol.limits import MAX_GROUP_MEMBERS
 from protocol.records import Advance, MemberRow, Op
-from server import chat_service
+from server import device_cursors
 from storage.check import check
 from tests.server.world import Device, World, open_world
 
@@ -189,7 +189,7 @@ async def test_cursors_of_one_user_leave_room_for_those_of_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever tells too much between two flushes loses the rest of it, and nobody else does."""
-    monkeypatch.setattr(chat_service, "MAX_WAITING_CURSORS", 3)
+    monkeypatch.setattr(device_cursors, "MAX_WAITING_CURSORS", 3)
     async with open_world(tmp_path) as world:
         ann, bob = await world.people("ann", "bob")
         groups = [await world.group(ann, bob) for _ in range(5)]
