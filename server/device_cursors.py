@@ -84,14 +84,8 @@ class DeviceCursors:
             for puts in _chunks(list(devices.values())):
                 await self._store.commit([Put(device) for device in puts])
             for part in _chunks(cursors):
-                heads = await self._heads_for((cursor.stream, cursor.seq) for cursor in part)
-                await self._store.commit(
-                    [
-                        Put(msgspec.structs.replace(cursor, seq=min(cursor.seq, heads[cursor.stream])))
-                        for cursor in part
-                        if heads[cursor.stream]
-                    ]
-                )
+                if risen := await self._risen(part):
+                    await self._store.commit([Put(cursor) for cursor in risen])
         except Unavailable as error:
             log.warning("cursors_not_stored", code=error.code, count=len(devices) + len(cursors))
             for user_id, waiting in told.items():
@@ -100,6 +94,23 @@ class DeviceCursors:
                     _raise_cursor(newer, key, seq)
             if len(self._devices) + len(devices) <= _MAX_WAITING_DEVICES:
                 self._devices = devices | self._devices
+
+    async def _risen(self, told: Sequence[DeviceCursor]) -> list[DeviceCursor]:
+        """Those of the cursors that are above what is stored, none beyond the head of its stream.
+
+        A device may have gone on at another node, which has stored more than it had told here. Where that
+        node writes between this read and our write, the cursor still goes back: a device that lost its memory
+        is then sent some events again. Devices are read one by one, not by user: a user may have had many.
+        """
+        heads = await self._heads_for((cursor.stream, cursor.seq) for cursor in told)
+        stored = {
+            device: await self._store.device_cursors(*device)
+            for device in dict.fromkeys((cursor.user_id, cursor.device_id) for cursor in told)
+        }
+        bound = [
+            msgspec.structs.replace(cursor, seq=min(cursor.seq, heads[cursor.stream])) for cursor in told
+        ]
+        return [c for c in bound if c.seq > stored[c.user_id, c.device_id].get(c.stream, 0)]
 
     async def _store_delivered(self) -> None:
         """Store how far users have got in conversations whose actor sleeps, without waking it."""
