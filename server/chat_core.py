@@ -202,13 +202,13 @@ class ChatCore:
 
     def shards_moved(self, shards: Collection[int], *, ours: Collection[int]) -> None:
         """Other actors serve these shards from now on; `ours`: those that this node has taken."""
-        self.service.shards_moved(shards)
+        self.service.tells.shards_moved(shards)
         if ours:
             self.relay.scan_soon()
 
     def user_lost(self, user_id: str, at_ms: int) -> None:
         """The last connection of a user was on a node that was lost then."""
-        self.service.lost(user_id, at_ms)
+        self.service.tells.lost(user_id, at_ms)
 
     def gauges(self) -> dict[str, float]:
         """How the actors are doing, for the metrics."""

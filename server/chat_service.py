@@ -5,8 +5,8 @@ store: they never queue behind writes, and never wake an actor. The exceptions a
 and list_contacts, which the actor answers from its memory, so that they show what was decided before them.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
-from typing import Final, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Final, Protocol
 
 import msgspec
 import structlog
@@ -17,22 +17,14 @@ from actors.conversation_rules import direct_id, group_id
 from actors.hub import Hub
 from actors.messages import (
     Ask,
-    Closed,
     Create,
-    Delivered,
-    LoggedOut,
     OpenBetween,
-    Opened,
-    Place,
-    Told,
-    encode_tell,
 )
 from actors.ports import Fanout
 from actors.reply import Reply as ReplyPort
 from actors.router import Router
 from actors.user_rules import needs_other, profile_of
-from protocol import commands, events, replies
-from protocol.codec import Encoded
+from protocol import commands, replies
 from protocol.commands import Command, Hello
 from protocol.errors import CloseCode, HubbubError, ProtocolError, Refused, Unavailable
 from protocol.limits import (
@@ -46,17 +38,13 @@ from protocol.limits import (
     PAGE_BYTES,
 )
 from protocol.records import (
-    Advance,
     BlockRow,
     ContactRow,
     Device,
-    DeviceCursor,
     Entry,
     InviteRow,
     LastSeen,
     MemberRow,
-    MessageState,
-    Put,
     UnreadLine,
     User,
     conversation_stream,
@@ -68,29 +56,23 @@ from protocol.types import (
     ConversationSummary,
     DeviceSession,
     Head,
-    Message,
     NodeInfo,
     PresenceItem,
     Profile,
-    ReceiptItem,
     ServerLimits,
 )
+from server.connection_tells import ConnectionTells
+from server.device_cursors import DeviceCursors
 from server.identity import Identity
+from server.pages import fitting, parse_place, place_of, summary
 from server.session import Session
 from storage.store import Store
 
 ASK_TIMEOUT_S: Final = 10.0
 CURSOR_FLUSH_S: Final = 1.0  # a device cursor that is lost by a crash costs a second of replay
-MAX_WAITING_CURSORS: Final = 5_000  # of one user; what is beyond is told again by the next heartbeat
-_MAX_WAITING_DEVICES: Final = 50_000
-_MAX_UNTOLD: Final = 50_000  # more connections than one node holds
-_FLUSH_CHUNK: Final = 1_000
 _MAX_LINES: Final = 1_000  # conversations told in one welcome
-_BRIEF_CHARS: Final = 200  # of a message in a conversation list
 
 log = structlog.get_logger(__name__)
-
-T = TypeVar("T")
 
 
 class People(Protocol):
@@ -196,7 +178,6 @@ class ChatService:
         self._hub = hub
         self._fanout = fanout
         self._announced = announced
-        self._boot = boot
         self._check_members = check_members
         # Commands of sessions that may be members nevertheless: (conn_id, conversation_id) -> in order.
         self._doubtful: dict[tuple[int, str], list[tuple[Command, ReplyPort]]] = {}
@@ -214,11 +195,10 @@ class ChatService:
             max_file_bytes=max_file_bytes,
         )
         self._nursery: trio.Nursery | None = None
-        self._cursors: dict[str, dict[tuple[str, str], int]] = {}  # user_id -> (device_id, stream) -> seq
-        self._devices: dict[tuple[str, str], Device] = {}
-        self._opened: dict[int, tuple[str, Opened]] = {}  # conn_id -> whose, and what was told of it
-        # For user actors that could not be reached; the newest of each connection.
-        self._untold: dict[tuple[str, Place | str | None], Opened | Closed | Told] = {}
+        self._cursors = DeviceCursors(store=store, hub=hub, router=router, fanout=fanout)
+        self.tells = ConnectionTells(
+            router=router, is_attached=hub.is_attached, node_id=node_id, boot=boot, now_ms=now_ms
+        )
         self._reads: dict[type[Command], Callable[[Caller, Command], Awaitable[Reply]]] = {
             commands.Sync: self._sync,
             commands.SyncInbox: self._sync_inbox,
@@ -246,11 +226,15 @@ class ChatService:
             try:
                 while True:
                     await trio.sleep(CURSOR_FLUSH_S)
-                    self._retry_untold()
+                    self.tells.retry()
                     await self.judge_sight()
                     await self.flush_cursors()
             finally:
                 self._nursery = None
+
+    async def flush_cursors(self) -> None:
+        """Write what devices have told; a failure leaves it for the next time."""
+        await self._cursors.flush()
 
     # -- sessions (server.session.SessionService) ---------------------------------------------------
 
@@ -260,9 +244,7 @@ class ChatService:
         user_id = identity.user.user_id
         session.context = caller = Caller(identity, session.conn_id, hello.device_id)
         self._hub.attach(session, identity.session_id, hello.focus)
-        opened = Opened(self._place(session.conn_id), hello.device_id, self._now_ms())
-        self._opened[session.conn_id] = (user_id, opened)
-        self._tell_user(user_id, opened)
+        self.tells.opened(session.conn_id, user_id, hello.device_id)
         await self._announced()
         members = await self._store.find(MemberRow, {"user_id": user_id}, limit=100_000)
         self._hub.join(session.conn_id, (row.conversation_id for row in members))
@@ -291,12 +273,13 @@ class ChatService:
         ]
         stands = {line.conversation_id: line.head for line in lines}
         self._hub.seed(session.conn_id, stands, inbox.seq)
-        device_key = (user_id, hello.device_id)
-        self._devices[device_key] = Device(
-            user_id=user_id, device_id=hello.device_id, client=hello.client, last_seen_ms=self._now_ms()
+        self._cursors.seen(
+            Device(
+                user_id=user_id, device_id=hello.device_id, client=hello.client, last_seen_ms=self._now_ms()
+            )
         )
         if hello.cursors:
-            self._note_cursors(caller, hello.cursors, hello.inbox_cursor or 0)
+            self._note(caller, hello.cursors, hello.inbox_cursor or 0)
         return Welcome(
             user=profile_of(identity.user),
             app_id=identity.app_id,
@@ -344,22 +327,7 @@ class ChatService:
     def closed(self, session: Session) -> None:
         """Detach a session."""
         self._hub.detach(session.conn_id, was_silent=session.close_code is CloseCode.HEARTBEAT_TIMEOUT)
-        _, opened = self._opened.pop(session.conn_id, ("", None))
-        if opened is not None:
-            self._tell_user(session.user_id, Closed(opened.place, self._now_ms()))
-
-    def shards_moved(self, shards: Collection[int]) -> None:
-        """Other actors serve these users from now on: tell them who is connected here."""
-        for user_id, opened in list(self._opened.values()):
-            if Address("user", user_id).shard in shards:
-                self._tell_user(user_id, msgspec.structs.replace(opened, is_repeated=True))
-
-    def lost(self, user_id: str, at_ms: int) -> None:
-        """The last connection of a user was on a node that was lost then."""
-        self._tell_user(user_id, Closed(None, at_ms))
-
-    def _place(self, conn_id: int) -> Place:
-        return Place(self._node_id, self._boot(), conn_id)
+        self.tells.closed(session.conn_id)
 
     # -- single commands ----------------------------------------------------------------------------
 
@@ -384,8 +352,7 @@ class ChatService:
     def session_revoked(self, session_id: str, user_id: str) -> None:
         """Close a log-in's connections on all nodes and tell the user's other devices."""
         self._fanout.close_session(user_id, session_id)
-        told = Told(f"logout:{session_id}", encode_tell(LoggedOut(session_id)))
-        self._tell_surely(user_id, session_id, told)
+        self.tells.logged_out(user_id, session_id)
 
     # -- plumbing -----------------------------------------------------------------------------------
 
@@ -450,7 +417,7 @@ class ChatService:
     def _of_connection(self, caller: Caller, command: Command) -> Reply:
         match command:
             case commands.Heartbeat():
-                self._note_cursors(caller, command.cursors, command.inbox_cursor)
+                self._note(caller, command.cursors, command.inbox_cursor)
                 self._moved(caller, is_active=command.active)
                 behind = [
                     Head(conversation_id=conversation_id, head=head)
@@ -462,7 +429,7 @@ class ChatService:
                     now_ms=self._now_ms(), heads=behind, inbox_head=self._hub.inbox_head_of(caller.user_id)
                 )
             case commands.Ack():
-                self._note_cursors(caller, command.cursors, command.inbox_cursor)
+                self._note(caller, command.cursors, command.inbox_cursor)
             case commands.Focus():
                 self._hub.set_focus(caller.conn_id, command.conversation_ids)
             case commands.Activity():
@@ -471,130 +438,11 @@ class ChatService:
                 raise ProtocolError("unknown_type", f"{type(command).__name__} is not handled here.")
         return replies.Ok()
 
+    def _note(self, caller: Caller, cursors: dict[str, int], inbox_cursor: int) -> None:
+        self._cursors.note(caller.user_id, caller.device_id, caller.conn_id, cursors, inbox_cursor)
+
     def _moved(self, caller: Caller, *, is_active: bool) -> None:
         self._hub.moved(caller.conn_id, is_active=is_active)
-
-    def _tell_user(self, user_id: str, message: Opened | Closed) -> None:
-        """Tell the user's actor of a connection."""
-        self._tell_surely(user_id, message.place, message)
-
-    def _tell_surely(self, user_id: str, about: Place | str | None, message: Opened | Closed | Told) -> None:
-        """Tell the user's actor, on whatever node, again if it cannot be reached now or does not answer."""
-        self._untold.pop((user_id, about), None)
-        self._router.ask_nowait(Address("user", user_id), message, _Receipt(self, user_id, about, message))
-
-    def not_told(self, user_id: str, about: Place | str | None, message: Opened | Closed | Told) -> None:
-        """A message did not reach the user's actor, or may not have: it is told again."""
-        if isinstance(message, Opened):
-            message = msgspec.structs.replace(message, is_repeated=True)
-        if len(self._untold) < _MAX_UNTOLD:
-            self._untold.setdefault((user_id, about), message)  # unless there is newer news
-
-    def _retry_untold(self) -> None:
-        waiting, self._untold = self._untold, {}
-        for (user_id, about), message in waiting.items():
-            if not isinstance(message, Opened) or self._hub.is_attached(message.place.conn_id):
-                self._tell_surely(user_id, about, message)
-
-    def _note_cursors(self, caller: Caller, cursors: dict[str, int], inbox_cursor: int) -> None:
-        self._hub.delivered(caller.user_id, cursors, caller.conn_id)
-        waiting = self._cursors.setdefault(caller.user_id, {})
-        for conversation_id, seq in cursors.items():
-            if self._hub.is_member(caller.conn_id, conversation_id):
-                _raise_cursor(waiting, (caller.device_id, conversation_stream(conversation_id)), seq)
-        if inbox_cursor:
-            _raise_cursor(waiting, (caller.device_id, inbox_stream(caller.user_id)), inbox_cursor)
-
-    async def flush_cursors(self) -> None:
-        """Write what devices have told; a failure leaves it for the next time."""
-        await self._flush_devices()
-        await self._flush_delivered()
-
-    async def _flush_devices(self) -> None:
-        devices, self._devices = self._devices, {}
-        told, self._cursors = self._cursors, {}
-        cursors = [
-            DeviceCursor(user_id=user_id, device_id=device_id, stream=stream, seq=seq)
-            for user_id, waiting in told.items()
-            for (device_id, stream), seq in waiting.items()
-        ]
-        try:
-            for puts in _chunks(list(devices.values())):
-                await self._store.commit([Put(device) for device in puts])
-            for part in _chunks(cursors):
-                heads = await self._heads_for((cursor.stream, cursor.seq) for cursor in part)
-                await self._store.commit(
-                    [
-                        Put(msgspec.structs.replace(cursor, seq=min(cursor.seq, heads[cursor.stream])))
-                        for cursor in part
-                        if heads[cursor.stream]
-                    ]
-                )
-        except Unavailable as error:
-            log.warning("cursors_not_stored", code=error.code, count=len(devices) + len(cursors))
-            for user_id, waiting in told.items():
-                newer = self._cursors.setdefault(user_id, {})
-                for key, seq in waiting.items():
-                    _raise_cursor(newer, key, seq)
-            if len(self._devices) + len(devices) <= _MAX_WAITING_DEVICES:
-                self._devices = devices | self._devices
-
-    async def _flush_delivered(self) -> None:
-        """Store how far users have got in conversations whose actor sleeps, without waking it."""
-        waiting = self._hub.watermarks.take()
-        told = [(c, user_id, seq) for c, seqs in waiting.items() for user_id, seq in seqs.items()]
-        done = 0
-        try:
-            for part in _chunks(told):
-                heads = await self._heads_for((conversation_stream(c), seq) for c, _, seq in part)
-                stored: dict[str, dict[str, int]] = {}
-                for conversation_id, user_id, seq in part:
-                    if held := min(seq, heads[conversation_stream(conversation_id)]):
-                        stored.setdefault(conversation_id, {})[user_id] = held
-                await self._store.commit(
-                    [
-                        Advance(conversation_id=conversation_id, user_id=user_id, delivered_seq=seq)
-                        for conversation_id, seqs in stored.items()
-                        for user_id, seq in seqs.items()
-                    ]
-                )
-                done += len(part)
-                for conversation_id, seqs in stored.items():
-                    self._delivered_stored(conversation_id, seqs)
-        except Unavailable as error:
-            log.warning("delivered_not_stored", code=error.code, count=len(told) - done)
-        finally:
-            for conversation_id, user_id, seq in told[done:]:
-                self._hub.watermarks.put_back(conversation_id, {user_id: seq})
-
-    def _delivered_stored(self, conversation_id: str, seqs: dict[str, int]) -> None:
-        """Tell of watermarks that were stored: the actor, if it woke meanwhile, or else those who look."""
-        if self._router.tell_if_active(Address("conversation", conversation_id), Delivered(seqs)):
-            return
-        items = [ReceiptItem(user_id=user_id, delivered_seq=seq) for user_id, seq in seqs.items()]
-        encoded = Encoded(events.Receipts(conversation_id=conversation_id, items=items))
-        # A key of its own: it must not take the place of what the actor tells of other members.
-        key = ("receipts", conversation_id, *seqs)
-        self._fanout.publish_live(conversation_id, key, encoded, to=None, is_state=True)
-
-    async def _heads_for(self, told: Iterable[tuple[str, int]]) -> dict[str, int]:
-        """A bound for what devices claim to hold of each stream: at most its head, for it only grows.
-
-        Where all claims are below what this node has published itself, nothing is read.
-        """
-        heads: dict[str, int] = {}
-        unknown: set[str] = set()
-        for stream, seq in told:
-            kind, _, owner_id = stream.partition(":")
-            head = self._hub.head_of(owner_id) if kind == "c" else self._hub.inbox_head_of(owner_id)
-            heads[stream] = head
-            if seq > head:
-                unknown.add(stream)
-        if unknown:
-            read = await self._store.heads(list(unknown))
-            for stream in unknown:
-                heads[stream] = read.get(stream, 0)
-        return heads
 
     # -- reads --------------------------------------------------------------------------------------
 
@@ -643,7 +491,7 @@ class ChatService:
             max_bytes=PAGE_BYTES,
         )
         messages = [read_message(conversation_id, entry, state) for entry, state in found]
-        items = _fitting(messages if is_rising else messages[::-1])
+        items = fitting(messages if is_rising else messages[::-1])
         more = len(items) < len(messages)
         if items and not more:
             # The store ends a page early where the next message is long: only it can tell if there is one.
@@ -663,11 +511,11 @@ class ChatService:
 
     async def _list_conversations(self, caller: Caller, command: Command) -> Reply:
         assert isinstance(command, commands.ListConversations)
-        before = _parse_place(command.after)
+        before = parse_place(command.after)
         lines = await self._store.conversation_lines(caller.user_id, before=before, limit=command.limit + 1)
         more = len(lines) > command.limit
         lines = lines[: command.limit]
-        place = f"{lines[-1].updated_at_ms}.{lines[-1].conversation_id}" if more else ""
+        place = place_of(lines[-1]) if more else ""
         return replies.ConversationList(items=await self._summaries(caller.user_id, lines), next=place)
 
     async def _get_conversation(self, caller: Caller, command: Command) -> Reply:
@@ -683,7 +531,7 @@ class ChatService:
 
     async def _summaries(self, user_id: str, lines: Sequence[UnreadLine]) -> list[ConversationSummary]:
         last = await self._store.last_messages([line.conversation_id for line in lines]) if lines else {}
-        return [_summary(user_id, line, last.get(line.conversation_id)) for line in lines]
+        return [summary(user_id, line, last.get(line.conversation_id)) for line in lines]
 
     async def _get_users(self, caller: Caller, command: Command) -> Reply:
         assert isinstance(command, commands.GetUsers)
@@ -832,87 +680,3 @@ class ChatService:
     async def _log_out(self, caller: Caller, _command: Command) -> Reply:
         await self._log_ins.log_out(caller.identity)
         return replies.Ok()
-
-
-class _Receipt:
-    """The reply of a message to a user's actor that must arrive."""
-
-    __slots__ = ("_about", "_message", "_service", "_user_id", "is_done")
-
-    def __init__(
-        self, service: ChatService, user_id: str, about: Place | str | None, message: Opened | Closed | Told
-    ) -> None:
-        self._service = service
-        self._user_id = user_id
-        self._about = about
-        self._message = message
-        self.is_done = False
-
-    def resolve(self, value: object) -> None:
-        self.is_done = True
-
-    def fail(self, error: HubbubError) -> None:
-        if not self.is_done:
-            self.is_done = True
-            if isinstance(error, Unavailable) and error.code != "crashed":
-                self._service.not_told(self._user_id, self._about, self._message)
-
-
-def _raise_cursor(waiting: dict[tuple[str, str], int], key: tuple[str, str], seq: int) -> None:
-    known = waiting.get(key)
-    if known is None:
-        if seq > 0 and len(waiting) < MAX_WAITING_CURSORS:
-            waiting[key] = seq
-    elif seq > known:
-        waiting[key] = seq
-
-
-def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), _FLUSH_CHUNK):
-        yield items[start : start + _FLUSH_CHUNK]
-
-
-def _fitting(messages: list[Message]) -> list[Message]:
-    """As many messages, one at least, as fit into a page with the texts and reactions that they have now."""
-    size_bytes = 0
-    for number, message in enumerate(messages):
-        reacted_count = sum(len(reaction.user_ids) for reaction in message.reactions)
-        size_bytes += len(message.text) + 30 * reacted_count + 200
-        if number and size_bytes > PAGE_BYTES:
-            return messages[:number]
-    return messages
-
-
-def _parse_place(place: str) -> tuple[int, str] | None:
-    if not place:
-        return None
-    at_ms, dot, conversation_id = place.partition(".")
-    if not dot or not at_ms.isascii() or not at_ms.isdigit() or len(at_ms) > 16:
-        raise Refused("bad_cursor")
-    return int(at_ms), conversation_id
-
-
-def _summary(
-    user_id: str, line: UnreadLine, last: tuple[Entry, MessageState | None] | None
-) -> ConversationSummary:
-    message: Message | None = None
-    if last is not None:
-        message = read_message(line.conversation_id, *last)
-        if len(message.text) > _BRIEF_CHARS:
-            message = msgspec.structs.replace(message, text=message.text[:_BRIEF_CHARS])
-    return ConversationSummary(
-        conversation_id=line.conversation_id,
-        kind="direct" if line.kind == "direct" else "group",
-        title=line.title,
-        head=line.head,
-        message_count=line.message_count,
-        unread=line.unread,
-        mentions_unread=line.mentions_unread,
-        read_seq=line.read_seq,
-        role="owner" if line.role == "owner" else "admin" if line.role == "admin" else "member",
-        member_count=line.member_count,
-        peer_id=line.user_b if line.user_a == user_id else line.user_a,
-        muted_until_ms=line.muted_until_ms,
-        updated_at_ms=line.updated_at_ms,
-        last_message=message,
-    )

@@ -221,7 +221,7 @@ async def test_a_device_that_went_on_elsewhere_is_not_closed_by_what_its_old_nod
         with trio.fail_after(5):
             while old.close_code is not CloseCode.REPLACED:  # noqa: ASYNC110 - a listener has no event for it
                 await trio.sleep(0.01)
-        one.core.service.shards_moved(range(256))
+        one.core.service.tells.shards_moved(range(256))
         other = await one.connect(await one.user("ann"), "d2")
         await one.direct(other, await one.person("bob"))  # the actor has heard all that was said before
         assert new.close_code is None

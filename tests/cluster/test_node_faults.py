@@ -185,7 +185,7 @@ async def test_a_device_that_connects_elsewhere_replaces_its_older_connection(tm
         older.close_code = None
         for shard in (Address("user", newer.user_id).shard,):
             for node in ("n2", "n1"):
-                cluster.members[node].core.service.shards_moved([shard])
+                cluster.members[node].core.service.tells.shards_moved([shard])
         tablet = await person(cluster, name, "n1", "d2")
         await trio.sleep(0.2)
         assert (older.close_code, newer.close_code, tablet.close_code) == (None, None, None)

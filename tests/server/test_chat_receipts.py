@@ -12,8 +12,8 @@ from protocol import commands, events, replies
 from protocol.errors import HubbubError, StorageUnavailable
 from protocol.events import Event
 from protocol.limits import MAX_GROUP_MEMBERS
-from protocol.records import Advance, MemberRow, Op
-from server import chat_service
+from protocol.records import Advance, DeviceCursor, MemberRow, Op, Put, conversation_stream
+from server import device_cursors
 from storage.check import check
 from tests.server.world import Device, World, open_world
 
@@ -185,11 +185,32 @@ async def test_a_device_holds_no_more_than_there_is(tmp_path: Path) -> None:
         assert not beyond_head(tmp_path)
 
 
+async def test_a_stored_cursor_never_goes_back(tmp_path: Path) -> None:
+    """A device has gone on at another node, and what it had told here before is written late."""
+    async with open_world(tmp_path) as world:
+        ann, bob = await world.people("ann", "bob")
+        old, other = [await world.group(ann, bob) for _ in range(2)]
+        for text in "abc":
+            sent = await ann.send(old, text)
+        await world.core.service.flush_cursors()
+        stream = conversation_stream(old)
+        elsewhere = DeviceCursor(user_id="u_bob", device_id="d1", stream=stream, seq=sent.seq - 1)
+        await world.store.commit([Put(elsewhere)])
+        await bob.do(commands.Ack(cursors={old: sent.seq - 2, other: 1}))
+        await world.core.service.flush_cursors()
+        stored = {stream: sent.seq - 1, conversation_stream(other): 1}
+        assert await world.store.device_cursors("u_bob", "d1") == stored
+        await bob.do(commands.Ack(cursors={old: sent.seq}))
+        await world.core.service.flush_cursors()
+        stored[stream] = sent.seq
+        assert await world.store.device_cursors("u_bob", "d1") == stored
+
+
 async def test_cursors_of_one_user_leave_room_for_those_of_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever tells too much between two flushes loses the rest of it, and nobody else does."""
-    monkeypatch.setattr(chat_service, "MAX_WAITING_CURSORS", 3)
+    monkeypatch.setattr(device_cursors, "MAX_WAITING_CURSORS", 3)
     async with open_world(tmp_path) as world:
         ann, bob = await world.people("ann", "bob")
         groups = [await world.group(ann, bob) for _ in range(5)]
