@@ -308,8 +308,10 @@ class Load:
         with trio.move_on_after(SETTLE_S + self.scale.replay_s * bool(self.scale.replay)) as patience:
             while self._senders:
                 await self._news.wait()
+            await self.prober.has_ended.wait()
         if patience.cancelled_caught:
-            findings.add("stuck", f"{self._senders} senders have unanswered sends after {SETTLE_S:g} s")
+            who = f"{self._senders} senders" if self._senders else "the prober"
+            findings.add("stuck", f"unanswered sends of {who} after {SETTLE_S:g} s")
         ids = {send.conversation_id for send in self.ledger.sends.values()}
         ids |= {view.conversation_id for view in self.ledger.views}
         read = partial(self._read_store, ids)

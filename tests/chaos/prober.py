@@ -68,6 +68,7 @@ class Prober:
         self._rng = rng
         self._every_s = every_s
         self._stop = trio.Event()
+        self.has_ended = trio.Event()  # the last probe is acked: what was acked is all that will be
         self._clients = {
             user.user_id: [self._client(user, place, number) for number, place in enumerate(places)]
             for user in users
@@ -108,6 +109,7 @@ class Prober:
                 for user in self._users:
                     for shard in user.conversations:
                         probes.start_soon(self._probe_shard, user, shard)
+            self.has_ended.set()
             self._nursery.cancel_scope.cancel()
 
     async def _probe_shard(self, user: ProbeUser, shard: int) -> None:

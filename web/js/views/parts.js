@@ -53,7 +53,9 @@ export function openDialog(title, body, { onclose = () => {}, wide = false } = {
   dialog.addEventListener("close", () => {
     dialog.remove();
     onclose();
-    if (before && before.isConnected) before.focus({ preventScroll: true });
+    // This event comes a moment after the closing: whoever types on already must not lose the focus again, or the
+    // first space would press the button that opened the dialog.
+    if (before && before.isConnected && document.activeElement === document.body) before.focus({ preventScroll: true });
   });
   dialog.addEventListener("pointerdown", (event) => {
     if (event.target === dialog) close();
