@@ -3,6 +3,7 @@
 An actor answers by calling `resolve` or `fail`; neither blocks, so no actor ever waits for another one.
 """
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import trio
@@ -49,6 +50,26 @@ NO_REPLY: Final[Reply] = _NoReply()
 """The reply of a `tell`."""
 POSTED: Final[Reply] = _NoReply()
 """The reply of a message that an actor posted to itself: it dies with the incarnation, and is not retried."""
+
+
+class OnFailure:
+    """The reply of a message whose answer matters only if there is none: then `call` gets the error."""
+
+    __slots__ = ("_call", "is_done")
+
+    def __init__(self, call: Callable[[HubbubError], None]) -> None:
+        self._call = call
+        self.is_done = False
+
+    def resolve(self, value: object) -> None:
+        """Note that the message was taken."""
+        self.is_done = True
+
+    def fail(self, error: HubbubError) -> None:
+        """Hand over why it was not, once."""
+        if not self.is_done:
+            self.is_done = True
+            self._call(error)
 
 
 class ReplySlot:

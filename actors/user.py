@@ -29,7 +29,7 @@ from actors.messages import (
     decode_tell,
 )
 from actors.ports import Fanout, Leases, Log, Relay, WallClock
-from actors.reply import NO_REPLY, Reply
+from actors.reply import NO_REPLY, OnFailure, Reply
 from actors.stream_actor import After, Answer, Staged, StreamActor
 from actors.user_rules import Circle
 from protocol import commands, events, replies
@@ -63,27 +63,6 @@ class _TellBlock(msgspec.Struct, frozen=True):
     conversation_id: str
     other_id: str
     after_s: float = 0.0
-
-
-class _BlockReply:
-    """The conversation's answer; without one it is told again."""
-
-    __slots__ = ("_conversation_id", "_ctx", "_other_id", "is_done")
-
-    def __init__(self, ctx: EntityContext, conversation_id: str, other_id: str) -> None:
-        self._ctx = ctx
-        self._conversation_id = conversation_id
-        self._other_id = other_id
-        self.is_done = False
-
-    def resolve(self, value: object) -> None:
-        self.is_done = True
-
-    def fail(self, error: HubbubError) -> None:
-        if not self.is_done:
-            self.is_done = True
-            after_s = max(_RETRY_S, error.retry_after_s or 0.0)
-            self._ctx.post(_TellBlock(self._conversation_id, self._other_id, after_s))
 
 
 class UserActor(StreamActor):
@@ -413,9 +392,14 @@ class UserActor(StreamActor):
         self._tell_conversation(message.conversation_id, message.other_id, blocked)
 
     def _tell_conversation(self, conversation_id: str, other_id: str, blocked: bool) -> None:
-        reply = _BlockReply(self._ctx, conversation_id, other_id)
+        """Tell how a block stands; without an answer it is told again."""
+
+        def again(error: HubbubError) -> None:
+            after_s = max(_RETRY_S, error.retry_after_s or 0.0)
+            self._ctx.post(_TellBlock(conversation_id, other_id, after_s))
+
         moved = BlockMoved(self._id, other_id, blocked)
-        self._ctx.router.ask_nowait(Address("conversation", conversation_id), moved, reply)
+        self._ctx.router.ask_nowait(Address("conversation", conversation_id), moved, OnFailure(again))
 
     async def _update_profile(self, ask: Ask, command: commands.UpdateProfile, reply: Reply) -> None:
         """Store a change whose values the accounts have checked."""

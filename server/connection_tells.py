@@ -11,6 +11,7 @@ import msgspec
 
 from actors.address import Address
 from actors.messages import Closed, LoggedOut, Opened, Place, Told, encode_tell
+from actors.reply import OnFailure
 from actors.router import Router
 from protocol.errors import HubbubError, Unavailable
 
@@ -87,28 +88,9 @@ class ConnectionTells:
     def _tell_surely(self, user_id: str, about: Place | str | None, message: Opened | Closed | Told) -> None:
         """Tell the user's actor, on whatever node, again if it cannot be reached now or does not answer."""
         self._untold.pop((user_id, about), None)
-        self._router.ask_nowait(Address("user", user_id), message, _Receipt(self, user_id, about, message))
 
-
-class _Receipt:
-    """The reply of a message to a user's actor that must arrive."""
-
-    __slots__ = ("_about", "_message", "_tells", "_user_id", "is_done")
-
-    def __init__(
-        self, tells: ConnectionTells, user_id: str, about: Place | str | None, message: Opened | Closed | Told
-    ) -> None:
-        self._tells = tells
-        self._user_id = user_id
-        self._about = about
-        self._message = message
-        self.is_done = False
-
-    def resolve(self, value: object) -> None:
-        self.is_done = True
-
-    def fail(self, error: HubbubError) -> None:
-        if not self.is_done:
-            self.is_done = True
+        def failed(error: HubbubError) -> None:
             if isinstance(error, Unavailable) and error.code != "crashed":
-                self._tells.not_told(self._user_id, self._about, self._message)
+                self.not_told(user_id, about, message)
+
+        self._router.ask_nowait(Address("user", user_id), message, OnFailure(failed))
