@@ -1,7 +1,6 @@
 """Messages of a conversation: send, edit, delete, react, and the messages that these are about."""
 
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -103,23 +102,7 @@ class Messages(ConversationBase):
         )
         placed = msgspec.structs.replace(event, client_id=command.client_id)
 
-        def answer(at: Appended | None) -> replies.Sent:
-            assert at is not None
-            return replies.Sent(conversation_id=self._id, seq=at.seq, at_ms=at.at_ms)
-
-        def after(at: Appended | None) -> None:
-            assert at is not None
-            if at.is_duplicate:
-                staged.answer = None
-                self._ctx.start_soon(self._answer_repeated, command, at, reply)
-            else:
-                state = MessageState(conversation_id=self._id, seq=at.seq)
-                self._remember(Target(at.seq, ask.user_id, at.at_ms, command.thread, command.mentions, state))
-            if command.thread:
-                for other in self._thread_replies.pop((ask.user_id, command.client_id)):
-                    other.resolve(msgspec.structs.replace(answer(at), duplicate=True))
-
-        staged = Staged(reply, answer, user_id=ask.user_id, event=placed, after=after)
+        staged = _Posting(self, ask.user_id, command, placed, reply)
         row_index = self._stage_row(row, staged)
         self._batch.senders.setdefault(ask.user_id, []).append(row_index)
         for user_id in dict.fromkeys(command.mentions):
@@ -139,20 +122,26 @@ class Messages(ConversationBase):
                 and staged.user_id == user_id
                 and event.client_id == command.client_id
             ):
-                staged.after = self._and_repeat(staged, reply)
+                assert isinstance(staged, _Posting)
+                staged.repetitions.append(reply)
                 return True
         return False
 
-    def _and_repeat(self, staged: Staged, reply: Reply) -> Callable[[Appended | None], None]:
-        first_after = staged.after
+    def _posted(self, posting: "_Posting", at: Appended) -> None:
+        """Take note of a message that is stored, before it is published."""
+        command, user_id = posting.command, posting.user_id
+        if at.is_duplicate:
+            self._ctx.start_soon(self._answer_repeated, command, at, posting.reply)
+        else:
+            state = MessageState(conversation_id=self._id, seq=at.seq)
+            self._remember(Target(at.seq, user_id, at.at_ms, command.thread, command.mentions, state))
+        if command.thread:
+            posting.repetitions += self._thread_replies.pop((user_id, command.client_id))
+        for other in posting.repetitions:
+            other.resolve(self._sent(at, is_repetition=True))
 
-        def after(at: Appended | None) -> None:
-            assert at is not None
-            if first_after is not None:
-                first_after(at)
-            reply.resolve(replies.Sent(conversation_id=self._id, seq=at.seq, at_ms=at.at_ms, duplicate=True))
-
-        return after
+    def _sent(self, at: Appended, *, is_repetition: bool = False) -> replies.Sent:
+        return replies.Sent(conversation_id=self._id, seq=at.seq, at_ms=at.at_ms, duplicate=is_repetition)
 
     async def _answer_refused(
         self, refused: Refused, user_id: str, command: commands.Send, reply: Reply
@@ -171,7 +160,7 @@ class Messages(ConversationBase):
         if at is None:
             reply.fail(refused)
         else:
-            reply.resolve(replies.Sent(conversation_id=self._id, seq=at.seq, at_ms=at.at_ms, duplicate=True))
+            reply.resolve(self._sent(at, is_repetition=True))
 
     async def _answer_repeated(self, command: commands.Send, at: Appended, reply: Reply) -> None:
         """Answer a repetition like the first time, or refuse a key that meant something else then."""
@@ -190,7 +179,7 @@ class Messages(ConversationBase):
         if is_other:
             reply.fail(Refused("payload_conflict"))
         else:
-            reply.resolve(replies.Sent(conversation_id=self._id, seq=at.seq, at_ms=at.at_ms, duplicate=True))
+            reply.resolve(self._sent(at, is_repetition=True))
 
     async def _is_repeated_in_thread(self, user_id: str, command: commands.Send, reply: Reply) -> bool:
         """Answer a repeated reply in a thread as the first one; else note that this is the first.
@@ -206,7 +195,7 @@ class Messages(ConversationBase):
         if at is None:
             self._thread_replies[key] = []
             return False
-        first = replies.Sent(conversation_id=self._id, seq=at.seq, at_ms=at.at_ms, duplicate=True)
+        first = self._sent(at, is_repetition=True)
         self._answer_in_order(reply, first)
         return True
 
@@ -330,3 +319,31 @@ class Messages(ConversationBase):
         event = events.Reacted(target=target.seq, emoji=command.emoji, removed=command.removed)
         self._stage(member.user_id, event, reply, ops=[Put(target.state)])
         return None
+
+
+class _Posting(Staged):
+    """A message on its way into the log."""
+
+    __slots__ = ("_actor", "command", "repetitions")
+
+    def __init__(
+        self,
+        actor: Messages,
+        user_id: str,
+        command: commands.Send,
+        event: events.MessagePosted,
+        reply: Reply,
+    ) -> None:
+        super().__init__(reply, None, user_id=user_id, event=event)
+        self._actor = actor
+        self.command = command
+        self.repetitions: list[Reply] = []  # of the same message, which wait for this one
+
+    def note(self, at: Appended | None) -> None:
+        assert at is not None
+        self._actor._posted(self, at)
+
+    def resolve(self, at: Appended | None) -> None:
+        assert at is not None
+        if not at.is_duplicate:  # else it is compared with the first one, which has to be read
+            self.reply.resolve(self._actor._sent(at))

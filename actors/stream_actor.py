@@ -40,9 +40,13 @@ After = Callable[[Appended | None], None]
 
 
 class Staged:
-    """One decided change. `event` is None for a change that is no event of the stream."""
+    """One decided change. `event` is None for a change that is no event of the stream.
 
-    __slots__ = ("after", "answer", "event", "reply", "row_index", "user_id")
+    Changes that come by the thousand have subclasses instead of closures: a closure that knows the change it
+    belongs to is a reference cycle, and leaves work for Python's cycle collector.
+    """
+
+    __slots__ = ("_after", "_answer", "event", "reply", "row_index", "user_id")
 
     def __init__(
         self,
@@ -55,11 +59,21 @@ class Staged:
         after: After | None = None,
     ) -> None:
         self.reply = reply
-        self.answer = answer
+        self._answer = answer
         self.user_id = user_id
         self.event = event
         self.row_index = row_index
-        self.after = after
+        self._after = after
+
+    def note(self, at: Appended | None) -> None:
+        """Act on the commit, before the event is published. `at` is None for what is no event."""
+        if self._after is not None:
+            self._after(at)
+
+    def resolve(self, at: Appended | None) -> None:
+        """Answer, after the event was published."""
+        if self._answer is not None:
+            self.reply.resolve(self._answer(at))
 
 
 class Batch:
@@ -102,7 +116,7 @@ class StreamActor(Entity):
         self._ctx: EntityContext
         self._batch = Batch()
         self._in_flight = 0
-        self._decision = trio.Event()  # set at the next commit or refusal
+        self._decision: trio.Event | None = None  # set at the next commit or refusal; made by who waits
         self._failure: HubbubError | None = None  # of an append: memory is ahead of the log
         self._last_at_ms = 0
 
@@ -133,7 +147,7 @@ class StreamActor(Entity):
             return
         self._batch = Batch()
         while self._in_flight >= MAX_APPENDS_IN_FLIGHT:
-            await self._decision.wait()
+            await self._next_decision()
         if self._failure is not None:  # what was decided since then rests on changes that were not stored
             raise StopEntity(self._failure)
         for user_id, row_indexes in batch.senders.items():
@@ -163,7 +177,7 @@ class StreamActor(Entity):
         incarnation announces a resync.
         """
         while self._in_flight:
-            await self._decision.wait()
+            await self._next_decision()
         with suppress(Unavailable):  # draining: the next node's sessions start from their cursors
             self._ctx.router.tell(self._ctx.address, Wake())
 
@@ -219,6 +233,11 @@ class StreamActor(Entity):
 
     # -- commits ------------------------------------------------------------------------------------
 
+    async def _next_decision(self) -> None:
+        if self._decision is None:
+            self._decision = trio.Event()
+        await self._decision.wait()
+
     def _decided(self, batch: Batch, outcome: Outcome) -> None:
         """Bring an outcome back into the actor; called by the store in the Trio thread."""
         self._in_flight -= 1
@@ -226,8 +245,9 @@ class StreamActor(Entity):
             self._failure = self._failure or outcome
             if isinstance(outcome, Fenced):
                 self._leases.fenced(self._shard)
-        decision, self._decision = self._decision, trio.Event()
-        decision.set()
+        if self._decision is not None:
+            self._decision.set()
+            self._decision = None
         self._ctx.post(_Decided(batch, outcome))
 
     def _conclude(self, batch: Batch, outcome: Outcome) -> None:
@@ -239,12 +259,10 @@ class StreamActor(Entity):
             self._raise_watermark(user_id, [outcome[index] for index in row_indexes])
         for staged in batch.staged:
             at = outcome[staged.row_index] if staged.row_index >= 0 else None
-            if staged.after is not None:
-                staged.after(at)
+            staged.note(at)
             if at is not None and not at.is_duplicate:
                 self.placed(staged, at)
-            if staged.answer is not None:
-                staged.reply.resolve(staged.answer(at))
+            staged.resolve(at)
         if batch.tells:
             self._relay.hint(batch.tells)
 
