@@ -8,7 +8,7 @@ from typing import Final
 from bench.report.remarks import remarks
 from bench.report.results import CPU_PER_THOUSAND, Machine, Measurement
 from bench.report.statistics import HUBBUB, PEER, Case, FigureSummary, Ratio, Summary, ratios, summaries
-from bench.report.wording import label, machine_line, number, share, span, times
+from bench.report.wording import label, machine_line, number, share, span, times, times_span
 
 _HEADS: Final = (
     "target, wire",
@@ -71,7 +71,7 @@ def _name(row: Summary) -> str:
 def _ratio(ratio: Ratio | None) -> str:
     if ratio is None:
         return ""
-    around = f" ({span(ratio.spread)})" if ratio.round_count > 1 else ""
+    around = f" ({times_span(ratio.spread)})" if ratio.round_count > 1 else ""
     return f"**{times(ratio.spread.median)}**{around}"
 
 

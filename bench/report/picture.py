@@ -29,7 +29,7 @@ from bench.report.statistics import (
     series_order,
     summaries,
 )
-from bench.report.wording import label, machine_line, number, share, span, times
+from bench.report.wording import label, machine_line, number, share, span, times, times_span
 
 # After Okabe and Ito's colours, which the colour-blind tell apart; darker or lighter where the page needs it.
 _LIGHT: Final = ("#0072b2", "#b8540a", "#007a5a", "#7a4fa3", "#555555", "#b0417a", "#8a6d00", "#2a8fbd")
@@ -51,7 +51,7 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 .full{width:100%;min-width:880px;table-layout:fixed}
 th,td{padding:3px 14px 3px 0;text-align:left;white-space:nowrap;vertical-align:middle}
 thead th{font-weight:400;color:var(--soft);border-bottom:1px solid var(--grid)}
-tbody th{font-weight:500}.num{text-align:right}
+tbody th{font-weight:500}.overview tbody th{white-space:normal}.num{text-align:right}
 .overview td,.overview thead th{text-align:right}.overview thead th:first-child{text-align:left}
 .best{font-weight:650}
 .bar{display:block;width:100%;height:14px}
@@ -143,7 +143,7 @@ def _overview(rows: Sequence[Summary], compared: Sequence[Ratio]) -> str:
 def _ratio_cell(ratio: Ratio | None) -> str:
     if ratio is None:
         return ""
-    around = f' <span class="soft">({span(ratio.spread)})</span>' if ratio.round_count > 1 else ""
+    around = f' <span class="soft">({times_span(ratio.spread)})</span>' if ratio.round_count > 1 else ""
     kind = "best" if ratio.spread.median >= 1 else "best warn"
     return f'<span class="{kind}">{times(ratio.spread.median)}</span>{around}'
 

@@ -127,7 +127,7 @@ def series(
     An arrival is when it came, in seconds since the measurement's start, and how long it took, in seconds;
     their order does not matter. What came before 0 or after `until_s` (by default the last arrival) is left
     out. Every interval is there, also one in which nothing came, so that a stall shows. The last one is
-    longer or shorter by up to one half, and its rate is by its own length.
+    longer or shorter by up to one half, and its rate is by its own length; so the shortest run is one half.
 
     Raises:
         ValueError: the interval is not positive.
@@ -138,10 +138,9 @@ def series(
         (at_s, took_s) for at_s, took_s in arrivals if at_s >= 0 and (until_s is None or at_s <= until_s)
     ]
     end_s = until_s if until_s is not None else max((at_s for at_s, _ in taken), default=0.0)
-    if end_s <= 0:
-        end_s = interval_s if taken else 0.0
-    if not end_s:
+    if not taken and not end_s:
         return []
+    end_s = max(end_s, interval_s / 2)  # one arrival after a nanosecond is no rate of 1e9/s
     count = max(1, round(end_s / interval_s))
     buckets: list[list[float]] = [[] for _ in range(count)]
     for at_s, took_s in taken:

@@ -12,7 +12,7 @@ from rich.text import Text
 from bench.report.remarks import Kind, remarks
 from bench.report.results import CPU_PER_THOUSAND, Machine, Measurement
 from bench.report.statistics import PEER, Case, FigureSummary, Ratio, Summary, ratios, summaries
-from bench.report.wording import label, machine_line, number, share, span, times
+from bench.report.wording import label, machine_line, number, share, span, times, times_span
 
 # Title, width, whether it is a number. With a blank between them they fill 100 columns. The widths are
 # fixed so that the tables of all cases stand in line.
@@ -95,7 +95,7 @@ def _add_rows(table: Table, row: Summary, compared: dict[str, Ratio]) -> None:
             _cpu(row) if is_first else "",
             _client(row) if is_first else "",
             Text(times(ratio.spread.median), style="bold") if ratio else "",
-            span(ratio.spread) if ratio and ratio.round_count > 1 else "",
+            times_span(ratio.spread) if ratio and ratio.round_count > 1 else "",
         )
 
 

@@ -44,8 +44,17 @@ def span(spread: Spread, *, is_short: bool = False) -> str:
 
 
 def times(value: float) -> str:
-    """Write a ratio: 1.52×, 12.3×."""
-    return f"{value:.2f}×" if value < 9.995 else f"{number(value)}×"
+    """Write a ratio: 0.84×, 1.52×, 12.3×."""
+    return f"{_ratio(value)}×"
+
+
+def times_span(spread: Spread) -> str:
+    """Write from which ratio to which: 0.83–1.52."""
+    return f"{_ratio(spread.low)}–{_ratio(spread.high)}"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if value < 9.995 else number(value)
 
 
 def share(value: float) -> str:

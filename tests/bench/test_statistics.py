@@ -69,6 +69,12 @@ def test_what_is_outside_the_run_does_not_count() -> None:
     assert [(point.per_s, point.p99_ms) for point in points] == [(1.0, 1.0)]
 
 
+def test_one_early_arrival_is_no_high_rate() -> None:
+    """A run that died at once has no rate worth the name."""
+    assert [point.per_s for point in series([(1e-9, 0.001)], 1.0)] == [2.0]
+    assert series([], 1.0) == []
+
+
 @given(
     arrivals=st.lists(st.tuples(st.floats(0, 50), st.floats(0, 10)), min_size=1, max_size=200),
     interval_s=st.floats(0.05, 5),
@@ -76,7 +82,7 @@ def test_what_is_outside_the_run_does_not_count() -> None:
 def test_the_series_holds_every_arrival(arrivals: list[tuple[float, float]], interval_s: float) -> None:
     """Rate times length, over all intervals, is what arrived."""
     points = series(arrivals, interval_s)
-    end_s = max(at_s for at_s, _ in arrivals) or interval_s
+    end_s = max(interval_s / 2, *(at_s for at_s, _ in arrivals))
     starts = [point.at_s for point in points]
     lengths = [end - start for start, end in zip(starts, [*starts[1:], end_s], strict=True)]
     assert starts == sorted(starts)

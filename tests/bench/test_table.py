@@ -74,6 +74,16 @@ def test_a_run_that_is_not_sound_is_marked_and_says_why() -> None:
     assert "  hubbub json: 3 errors in all rounds together" in lines
 
 
+def test_a_ratio_below_one_fits_too() -> None:
+    """The rows stand in line also where the peer is better."""
+    rounds = [
+        measured(value, round=n, target=target)
+        for n, ours in ((1, 832.4), (2, 846.1))
+        for target, value in (("hubbub", ours), ("uvicorn", 1_000.0))
+    ]
+    assert row_of(printed(rounds), "hubbub json").split()[-2:] == ["0.84×", "0.83–0.85"]
+
+
 def test_cpu_per_thousand_has_its_column() -> None:
     """Speed on an idle core and speed at its limit are told apart by it."""
     figures = [*measured(1_000).figures, Figure(name=CPU_PER_THOUSAND, value=0.118, unit="s")]
