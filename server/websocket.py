@@ -1,25 +1,25 @@
 """The WebSocket transport, and the only file that knows which WebSocket library carries it.
 
-trio-websocket does the handshake and keeps the connection's state; three things we do around it, through its
-private parts (the library has not changed since 2025-02, and `tests/server/test_websocket.py` notices if
-they do):
+trio-websocket does the handshake, and that is all it does: once it has answered, nothing of it is kept, and
+the connection is ours. We use private parts of it (it has not changed since 2025-02, and
+`tests/server/test_websocket.py` notices if it does). What comes after the handshake is ours because
 
-- Frames that are built already are written to `_stream` under `_stream_lock`, many at once. One write of 50
-  frames costs a quarter of 50 writes, and a frame is encoded once however many sessions get it.
-- We read by pulling instead of running its `_reader_task`: no second task and no channel for each connection
-  (5 KB and one task switch for each message), and a reader that must not read really does not read.
-- It answers an oversize message with 1009 and broken frames with 1002 or 1007. Our clients need our close
-  codes, which say whether to reconnect. It also keeps empty fragments without limit.
+- a server's frames are built once for all who get them, and written many at once: one write of 50 frames
+  costs a quarter of 50 writes;
+- frames are read by `server/ws_frames.py`, by pulling: no reader task and no channel for each connection
+  (5 KB and one task switch for each message), none of wsproto's buffers and generators (2 KB, and 7 times the
+  CPU for a short message), and a reader that must not read really does not read;
+- our clients need our close codes, which say whether to reconnect, where the library answers an oversize
+  message with 1009 and broken frames with 1002 or 1007.
 """
 
+import math
 from collections.abc import Sequence
-from typing import Final, cast
 
 import trio
 import trio_websocket
 from wsproto import ConnectionType, WSConnection
-from wsproto.connection import Connection, ConnectionState
-from wsproto.events import BytesMessage, CloseConnection, Ping, Request, TextMessage
+from wsproto.events import Request
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from protocol.codec import WS_SUBPROTOCOLS, Wire
@@ -32,9 +32,7 @@ from server.transport import (
     TransportClosed,
     free_stream,
 )
-
-MAX_PARTS: Final = 64  # fragments of one message that are kept apart; joined when there are more
-MAX_REASON_BYTES: Final = 123  # RFC 6455 section 5.5: a control frame holds 125 bytes, two are the code
+from server.ws_frames import FrameReader, close_frame
 
 
 async def accept_websocket(stream: SocketLikeStream, head: bytes, early: bytes) -> "WebSocketTransport":
@@ -62,60 +60,84 @@ async def accept_websocket(stream: SocketLikeStream, head: bytes, early: bytes) 
     except trio_websocket.ConnectionClosed:
         raise TransportClosed from None
     wire = Wire.JSON_WS if chosen is None else WS_SUBPROTOCOLS[chosen]
-    return WebSocketTransport(connection, wire, early)
+    _let_go(connection)
+    return WebSocketTransport(stream, wire, early)
+
+
+def _let_go(connection: trio_websocket.WebSocketConnection) -> None:
+    """Free what the handshake made, at once: wsproto's generator of frames and its owner hold each other, and
+    the garbage collector runs rarely in a node."""
+    established = connection._wsproto.connection
+    assert established is not None, "the handshake is complete"
+    established._proto._parse_more.close()
 
 
 class WebSocketTransport(StreamWriter):
-    """One WebSocket, after its handshake. See `Transport` for the contract."""
+    """One WebSocket, after its handshake. See `Transport` for the contract.
 
-    __slots__ = ("_connection", "_ended_by", "_lock", "_message_bytes", "_parts", "_proto", "wire")
+    Any bytes of the peer count as heard: a large message on a slow link is not silence.
+    """
 
-    def __init__(self, connection: trio_websocket.WebSocketConnection, wire: Wire, early: bytes) -> None:
-        super().__init__(cast(SocketLikeStream, connection._stream))
-        established = connection._wsproto.connection
-        assert established is not None, "the handshake is complete"
-        # The handshake's HTTP parser is not needed again: 8 KB for each connection.
-        self._proto: Connection = established
-        self._lock: trio.StrictFIFOLock = connection._stream_lock
+    __slots__ = ("_early", "_frames", "_has_answered", "wire")
+
+    def __init__(self, stream: SocketLikeStream, wire: Wire, early: bytes) -> None:
+        super().__init__(stream)
         self.wire = wire
-        self._parts: list[bytes | str] = []
-        self._message_bytes = 0
-        self._ended_by: TransportClosed | ProtocolError | None = None
-        if early:
-            self._proto.receive_data(early)
+        self._early = early
+        self._frames = FrameReader(MAX_FRAME_BYTES)
+        self._has_answered: trio.Event | None = None  # there while the writer waits for the reader's pongs
 
-    async def receive(self) -> Sequence[bytes | str]:
+    async def receive(self) -> Sequence[bytes]:
         """Return at least one message."""
-        while True:  # ends with a message, or an exception
-            if self._ended_by is not None:
-                raise self._ended_by
-            payloads = await self._take_messages()
-            if payloads:
-                return payloads
-            if self._ended_by is None:
-                self._proto.receive_data(await self._read())
+        frames = self._frames
+        while frames.ended is None:  # ends with a message, or an exception
+            messages = await self._feed()
+            if frames.pongs and self.write_blocked_since == math.inf and self._has_answered is None:
+                await self._answer_pings()  # else the writer does
+            if messages:
+                return messages
+        raise frames.ended
 
     async def send_raw(self, frames: bytes) -> None:
-        """Write finished frames."""
+        """Write finished frames, and behind them pongs for the pings that came meanwhile."""
+        if self.write_blocked_since != math.inf:  # the reader is answering pings
+            self._has_answered = trio.Event()
+            try:
+                await self._has_answered.wait()
+            finally:
+                self._has_answered = None
+        await self._write(frames)
+        await self._write_pongs()
+
+    async def _feed(self) -> list[bytes]:
+        """Read once; return the messages that are complete now. Raises: TransportClosed."""
+        data, self._early = self._early or await self._read(), b""
+        self.heard_at = trio.current_time()
+        return self._frames.feed(data)
+
+    async def _answer_pings(self) -> None:
         try:
-            self._lock.acquire_nowait()
-        except trio.WouldBlock:  # the reader is answering a ping
-            await self._lock.acquire()
-        try:
-            await self._write(frames)
+            await self._write_pongs()
+        except TransportClosed as exc:  # what came before is still handled
+            self._frames.ended = self._frames.ended or exc
         finally:
-            self._lock.release()
+            if self._has_answered is not None:
+                self._has_answered.set()
+
+    async def _write_pongs(self) -> None:
+        frames = self._frames
+        while (
+            frames.pongs
+        ):  # a client that pings faster than it reads pongs delays nobody's frames but its own
+            pongs, frames.pongs = frames.pongs, b""
+            await self._write(pongs)
 
     async def close(self, code: int, reason: str) -> None:
         """Send the close frame, or answer the peer's, and free the socket."""
         with trio.move_on_after(CLOSE_TIMEOUT_S):
             try:
-                is_peers_idea = self._proto.state is ConnectionState.REMOTE_CLOSING
-                if self._proto.state is ConnectionState.OPEN or is_peers_idea:
-                    text = reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
-                    await self.send_raw(self._proto.send(CloseConnection(code=code, reason=text)))
-                    if not is_peers_idea:
-                        await self._await_peers_close()
+                await self.send_raw(close_frame(code, reason))
+                await self._await_peers_close()
             except TransportClosed:
                 pass
         if self._is_torn:
@@ -124,80 +146,10 @@ class WebSocketTransport(StreamWriter):
             free_stream(self._stream)
 
     async def _await_peers_close(self) -> None:
-        """Return when the peer has answered our close frame. What else it sends is thrown away."""
-        if isinstance(self._ended_by, ProtocolError):
+        """Return when the peer has closed, too. What else it sends is thrown away."""
+        frames = self._frames
+        if isinstance(frames.ended, ProtocolError):
             await self._part()  # its frames cannot be told apart any more
-            return
-        while True:  # ends with the peer's close frame or the end of the stream, or is cancelled
-            for event in self._proto.events():
-                if isinstance(event, CloseConnection):
-                    return
-            self._proto.receive_data(await self._read())
-
-    async def _take_messages(self) -> list[bytes | str]:
-        """Return the complete messages of what was read; answer pings; note how the stream ended."""
-        payloads: list[bytes | str] = []
-        is_heard = False
-        for event in self._proto.events():
-            is_heard = True
-            if isinstance(event, TextMessage | BytesMessage):
-                data: bytes | str = event.data if isinstance(event, TextMessage) else bytes(event.data)
-                if event.message_finished and not self._parts:
-                    if _size_bytes(data) > MAX_FRAME_BYTES:
-                        self._end_too_large()
-                        break
-                    payloads.append(data)
-                elif not self._add_part(data):
-                    break
-                elif event.message_finished:
-                    payloads.append(_join(self._parts))
-                    self._parts.clear()
-                    self._message_bytes = 0
-            elif isinstance(event, Ping):
-                try:
-                    await self.send_raw(self._proto.send(event.response()))
-                except TransportClosed as exc:
-                    self._ended_by = exc
-                    break
-            elif isinstance(event, CloseConnection):
-                self._end(event)
-                break
-        if is_heard:
-            self.heard_at = trio.current_time()
-        return payloads
-
-    def _add_part(self, data: bytes | str) -> bool:
-        """Keep a fragment; tell whether the message is still within its limit."""
-        self._message_bytes += _size_bytes(data)
-        if self._message_bytes > MAX_FRAME_BYTES:
-            self._end_too_large()
-            return False
-        # An empty first fragment counts: it tells that a message has begun.
-        if data or not self._parts:
-            self._parts.append(data)
-            if len(self._parts) > MAX_PARTS:
-                self._parts = [_join(self._parts)]
-        return True
-
-    def _end_too_large(self) -> None:
-        self._parts.clear()
-        self._ended_by = ProtocolError("frame_too_large", f"A message may have {MAX_FRAME_BYTES} bytes.")
-
-    def _end(self, event: CloseConnection) -> None:
-        if self._proto.state is ConnectionState.REMOTE_CLOSING:
-            self._ended_by = TransportClosed(int(event.code))
-        elif int(event.code) == 1007:
-            self._ended_by = ProtocolError("not_utf8")
-        else:
-            self._ended_by = ProtocolError("bad_frame", f"A WebSocket frame was broken: {event.reason}")
-
-
-def _size_bytes(data: bytes | str) -> int:
-    """How many bytes the client sent for this."""
-    return len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode())
-
-
-def _join(parts: list[bytes | str]) -> bytes | str:
-    if isinstance(parts[0], str):
-        return "".join(cast(list[str], parts))
-    return b"".join(cast(list[bytes], parts))
+        while frames.ended is None:  # ends with the peer's close frame or the stream, or is cancelled
+            await self._feed()
+            frames.pongs = b""
