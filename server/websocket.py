@@ -28,6 +28,7 @@ from protocol.limits import MAX_FRAME_BYTES
 from server.transport import (
     CLOSE_TIMEOUT_S,
     SocketLikeStream,
+    Source,
     StreamWriter,
     TransportClosed,
     free_stream,
@@ -78,20 +79,22 @@ class WebSocketTransport(StreamWriter):
     Any bytes of the peer count as heard: a large message on a slow link is not silence.
     """
 
-    __slots__ = ("_early", "_frames", "_has_answered", "wire")
+    __slots__ = ("_early", "_frames", "_has_answered", "_is_answering", "wire")
 
     def __init__(self, stream: SocketLikeStream, wire: Wire, early: bytes) -> None:
         super().__init__(stream)
         self.wire = wire
         self._early = early
         self._frames = FrameReader(MAX_FRAME_BYTES)
-        self._has_answered: trio.Event | None = None  # there while the writer waits for the reader's pongs
+        self._is_answering = False  # the reader task writes pongs
+        self._has_answered: trio.Event | None = None  # there while the writer waits for that
 
     async def receive(self) -> Sequence[bytes]:
         """Return at least one message."""
         frames = self._frames
         while frames.ended is None:  # ends with a message, or an exception
-            messages = await self._feed()
+            data, self._early = self._early or await self._read(), b""
+            messages = self.feed(data)
             if frames.pongs and self.write_blocked_since == math.inf and self._has_answered is None:
                 await self._answer_pings()  # else the writer does
             if messages:
@@ -100,7 +103,7 @@ class WebSocketTransport(StreamWriter):
 
     async def send_raw(self, frames: bytes) -> None:
         """Write finished frames, and behind them pongs for the pings that came meanwhile."""
-        if self.write_blocked_since != math.inf:  # the reader is answering pings
+        if self._is_answering:
             self._has_answered = trio.Event()
             try:
                 await self._has_answered.wait()
@@ -109,26 +112,45 @@ class WebSocketTransport(StreamWriter):
         await self._write(frames)
         await self._write_pongs()
 
-    async def _feed(self) -> list[bytes]:
-        """Read once; return the messages that are complete now. Raises: TransportClosed."""
-        data, self._early = self._early or await self._read(), b""
+    def feed(self, data: bytes) -> Sequence[bytes]:
+        """Return the messages that are complete now."""
         self.heard_at = trio.current_time()
         return self._frames.feed(data)
 
+    @property
+    def ended(self) -> TransportClosed | ProtocolError | None:
+        """Why no message follows."""
+        return self._frames.ended
+
+    @property
+    def owes_pongs(self) -> bool:
+        """Tell whether pings are not answered yet."""
+        return bool(self._frames.pongs)
+
+    def unsent(self, source: Source, max_bytes: int) -> bytes:
+        """Return what is to be written next: what was left, then pongs, then what `source` has."""
+        if self._rest:
+            return self._rest
+        pongs = self._frames.pongs
+        if pongs:
+            self._frames.pongs = b""
+            return pongs
+        return source.take(max_bytes)
+
     async def _answer_pings(self) -> None:
+        self._is_answering = True
         try:
             await self._write_pongs()
         except TransportClosed as exc:  # what came before is still handled
             self._frames.ended = self._frames.ended or exc
         finally:
+            self._is_answering = False
             if self._has_answered is not None:
                 self._has_answered.set()
 
     async def _write_pongs(self) -> None:
         frames = self._frames
-        while (
-            frames.pongs
-        ):  # a client that pings faster than it reads pongs delays nobody's frames but its own
+        while frames.pongs:  # a client that pings faster than it reads pongs delays its own frames only
             pongs, frames.pongs = frames.pongs, b""
             await self._write(pongs)
 
@@ -151,5 +173,6 @@ class WebSocketTransport(StreamWriter):
         if isinstance(frames.ended, ProtocolError):
             await self._part()  # its frames cannot be told apart any more
         while frames.ended is None:  # ends with the peer's close frame or the stream, or is cancelled
-            await self._feed()
+            data, self._early = self._early or await self._read(), b""
+            self.feed(data)
             frames.pongs = b""
