@@ -1,8 +1,8 @@
 """W2: how many deliveries a second does a group of 500 connected members get, and when has the last one it?
 
 Variants: "window 1" (one sender, one message under way) and "5 senders x 5" (five members keep five unacked
-each). A message counts as delivered 500 times. Latency "last member": from the send until the 500th connection
-has read it. Texts of 100 bytes.
+each). A message counts as delivered 500 times. Latency "last member": from the send until the 500th
+connection has read it. Texts of 100 bytes.
 
 "5 senders x 5, one stalls" is the second with one member that reads nothing for all of the run: the other 499
 are measured, and the stalled one must catch up with everything afterwards, or be told to sync.

@@ -40,7 +40,7 @@ class CannotRun(Exception):
 
 
 class Cores:
-    """Which cores belong to the servers, and which to the client. Without two of them, or off Linux, no pinning."""
+    """Which cores are the servers', and which the client's. With one core, or off Linux, nothing is pinned."""
 
     def __init__(self, servers: Sequence[int] | None = None) -> None:
         """`servers`: the servers' cores; None: the first one the process may use."""
@@ -207,7 +207,7 @@ class Uvicorn(Target):
         except CannotRun as exc:
             if "ModuleNotFoundError" in str(exc):
                 raise CannotRun(
-                    "The peer's packages are not installed: ./check installs them, or pip install -e '.[bench]'; "
+                    "The peer's packages are not installed: ./check does it, or pip install -e '.[bench]'. "
                     "--no-peer runs hubbub alone."
                 ) from None
             raise
