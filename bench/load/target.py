@@ -40,7 +40,7 @@ class CannotRun(Exception):
 
 
 class Cores:
-    """Which cores are the servers', and which the client's. With one core, or off Linux, nothing is pinned."""
+    """Which cores are the servers', and which the client's. With one core nothing is pinned."""
 
     def __init__(self, servers: Sequence[int] | None = None) -> None:
         """`servers`: the servers' cores; None: the first one the process may use."""
@@ -215,6 +215,30 @@ class Uvicorn(Target):
 
     def addresses(self, wire: str) -> list[tuple[str, int]]:
         return [("127.0.0.1", self._port)]
+
+
+class Remote(Target):
+    """A hubbub that somebody else has started, here or elsewhere: what it costs is not known."""
+
+    name = "hubbub"
+    wires = Hubbub.wires
+
+    def __init__(
+        self, directory: Path, cores: Cores, *, address: str, bot_address: str, app_key: str, app_secret: str
+    ) -> None:
+        super().__init__(directory, cores)
+        self._address, self._bot_address = address, bot_address
+        self._app_key, self._app_secret = app_key, app_secret
+
+    def start(self) -> None:
+        """It runs."""
+
+    def addresses(self, wire: str) -> list[tuple[str, int]]:
+        host, _, port = (self._bot_address if wire == "bot" else self._address).rpartition(":")
+        return [(host.strip("[]") or "127.0.0.1", int(port))]
+
+    def kill(self) -> None:
+        raise CannotRun("A server that the benchmark has not started is not killed by it.")
 
 
 @contextmanager
