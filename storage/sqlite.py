@@ -254,6 +254,11 @@ class SqliteStore:
     ) -> list[tuple[Entry, MessageState | None]]:
         return await self._readers.run(queries.read_messages, stream, before, after, thread, limit, max_bytes)
 
+    async def read_tail(
+        self, stream: str, *, limit: int, max_bytes: int = 1 << 20
+    ) -> list[tuple[Entry, MessageState | None]]:
+        return await self._readers.run(queries.read_tail, stream, limit, max_bytes)
+
     async def entry(self, stream: str, seq: int) -> Entry | None:
         return await self._readers.run(queries.entry, stream, seq)
 
