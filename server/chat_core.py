@@ -30,7 +30,7 @@ from protocol.limits import PRESENCE_DEBOUNCE_S
 from protocol.records import DeadLetter, Put
 from protocol.types import NodeInfo
 from server.chat_service import ChatService, LogIns, People
-from server.tails import Tails
+from server.tails import MAX_BYTES, Tails
 from storage.store import Store
 
 MAX_DEAD_LETTER_CHARS: Final = 100_000
@@ -118,7 +118,9 @@ class ChatCore:
         now_ms: Callable[[], int],
         max_file_bytes: int,
         debounce_s: float = PRESENCE_DEBOUNCE_S,
+        tails_bytes: int = MAX_BYTES,
     ) -> None:
+        """`tails_bytes`: memory for recent history; 0: the store is asked each time."""
         self._store = store
         self._now_ms = now_ms
         local = LocalRouter()
@@ -127,7 +129,7 @@ class ChatCore:
         self.router, self.fanout = surroundings.router, surroundings.fanout
         self.leases = leases = surroundings.leases
         self.hub.watermarks.router = self.router
-        self.tails = Tails(store, leases)
+        self.tails = Tails(store, leases, max_bytes=tails_bytes)
         self.relay = TellRelay(store, self.router, owns=leases.owns)
 
         def conversation(address: Address) -> Conversation:

@@ -57,9 +57,9 @@ class _Fill:
 
 
 class Tails:
-    """The tails of this node's conversations, at most `max_bytes` of them; the least used goes first.
+    """The tails of this node's conversations: at most `max_bytes` of them; the least used goes first.
 
-    `begin`, `note` and `forget` are for the actors (fits actors.ports.Recent). Only `fetch` waits.
+    0 bytes: none are kept, and the store is asked each time. `begin`, `note` and `forget` are for the actors (fits actors.ports.Recent). Only `fetch` waits.
     """
 
     def __init__(self, store: TailStore, leases: Leases, *, max_bytes: int = MAX_BYTES) -> None:
@@ -120,7 +120,7 @@ class Tails:
 
         Raises: what reading the store does.
         """
-        if isinstance(command, History) and (command.thread or command.before):
+        if not self._max_bytes or (isinstance(command, History) and (command.thread or command.before)):
             return None
         conversation_id = command.conversation_id
         tail = self._certain(conversation_id)

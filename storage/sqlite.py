@@ -120,6 +120,11 @@ class SqliteStore:
         return self._writer.stats
 
     @property
+    def read_count(self) -> int:
+        """Reads since the start."""
+        return self._readers.read_count
+
+    @property
     def queued_bytes(self) -> int:
         return self._writer.queued_bytes
 
