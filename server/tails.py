@@ -59,7 +59,8 @@ class _Fill:
 class Tails:
     """The tails of this node's conversations: at most `max_bytes` of them; the least used goes first.
 
-    0 bytes: none are kept, and the store is asked each time. `begin`, `note` and `forget` are for the actors (fits actors.ports.Recent). Only `fetch` waits.
+    0 bytes: none is kept, and the store is asked each time. `begin`, `note` and `forget` are for the actors
+    (fits actors.ports.Recent). Only `fetch` waits.
     """
 
     def __init__(self, store: TailStore, leases: Leases, *, max_bytes: int = MAX_BYTES) -> None:
