@@ -151,6 +151,23 @@ async def test_recent_reads_do_not_touch_the_store(tmp_path: Path) -> None:
         assert world.store.read_count == before
 
 
+async def test_what_is_sent_after_a_restart_is_in_memory_before_anybody_reads(tmp_path: Path) -> None:
+    """The actor that wakes begins a tail: a storm of returning devices finds what they missed there."""
+    async with open_world(tmp_path) as world:
+        ann, bob = await world.people("ann", "bob")
+        group = await world.group(ann, bob)
+        last = await ann.send(group, "before")
+    async with open_world(tmp_path) as world:
+        ann, bob = await world.people("ann", "bob")
+        for number in range(20):
+            await ann.send(group, f"m{number}")
+        before = world.store.read_count
+        assert len(await bob.sync(group, after=last.seq)) == 20
+        assert world.store.read_count == before
+        await compare(bob, commands.Sync(conversation_id=group))
+        assert await compare(bob, commands.Sync(conversation_id=group))
+
+
 async def test_a_tail_is_filled_by_one_read_for_all_who_come_at_once(tmp_path: Path) -> None:
     """After a restart nothing is in memory; the members of a group ask for it together."""
     async with open_world(tmp_path) as world:
