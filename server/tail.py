@@ -28,7 +28,9 @@ MAX_ROWS: Final = 256  # cut at; the slack makes it one cut for each 64 events
 MAX_TAIL_BYTES: Final = 512 * 1024  # two pages of the longest kind
 _MAX_PAGES: Final = 16  # answers kept for those who ask the same: a group comes back to the same head
 _TAIL_BYTES: Final = 700  # of an empty one, with its place in the dict
-_ROW_BYTES: Final = 1200  # of a row with its event and its message, beside two copies of the text
+_ROW_BYTES: Final = (
+    900  # of a row with its event and its message, beside two copies of the text; 700 measured
+)
 
 EntryAt = tuple[Entry, MessageState | None]
 

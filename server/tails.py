@@ -30,9 +30,7 @@ from protocol.records import conversation_stream
 from protocol.replies import EventPage, MessagePage
 from server.tail import MAX_TAIL_BYTES, EntryAt, Tail
 
-MAX_BYTES: Final = (
-    64 * 1024 * 1024
-)  # of all tails: those of some 1,000 busy conversations, or 50,000 quiet ones
+MAX_BYTES: Final = 64 * 1024 * 1024  # of all tails: 250 conversations at their fullest, or 30,000 quiet ones
 FILL_COUNT: Final = 128  # events read at once: a page of 50 messages and what is between them, in 0.3 ms
 _MAX_TOLD: Final = 256  # while a tail is filled; more, and it is not worth it
 
