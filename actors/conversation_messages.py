@@ -12,7 +12,7 @@ from actors.conversation_rules import MemberState, Target
 from actors.messages import (
     Ask,
 )
-from actors.ports import Fanout, Leases, Log, Relay, WallClock
+from actors.ports import Fanout, Leases, Log, Recent, Relay, WallClock
 from actors.reply import Reply
 from actors.stream_actor import Staged
 from protocol import commands, events, replies
@@ -53,8 +53,11 @@ class Messages(ConversationBase):
         fanout: Fanout,
         relay: Relay,
         now_ms: WallClock,
+        recent: Recent,
     ) -> None:
-        super().__init__(address, log=log, leases=leases, fanout=fanout, relay=relay, now_ms=now_ms)
+        super().__init__(
+            address, log=log, leases=leases, fanout=fanout, relay=relay, now_ms=now_ms, recent=recent
+        )
         self._targets: OrderedDict[int, Target] = OrderedDict()
         # Replies in threads that are not committed yet, by key, and who else waits for their ack.
         self._thread_replies: dict[tuple[str, str], list[Reply]] = {}
