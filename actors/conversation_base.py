@@ -97,7 +97,10 @@ class ConversationBase(StreamActor):
         self._remember_count(at)
         event = staged.placed_event(self._id, at)
         self._recent.note(event)  # before anybody hears of it, and asks
-        publish_event(self._fanout, self._id, event, at.message_count, to=state.members.keys())
+        self._publish(event, at.message_count)
+
+    def _publish(self, event: ConversationEvent, message_count: int) -> None:
+        publish_event(self._fanout, self._id, event, message_count, to=self._known.members.keys())
 
     # -- staging ------------------------------------------------------------------------------------
 
