@@ -459,7 +459,7 @@ def main() -> None:
         host="127.0.0.1",
         port=options.port,
         loop="uvloop",
-        ws="websockets-sansio",
+        ws="websockets-sansio",  # faster than "websockets": see the README here
         ws_max_size=MAX_FRAME_BYTES,
         ws_per_message_deflate=False,
         ws_ping_interval=None,  # the clients send heartbeats
@@ -470,7 +470,7 @@ def main() -> None:
     )
     # When uvicorn has shut down it raises the signal again: here nothing is left to do.
     signal.signal(signal.SIGTERM, lambda number, frame: None)
-    # What is alive now stays so; and a chat server makes little garbage in cycles. This is worth about 8 %.
+    # What is alive now stays so, and a chat server makes little garbage in cycles: saves about 5 %.
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
     _Server(config).run()
