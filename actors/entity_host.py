@@ -33,6 +33,7 @@ from actors.mailbox import MAILBOX_CAPACITY, Envelope, Mailbox, MailboxFull
 from actors.reply import NO_REPLY, Reply
 from actors.router import BUSY_RETRY_S, Router
 from actors.supervisor import ChildSpec, ChildStatus
+from actors.timers import Timers
 from protocol.errors import HubbubError, Unavailable
 
 IDLE_S: Final = 120.0  # Pekko's default for passivation
@@ -105,6 +106,7 @@ class EntityHost:
         self._cells: OrderedDict[Address, Cell] = OrderedDict()  # least recently used first
         self._histories: dict[Address, CrashHistory] = {}
         self._nursery: trio.Nursery | None = None  # set while it takes messages
+        self._timers = Timers()
         self._is_over = trio.Event()
         self._asked_count = 0  # cells that were asked to leave and have not answered yet
         self._mailbox_peak = 0
@@ -180,11 +182,13 @@ class EntityHost:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                nursery.start_soon(self._timers.run)
                 task_status.started()
                 while not self._is_over.is_set():
                     with trio.move_on_after(min(self._idle_s / 4, _SWEEP_S)):
                         await self._is_over.wait()
                     self._sweep(trio.current_time())
+                self._timers.stop()
         finally:
             self._nursery = None
 
@@ -330,7 +334,7 @@ class EntityHost:
         try:
             async with trio.open_nursery() as nursery:  # the entity's helper tasks
                 context = EntityContext(
-                    cell.address, self._router, cell.mailbox, nursery, restarted=restarted
+                    cell.address, self._router, cell.mailbox, nursery, self._timers, restarted=restarted
                 )
                 entity = self._factory(cell.address)
                 await entity.activate(context)
