@@ -178,19 +178,22 @@ class EntityHost:
 
         Cancelled, it fails what waits with "draining" and lets no entity put down its snapshot.
         """
-        self._is_over = trio.Event()
+        self._is_over = is_over = trio.Event()
+        self._timers = timers = Timers()
+        nursery = None
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                nursery.start_soon(self._timers.run)
+                nursery.start_soon(timers.run)
                 task_status.started()
-                while not self._is_over.is_set():
+                while not is_over.is_set():
                     with trio.move_on_after(min(self._idle_s / 4, _SWEEP_S)):
-                        await self._is_over.wait()
+                        await is_over.wait()
                     self._sweep(trio.current_time())
-                self._timers.stop()
+                timers.stop()
         finally:
-            self._nursery = None
+            if self._nursery is nursery:  # else it runs again already
+                self._nursery = None
 
     def child_spec(self, *, shutdown_s: float = 10.0) -> ChildSpec:
         """Describe this host as a child that drains within `shutdown_s` seconds when it is stopped."""

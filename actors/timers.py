@@ -33,18 +33,14 @@ class Timers:
             self._scope.deadline = when
 
     async def run(self) -> None:
-        """Post what is due, until `stop`, which may have come before."""
-        try:
-            while not self._is_over:
-                with trio.CancelScope(deadline=self._heap[0][0] if self._heap else math.inf) as self._scope:
-                    await trio.sleep_forever()
-                now = trio.current_time()
-                while self._heap and self._heap[0][0] <= now + _TOGETHER_S:
-                    _, _, post, message = heapq.heappop(self._heap)
-                    post(message)
-        finally:
-            self._heap.clear()
-            self._is_over = False  # the host may run again
+        """Post what is due, until `stop`, which may come before this begins."""
+        while not self._is_over:
+            with trio.CancelScope(deadline=self._heap[0][0] if self._heap else math.inf) as self._scope:
+                await trio.sleep_forever()
+            now = trio.current_time()
+            while self._heap and self._heap[0][0] <= now + _TOGETHER_S:
+                _, _, post, message = heapq.heappop(self._heap)
+                post(message)
 
     def stop(self) -> None:
         """Let `run` return; what has not been due is forgotten."""
