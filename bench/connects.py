@@ -1,11 +1,11 @@
 """How many connections can a node take in a second, and what does one cost it?
 
 Load: `hubbub serve` with a fresh data directory, on one core; a client in this process, on another core where
-there is one, keeps a number of connects in flight (default 32). Each is a TCP connection, a WebSocket upgrade,
-a hello with a JWT of the app's backend, and ends with the welcome. Three rounds over N users (default 2,000):
-new users (who are made on their way in), then known ones, then all known ones at once (a reconnect storm).
-Units: connects per second, microseconds of the node's CPU per connect, ms from the first connect to the last
-welcome. One JSON line.
+there is one, keeps a number of connects in flight (default 32). Each is a TCP connection, a WebSocket
+upgrade and a hello with a JWT of the app's backend, and ends with the welcome. Three rounds over N users
+(default 2,000): new users (who are made on their way in), then known ones, then all known ones at once (a
+reconnect storm). Units: connects per second, microseconds of the node's CPU per connect, KiB of resident
+memory per connection, ms from the first connect to the last welcome. One JSON line.
 
     python -m bench.connects [N] [--in-flight 32]
 """

@@ -21,7 +21,7 @@ from hypercorn.typing import ASGIFramework
 
 from protocol.codec import Encoded, Wire, encode_frame
 from protocol.commands import Command
-from protocol.errors import CLOSE_MEANINGS, CloseCode, ProtocolError, Unavailable
+from protocol.errors import CLOSE_MEANINGS, CloseCode, Unavailable
 from protocol.events import Closing, Reconnect
 from protocol.limits import HANDSHAKE_TIMEOUT_S
 from protocol.types import NodeInfo
@@ -499,12 +499,7 @@ class Gateway:
         if not counted.is_address_counted:
             # A WebSocket is one client's; a proxy's HTTP connection is many, told apart by each request.
             self._count_behind_proxy(head, peer, counted)
-        try:
-            return await accept_websocket(stream, raw_head, rest)
-        except ProtocolError as exc:
-            raise HandshakeFailed(
-                "bad_upgrade", http_answer(400, "bad_request", message=exc.message)
-            ) from None
+        return await accept_websocket(stream, head, rest)
 
     def _count_behind_proxy(self, head: RequestHead, peer: str, counted: "_Counted") -> None:
         address = client_address(peer, head.headers.get("x-forwarded-for", ""), self._is_trusted)

@@ -53,6 +53,7 @@ class RequestHead(msgspec.Struct, frozen=True):
     method: str
     target: str
     headers: dict[str, str]
+    is_http_11: bool = True
 
     @property
     def path(self) -> str:
@@ -121,7 +122,7 @@ def parse_head(head: bytes) -> RequestHead:
         key = name.lower()
         value = value.strip()
         headers[key] = f"{headers[key]},{value}" if key in headers else value
-    return RequestHead(parts[0], parts[1], headers)
+    return RequestHead(parts[0], parts[1], headers, parts[2] == "HTTP/1.1")
 
 
 def is_origin_allowed(head: RequestHead, allowed: Collection[str]) -> bool:

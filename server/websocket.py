@@ -1,30 +1,26 @@
 """The WebSocket transport, and the only file that knows which WebSocket library carries it.
 
-trio-websocket does the handshake and keeps the connection's state; three things we do around it, through its
-private parts (the library has not changed since 2025-02, and `tests/server/test_websocket.py` notices if
-they do):
+wsproto reads frames; the upgrade is our own (upgrade.py).
 
-- Frames that are built already are written to `_stream` under `_stream_lock`, many at once. One write of 50
-  frames costs a quarter of 50 writes, and a frame is encoded once however many sessions get it.
-- We read by pulling instead of running its `_reader_task`: no second task and no channel for each connection
-  (5 KB and one task switch for each message), and a reader that must not read really does not read.
-- It answers an oversize message with 1009 and broken frames with 1002 or 1007. Our clients need our close
-  codes, which say whether to reconnect. It also keeps empty fragments without limit.
+- Frames that are built already are written to the stream under a lock, many at once. One write of 50 frames
+  costs a quarter of 50 writes, and a frame is encoded once however many sessions get it.
+- We read by pulling: no second task and no channel for each connection (5 KB and one task switch for each
+  message), and a reader that must not read really does not read.
+- Our clients need our close codes, which say whether to reconnect, instead of 1002, 1007 and 1009.
 """
 
 from collections.abc import Sequence
 from typing import Final, cast
 
 import trio
-import trio_websocket
-from wsproto import ConnectionType, WSConnection
+from wsproto import ConnectionType
 from wsproto.connection import Connection, ConnectionState
-from wsproto.events import BytesMessage, CloseConnection, Ping, Request, TextMessage
-from wsproto.utilities import LocalProtocolError, RemoteProtocolError
+from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 
-from protocol.codec import WS_SUBPROTOCOLS, Wire
+from protocol.codec import Wire
 from protocol.errors import ProtocolError
 from protocol.limits import MAX_FRAME_BYTES
+from server.listener import RequestHead
 from server.transport import (
     CLOSE_TIMEOUT_S,
     SocketLikeStream,
@@ -32,51 +28,32 @@ from server.transport import (
     TransportClosed,
     free_stream,
 )
+from server.upgrade import upgrade
 
 MAX_PARTS: Final = 64  # fragments of one message that are kept apart; joined when there are more
 MAX_REASON_BYTES: Final = 123  # RFC 6455 section 5.5: a control frame holds 125 bytes, two are the code
 
 
-async def accept_websocket(stream: SocketLikeStream, head: bytes, early: bytes) -> "WebSocketTransport":
+async def accept_websocket(stream: SocketLikeStream, head: RequestHead, early: bytes) -> "WebSocketTransport":
     """Complete the upgrade whose request head was read already; `early` is what came after the head.
 
-    The first known subprotocol that the client offers is chosen; a client that offers none speaks JSON, and
-    one that offers only unknown ones is told none (RFC 6455 section 4.2.2) and speaks JSON or leaves.
-
-    Raises: ProtocolError("bad_request") where the request is not a valid upgrade; TransportClosed.
+    Raises: HandshakeFailed("bad_upgrade") where the request is not a valid upgrade; TransportClosed.
     """
-    connection = trio_websocket.WebSocketConnection(
-        stream, WSConnection(ConnectionType.SERVER), message_queue_size=0, max_message_size=MAX_FRAME_BYTES
-    )
-    try:
-        connection._wsproto.receive_data(head)
-        event = next(iter(connection._wsproto.events()), None)
-    except (RemoteProtocolError, LocalProtocolError, UnicodeError, ValueError) as exc:
-        raise ProtocolError("bad_frame", f"Not a WebSocket upgrade: {exc}") from None
-    if not isinstance(event, Request):
-        raise ProtocolError("bad_frame", "Not a WebSocket upgrade.")
-    request = trio_websocket.WebSocketRequest(connection, event)
-    chosen = next((name for name in request.proposed_subprotocols if name in WS_SUBPROTOCOLS), None)
-    try:
-        await request.accept(subprotocol=chosen)
-    except trio_websocket.ConnectionClosed:
-        raise TransportClosed from None
-    wire = Wire.JSON_WS if chosen is None else WS_SUBPROTOCOLS[chosen]
-    return WebSocketTransport(connection, wire, early)
+    answer, wire = upgrade(head)
+    transport = WebSocketTransport(stream, wire, early)
+    await transport.send_raw(answer)
+    return transport
 
 
 class WebSocketTransport(StreamWriter):
     """One WebSocket, after its handshake. See `Transport` for the contract."""
 
-    __slots__ = ("_connection", "_ended_by", "_lock", "_message_bytes", "_parts", "_proto", "wire")
+    __slots__ = ("_ended_by", "_lock", "_message_bytes", "_parts", "_proto", "wire")
 
-    def __init__(self, connection: trio_websocket.WebSocketConnection, wire: Wire, early: bytes) -> None:
-        super().__init__(cast(SocketLikeStream, connection._stream))
-        established = connection._wsproto.connection
-        assert established is not None, "the handshake is complete"
-        # The handshake's HTTP parser is not needed again: 8 KB for each connection.
-        self._proto: Connection = established
-        self._lock: trio.StrictFIFOLock = connection._stream_lock
+    def __init__(self, stream: SocketLikeStream, wire: Wire, early: bytes) -> None:
+        super().__init__(stream)
+        self._proto = Connection(ConnectionType.SERVER)
+        self._lock = trio.StrictFIFOLock()
         self.wire = wire
         self._parts: list[bytes | str] = []
         self._message_bytes = 0

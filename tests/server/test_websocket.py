@@ -350,9 +350,3 @@ async def test_only_pages_of_known_origins_may_connect(
             assert answer.startswith(b"HTTP/1.1 403 ")
             assert b'"code":"origin_refused"' in answer
             assert edge.metrics.handshake_failures["origin_refused"] == 1
-
-
-def test_the_private_parts_that_we_use_are_there() -> None:
-    """We read and write around the library; an update that moves these must fail here, not in production."""
-    names = trio_websocket.WebSocketConnection.__init__.__code__.co_names
-    assert {"_wsproto", "_stream", "_stream_lock"} <= set(names)
