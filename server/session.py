@@ -357,6 +357,7 @@ class Session:
             return
         try:
             is_open = await self._welcome(hello)
+            del hello  # its token alone is half a KB, and this frame stays
             if is_open:
                 await self._read_and_write()
         finally:
