@@ -1,7 +1,6 @@
 """Messages of a conversation: send, edit, delete, react, and the messages that these are about."""
 
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -13,11 +12,12 @@ from actors.conversation_rules import MemberState, Target
 from actors.messages import (
     Ask,
 )
-from actors.ports import Fanout, Leases, Log, Relay, WallClock
+from actors.ports import Fanout, Leases, Log, Recent, Relay, WallClock
 from actors.reply import Reply
 from actors.stream_actor import Staged
 from protocol import commands, events, replies
 from protocol.errors import HubbubError, Refused
+from protocol.events import ConversationEvent
 from protocol.records import (
     Appended,
     FileRow,
@@ -33,6 +33,7 @@ from protocol.stored_events import (
     REDACTED_BODY,
     body_of,
     encode_json,
+    place,
     read_event,
     read_mentions,
     read_reactions,
@@ -54,9 +55,14 @@ class Messages(ConversationBase):
         fanout: Fanout,
         relay: Relay,
         now_ms: WallClock,
+        recent: Recent,
     ) -> None:
-        super().__init__(address, log=log, leases=leases, fanout=fanout, relay=relay, now_ms=now_ms)
+        super().__init__(
+            address, log=log, leases=leases, fanout=fanout, relay=relay, now_ms=now_ms, recent=recent
+        )
         self._targets: OrderedDict[int, Target] = OrderedDict()
+        # The newest messages that nobody has referred to yet, by seq: author, time, thread, mentions.
+        self._untouched: dict[int, tuple[str, int, int, list[str]]] = {}
         # Replies in threads that are not committed yet, by key, and who else waits for their ack.
         self._thread_replies: dict[tuple[str, str], list[Reply]] = {}
 
@@ -101,31 +107,13 @@ class Messages(ConversationBase):
             is_message=True,
             thread=command.thread or None,
         )
-        placed = msgspec.structs.replace(event, client_id=command.client_id)
-
-        def answer(at: Appended | None) -> replies.Sent:
-            assert at is not None
-            return replies.Sent(conversation_id=self._id, seq=at.seq, at_ms=at.at_ms)
-
-        def after(at: Appended | None) -> None:
-            assert at is not None
-            if at.is_duplicate:
-                staged.answer = None
-                self._ctx.start_soon(self._answer_repeated, command, at, reply)
-            else:
-                state = MessageState(conversation_id=self._id, seq=at.seq)
-                self._remember(Target(at.seq, ask.user_id, at.at_ms, command.thread, command.mentions, state))
-            if command.thread:
-                for other in self._thread_replies.pop((ask.user_id, command.client_id)):
-                    other.resolve(msgspec.structs.replace(answer(at), duplicate=True))
-
-        staged = Staged(reply, answer, user_id=ask.user_id, event=placed, after=after)
-        row_index = self._stage_row(row, staged)
+        row_index = self._stage_row(row, _Posting(self, ask.user_id, command, event, reply))
         self._batch.senders.setdefault(ask.user_id, []).append(row_index)
-        for user_id in dict.fromkeys(command.mentions):
-            if user_id != ask.user_id:
-                mention = Mention(user_id=user_id, conversation_id=self._id, seq=0)
-                self._batch.ops.append(Put(mention, row_index, "seq"))
+        if command.mentions:
+            for user_id in dict.fromkeys(command.mentions):
+                if user_id != ask.user_id:
+                    mention = Mention(user_id=user_id, conversation_id=self._id, seq=0)
+                    self._batch.ops.append(Put(mention, row_index, "seq"))
         if root is not None:
             root.state = msgspec.structs.replace(root.state, thread_count=root.state.thread_count + 1)
             self._batch.ops.append(Put(root.state, row_index))
@@ -133,26 +121,32 @@ class Messages(ConversationBase):
     def _is_staged(self, user_id: str, command: commands.Send, reply: Reply) -> bool:
         """Answer a repetition of a message of this very batch when that one is stored."""
         for staged in self._batch.staged:
-            event = staged.event
             if (
-                isinstance(event, events.MessagePosted)
+                isinstance(staged, _Posting)
                 and staged.user_id == user_id
-                and event.client_id == command.client_id
+                and staged.command.client_id == command.client_id
             ):
-                staged.after = self._and_repeat(staged, reply)
+                staged.repetitions.append(reply)
                 return True
         return False
 
-    def _and_repeat(self, staged: Staged, reply: Reply) -> Callable[[Appended | None], None]:
-        first_after = staged.after
+    def _posted(self, posting: "_Posting", at: Appended) -> None:
+        """Take note of a message that is stored, before it is published."""
+        command, user_id = posting.command, posting.user_id
+        if at.is_duplicate:
+            self._ctx.start_soon(self._answer_repeated, command, at, posting.reply)
+        else:
+            untouched = self._untouched
+            untouched[at.seq] = (user_id, at.at_ms, command.thread, command.mentions)
+            if len(untouched) > _CACHED_TARGETS:
+                del untouched[next(iter(untouched))]
+        if command.thread:
+            posting.repetitions += self._thread_replies.pop((user_id, command.client_id))
+        for other in posting.repetitions:
+            other.resolve(self._sent(at, is_repetition=True))
 
-        def after(at: Appended | None) -> None:
-            assert at is not None
-            if first_after is not None:
-                first_after(at)
-            reply.resolve(replies.Sent(conversation_id=self._id, seq=at.seq, at_ms=at.at_ms, duplicate=True))
-
-        return after
+    def _sent(self, at: Appended, *, is_repetition: bool = False) -> replies.Sent:
+        return replies.Sent(conversation_id=self._id, seq=at.seq, at_ms=at.at_ms, duplicate=is_repetition)
 
     async def _answer_refused(
         self, refused: Refused, user_id: str, command: commands.Send, reply: Reply
@@ -171,7 +165,7 @@ class Messages(ConversationBase):
         if at is None:
             reply.fail(refused)
         else:
-            reply.resolve(replies.Sent(conversation_id=self._id, seq=at.seq, at_ms=at.at_ms, duplicate=True))
+            reply.resolve(self._sent(at, is_repetition=True))
 
     async def _answer_repeated(self, command: commands.Send, at: Appended, reply: Reply) -> None:
         """Answer a repetition like the first time, or refuse a key that meant something else then."""
@@ -190,7 +184,7 @@ class Messages(ConversationBase):
         if is_other:
             reply.fail(Refused("payload_conflict"))
         else:
-            reply.resolve(replies.Sent(conversation_id=self._id, seq=at.seq, at_ms=at.at_ms, duplicate=True))
+            reply.resolve(self._sent(at, is_repetition=True))
 
     async def _is_repeated_in_thread(self, user_id: str, command: commands.Send, reply: Reply) -> bool:
         """Answer a repeated reply in a thread as the first one; else note that this is the first.
@@ -206,7 +200,7 @@ class Messages(ConversationBase):
         if at is None:
             self._thread_replies[key] = []
             return False
-        first = replies.Sent(conversation_id=self._id, seq=at.seq, at_ms=at.at_ms, duplicate=True)
+        first = self._sent(at, is_repetition=True)
         self._answer_in_order(reply, first)
         return True
 
@@ -241,6 +235,12 @@ class Messages(ConversationBase):
         target = self._targets.get(seq)
         if target is not None:
             self._targets.move_to_end(seq)
+            return target
+        untouched = self._untouched.pop(seq, None)  # its state lives in one place only
+        if untouched is not None:
+            state = MessageState(conversation_id=self._id, seq=seq)
+            target = Target(seq, *untouched, state)
+            self._remember(target)
             return target
         entry = await self._log.entry(self._stream, seq)
         if entry is None or entry.kind != "message":
@@ -330,3 +330,35 @@ class Messages(ConversationBase):
         event = events.Reacted(target=target.seq, emoji=command.emoji, removed=command.removed)
         self._stage(member.user_id, event, reply, ops=[Put(target.state)])
         return None
+
+
+class _Posting(Staged):
+    """A message on its way into the log."""
+
+    __slots__ = ("_actor", "command", "repetitions")
+
+    def __init__(
+        self,
+        actor: Messages,
+        user_id: str,
+        command: commands.Send,
+        event: events.MessagePosted,
+        reply: Reply,
+    ) -> None:
+        super().__init__(reply, None, user_id=user_id, event=event)
+        self.event: events.MessagePosted
+        self._actor = actor
+        self.command = command
+        self.repetitions: list[Reply] = []  # of the same message, which wait for this one
+
+    def placed_event(self, conversation_id: str, at: Appended) -> ConversationEvent:
+        return place(self.event, conversation_id, self.user_id, at, client_id=self.command.client_id)
+
+    def note(self, at: Appended | None) -> None:
+        assert at is not None
+        self._actor._posted(self, at)
+
+    def resolve(self, at: Appended | None) -> None:
+        assert at is not None
+        if not at.is_duplicate:  # else it is compared with the first one, which has to be read
+            self.reply.resolve(self._actor._sent(at))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
 from secrets import token_hex
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 import trio
@@ -23,6 +23,7 @@ from protocol import commands
 from protocol.errors import Fenced, HubbubError, Unavailable
 from protocol.events import ConversationEvent, InboxEvent
 from protocol.records import Advance, Append, Appended, Insert, LogRow, Op, Put, Tell
+from protocol.stored_events import place
 
 MAX_APPENDS_IN_FLIGHT: Final = 8  # beyond this the mailbox fills, and its senders are told Busy
 
@@ -40,9 +41,13 @@ After = Callable[[Appended | None], None]
 
 
 class Staged:
-    """One decided change. `event` is None for a change that is no event of the stream."""
+    """One decided change. `event` is None for a change that is no event of the stream.
 
-    __slots__ = ("after", "answer", "event", "reply", "row_index", "user_id")
+    Changes that come by the thousand have subclasses instead of closures: a closure that knows the change it
+    belongs to is a reference cycle, and leaves work for Python's cycle collector.
+    """
+
+    __slots__ = ("_after", "_answer", "event", "reply", "row_index", "user_id")
 
     def __init__(
         self,
@@ -55,19 +60,34 @@ class Staged:
         after: After | None = None,
     ) -> None:
         self.reply = reply
-        self.answer = answer
+        self._answer = answer
         self.user_id = user_id
         self.event = event
         self.row_index = row_index
-        self.after = after
+        self._after = after
+
+    def placed_event(self, conversation_id: str, at: Appended) -> ConversationEvent:
+        """The event of a conversation, where the store has put it."""
+        return place(cast(ConversationEvent, self.event), conversation_id, self.user_id, at)
+
+    def note(self, at: Appended | None) -> None:
+        """Act on the commit, before the event is published. `at` is None for what is no event."""
+        if self._after is not None:
+            self._after(at)
+
+    def resolve(self, at: Appended | None) -> None:
+        """Answer, after the event was published."""
+        if self._answer is not None:
+            self.reply.resolve(self._answer(at))
 
 
 class Batch:
     """What one append will hold, and what is to be done after it."""
 
-    __slots__ = ("ops", "rows", "senders", "staged", "tells")
+    __slots__ = ("has_room", "ops", "rows", "senders", "staged", "tells")
 
     def __init__(self) -> None:
+        self.has_room = False  # the store was asked; it is asked again for the next batch
         self.rows: list[LogRow] = []
         self.ops: list[Op] = []
         self.staged: list[Staged] = []
@@ -102,7 +122,7 @@ class StreamActor(Entity):
         self._ctx: EntityContext
         self._batch = Batch()
         self._in_flight = 0
-        self._decision = trio.Event()  # set at the next commit or refusal
+        self._decision: trio.Event | None = None  # set at the next commit or refusal; made by who waits
         self._failure: HubbubError | None = None  # of an append: memory is ahead of the log
         self._last_at_ms = 0
 
@@ -121,19 +141,21 @@ class StreamActor(Entity):
         if isinstance(message, _Decided):
             self._conclude(message.batch, message.outcome)
         elif not isinstance(message, Wake):
-            if _needs_store(message):
+            if not self._batch.has_room and _needs_store(message):
                 # Refused before anything is decided; a refused append would end the incarnation.
                 self._log.check_room()
+                self._batch.has_room = True
             await self.handle(message, reply)
 
     async def flush(self) -> None:
         """Submit the batch as one append."""
         batch = self._batch
         if not batch.staged and not batch.ops:
+            batch.has_room = False
             return
         self._batch = Batch()
         while self._in_flight >= MAX_APPENDS_IN_FLIGHT:
-            await self._decision.wait()
+            await self._next_decision()
         if self._failure is not None:  # what was decided since then rests on changes that were not stored
             raise StopEntity(self._failure)
         for user_id, row_indexes in batch.senders.items():
@@ -163,7 +185,7 @@ class StreamActor(Entity):
         incarnation announces a resync.
         """
         while self._in_flight:
-            await self._decision.wait()
+            await self._next_decision()
         with suppress(Unavailable):  # draining: the next node's sessions start from their cursors
             self._ctx.router.tell(self._ctx.address, Wake())
 
@@ -219,6 +241,11 @@ class StreamActor(Entity):
 
     # -- commits ------------------------------------------------------------------------------------
 
+    async def _next_decision(self) -> None:
+        if self._decision is None:
+            self._decision = trio.Event()
+        await self._decision.wait()
+
     def _decided(self, batch: Batch, outcome: Outcome) -> None:
         """Bring an outcome back into the actor; called by the store in the Trio thread."""
         self._in_flight -= 1
@@ -226,8 +253,9 @@ class StreamActor(Entity):
             self._failure = self._failure or outcome
             if isinstance(outcome, Fenced):
                 self._leases.fenced(self._shard)
-        decision, self._decision = self._decision, trio.Event()
-        decision.set()
+        if self._decision is not None:
+            self._decision.set()
+            self._decision = None
         self._ctx.post(_Decided(batch, outcome))
 
     def _conclude(self, batch: Batch, outcome: Outcome) -> None:
@@ -239,12 +267,10 @@ class StreamActor(Entity):
             self._raise_watermark(user_id, [outcome[index] for index in row_indexes])
         for staged in batch.staged:
             at = outcome[staged.row_index] if staged.row_index >= 0 else None
-            if staged.after is not None:
-                staged.after(at)
+            staged.note(at)
             if at is not None and not at.is_duplicate:
                 self.placed(staged, at)
-            if staged.answer is not None:
-                staged.reply.resolve(staged.answer(at))
+            staged.resolve(at)
         if batch.tells:
             self._relay.hint(batch.tells)
 

@@ -20,28 +20,39 @@ _OTHER_PROTOCOLS: Final = (b"GET ", b"POST", b"HEAD", b"PUT ", b"OPTI", b"PRI ",
 class TcpTransport(StreamWriter):
     """One bot connection. See `Transport` for the contract."""
 
-    __slots__ = ("_has_received", "_splitter", "wire")
+    __slots__ = ("_has_received", "_splitter", "ended", "wire")
 
     def __init__(self, stream: SocketLikeStream) -> None:
         super().__init__(stream)
         self.wire = Wire.MSGPACK_TCP
         self._splitter = FrameSplitter()
         self._has_received = False
+        self.ended: TransportClosed | ProtocolError | None = None
 
-    async def receive(self) -> Sequence[bytes | str]:
+    async def receive(self) -> Sequence[bytes]:
         """Return at least one frame's payload."""
-        while True:  # ends with a frame, or an exception
-            data = await self._read()
-            if not self._has_received:
-                self._has_received = True
-                if data.startswith(_OTHER_PROTOCOLS):
-                    raise ProtocolError("wrong_transport", "This port speaks length-prefixed MessagePack.")
-            was_pending = self._splitter.pending_bytes
-            payloads = self._splitter.feed(data)
-            if payloads or self._splitter.pending_bytes < was_pending + len(data):
-                self.heard_at = trio.current_time()  # a frame, or a keep-alive
+        while self.ended is None:  # ends with a frame, or an exception
+            payloads = self.feed(await self._read())
             if payloads:
                 return payloads
+        raise self.ended
+
+    def feed(self, data: bytes) -> Sequence[bytes]:
+        """Return the payloads of the frames that are complete now."""
+        if not self._has_received:
+            self._has_received = True
+            if data.startswith(_OTHER_PROTOCOLS):
+                self.ended = ProtocolError("wrong_transport", "This port speaks length-prefixed MessagePack.")
+                return ()
+        was_pending = self._splitter.pending_bytes
+        try:
+            payloads = self._splitter.feed(data)
+        except ProtocolError as exc:
+            self.ended = exc
+            return ()
+        if payloads or self._splitter.pending_bytes < was_pending + len(data):
+            self.heard_at = trio.current_time()  # a frame, or a keep-alive
+        return payloads
 
     async def send_raw(self, frames: bytes) -> None:
         """Write finished frames."""

@@ -41,6 +41,7 @@ from server.listener import (
     shake_tls,
 )
 from server.metrics import Metrics
+from server.poller import IS_AVAILABLE, Poller
 from server.ratelimit import AddressCounts, AddressRates, Rate, client_address, trusted_networks
 from server.session import Authenticate, Session, SessionLimits, SessionService
 from server.transport import SocketLikeStream, Transport, TransportClosed, abort_stream, free_stream
@@ -112,6 +113,7 @@ class Gateway:
         self.bot_port = settings.bot_port
         self.is_draining = False
         self.lag = LagWatch(metrics.observe_lag)
+        self._poller: Poller | None = None  # while `run` runs
         self._authenticate = authenticate
         self._service = service
         self._app = app
@@ -237,6 +239,9 @@ class Gateway:
                 await nursery.start(self._bridge.run_lifespan)
                 try:
                     nursery.start_soon(self.lag.run)
+                    if IS_AVAILABLE:
+                        self._poller = Poller()
+                        nursery.start_soon(self._poller.run)
                     nursery.start_soon(self._sweep)
                     async with trio.open_nursery() as connections:
                         try:
@@ -455,6 +460,7 @@ class Gateway:
             registry=self,
             metrics=self.metrics,
             limits=self.settings.session,
+            poller=self._poller,
         )
         if self.is_draining:
             session.close(CloseCode.DRAINING)

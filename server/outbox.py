@@ -20,7 +20,7 @@ finds no room is announced by the same Resync where its loss matters.
 """
 
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 import trio
@@ -41,6 +41,14 @@ _RESUME_BYTES: Final = MAX_OUTBOX_BYTES // 2
 _RESUME_FRAMES: Final = MAX_OUTBOX_FRAMES // 2
 
 _T = TypeVar("_T")
+
+
+class Sleeper(Protocol):
+    """Who waits for something to take."""
+
+    def wake(self) -> None:
+        """There is something now. Synchronous; called once."""
+        ...
 
 
 class OutboxStats:
@@ -69,9 +77,9 @@ class Outbox:
         "_on_overflow",
         "_queue",
         "_stats",
-        "_waiter",
         "_wire",
         "size_bytes",
+        "sleeper",
     )
 
     def __init__(self, wire: Wire, stats: OutboxStats, on_overflow: Callable[[], None]) -> None:
@@ -83,7 +91,7 @@ class Outbox:
         self._queue: list[bytes | LiveKey] = []
         self._live: dict[LiveKey, Encoded] = {}
         self._dropped: dict[str, int] = {}  # stream -> last dropped seq; 0 where only live events were lost
-        self._waiter: trio.lowlevel.Task | None = None
+        self.sleeper: Sleeper | None = None  # told at the next push or reply, and then forgotten
         self._is_finished = False
         self.size_bytes = 0
 
@@ -114,7 +122,7 @@ class Outbox:
             return False
         self._queue.append(frame)
         self.size_bytes = size_bytes
-        if self._waiter is not None:
+        if self.sleeper is not None:
             self._wake()
         return True
 
@@ -146,7 +154,7 @@ class Outbox:
         self._live[key] = encoded
         self._queue.append(key)
         self.size_bytes = size_bytes
-        if self._waiter is not None:
+        if self.sleeper is not None:
             self._wake()
         return True
 
@@ -154,20 +162,20 @@ class Outbox:
         """Queue an answer; there is always room (see above)."""
         self._queue.append(frame)
         self.size_bytes += len(frame)
-        if self._waiter is not None:
+        if self.sleeper is not None:
             self._wake()
 
     def reply_first(self, frame: bytes) -> None:
         """Queue an answer before everything else: `welcome` precedes events that came meanwhile."""
         self._queue.insert(0, frame)
         self.size_bytes += len(frame)
-        if self._waiter is not None:
+        if self.sleeper is not None:
             self._wake()
 
     def finish(self) -> None:
         """Let `wait` return at once from now on: the writer takes what is left and ends."""
         self._is_finished = True
-        if self._waiter is not None:
+        if self.sleeper is not None:
             self._wake()
 
     # -- what the writer takes out ------------------------------------------------------------------------
@@ -209,17 +217,13 @@ class Outbox:
         if self._queue or self._dropped or self._is_finished:
             await trio.lowlevel.checkpoint()
             return
-        self._waiter = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(self._abort_wait)
+        sleeper = self.sleeper = _SleepingTask(trio.lowlevel.current_task())
+        await trio.lowlevel.wait_task_rescheduled(sleeper.abort)
 
     def _wake(self) -> None:
-        if self._waiter is not None:
-            trio.lowlevel.reschedule(self._waiter)
-            self._waiter = None
-
-    def _abort_wait(self, _raise_cancel: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
-        self._waiter = None
-        return trio.lowlevel.Abort.SUCCEEDED
+        sleeper, self.sleeper = self.sleeper, None
+        if sleeper is not None:
+            sleeper.wake()
 
     # -- what did not fit ---------------------------------------------------------------------------------
 
@@ -259,6 +263,24 @@ class Outbox:
             self._queue.append(frame)
             self.size_bytes += len(frame)
             self._stats.resync_count += 1
+
+
+class _SleepingTask:
+    """The writer task of a connection that has one."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self, task: trio.lowlevel.Task) -> None:
+        self._task: trio.lowlevel.Task | None = task
+
+    def wake(self) -> None:
+        if self._task is not None:
+            trio.lowlevel.reschedule(self._task)
+            self._task = None
+
+    def abort(self, _raise_cancel: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 def _merge(pending: Encoded, newer: Encoded) -> Encoded:

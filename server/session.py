@@ -1,10 +1,13 @@
-"""One connected device: from hello to the last frame. A reader task, a writer task, and no other.
+"""One connected device: from hello to the last frame.
+
+Its own task says hello and goodbye. In between a plain socket is served by the node's poller, without a
+task (`server/socket_pump.py`); a TLS stream, and any stream where there is no epoll, by this task as the
+reader and a second one as the writer.
 
 The edge session knows the language, limits and timing. What commands mean is the business of a
 `SessionService`; who somebody is, of an `Authenticate`. It stays on the node where its socket landed.
 
-States: hello expected -> opening (authenticated, the service prepares the welcome) -> open -> closing. The
-writer starts after welcome, so that a connection that never says hello costs one task.
+States: hello expected -> opening (authenticated, the service prepares the welcome) -> open -> closing.
 """
 
 import contextlib
@@ -50,7 +53,9 @@ from protocol.replies import Error, Sent, Welcome
 from server.identity import Identity
 from server.metrics import Metrics
 from server.outbox import COALESCED_WRITE_BYTES, Outbox
+from server.poller import Poller
 from server.ratelimit import Rate, TokenBucket
+from server.socket_pump import SocketPump
 from server.transport import Transport, TransportClosed
 from server.weights import weight_of
 
@@ -203,13 +208,15 @@ class Session:
         "_authenticate",
         "_close_reason",
         "_commands",
-        "_early",
         "_hello_id",
         "_is_entered",
         "_is_paused",
         "_limits",
         "_metrics",
         "_outbox",
+        "_pending",
+        "_poller",
+        "_pump",
         "_reader",
         "_refusals",
         "_registry",
@@ -242,8 +249,12 @@ class Session:
         registry: Registry,
         metrics: Metrics,
         limits: SessionLimits,
+        poller: Poller | None = None,
     ) -> None:
+        """`poller`: serves plain sockets; None: tasks do."""
         self._transport = transport
+        self._poller = poller
+        self._pump: SocketPump | None = None
         self._authenticate = authenticate
         self._service = service
         self._registry = registry
@@ -269,9 +280,9 @@ class Session:
         self._refusals: TokenBucket | None = None  # made when the first command is refused
         self._scope = _NO_SCOPE
         self._reader: trio.lowlevel.Task | None = None  # the reader task, while it waits for room
-        self._early: Sequence[bytes | str] = ()  # what came together with hello, behind it
         self._is_entered = False  # the registry and the service are to be told when it ends
         self._hello_id = -1  # until hello has come
+        self._pending: Sequence[bytes | str] = ()  # read, but there was no room for it yet
         self._is_paused = False
 
     # -- for the hub, the gateway and the sweeper ---------------------------------------------------------
@@ -302,6 +313,8 @@ class Session:
     def abort(self, code: CloseCode) -> None:
         """Drop the connection at once, without a word: it does not take any."""
         self.close(code)
+        if self._pump is not None:
+            self._pump.stop()
         self._transport.abort()
 
     def pause(self) -> None:
@@ -325,7 +338,7 @@ class Session:
             return
         elif (
             # A client is not silent while we do not listen.
-            self._reader is None and now - self._transport.heard_at >= limits.heartbeat_timeout_s
+            self._is_listening and now - self._transport.heard_at >= limits.heartbeat_timeout_s
         ):
             self.close(CloseCode.HEARTBEAT_TIMEOUT)
         elif 0 < self.identity.expires_at_ms <= now_ms:
@@ -356,7 +369,7 @@ class Session:
             if scope.cancelled_caught:
                 self._come_too_late()
             if is_open:
-                await self._read_and_write()
+                await self._converse()
         finally:
             self._leave()
 
@@ -421,7 +434,7 @@ class Session:
                     bad_count += 1
                     continue
                 if isinstance(command, Hello):
-                    self._early = payloads[index:]  # a client need not wait for the welcome
+                    self._pending = payloads[index:]  # a client need not wait for the welcome
                     return command
                 self._fail(ProtocolError("hello_expected"), command.id)
                 self.close(CloseCode.HELLO_EXPECTED)
@@ -430,8 +443,27 @@ class Session:
         self.close(CloseCode.HELLO_EXPECTED)
         return None
 
-    async def _read_and_write(self) -> None:
+    async def _converse(self) -> None:
+        """Carry out commands and write what there is, until one side has had enough."""
         self._metrics.sessions_opened_count += 1
+        if self._poller is not None and self._transport.fileno() >= 0:
+            await self._converse_by_poller(self._poller)
+        else:
+            await self._converse_by_tasks()
+
+    async def _converse_by_poller(self, poller: Poller) -> None:
+        self._pump = SocketPump(poller, self._transport, self._outbox, self)
+        try:
+            with self._phase(math.inf):
+                await self._pump.run()
+        except TransportClosed:
+            pass
+        except ProtocolError as exc:
+            self._break_off(exc)
+        finally:
+            self._pump = None
+
+    async def _converse_by_tasks(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write)
             try:
@@ -449,17 +481,13 @@ class Session:
             )
 
     async def _read(self) -> None:
-        payloads, self._early = self._early, ()
-        while True:  # ends with TransportClosed, ProtocolError, or by `close`
-            for payload in payloads:
-                if not self._may_read():
-                    await self._wait_until_may_read()
-                if self.close_code is not None:
-                    return
-                self._take_command(payload)
-            if not self._may_read():
+        payloads: Sequence[bytes | str] = ()
+        while self.close_code is None:  # ends with TransportClosed, ProtocolError, or by `close`
+            if self.take(payloads):
+                payloads = await self._transport.receive()
+            else:
+                payloads = ()
                 await self._wait_until_may_read()
-            payloads = await self._transport.receive()
 
     async def _write(self) -> None:
         outbox = self._outbox
@@ -492,6 +520,24 @@ class Session:
         await self._transport.close(self.close_code, self._close_reason)
 
     # -- commands and answers -----------------------------------------------------------------------------
+
+    def take(self, payloads: Sequence[bytes | str]) -> bool:
+        """Carry out what was kept and these, in order; keep what there is no room for.
+
+        Return whether more may be read now.
+        """
+        if self._pending:
+            payloads, self._pending = [*self._pending, *payloads], ()
+        for index, payload in enumerate(payloads):
+            if not self._may_read():
+                self._pending = payloads[index:]
+                return False
+            self._take_command(payload)
+        return self._may_read()
+
+    def wrote(self) -> None:
+        """Take note that the outbox has become smaller."""
+        self._wake_reader()
 
     def _take_command(self, payload: bytes | str) -> None:
         metrics = self._metrics
@@ -595,10 +641,17 @@ class Session:
 
     # -- back-pressure on the reader ----------------------------------------------------------------------
 
+    @property
+    def _is_listening(self) -> bool:
+        if self._pump is not None:
+            return self._pump.is_reading
+        return self._reader is None
+
     def _may_read(self) -> bool:
         outbox = self._outbox
         return (
             not self._is_paused
+            and self.close_code is None
             and self.unanswered_count < MAX_UNACKED_SENDS
             and self._unanswered_bytes < MAX_UNACKED_BYTES
             and outbox.size_bytes + self._reserved_bytes < MAX_OUTBOX_BYTES
@@ -615,6 +668,9 @@ class Session:
         return trio.lowlevel.Abort.SUCCEEDED
 
     def _wake_reader(self) -> None:
-        if self._reader is not None and self._may_read():
+        if self._pump is not None:
+            if not self._pump.is_reading and self._may_read():
+                self._pump.resume()
+        elif self._reader is not None and self._may_read():
             trio.lowlevel.reschedule(self._reader)
             self._reader = None

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 import trio
 
 from protocol.codec import Wire
+from protocol.errors import ProtocolError
 
 SocketLikeStream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
@@ -29,6 +30,14 @@ class TransportClosed(Exception):
     def __init__(self, code: int = 0) -> None:
         super().__init__(code)
         self.code = code
+
+
+class Source(Protocol):
+    """Where frames to be written come from. server/outbox.py fits this."""
+
+    def take(self, max_bytes: int) -> bytes:
+        """Remove and return whole frames; b"" if there are none."""
+        ...
 
 
 class Transport(Protocol):
@@ -53,6 +62,8 @@ class Transport(Protocol):
         """When the write that is under way last made progress; infinity if none is under way."""
         ...
 
+    # By tasks, or by a `SocketPump` after hello; never both at once.
+
     async def receive(self) -> Sequence[bytes | str]:
         """Return at least one payload, in order.
 
@@ -62,7 +73,38 @@ class Transport(Protocol):
         ...
 
     async def send_raw(self, frames: bytes) -> None:
-        """Write finished frames. Raises: TransportClosed."""
+        """Write finished frames, behind what a pump has left. Raises: TransportClosed."""
+        ...
+
+    def fileno(self) -> int:
+        """The socket, where its bytes are the connection's bytes; -1 where they are not (TLS)."""
+        ...
+
+    def feed(self, data: bytes) -> Sequence[bytes | str]:
+        """Return the payloads that these bytes complete, in order. Does not raise: see `ended`."""
+        ...
+
+    @property
+    def ended(self) -> TransportClosed | ProtocolError | None:
+        """Why nothing follows what `feed` has returned; None while something may."""
+        ...
+
+    @property
+    def owes_pongs(self) -> bool:
+        """Tell whether `unsent` has something of the transport's own."""
+        ...
+
+    def unsent(self, source: Source, max_bytes: int) -> bytes:
+        """Return what is to be written next; b"" if nothing. Tell `note_sent` how much of it was."""
+        ...
+
+    def note_sent(self, frames: bytes, sent_bytes: int) -> bool:
+        """Keep what the kernel did not take; tell whether it took all."""
+        ...
+
+    @property
+    def is_blocked(self) -> bool:
+        """Tell whether `note_sent` has kept something."""
         ...
 
     def abort(self) -> None:
@@ -79,13 +121,15 @@ class Transport(Protocol):
 class StreamWriter:
     """Write to a socket (or TLS on one) so that a half-written frame can never be continued.
 
-    The base of the transports. Not locked: whoever writes from several tasks locks.
+    The base of the transports. Not locked: whoever writes from several tasks locks. `unsent` and `note_sent`
+    are for a `SocketPump`, which does not wait; what it leaves goes out before anything else.
     """
 
-    __slots__ = ("_is_torn", "_stream", "heard_at", "write_blocked_since")
+    __slots__ = ("_is_torn", "_rest", "_stream", "heard_at", "write_blocked_since")
 
     def __init__(self, stream: SocketLikeStream) -> None:
         self._stream: SocketLikeStream = stream
+        self._rest = b""  # of frames that a pump could not write whole
         self._is_torn = False  # a write is under way, or was cut short
         self.heard_at = trio.current_time()
         self.write_blocked_since = math.inf
@@ -94,6 +138,8 @@ class StreamWriter:
         """Write all of `data`. Raises: TransportClosed."""
         if self._is_torn:
             raise TransportClosed
+        if self._rest:
+            data, self._rest = self._rest + data, b""
         self._is_torn = True  # and stays so if we are cancelled below
         self.write_blocked_since = trio.current_time()
         try:
@@ -109,6 +155,36 @@ class StreamWriter:
         finally:
             self.write_blocked_since = math.inf
         self._is_torn = False
+
+    def fileno(self) -> int:
+        """The socket, where its bytes are the connection's bytes; -1 where they are not."""
+        return self._stream.socket.fileno() if isinstance(self._stream, trio.SocketStream) else -1
+
+    @property
+    def owes_pongs(self) -> bool:
+        """Tell whether `unsent` has something of the transport's own."""
+        return False
+
+    def unsent(self, source: Source, max_bytes: int) -> bytes:
+        """Return what is to be written next, without waiting: what was left, then what `source` has."""
+        return self._rest or source.take(max_bytes)
+
+    def note_sent(self, frames: bytes, sent_bytes: int) -> bool:
+        """Keep what the kernel did not take; tell whether it took all."""
+        if sent_bytes == len(frames):
+            if self._rest:
+                self._rest = b""
+                self.write_blocked_since = math.inf
+            return True
+        if sent_bytes or not self._rest:
+            self.write_blocked_since = trio.current_time()
+        self._rest = frames[sent_bytes:]
+        return False
+
+    @property
+    def is_blocked(self) -> bool:
+        """Tell whether something was left."""
+        return bool(self._rest)
 
     async def _read(self) -> bytes:
         """Return some bytes. Raises: TransportClosed, at the end of the stream as well."""

@@ -1,5 +1,6 @@
 """The WebSocket transport, against a real client library and against raw bytes."""
 
+import math
 import os
 import struct
 from contextlib import suppress
@@ -9,12 +10,13 @@ import trio
 import trio.testing
 import trio_websocket
 
-from protocol.codec import Wire, encode_payload
+from protocol.codec import Wire, encode_payload, ws_frame
 from protocol.commands import History, Send
 from protocol.errors import CloseCode
 from protocol.limits import MAX_FRAME_BYTES
 from protocol.replies import MessagePage, Sent
 from server.session import SessionLimits
+from server.websocket import WebSocketTransport
 from tests.server.edge import HELLO, TYPING, Edge, browse, dial, open_edge, posted
 
 UPGRADE = (
@@ -350,3 +352,53 @@ async def test_only_pages_of_known_origins_may_connect(
             assert answer.startswith(b"HTTP/1.1 403 ")
             assert b'"code":"origin_refused"' in answer
             assert edge.metrics.handshake_failures["origin_refused"] == 1
+
+
+async def test_pings_that_come_while_a_page_is_written_are_answered_behind_it() -> None:
+    """A pong inside a page would break the stream; a reader that waited for the page would not read."""
+    with trio.fail_after(30):
+        async with open_edge() as edge:
+            stream = await raw_websocket(edge, receive_buffer_bytes=4096)
+            await stream.send_all(frame(encode_payload(History(id=4, conversation_id="c1"), Wire.JSON_WS)))
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            transport = edge.service.opened[0]._transport
+            assert transport.write_blocked_since < trio.current_time(), "the page is stuck half way"
+            for number in range(1000):  # they must not be kept while nobody can write them
+                await stream.send_all(frame(b"%125d" % number, opcode=9))
+            await stream.send_all(frame(encode_payload(TYPING, Wire.JSON_WS)))
+            await edge.service.until(lambda: len(edge.service.commands) == 2)
+            received = b""
+            frames: list[tuple[int, bytes]] = []
+            while [first for first, _payload in frames].count(0x81) < 2:
+                received += await stream.receive_some(65536)
+                frames, _left_bytes = _whole_frames(received)
+            assert b'"messages"' in frames[0][1][:20]
+            pongs = [payload for first, payload in frames if first == 0x8A]
+            assert pongs[-1] == b"%125d" % 999
+            assert len(pongs) < 100
+
+
+async def test_the_writer_waits_for_the_pong_that_the_reader_writes() -> None:
+    """Two tasks write to one stream: the frames of each stay whole, and neither is lost."""
+    with trio.fail_after(30):
+        ours, theirs = trio.socket.socketpair()
+        with theirs:
+            ours.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_SNDBUF, 4096)
+            transport = WebSocketTransport(trio.SocketStream(ours), Wire.JSON_WS, b"")
+            filler_bytes = 0
+            with suppress(BlockingIOError):
+                while True:  # ends when the kernel takes no more
+                    filler_bytes += os.write(ours.fileno(), b"f" * 4096)
+            received = b""
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(transport.receive)
+                await theirs.send(frame(b"ping", opcode=9))
+                await trio.testing.wait_all_tasks_blocked()
+                assert transport.write_blocked_since < math.inf, "the pong is stuck"
+                nursery.start_soon(transport.send_raw, ws_frame(b"page", is_text=True))
+                await trio.testing.wait_all_tasks_blocked()
+                while len(received) < filler_bytes + 12:
+                    received += await theirs.recv(65536)
+                assert received[filler_bytes:] == b"\x8a\x04ping" + b"\x81\x04page"
+                nursery.cancel_scope.cancel()
+            transport.abort()

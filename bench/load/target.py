@@ -1,0 +1,300 @@
+"""The servers under load: hubbub as an operator runs it, and its peers. Each in a process of its own.
+
+Both speak the same commands to the same client (see bench/peers/), keep their data in a fresh directory, and
+can be killed and started again on it.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Final
+
+import jwt
+
+from bench.load.client import Account
+
+START_TIMEOUT_S: Final = 60.0
+STOP_TIMEOUT_S: Final = 30.0
+TOKEN_LIFE_S: Final = 24 * 3600
+# A benchmark's few clients send what thousands of people would: nothing else about the server is changed.
+LIMITS: Final = (
+    *("--commands-per-s", "1000000", "--commands-burst", "1000000"),
+    *("--creations-per-s", "1000000", "--creations-burst", "1000000"),
+)
+ROOT: Final = Path(__file__).resolve().parents[2]
+
+
+class CannotRun(Exception):
+    """A server could not be started; the message says why, and what to do."""
+
+
+class Cores:
+    """Which cores are the servers', and which the client's. With one core nothing is pinned."""
+
+    def __init__(self, servers: Sequence[int] | None = None) -> None:
+        """`servers`: the servers' cores; None: the first one the process may use."""
+        usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        self.is_pinned = len(usable) > 1
+        self.servers: tuple[int, ...] = tuple(servers or usable[:1])
+        self.client: tuple[int, ...] = tuple(c for c in usable if c not in self.servers) or tuple(usable)
+
+    def pin_client(self) -> None:
+        """Keep this process off the servers' cores."""
+        if self.is_pinned:
+            os.sched_setaffinity(0, self.client)
+
+    def pin(self, pid: int, cores: Collection[int] | None = None) -> None:
+        """Bind a process that was just started; its threads inherit it."""
+        if self.is_pinned:
+            os.sched_setaffinity(pid, cores or self.servers)
+
+    def __str__(self) -> str:
+        if not self.is_pinned:
+            return "not pinned"
+        return f"servers on core {_listed(self.servers)}, client on core {_listed(self.client)}"
+
+
+def _listed(cores: Sequence[int]) -> str:
+    return ",".join(map(str, cores))
+
+
+class Target:
+    """One server, or one cluster, under load. Make it with `running`."""
+
+    name = ""
+    wires: tuple[str, ...] = ()
+
+    def __init__(self, directory: Path, cores: Cores) -> None:
+        self.directory = directory
+        self.cores = cores
+        self.processes: list[subprocess.Popen[str]] = []
+        self._app_key = ""
+        self._app_secret = ""
+
+    def start(self) -> None:
+        """Start on the directory as it is, with the ports as before, and return when it serves."""
+        raise NotImplementedError
+
+    def addresses(self, wire: str) -> list[tuple[str, int]]:
+        """Where clients connect; one address for each node."""
+        raise NotImplementedError
+
+    @property
+    def node_count(self) -> int:
+        return 1
+
+    def account(self, name: str) -> Account:
+        """A token as an app's backend signs it; the user is made at its first use."""
+        claims = {"sub": name, "name": name, "exp": int(time.time()) + TOKEN_LIFE_S}
+        headers = {"kid": self._app_key}
+        return Account(name=name, token=jwt.encode(claims, self._app_secret, "HS256", headers=headers))
+
+    def pids(self) -> list[int]:
+        """The processes whose CPU and memory count."""
+        return [process.pid for process in self.processes]
+
+    def cpu_s(self) -> float:
+        """CPU seconds that the servers' processes have used so far."""
+        return sum(map(cpu_s, self.pids()))
+
+    def rss_kib(self) -> int:
+        """Resident memory of the servers' processes, in KiB."""
+        return sum(map(rss_kib, self.pids()))
+
+    def kill(self) -> None:
+        """kill -9 all of it."""
+        for process in self.processes:
+            process.kill()
+            process.wait()
+        self.processes.clear()
+
+    def stop(self) -> None:
+        """SIGTERM, then wait. What does not go within 30 s is killed."""
+        for process in self.processes:
+            process.send_signal(signal.SIGTERM)
+        for process in self.processes:
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.processes.clear()
+
+    def _spawn(self, command: Sequence[str], *, cores: Collection[int] | None = None) -> dict[str, Any]:
+        """Start a process; return the JSON line by which it tells that it serves. Raises: CannotRun."""
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        self.cores.pin(process.pid, cores)
+        self.processes.append(process)
+        assert process.stdout is not None
+        timer = threading.Timer(START_TIMEOUT_S, process.kill)
+        timer.start()
+        said: list[str] = []
+        try:
+            for line in process.stdout:
+                event = _json_line(line)
+                if event.get("event") in ("node_started", "started"):
+                    break
+                said.append(line)
+            else:
+                raise CannotRun(f"{' '.join(command[:3])} did not start: {''.join(said[-5:]).strip()}")
+        finally:
+            timer.cancel()
+        log = (self.directory / f"{self.name}-{process.pid}.log").open("w")
+        threading.Thread(target=_keep, args=(process.stdout, log), daemon=True).start()
+        return event
+
+
+class Hubbub(Target):
+    """`hubbub serve` with its defaults, durability included; only the limits per session are raised."""
+
+    name = "hubbub"
+    wires = ("json", "msgpack", "bot")
+
+    def __init__(self, directory: Path, cores: Cores, *, flags: Sequence[str] = ()) -> None:
+        super().__init__(directory, cores)
+        self._flags = tuple(flags)
+        self._port = self._bot_port = 0
+
+    def start(self) -> None:
+        data = str(self.directory / "data")
+        command = ["-m", "server", "serve", "--data-dir", data, "--log-format", "json", "--log-level", "info"]
+        command += ["--port", str(self._port), "--bot-port", str(self._bot_port), *LIMITS, *self._flags]
+        event = self._spawn(command)
+        self._port = int(event["page"].rpartition(":")[2])
+        self._bot_port = int(event["bots"].rpartition(":")[2])
+        if not self._app_key:
+            self._app_key, self._app_secret = make_app_key(data)
+
+    def addresses(self, wire: str) -> list[tuple[str, int]]:
+        return [("127.0.0.1", self._bot_port if wire == "bot" else self._port)]
+
+
+class Uvicorn(Target):
+    """The usual Python choice: see bench/peers/uvicorn_app.py."""
+
+    name = "uvicorn"
+    wires = ("json",)
+
+    def __init__(self, directory: Path, cores: Cores) -> None:
+        super().__init__(directory, cores)
+        self._app_key, self._app_secret = "peer", secrets.token_hex(32)
+        self._port = 0
+
+    def start(self) -> None:
+        data = self.directory / "data"
+        data.mkdir(exist_ok=True)
+        command = ["-m", "bench.peers.uvicorn_app", "--data-dir", str(data), "--port", str(self._port)]
+        try:
+            event = self._spawn([*command, "--secret", self._app_secret])
+        except CannotRun as exc:
+            if "ModuleNotFoundError" in str(exc):
+                raise CannotRun(
+                    "The peer's packages are not installed: ./check does it, or pip install -e '.[bench]'. "
+                    "--no-peer runs hubbub alone."
+                ) from None
+            raise
+        self._port = int(event["port"])
+
+    def addresses(self, wire: str) -> list[tuple[str, int]]:
+        return [("127.0.0.1", self._port)]
+
+
+class Remote(Target):
+    """A hubbub that somebody else has started, here or elsewhere: what it costs is not known."""
+
+    name = "hubbub"
+    wires = Hubbub.wires
+
+    def __init__(
+        self, directory: Path, cores: Cores, *, address: str, bot_address: str, app_key: str, app_secret: str
+    ) -> None:
+        super().__init__(directory, cores)
+        self._address, self._bot_address = address, bot_address
+        self._app_key, self._app_secret = app_key, app_secret
+
+    def start(self) -> None:
+        """It runs."""
+
+    def addresses(self, wire: str) -> list[tuple[str, int]]:
+        host, _, port = (self._bot_address if wire == "bot" else self._address).rpartition(":")
+        return [(host.strip("[]") or "127.0.0.1", int(port))]
+
+    def kill(self) -> None:
+        raise CannotRun("A server that the benchmark has not started is not killed by it.")
+
+
+@contextmanager
+def running(
+    kind: type[Target], cores: Cores, *, keep: Path | None = None, **options: Any
+) -> Iterator[Target]:
+    """A server in a fresh directory, which is removed at the end, or kept below `keep`."""
+    directory = Path(tempfile.mkdtemp(prefix="hubbub-bench-", dir=keep))
+    target = kind(directory, cores, **options)
+    try:
+        target.start()
+        yield target
+    finally:
+        target.stop()
+        if keep is None:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def make_app_key(data_dir: str) -> tuple[str, str]:
+    """Make an app key in a node's directory: (key, secret)."""
+    made = subprocess.run(
+        [sys.executable, "-m", "server", "keys", "create", "--data-dir", data_dir, "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    answer = json.loads(made.stdout)
+    return answer["app_key"], answer["app_secret"]
+
+
+def rss_kib(pid: int) -> int:
+    """Resident memory of a process, in KiB."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    return 0
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds that a process has used so far, its threads included."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _json_line(line: str) -> dict[str, Any]:
+    with contextlib.suppress(ValueError):
+        decoded = json.loads(line)
+        if isinstance(decoded, dict):
+            return decoded
+    return {}
+
+
+def _keep(stream: IO[str], log: IO[str]) -> None:
+    """Read what a server logs, since a full pipe would stop it; the file tells of failed runs."""
+    with log, contextlib.suppress(ValueError, OSError):
+        for line in stream:
+            log.write(line)
+            log.flush()

@@ -1,0 +1,107 @@
+"""One run of one workload against one server: what it is given, and what it brings back."""
+
+from array import array
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import msgspec
+
+from bench.load.client import Connection
+from bench.load.loop import Loop
+from bench.load.meter import Meter
+from bench.load.target import Target
+from bench.load.wires import WIRES, WireFormat
+from bench.report.results import Figure
+
+WARM_UP_S: Final = 1.0  # caches fill, the first commits make their pages
+SETTLE_TIMEOUT_S: Final = 30.0  # for what is under way when the sending ends
+
+
+class Samples:
+    """Latencies in the order in which they were taken: at, latency, at, latency, … in seconds."""
+
+    __slots__ = ("values",)
+
+    def __init__(self) -> None:
+        self.values = array("d")
+
+    def add(self, at: float, latency_s: float) -> None:
+        values = self.values
+        values.append(at)
+        values.append(latency_s)
+
+    def clear(self) -> None:
+        del self.values[:]
+
+    def __len__(self) -> int:
+        return len(self.values) // 2
+
+
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """What a workload runs against."""
+
+    target: Target
+    wire_name: str
+    seconds: float  # of the measured part
+    scale: float = 1.0  # of the number of users: 1 is what the workload says, tests take less
+
+    @property
+    def wire(self) -> WireFormat:
+        return WIRES[self.wire_name]()
+
+    def scaled(self, count: int, *, least: int = 2) -> int:
+        """How many users instead of `count`."""
+        return max(least, round(count * self.scale))
+
+    def address(self, number: int) -> tuple[str, int]:
+        """Where the connection of this number goes: spread over the nodes."""
+        addresses = self.target.addresses(self.wire_name)
+        return addresses[number % len(addresses)]
+
+
+class Trial(msgspec.Struct, kw_only=True):
+    """What a run brought: raw samples, which report/ makes percentiles and series of."""
+
+    variant: str
+    started_at: float  # of the measured part, by the loop's clock
+    seconds: float
+    figures: list[Figure]
+    samples: dict[str, Samples] = {}  # name of the latency -> samples; the first is the main one
+    server_cpu_s: float = 0.0
+    client_cpu_s: float = 0.0
+    is_client_bound: bool = False
+    errors: list[str] = []  # codes that the server answered with, in the measured part
+    findings: list[str] = []  # what was verified, or what is wrong
+    is_sound: bool = True
+    notes: list[str] = []
+
+
+class Workload(msgspec.Struct, frozen=True, kw_only=True):
+    """One question to a server."""
+
+    name: str  # W1
+    title: str
+    variants: tuple[str, ...]
+    run: Callable[[Setting, str], Trial]
+    wires: tuple[str, ...] = ("json", "msgpack", "bot")
+    has_peer: bool = True  # whether peers can be asked the same
+    node_counts: tuple[int, ...] = (1,)
+
+
+def measured(meter: Meter, **rest: object) -> Trial:
+    """A trial with what the meter has measured."""
+    fields = {
+        "started_at": meter.started_at,
+        "seconds": meter.seconds,
+        "server_cpu_s": meter.server_cpu_s,
+        "client_cpu_s": meter.client_cpu_s,
+        "is_client_bound": meter.is_client_bound,
+    }
+    return Trial(**(fields | rest))  # type: ignore[arg-type]  # the callers' fields are checked by the tests
+
+
+def close_all(loop: Loop, connections: Iterable[Connection]) -> None:
+    """Drop all connections and the loop."""
+    for connection in connections:
+        connection.close()
+    loop.close()

@@ -1,0 +1,114 @@
+"""One epoll for the sockets of all open sessions: a message costs no task switch on its way in or out.
+
+With Trio each waiting read is a task of its own, and each switch costs about 10 µs: a third of what a node at
+work would spend. Here two tasks serve all sockets. One waits for the epoll descriptor, which is itself a file
+that Trio can wait for, and calls the `SocketPump` of each socket that is ready; the other writes what has
+gathered since it ran last. Both give way after each round, so a round is short.
+
+Only for plain sockets, and where the system has epoll; elsewhere, and for TLS, a session has a reader and a
+writer task (see `session`).
+"""
+
+import select
+from typing import Final, Protocol
+
+import trio
+
+IS_AVAILABLE: Final = hasattr(select, "epoll")
+_READ: Final = 1  # select.EPOLLIN; named where it does not exist as well
+_WRITE: Final = 4  # select.EPOLLOUT
+# Sockets of one round: some 50 µs each, so that timers and actors wait for a few milliseconds at most.
+_AT_ONCE: Final = 64
+
+
+class Ready(Protocol):
+    """What the poller calls; it must not raise."""
+
+    def readable(self) -> None:
+        """Read once; more will be told again."""
+        ...
+
+    def writable(self) -> None:
+        """Go on with what could not be written."""
+        ...
+
+    def due(self) -> None:
+        """Do what was asked for by `soon`."""
+        ...
+
+
+class Poller:
+    """Watch sockets. Everything but `run` is synchronous and runs in the Trio thread.
+
+    Level-triggered: who does not read all is called again. After `forget` a socket is not called any more,
+    not even for what this round has found already.
+    """
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._watched: dict[int, Ready] = {}
+        self._due: list[Ready] = []
+        self._flusher: trio.lowlevel.Task | None = None
+
+    def watch(self, fd: int, ready: Ready, *, reads: bool) -> None:
+        """Begin to watch a socket, for reading or, at first, for nothing."""
+        self._watched[fd] = ready
+        self._epoll.register(fd, _READ if reads else 0)
+
+    def change(self, fd: int, *, reads: bool, writes: bool) -> None:
+        """Watch for these from now on."""
+        self._epoll.modify(fd, (_READ if reads else 0) | (_WRITE if writes else 0))
+
+    def forget(self, fd: int) -> None:
+        """Watch no more. Call before the socket is closed, whose number may be another's soon."""
+        if self._watched.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def soon(self, ready: Ready) -> None:
+        """Call `due` when those tasks have run that can run now: what they add is served with it."""
+        self._due.append(ready)
+        if self._flusher is not None:
+            trio.lowlevel.reschedule(self._flusher)
+            self._flusher = None
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._poll)
+                await self._flush()
+        finally:
+            self._epoll.close()
+
+    async def _poll(self) -> None:
+        epoll, watched = self._epoll, self._watched
+        while True:  # until cancelled
+            found = epoll.poll(0, _AT_ONCE)
+            for fd, events in found:
+                ready = watched.get(fd)
+                if ready is not None:
+                    if events & _WRITE:
+                        ready.writable()
+                    if events & ~_WRITE and watched.get(fd) is ready:  # broken ones are read, too
+                        ready.readable()
+            if found:
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.wait_readable(epoll)
+
+    async def _flush(self) -> None:
+        while True:  # until cancelled
+            if self._due:
+                due, self._due = self._due, []
+                for index, ready in enumerate(due, 1):
+                    ready.due()
+                    if index % _AT_ONCE == 0:
+                        await trio.lowlevel.checkpoint()
+                await trio.lowlevel.checkpoint()
+            else:
+                self._flusher = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(self._abort_wait)
+
+    def _abort_wait(self, _raise_cancel: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
+        self._flusher = None
+        return trio.lowlevel.Abort.SUCCEEDED
