@@ -15,6 +15,7 @@ from actors.address import Address
 from actors.mailbox import Mailbox
 from actors.reply import Reply
 from actors.router import Router
+from actors.timers import Timers
 from protocol.errors import HubbubError, Unavailable
 
 Args = TypeVarTuple("Args")
@@ -35,10 +36,17 @@ class StopEntity(Exception):
 class EntityContext:
     """What one incarnation may use of the world around it. Made by the host, dead once it ends."""
 
-    __slots__ = ("_mailbox", "_nursery", "address", "restarted", "router")
+    __slots__ = ("_mailbox", "_nursery", "_timers", "address", "restarted", "router")
 
     def __init__(
-        self, address: Address, router: Router, mailbox: Mailbox, nursery: trio.Nursery, *, restarted: bool
+        self,
+        address: Address,
+        router: Router,
+        mailbox: Mailbox,
+        nursery: trio.Nursery,
+        timers: Timers,
+        *,
+        restarted: bool,
     ) -> None:
         self.address = address
         self.router = router
@@ -47,6 +55,7 @@ class EntityContext:
         self.restarted = restarted
         self._mailbox: Mailbox | None = mailbox
         self._nursery = nursery
+        self._timers = timers
 
     def post(self, message: object) -> None:
         """Bring the result of work in flight back to the entity, as a message to its `receive`.
@@ -60,7 +69,7 @@ class EntityContext:
 
     def post_after(self, delay_s: float, message: object) -> None:
         """Post `message` in `delay_s` seconds, unless the incarnation ends before."""
-        self.start_soon(self._post_after, delay_s, message)
+        self._timers.post_at(trio.current_time() + delay_s, self.post, message)
 
     def tell(self, address: Address, message: object) -> bool:
         """Tell another actor, and return whether the message was taken; never raises Unavailable.
@@ -94,10 +103,6 @@ class EntityContext:
     def close(self) -> None:
         """Ignore what is posted from now on. Called by the host alone."""
         self._mailbox = None
-
-    async def _post_after(self, delay_s: float, message: object) -> None:
-        await trio.sleep(delay_s)
-        self.post(message)
 
 
 class Entity:

@@ -33,6 +33,7 @@ from actors.mailbox import MAILBOX_CAPACITY, Envelope, Mailbox, MailboxFull
 from actors.reply import NO_REPLY, Reply
 from actors.router import BUSY_RETRY_S, Router
 from actors.supervisor import ChildSpec, ChildStatus
+from actors.timers import Timers
 from protocol.errors import HubbubError, Unavailable
 
 IDLE_S: Final = 120.0  # Pekko's default for passivation
@@ -105,6 +106,7 @@ class EntityHost:
         self._cells: OrderedDict[Address, Cell] = OrderedDict()  # least recently used first
         self._histories: dict[Address, CrashHistory] = {}
         self._nursery: trio.Nursery | None = None  # set while it takes messages
+        self._timers = Timers()
         self._is_over = trio.Event()
         self._asked_count = 0  # cells that were asked to leave and have not answered yet
         self._mailbox_peak = 0
@@ -176,17 +178,22 @@ class EntityHost:
 
         Cancelled, it fails what waits with "draining" and lets no entity put down its snapshot.
         """
-        self._is_over = trio.Event()
+        self._is_over = is_over = trio.Event()
+        self._timers = timers = Timers()
+        nursery = None
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                nursery.start_soon(timers.run)
                 task_status.started()
-                while not self._is_over.is_set():
+                while not is_over.is_set():
                     with trio.move_on_after(min(self._idle_s / 4, _SWEEP_S)):
-                        await self._is_over.wait()
+                        await is_over.wait()
                     self._sweep(trio.current_time())
+                timers.stop()
         finally:
-            self._nursery = None
+            if self._nursery is nursery:  # else it runs again already
+                self._nursery = None
 
     def child_spec(self, *, shutdown_s: float = 10.0) -> ChildSpec:
         """Describe this host as a child that drains within `shutdown_s` seconds when it is stopped."""
@@ -330,7 +337,7 @@ class EntityHost:
         try:
             async with trio.open_nursery() as nursery:  # the entity's helper tasks
                 context = EntityContext(
-                    cell.address, self._router, cell.mailbox, nursery, restarted=restarted
+                    cell.address, self._router, cell.mailbox, nursery, self._timers, restarted=restarted
                 )
                 entity = self._factory(cell.address)
                 await entity.activate(context)
