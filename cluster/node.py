@@ -188,11 +188,6 @@ class ClusterNode:
         return self.keeper.boot
 
     @property
-    def is_alone(self) -> bool:
-        """Never: users may be connected to several nodes."""
-        return False
-
-    @property
     def check_members(self) -> Callable[[Iterable[str]], None]:
         return self.healer.check_users
 

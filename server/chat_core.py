@@ -60,11 +60,6 @@ class Surroundings(Protocol):
         """Read again which conversations these users are in; None where the hub is never told too late."""
         ...
 
-    @property
-    def is_alone(self) -> bool:
-        """Tell whether users can be connected to no other node."""
-        ...
-
     async def announced(self) -> None:
         """Return when the other nodes know of the sessions that were attached before, or are too slow."""
         ...
@@ -78,7 +73,6 @@ class Alone:
         self.fanout = hub
         self.leases = self
         self.check_members = None
-        self.is_alone = True
         self._epochs = epochs
 
     def epoch_of(self, shard: int) -> int:
@@ -191,7 +185,6 @@ class ChatCore:
             boot=lambda: surroundings.boot,
             check_members=surroundings.check_members,
             tails=self.tails,
-            is_alone=surroundings.is_alone,
         )
         self.supervisor = Supervisor(
             "actors",

@@ -44,6 +44,7 @@ from protocol.records import (
     Device,
     Entry,
     InviteRow,
+    LastSeen,
     MemberRow,
     UnreadLine,
     User,
@@ -64,7 +65,6 @@ from protocol.types import (
 from server.connection_tells import ConnectionTells
 from server.device_cursors import DeviceCursors
 from server.identity import Identity
-from server.last_seen import LastSeenNotes
 from server.pages import fitting, parse_place, place_of, summary
 from server.session import Session
 from server.tails import Tails
@@ -171,12 +171,10 @@ class ChatService:
         boot: Callable[[], int],
         check_members: Callable[[Iterable[str]], None] | None = None,
         tails: Tails,
-        is_alone: bool = False,
     ) -> None:
         """`announced` returns when the other nodes know of the sessions that were attached before.
 
         `check_members`: let the hub hear what these users are in by the store; None where it always does.
-        `is_alone`: no other node can have a connection of a user of ours, so no actor has to know of them.
         """
         self._store = store
         self._tails = tails
@@ -202,8 +200,6 @@ class ChatService:
         )
         self._nursery: trio.Nursery | None = None
         self._cursors = DeviceCursors(store=store, hub=hub, router=router, fanout=fanout)
-        self._is_alone = is_alone
-        self._last_seen = LastSeenNotes(store)
         self.tells = ConnectionTells(
             router=router, is_attached=hub.is_attached, node_id=node_id, boot=boot, now_ms=now_ms
         )
@@ -241,9 +237,8 @@ class ChatService:
                 self._nursery = None
 
     async def flush_cursors(self) -> None:
-        """Write what devices have told and who has gone; a failure leaves it for the next time."""
+        """Write what devices have told; a failure leaves it for the next time."""
         await self._cursors.flush()
-        await self._last_seen.flush()
 
     # -- sessions (server.session.SessionService) ---------------------------------------------------
 
@@ -253,8 +248,7 @@ class ChatService:
         user_id = identity.user.user_id
         session.context = caller = Caller(identity, session.conn_id, hello.device_id)
         self._hub.attach(session, identity.session_id, hello.focus)
-        if not self._is_alone:
-            self.tells.opened(session.conn_id, user_id, hello.device_id)
+        self.tells.opened(session.conn_id, user_id, hello.device_id)
         await self._announced()
         found = await self._store.arrival(user_id, hello.device_id)
         self._hub.join(session.conn_id, found.conversation_ids)
@@ -340,12 +334,8 @@ class ChatService:
 
     def closed(self, session: Session) -> None:
         """Detach a session."""
-        was_attached = self._hub.is_attached(session.conn_id)
         self._hub.detach(session.conn_id, was_silent=session.close_code is CloseCode.HEARTBEAT_TIMEOUT)
-        if not self._is_alone:
-            self.tells.closed(session.conn_id)
-        elif was_attached and not self._hub.is_here(session.user_id):
-            self._last_seen.gone(session.user_id, self._now_ms())
+        self.tells.closed(session.conn_id)
 
     # -- single commands ----------------------------------------------------------------------------
 
@@ -682,7 +672,10 @@ class ChatService:
 
     async def _presence(self, user_ids: Sequence[str]) -> list[PresenceItem]:
         """What is shown of these users, as of after the reads: a change meanwhile is not lost."""
-        seen = await self._last_seen.of(user_ids)
+        seen: dict[str, int] = {}
+        for start in range(0, len(user_ids), 1000):
+            rows = await self._store.find_many(LastSeen, "user_id", user_ids[start : start + 1000])
+            seen |= {row.user_id: row.at_ms for row in rows}
         return [
             self._hub.presence.of(user_id)
             or PresenceItem(user_id=user_id, state="offline", last_seen_ms=seen.get(user_id, 0))
