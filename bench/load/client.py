@@ -1,5 +1,6 @@
 """Connections of the load generator: each is one device of one user."""
 
+import errno
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
@@ -39,6 +40,8 @@ class Connection:
         self.device_id = device_id
         self.user_id = ""
         self.welcome: dict[str, Any] = {}
+        self.cursors: dict[str, int] = {}  # what this device has, told by hello
+        self.inbox_cursor = 0
         self.started_at = 0.0
         self.opened_at = 0.0
         self.error = ""
@@ -66,8 +69,11 @@ class Connection:
                 self.got(got, payload, at)
         return data[taken:] if taken else data
 
+    def welcomed(self) -> None:
+        """Note that the welcome has come: commands may be sent."""
+
     def ended(self) -> None:
-        """Note that the server has closed."""
+        """Note that the server has closed, or could not be reached."""
 
     # -- opening and closing ------------------------------------------------------------------------
 
@@ -82,14 +88,18 @@ class Connection:
         return self._state == _CLOSED
 
     def open(self) -> None:
-        """Begin to connect; `is_open` when the welcome has come."""
+        """Begin to connect, for the first time or again; `is_open` when the welcome has come."""
         self.started_at = now()
         self._socket = sock = socket.socket()
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.connect_ex(self.address)
         self._state, self._rest, self._unsent = _NEW, b"", b""
+        self._answers.clear()
         self.error = ""
+        failure = sock.connect_ex(self.address)
+        if failure not in (0, errno.EINPROGRESS):  # this machine may refuse at once
+            self._end(f"connect: error {failure}")
+            return
         self._loop.watch(sock.fileno(), self._on_event, WRITABLE)
 
     def close(self) -> None:
@@ -166,7 +176,14 @@ class Connection:
 
     def _greet(self) -> None:
         self._state = _GREETING
-        self.tell(Hello(id=1, token=self.account.token, device_id=self.device_id))
+        hello = Hello(
+            id=1,
+            token=self.account.token,
+            device_id=self.device_id,
+            cursors=self.cursors or None,
+            inbox_cursor=self.inbox_cursor or None,
+        )
+        self.tell(hello)
 
     def _readable(self) -> None:
         try:
@@ -209,6 +226,7 @@ class Connection:
         self.user_id = self.welcome["user"]["user_id"]
         self.opened_at = at
         self._state = _OPEN
+        self.welcomed()
         for payload in payloads[1:]:  # what came together with the welcome
             self.got(self.wire.decode(payload), payload, at)
         return data[taken:]
