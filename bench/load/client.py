@@ -10,9 +10,12 @@ import msgspec
 from bench.load.loop import READABLE, WRITABLE, Loop, now
 from bench.load.wires import Got, WireFormat, encoded
 from protocol.commands import Command, Hello
+from protocol.errors import CloseCode
 
 RECEIVE_BYTES: Final = 256 * 1024  # one read takes what a server has coalesced
 OPENING_AT_ONCE: Final = 64  # connections on their way in; a listening socket's queue holds more
+SHED_RETRY_S: Final = 2.0  # after which a server that is overloaded asks to be tried again
+_SHED: Final = ("HTTP/1.1 503 ", f"closing {CloseCode.OVERLOADED:d}")
 _NEW, _UPGRADING, _GREETING, _OPEN, _CLOSED = range(5)
 
 
@@ -86,6 +89,11 @@ class Connection:
     def is_closed(self) -> bool:
         """Tell whether the connection has ended, or could not be made; `error` says why."""
         return self._state == _CLOSED
+
+    @property
+    def is_shed(self) -> bool:
+        """Tell whether the server turned the connection away because it is overloaded for the moment."""
+        return self._state == _CLOSED and self.error.startswith(_SHED)
 
     def open(self) -> None:
         """Begin to connect, for the first time or again; `is_open` when the welcome has come."""
@@ -248,27 +256,41 @@ def as_dict(payload: bytes, wire: WireFormat) -> dict[str, Any]:
 
 def open_all(
     loop: Loop, connections: Iterable[Connection], *, at_once: int = OPENING_AT_ONCE, timeout_s: float = 120.0
-) -> None:
-    """Open connections, so many at once. Raises: Closed, where one is refused; TimedOut."""
+) -> int:
+    """Open connections, so many at once; return how often one was shed, and tried again later, as clients do.
+
+    Raises: Closed, where one is refused; TimedOut.
+    """
     waiting = list(connections)
     waiting.reverse()
     opening: list[Connection] = []
+    shed: list[Connection] = []
+    shed_count = 0
+
+    def try_again() -> None:
+        waiting.append(shed.pop(0))
 
     def is_done() -> bool:
+        nonlocal shed_count
         still = []
         for connection in opening:
-            if connection.is_closed:
+            if connection.is_shed:
+                shed_count += 1
+                shed.append(connection)
+                loop.at(now() + SHED_RETRY_S, try_again)
+            elif connection.is_closed:
                 raise Closed(f"{connection.account.name} could not connect: {connection.error}")
-            if not connection.is_open:
+            elif not connection.is_open:
                 still.append(connection)
         opening[:] = still
         while waiting and len(opening) < at_once:
             connection = waiting.pop()
             connection.open()
             opening.append(connection)
-        return not opening
+        return not opening and not shed
 
     loop.run_until(is_done, timeout_s=timeout_s, what="all connections are welcomed")
+    return shed_count
 
 
 def ask_all(
