@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from typing import Final, cast
+from typing import Final
 
 from actors.address import Address
 from actors.conversation_rules import ConversationState
@@ -21,7 +21,7 @@ from protocol.records import (
     Op,
     conversation_stream,
 )
-from protocol.stored_events import body_of, place
+from protocol.stored_events import body_of
 
 
 def publish_event(
@@ -32,7 +32,7 @@ def publish_event(
     `to` are the members after it.
     """
     encoded = Encoded(event)
-    if isinstance(event, events.MessagePosted):
+    if type(event) is events.MessagePosted:
         fanout.publish(conversation_id, event.seq, encoded, to=to, message_count=message_count)
         return
     if isinstance(event, events.ConversationCreated | events.MembersAdded):
@@ -95,7 +95,7 @@ class ConversationBase(StreamActor):
         state.head = at.seq
         state.message_count = at.message_count
         self._remember_count(at)
-        event = place(cast(ConversationEvent, staged.event), self._id, staged.user_id, at)
+        event = staged.placed_event(self._id, at)
         self._recent.note(event)  # before anybody hears of it, and asks
         self._publish(event, at.message_count)
 

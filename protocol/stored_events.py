@@ -35,8 +35,10 @@ def body_chars(event: ConversationEvent) -> int:
     return len(body_of(bare))
 
 
-def place(event: ConversationEvent, conversation_id: str, user_id: str, at: Appended) -> ConversationEvent:
-    """Give an event the place that the store assigned to it."""
+def place(
+    event: ConversationEvent, conversation_id: str, user_id: str, at: Appended, *, client_id: str = ""
+) -> ConversationEvent:
+    """Give an event the place that the store assigned to it, and a message its key."""
     if isinstance(event, MessagePosted):
         return MessagePosted(
             conversation_id=conversation_id,
@@ -44,7 +46,7 @@ def place(event: ConversationEvent, conversation_id: str, user_id: str, at: Appe
             at_ms=at.at_ms,
             user_id=user_id,
             text=event.text,
-            client_id=event.client_id,
+            client_id=client_id,
             message_count=at.message_count,
             reply_to=event.reply_to,
             thread=event.thread,
