@@ -1,19 +1,21 @@
 """W6: is anything lost that was acked, when the server is killed with kill -9 in the middle of W1?
 
 200 users in 100 pairs, 100-byte texts, 10 sends unacked per pair. Three times within `seconds` the server's
-process is killed and started again at once, on the same directory and ports. All clients connect again as soon
-as it serves, send what is unacked once more under the same client_ids, and go on. At the end every send is
-acked, and the other side of each pair reads its conversation back from the server: sync from 0, page by page.
+process is killed and started again at once, on the same directory and ports. All clients connect again as
+soon as it serves, send what is unacked once more under the same client_ids, and go on. At the end every send
+is acked, and the other side of each pair reads its conversation back: sync from 0, page by page.
 
 Lost: acked messages that are not at the seq that their ack told. Doubled: messages that are there more than
-once. Both must be 0; a server without dedup by client_id (the peer is one) has no choice but to double what it
-had stored and could not ack, so there doubled is counted and no fault. Each sender's messages must stand in
-the order in which they were first sent. Times: from the kill to the first ack on a new connection, and until
-all 200 are welcomed again, the server's start included; acks from the first send, so that the outages show.
+once. Both must be 0; a server without dedup by client_id (the peer is one) has no choice but to double what
+it had stored and could not ack, so there doubled is counted and no fault. Each sender's messages must stand
+in the order in which they were first sent. Times: from the kill to the first ack on a new connection, and
+until all 200 are welcomed again, the server's start included; acks are timed from the first send, so that
+the outages show. Measured are `seconds` and the outages.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from secrets import token_hex
 from statistics import median
 from typing import Final
@@ -66,7 +68,7 @@ def judge(acked: Mapping[int, int], stored: Sequence[tuple[int, int]]) -> Verdic
     lost = sum(numbers.get(seq) != number for number, seq in acked.items())
     doubled = sum(count - 1 for count in copies.values())
     seqs = [seq for _, seq in sorted(acked.items())]
-    reordered = sum(later <= earlier for earlier, later in zip(seqs, seqs[1:], strict=False))
+    reordered = sum(later <= earlier for earlier, later in pairwise(seqs))
     return Verdict(lost, doubled, reordered)
 
 
@@ -209,7 +211,7 @@ def run(setting: Setting, variant: str) -> Trial:
         samples={"ack": tally.acks, "first ack after a kill": first_acks, "all back": all_back},
         errors=errors,
         findings=[
-            f"{kill_count} kills, {acked:,} sends acked: {lost} lost, {doubled} doubled, {reordered} out of order",
+            f"{kill_count} kills, {acked:,} acked: {lost} lost, {doubled} doubled, {reordered} out of order",
             f"{tally.resent_count:,} were sent again, {tally.stored_before_count:,} of them had been stored",
             *([f"errors: {dict(Counter(errors))}"] if errors else []),
         ],
@@ -246,7 +248,9 @@ def read_back(
         questions = [
             (
                 pairs[position][1],
-                Sync(conversation_id=pairs[position][0].conversation_id, after=after[position], limit=MAX_PAGE),
+                Sync(
+                    conversation_id=pairs[position][0].conversation_id, after=after[position], limit=MAX_PAGE
+                ),
             )
             for position in left
         ]

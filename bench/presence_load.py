@@ -6,12 +6,12 @@ a timetable, 5 % of the users change per second, one after the other, so that ea
 "activity": all changes are activity, active or idle by turns; the 20 watchers are told online or away.
 "activity, reconnects": every fifth change is a drop instead, with the device back 1 s later. The debounce
 (PRESENCE_DEBOUNCE_S, 10 s) hides it: watchers are told something only if the person was idle, for who comes
-is active. The device watches anew, and is told all by the answer. One user in fifty leaves at the start of the
-measured part for good; after the debounce the watchers are told offline.
+is active. The device watches anew, and is told all by the answer. One user in fifty leaves for good at the
+start of the measured part; after the debounce the watchers are told offline.
 
 Updates: items of presence events, one for each change and watcher. Latency: from when an activity was due to
-be sent until a watcher is told; it is batched by design, the first change after a rest for 20 ms, others up to
-PRESENCE_TICK_S (0.25 s). Server CPU: share of one core; idle: before the first change, all being connected.
+be sent until a watcher is told; it is batched by design, the first change after a rest for 20 ms, others up
+to PRESENCE_TICK_S (0.25 s). Server CPU: share of one core; idle: before the first change, all connected.
 Verified at the end: what each connected watcher was told of its 20 is what is true.
 """
 
@@ -217,14 +217,12 @@ def run(setting: Setting, variant: str) -> Trial:
             ),
             Figure(name="updates", value=world.update_count / meter.seconds, unit="/s", is_headline=True),
             Figure(name="changes", value=changes / meter.seconds, unit="/s"),
-            Figure(
-                name="server CPU, idle", value=idle.server_share * 100, unit="%", is_higher_better=False
-            ),
+            Figure(name="server CPU, idle", value=idle.server_share * 100, unit="%", is_higher_better=False),
         ],
         samples={"told": world.samples},
         errors=errors,
         findings=[
-            f"{timetable.count:,} changes, {timetable.drop_count:,} of them drops, and {len(leavers)} leavers: "
+            f"{timetable.count:,} changes, {timetable.drop_count:,} of them drops, {len(leavers)} leavers: "
             + ("each watcher's view is the truth" if is_agreed else "views and truth differ"),
             *([f"errors: {dict(Counter(errors))}"] if errors else []),
         ],
@@ -271,7 +269,7 @@ def _settle(loop: Loop, people: list[Person], world: World) -> bool:
 
 WORKLOAD: Final = Workload(
     name="W8",
-    title=f"presence: {GROUP_COUNT * GROUP_SIZE:,} users, {GROUP_SIZE - 1} contacts each, 5 % change per second",
+    title=f"presence: {GROUP_COUNT * GROUP_SIZE:,} users with {GROUP_SIZE - 1} contacts, 5 % change a second",
     variants=("activity", "activity, reconnects"),
     run=run,
     has_peer=False,

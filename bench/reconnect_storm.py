@@ -6,8 +6,9 @@ come back, so many connects under way at once as the variant says (a connect is 
 and each catches up as a real client does: hello with its cursors, the welcome's heads, then sync after its
 cursor until it has everything, of its inbox too where that has news.
 
-Time of one device: from its first connect (an overloaded server may ask it to come again after 2 s) until it is current. The storm lasts as long as it lasts: `seconds` is
-not used. Verified: each device has exactly the 20 messages that it missed, once each and in order.
+Time of one device: from its first connect until it is current; an overloaded server may have asked it to come
+again after 2 s. The storm lasts as long as it lasts: `seconds` is not used. Verified: each device has exactly
+the 20 messages that it missed, once each and in order.
 """
 
 from collections import Counter
@@ -196,7 +197,7 @@ def run(setting: Setting, variant: str) -> Trial:
         samples={"one device": samples},
         errors=errors,
         findings=[
-            f"{len(devices):,} devices came back, and each has its {MISSED_COUNT} missed messages once, in order"
+            f"{len(devices):,} devices came back; each has its {MISSED_COUNT} missed messages once, in order"
             if not errors
             else f"errors: {dict(Counter(errors))}"
         ],

@@ -298,7 +298,7 @@ def _json_line(line: str) -> dict[str, Any]:
 
 def _keep(stream: IO[str], log: IO[str]) -> None:
     """Read what a server logs, since a full pipe would stop it; the file tells of failed runs."""
-    with log, contextlib.suppress(ValueError, OSError):
+    with stream, log, contextlib.suppress(ValueError, OSError):
         for line in stream:
             log.write(line)
             log.flush()
