@@ -2,9 +2,16 @@
 
 from typing import Final
 
-from bench import fan_out, one_to_one
+from bench import crash, fan_out, one_to_one, presence_load, reconnect_storm
 from bench.load.trial import Workload
 
 WORKLOADS: Final[dict[str, Workload]] = {
-    workload.name: workload for workload in (one_to_one.WORKLOAD, fan_out.WORKLOAD)
+    workload.name: workload
+    for workload in (
+        one_to_one.WORKLOAD,
+        fan_out.WORKLOAD,
+        crash.WORKLOAD,
+        reconnect_storm.WORKLOAD,
+        presence_load.WORKLOAD,
+    )
 }

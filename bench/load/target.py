@@ -74,11 +74,13 @@ class Target:
 
     name = ""
     wires: tuple[str, ...] = ()
+    has_dedup = True  # whether a message that is sent again under its client_id is stored once
 
     def __init__(self, directory: Path, cores: Cores) -> None:
         self.directory = directory
         self.cores = cores
         self.processes: list[subprocess.Popen[str]] = []
+        self._killed_cpu_s = 0.0
         self._app_key = ""
         self._app_secret = ""
 
@@ -105,8 +107,8 @@ class Target:
         return [process.pid for process in self.processes]
 
     def cpu_s(self) -> float:
-        """CPU seconds that the servers' processes have used so far."""
-        return sum(map(cpu_s, self.pids()))
+        """CPU seconds that the servers' processes have used so far, the killed ones included."""
+        return self._killed_cpu_s + sum(map(cpu_s, self.pids()))
 
     def rss_kib(self) -> int:
         """Resident memory of the servers' processes, in KiB."""
@@ -114,6 +116,7 @@ class Target:
 
     def kill(self) -> None:
         """kill -9 all of it."""
+        self._killed_cpu_s = self.cpu_s()
         for process in self.processes:
             process.kill()
             process.wait()
@@ -192,6 +195,7 @@ class Uvicorn(Target):
 
     name = "uvicorn"
     wires = ("json",)
+    has_dedup = False
 
     def __init__(self, directory: Path, cores: Cores) -> None:
         super().__init__(directory, cores)
@@ -294,7 +298,7 @@ def _json_line(line: str) -> dict[str, Any]:
 
 def _keep(stream: IO[str], log: IO[str]) -> None:
     """Read what a server logs, since a full pipe would stop it; the file tells of failed runs."""
-    with log, contextlib.suppress(ValueError, OSError):
+    with stream, log, contextlib.suppress(ValueError, OSError):
         for line in stream:
             log.write(line)
             log.flush()
