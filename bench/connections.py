@@ -1,10 +1,10 @@
 """W3: how fast do people come in, and what does somebody cost who is only there?
 
-2,000 users, and 10,000, with one device each; 64 are on their way in at any time, each from connect to welcome
-with the token of an app's backend. First come new users (the first use of a token makes the user), then they
-are silent, then all go, and the same come again. Who is turned away by an overloaded server tries again after
-2 s, as it is told to; that is noted. Memory: growth of the servers' resident memory after the
-first 50 connections, by connection, when what is written behind them has settled. CPU: of all while silent.
+2,000 users, and 10,000, with one device each; 64 are on their way in at any time, each from connect to
+welcome with a token of an app's backend. First come new users (the first use of a token makes the user), then
+they are silent, then all go, and the same come again. Who is turned away by an overloaded server tries again
+after 2 s, as it is told to; that is noted. Memory: growth of the servers' resident memory after the first 50
+connections, by connection, when what is written behind them has settled. CPU: while all are silent.
 
 10,000 users take 20,000 open files in client and server. The limits are raised as far as the system allows;
 where that is not enough the variant says so instead of a figure.

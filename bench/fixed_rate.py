@@ -1,7 +1,7 @@
 """W5: how long does a message take while 200 people chat at a given rate?
 
-200 users in 100 pairs and 1,000 messages a second, 100 bytes each: each user in turn sends to the other of the
-pair, by a timetable that is laid down beforehand. A message is due at its time whatever has happened to
+200 users in 100 pairs and 1,000 messages a second, 100 bytes each: each user in turn sends to the other of
+the pair, by a timetable that is laid down beforehand. A message is due at its time whatever has happened to
 those before it, and its latency counts from there (so a stall counts for everything that it held up:
 coordinated omission). Latencies: due to delivery, and due to ack. How late the client itself sent is a
 figure of its own.
@@ -37,7 +37,7 @@ MAX_LAG_MS: Final = 1.0  # p99; a client that is later than this measures itself
 
 
 class Timetable:
-    """When each message is due: number n at `start_at + n / per_s`, sent by the party n modulo their count."""
+    """When each message is due: number n at `start + n / per_s`, sent by party n modulo their count."""
 
     def __init__(self, loop: Loop, per_s: float) -> None:
         self._loop = loop
@@ -173,7 +173,7 @@ def run(setting: Setting, variant: str) -> Trial:
         samples={"delivery": timetable.deliveries, "ack": timetable.acks, "client lag": timetable.lags},
         errors=errors,
         findings=[
-            f"{timetable.number:,} messages sent by the timetable, each acked, and delivered once and in order"
+            f"{timetable.number:,} messages sent when due, each acked, and delivered once and in order"
             if not errors
             else f"errors: {dict(Counter(errors))}"
         ],

@@ -233,6 +233,11 @@ class Reader(Connection):
         self._asked_at = now()
         self.send(frame)
 
+    def forget(self) -> None:
+        """Begin to measure: what was answered before is not part of it."""
+        self.answers.clear()
+        self.answer_bytes = 0
+
     def received(self, data: bytes, at: float) -> bytes:
         payloads, taken = self.wire.split(data)
         for payload in payloads:
@@ -321,8 +326,9 @@ def run(setting: Setting, variant: str) -> Trial:
             reader.is_asking = True
             reader.ask_next()
         loop.run_for(WARM_UP_S)
-        for connection in (*readers, writers[0]):
-            _forget_warm_up(connection)
+        for reader in readers:
+            reader.forget()
+        writers[0].acks.clear()
         meter.start()
         loop.run_for(setting.seconds)
         meter.stop()
@@ -378,14 +384,6 @@ def _write(loop: Loop, writers: list[Writer], conversation: Conversation, messag
         return len(conversation.numbers) + len(conversation.errors) >= message_count
 
     loop.run_until(is_done, timeout_s=WRITE_TIMEOUT_S, what=f"{message_count:,} messages are written")
-
-
-def _forget_warm_up(connection: Reader | Writer) -> None:
-    if isinstance(connection, Writer):
-        connection.acks.clear()
-    else:
-        connection.answers.clear()
-        connection.answer_bytes = 0
 
 
 def _sum_up(readers: list[Reader]) -> tuple[Samples, int]:

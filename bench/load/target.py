@@ -118,7 +118,10 @@ class Target:
         return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in self.pids())
 
     def allow_files(self, count: int) -> None:
-        """Let each server and this process have so many files open. Raises: CannotRun, where `ulimit` forbids."""
+        """Let each server and this process have so many files open.
+
+        Raises: CannotRun, where the hard limit is lower.
+        """
         for pid in (os.getpid(), *self.pids()):
             soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
             if hard != resource.RLIM_INFINITY and hard < count:
@@ -310,7 +313,7 @@ def _json_line(line: str) -> dict[str, Any]:
 
 def _keep(stream: IO[str], log: IO[str]) -> None:
     """Read what a server logs, since a full pipe would stop it; the file tells of failed runs."""
-    with log, contextlib.suppress(ValueError, OSError):
+    with stream, log, contextlib.suppress(ValueError, OSError):
         for line in stream:
             log.write(line)
             log.flush()
