@@ -10,13 +10,11 @@ connections, by connection, when what is written behind them has settled. CPU: w
 where that is not enough the variant says so instead of a figure.
 """
 
-from collections import deque
 from collections.abc import Sequence
-from functools import partial
 from secrets import token_hex
 from typing import Final
 
-from bench.load.client import OPENING_AT_ONCE, Account, Closed, Connection
+from bench.load.client import Account, Connection, open_all
 from bench.load.loop import Loop, now
 from bench.load.meter import Meter, calm
 from bench.load.target import CannotRun
@@ -29,7 +27,6 @@ from protocol.limits import HEARTBEAT_INTERVAL_S
 WARM_UP_COUNT: Final = 50  # connections before the first reading: imports, caches, the first arenas
 SETTLE_S: Final = 5.0  # caches of the store and of the accounts are written behind the connections
 COME_TIMEOUT_S: Final = 300.0
-RETRY_S: Final = 2.0  # what an overloaded hubbub asks for
 GONE_TIMEOUT_S: Final = 30.0  # for a server to notice that thousands have gone
 FILES_PER_USER: Final = 2  # a server may hold a second one for a moment, as the first is still closing
 LOOK_S: Final = 5.0  # between two looks at who has been silent for too long
@@ -43,10 +40,9 @@ class Guest(Connection):
         self.came_at = 0.0  # when it tried first
         self.spoke_at = 0.0
 
-    @property
-    def is_told_to_retry(self) -> bool:
-        """Tell whether the server has turned it away for now, as it is overloaded."""
-        return self.error.startswith(("HTTP/1.1 503 ", "error overloaded"))
+    def open(self) -> None:
+        self.came_at = self.came_at or now()
+        super().open()
 
     def beat(self, at: float) -> None:
         """Send a heartbeat, if one is due."""
@@ -72,7 +68,7 @@ class Hall:
         self.first = [guest(number) for number in range(warm_up_count)]
         self.guests = [guest(warm_up_count + number) for number in range(user_count)]
         self.all = [*self.first, *self.guests]
-        self.retry_count = 0
+        self.shed_count = 0
         self._look()
 
     def come(self, guests: Sequence[Guest]) -> Samples:
@@ -80,33 +76,12 @@ class Hall:
 
         Raises: Closed, where one is turned away for another reason than load; TimedOut.
         """
-        waiting = deque(guests)
-        coming: list[Guest] = []
         for guest in guests:
             guest.came_at = 0.0
+        self.shed_count += open_all(self.loop, guests, timeout_s=COME_TIMEOUT_S)
         samples = Samples()
-
-        def is_done() -> bool:
-            still = []
-            for guest in coming:
-                if guest.is_open:
-                    samples.add(guest.opened_at, guest.opened_at - guest.came_at)
-                elif not guest.is_closed:
-                    still.append(guest)
-                elif guest.is_told_to_retry:
-                    self.retry_count += 1
-                    self.loop.at(now() + RETRY_S, partial(waiting.append, guest))
-                else:
-                    raise Closed(f"{guest.account.name} could not connect: {guest.error}")
-            coming[:] = still
-            while waiting and len(coming) < OPENING_AT_ONCE:
-                guest = waiting.popleft()
-                guest.open()
-                guest.came_at = guest.came_at or guest.started_at
-                coming.append(guest)
-            return len(samples) == len(guests)
-
-        self.loop.run_until(is_done, timeout_s=COME_TIMEOUT_S, what="all connections are welcomed")
+        for guest in sorted(guests, key=lambda guest: guest.opened_at):
+            samples.add(guest.opened_at, guest.opened_at - guest.came_at)
         return samples
 
     def go(self, guests: Sequence[Guest]) -> None:
@@ -184,8 +159,8 @@ def run(setting: Setting, variant: str) -> Trial:
             else f"errors: {errors[:5]}"
         ],
         is_sound=not errors,
-        notes=[f"{hall.retry_count:,} connects were refused as the server was overloaded, and tried again."]
-        if hall.retry_count
+        notes=[f"{hall.shed_count:,} connects were refused as the server was overloaded, and tried again."]
+        if hall.shed_count
         else [],
     )
 

@@ -2,7 +2,16 @@
 
 from typing import Final
 
-from bench import connections, fan_out, fixed_rate, history, one_to_one
+from bench import (
+    connections,
+    crash,
+    fan_out,
+    fixed_rate,
+    history,
+    one_to_one,
+    presence_load,
+    reconnect_storm,
+)
 from bench.load.trial import Workload
 
 WORKLOADS: Final[dict[str, Workload]] = {
@@ -13,5 +22,8 @@ WORKLOADS: Final[dict[str, Workload]] = {
         connections.WORKLOAD,
         history.WORKLOAD,
         fixed_rate.WORKLOAD,
+        crash.WORKLOAD,
+        reconnect_storm.WORKLOAD,
+        presence_load.WORKLOAD,
     )
 }

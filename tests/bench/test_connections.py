@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import connections
 from bench.connections import WORKLOAD, Guest, Hall
-from bench.load.client import Account, Closed
-from bench.load.loop import Loop, now
+from bench.load import client
+from bench.load.client import Account, Connection
+from bench.load.loop import now
 from bench.load.target import CannotRun, Cores, Target
 from bench.load.trial import Setting
 from bench.load.wires import JsonWebSocket
@@ -67,73 +67,35 @@ def test_the_soft_limit_of_files_is_raised_where_it_may_be() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-@pytest.mark.parametrize(
-    ("error", "is_told"),
-    [
-        ("HTTP/1.1 503 Service Unavailable\r\nretry-after: 2", True),
-        ("error overloaded", True),
-        ("HTTP/1.1 429 Too Many Requests", False),
-        ("error unauthenticated", False),
-        ("closed by the server", False),
-    ],
-)
-def test_only_an_overloaded_server_is_tried_again(error: str, is_told: bool) -> None:
-    """A refusal for any other reason is a fault of the run, and ends it."""
-    loop = Loop()
-    guest = Guest(loop, JsonWebSocket(), ("127.0.0.1", 1), Account(name="a", token="t"))
-    guest.error = error
-    loop.close()
-    assert guest.is_told_to_retry is is_told
-
-
-class TurnedAway(Guest):
-    """Is refused at the first try, and welcomed at the second one, by nobody."""
+class Knocking(Connection):
+    """Is turned away at the first try, as the server is overloaded, and welcomed at the second; by nobody."""
 
     tries = 0
-    is_open = is_closed = False  # what the run looks at, without a socket
+    is_open = is_closed = is_shed = False  # what the run looks at, without a socket
 
     def open(self) -> None:
-        self.tries += 1
         self.started_at = self.opened_at = now()
+        self.tries += 1
         self.is_open = self.tries == 2
-        self.is_closed = not self.is_open
-        self.error = "" if self.is_open else self.refusal
-
-    refusal = "HTTP/1.1 503 Service Unavailable"
+        self.is_closed = self.is_shed = not self.is_open
 
 
-class Banned(TurnedAway):
-    """Is refused for another reason."""
-
-    refusal = "error unauthenticated"
-
-
-def hall_of(kind: type[TurnedAway]) -> Hall:
-    """A hall whose guests, more than come at once, are of this kind."""
-    hall = Hall(Setting(target=Nothing(), wire_name="json", seconds=0.5), 0)
-    account = Account(name="a", token="t")
-    hall.guests = [kind(hall.loop, JsonWebSocket(), ("127.0.0.1", 1), account) for _ in range(100)]
-    return hall
+class Late(Guest, Knocking):
+    """A guest who knocks twice."""
 
 
 def test_who_is_turned_away_comes_again_and_counts_from_the_first_try(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An overloaded server's refusals make its figures worse, and do not end the run."""
-    monkeypatch.setattr(connections, "RETRY_S", 0.001)
-    hall = hall_of(TurnedAway)
-    samples = hall.come(hall.guests)
+    monkeypatch.setattr(client, "SHED_RETRY_S", 0.001)
+    hall = Hall(Setting(target=Nothing(), wire_name="json", seconds=0.5), 0)
+    account = Account(name="a", token="t")
+    guests = [Late(hall.loop, JsonWebSocket(), ("127.0.0.1", 1), account) for _ in range(100)]
+    samples = hall.come(guests)
     hall.loop.close()
-    assert (len(samples), hall.retry_count) == (100, 100)
+    assert (len(samples), hall.shed_count) == (100, 100)
     assert min(samples.values[1::2]) >= 0.001
-
-
-def test_a_refusal_for_another_reason_ends_the_run() -> None:
-    """A rate without those who could not come in would be too good."""
-    hall = hall_of(Banned)
-    with pytest.raises(Closed, match="a could not connect: error unauthenticated"):
-        hall.come(hall.guests)
-    hall.loop.close()
 
 
 @pytest.fixture
