@@ -2,7 +2,16 @@
 
 from typing import Final
 
-from bench import crash, fan_out, one_to_one, presence_load, reconnect_storm
+from bench import (
+    connections,
+    crash,
+    fan_out,
+    fixed_rate,
+    history,
+    one_to_one,
+    presence_load,
+    reconnect_storm,
+)
 from bench.load.trial import Workload
 
 WORKLOADS: Final[dict[str, Workload]] = {
@@ -10,6 +19,9 @@ WORKLOADS: Final[dict[str, Workload]] = {
     for workload in (
         one_to_one.WORKLOAD,
         fan_out.WORKLOAD,
+        connections.WORKLOAD,
+        history.WORKLOAD,
+        fixed_rate.WORKLOAD,
         crash.WORKLOAD,
         reconnect_storm.WORKLOAD,
         presence_load.WORKLOAD,

@@ -7,6 +7,7 @@ can be killed and started again on it.
 import contextlib
 import json
 import os
+import resource
 import secrets
 import shutil
 import signal
@@ -113,6 +114,24 @@ class Target:
     def rss_kib(self) -> int:
         """Resident memory of the servers' processes, in KiB."""
         return sum(map(rss_kib, self.pids()))
+
+    def file_count(self) -> int:
+        """How many files and sockets the servers' processes have open."""
+        return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in self.pids())
+
+    def allow_files(self, count: int) -> None:
+        """Let each server and this process have so many files open.
+
+        Raises: CannotRun, where the hard limit is lower.
+        """
+        for pid in (os.getpid(), *self.pids()):
+            soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            if hard != resource.RLIM_INFINITY and hard < count:
+                raise CannotRun(
+                    f"{count:,} open files are needed, and the hard limit is {hard:,} (ulimit -Hn)."
+                )
+            if soft != resource.RLIM_INFINITY and soft < count:
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, (count, hard))
 
     def kill(self) -> None:
         """kill -9 all of it."""
