@@ -32,7 +32,7 @@ from actors.entity import Entity, EntityContext, StopEntity
 from actors.failures import refusal_in, sort_failure
 from actors.mailbox import MAILBOX_CAPACITY, Envelope, Mailbox, MailboxFull
 from actors.reply import NO_REPLY, POSTED, Reply
-from actors.rounds import Rounds
+from actors.rounds import Rounds, Turn
 from actors.router import BUSY_RETRY_S, Router
 from actors.supervisor import ChildSpec, ChildStatus
 from actors.timers import Timers
@@ -89,8 +89,9 @@ class EntityHost:
         mailbox_capacity: int = MAILBOX_CAPACITY,
         crash_policy: CrashPolicy | None = None,
         wakes_after_crash: bool = False,
+        turn: Turn | None = None,
     ) -> None:
-        """Prepare a host; nothing runs before `run`.
+        """Prepare a host; nothing runs before `run`. `turn`: the node's, at whose end entities are flushed.
 
         `max_active` is where the least recently used are asked to leave; at twice that number, when none of
         them can, new activations are refused. With `wakes_after_crash` an entity is activated again at once,
@@ -108,8 +109,9 @@ class EntityHost:
         self._cells: OrderedDict[Address, Cell] = OrderedDict()  # least recently used first
         self._histories: dict[Address, CrashHistory] = {}
         self._nursery: trio.Nursery | None = None  # set while it takes messages
-        self._timers = Timers()
-        self._dirty = Rounds(self._flush_at_once)
+        self._turn = turn or Turn()
+        self._timers = Timers(self._turn)
+        self._dirty = Rounds(self._flush_at_once, self._turn)
         self._flushing = trio.CancelScope()  # ends the flushing of a run
         self._is_over = trio.Event()
         self._asked_count = 0  # cells that were asked to leave and have not answered yet
@@ -233,7 +235,7 @@ class EntityHost:
         Cancelled, it fails what waits with "draining" and lets no entity put down its snapshot.
         """
         self._is_over = is_over = trio.Event()
-        self._timers = timers = Timers()
+        self._timers = timers = Timers(self._turn)
         self._flushing = trio.CancelScope()
         nursery = None
         try:

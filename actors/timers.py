@@ -11,6 +11,8 @@ from typing import Final
 
 import trio
 
+from actors.rounds import Turn
+
 # What is due so soon after something else goes with it: no tick is so exact, and each wake-up costs 30 µs.
 _TOGETHER_S: Final = 0.005
 
@@ -20,7 +22,9 @@ Post = Callable[[object], None]
 class Timers:
     """Call `post(message)` at its time. For the Trio thread; `run` is the host's own task."""
 
-    def __init__(self) -> None:
+    def __init__(self, turn: Turn) -> None:
+        """`turn`: what is due together is done in one."""
+        self._turn = turn
         self._heap: list[tuple[float, int, Post, object]] = []
         self._numbers = count()  # so that equal times keep their order, and messages are never compared
         self._scope = trio.CancelScope()  # ends at the first timer's time
@@ -38,9 +42,10 @@ class Timers:
             with trio.CancelScope(deadline=self._heap[0][0] if self._heap else math.inf) as self._scope:
                 await trio.sleep_forever()
             now = trio.current_time()
-            while self._heap and self._heap[0][0] <= now + _TOGETHER_S:
-                _, _, post, message = heapq.heappop(self._heap)
-                post(message)
+            with self._turn:
+                while self._heap and self._heap[0][0] <= now + _TOGETHER_S:
+                    _, _, post, message = heapq.heappop(self._heap)
+                    post(message)
 
     def stop(self) -> None:
         """Let `run` return; what has not been due is forgotten."""

@@ -168,6 +168,7 @@ class Node:
             now_ms=wall_clock_ms,
             max_file_bytes=settings.max_file_bytes,
         )
+        store.deliver_within(self._core.turn)
         if self._cluster is not None:
             self._cluster.serve(self._core)
             self._cluster.on_beat = self._cluster_origins
@@ -200,6 +201,7 @@ class Node:
             app=make_http_app(services),
             metrics=self.metrics,
             cluster_origins=self._cluster_origins,
+            turn=self._core.turn,
         )
         self.metrics.add_gauges("actors", "Actors and their mailboxes.", self._core.gauges)
         self.metrics.add_gauges("store", "The store and its commits.", self._store_gauges)

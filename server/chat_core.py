@@ -22,6 +22,7 @@ from actors.hub import Hub
 from actors.messages import Ask
 from actors.ports import Fanout, Leases
 from actors.relay import TellRelay
+from actors.rounds import Turn
 from actors.router import LocalRouter, Router
 from actors.supervisor import ChildSpec, Supervisor, at_once
 from actors.user import UserActor
@@ -123,6 +124,7 @@ class ChatCore:
         """`tails_bytes`: memory for recent history; 0: the store is asked each time."""
         self._store = store
         self._now_ms = now_ms
+        self.turn = turn = Turn()
         local = LocalRouter()
         self.hub = Hub(now_ms=now_ms, debounce_s=debounce_s)
         surroundings = surround(local, self.hub)
@@ -159,6 +161,7 @@ class ChatCore:
             router=self.router,
             on_dead_letter=self._keep_dead_letter,
             wakes_after_crash=True,
+            turn=turn,
         )
         self.users = EntityHost(
             user_actor.KIND,
@@ -166,6 +169,7 @@ class ChatCore:
             router=self.router,
             on_dead_letter=self._keep_dead_letter,
             wakes_after_crash=True,
+            turn=turn,
         )
         local.add(self.conversations)
         local.add(self.users)

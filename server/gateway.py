@@ -19,6 +19,7 @@ import structlog
 import trio
 from hypercorn.typing import ASGIFramework
 
+from actors.rounds import Turn
 from protocol.codec import Encoded, Wire, encode_frame
 from protocol.commands import Command
 from protocol.errors import CLOSE_MEANINGS, CloseCode, Unavailable
@@ -104,8 +105,12 @@ class Gateway:
         app: ASGIFramework,
         metrics: Metrics,
         cluster_origins: Callable[[], Collection[str]] = frozenset,
+        turn: Turn | None = None,
     ) -> None:
-        """`cluster_origins` tells whose pages may connect too: those of the other nodes."""
+        """`cluster_origins` tells whose pages may connect too: those of the other nodes.
+
+        `turn`: the node's, at whose end is written what sessions got in it.
+        """
         now = trio.current_time()
         self.settings = settings
         self.metrics = metrics
@@ -113,6 +118,7 @@ class Gateway:
         self.bot_port = settings.bot_port
         self.is_draining = False
         self.lag = LagWatch(metrics.observe_lag)
+        self._turn = turn or Turn()
         self._poller: Poller | None = None  # while `run` runs
         self._authenticate = authenticate
         self._service = service
@@ -240,7 +246,7 @@ class Gateway:
                 try:
                     nursery.start_soon(self.lag.run)
                     if IS_AVAILABLE:
-                        self._poller = Poller()
+                        self._poller = Poller(self._turn)
                         nursery.start_soon(self._poller.run)
                     nursery.start_soon(self._sweep)
                     async with trio.open_nursery() as connections:

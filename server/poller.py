@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 import trio
 
-from actors.rounds import Rounds
+from actors.rounds import Rounds, Turn
 
 IS_AVAILABLE: Final = hasattr(select, "epoll")
 _READ: Final = 1  # select.EPOLLIN; named where it does not exist as well
@@ -47,10 +47,12 @@ class Poller:
     not even for what this round has found already.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, turn: Turn) -> None:
+        """`turn`: the node's; at its end what has gathered is written."""
+        self._turn = turn
         self._epoll = select.epoll()
         self._watched: dict[int, Ready] = {}
-        self._due: Rounds[Ready] = Rounds(_do)
+        self._due: Rounds[Ready] = Rounds(_do, turn)
 
     def watch(self, fd: int, ready: Ready, *, reads: bool) -> None:
         """Begin to watch a socket, for reading or, at first, for nothing."""
@@ -77,23 +79,21 @@ class Poller:
                 nursery.start_soon(self._poll)
                 await self._due.run()
         finally:
+            self._turn.rounds.remove(self._due)
             self._epoll.close()
 
     async def _poll(self) -> None:
-        epoll, watched = self._epoll, self._watched
+        epoll, watched, turn = self._epoll, self._watched, self._turn
         while True:  # until cancelled
-            found = epoll.poll(0, _AT_ONCE)
-            for fd, events in found:
-                ready = watched.get(fd)
-                if ready is not None:
-                    if events & _WRITE:
-                        ready.writable()
-                    if events & ~_WRITE and watched.get(fd) is ready:  # broken ones are read, too
-                        ready.readable()
-            if found:
-                await trio.lowlevel.checkpoint()
-            else:
-                await trio.lowlevel.wait_readable(epoll)
+            await trio.lowlevel.wait_readable(epoll)
+            with turn:
+                for fd, events in epoll.poll(0, _AT_ONCE):
+                    ready = watched.get(fd)
+                    if ready is not None:
+                        if events & _WRITE:
+                            ready.writable()
+                        if events & ~_WRITE and watched.get(fd) is ready:  # broken ones are read, too
+                            ready.readable()
 
 
 def _do(ready: Ready) -> None:

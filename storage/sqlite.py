@@ -11,7 +11,7 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -115,6 +115,10 @@ class SqliteStore:
     def health(self) -> str:
         """Why nothing can be written now, for a person; empty while all is well."""
         return self._writer.fault
+
+    def deliver_within(self, turn: AbstractContextManager[None]) -> None:
+        """Tell the outcomes of each commit within `turn`, which is entered many times."""
+        self._writer.delivering = turn
 
     async def watch(self) -> None:
         """Run as long as the store can be used. Raises: RuntimeError, when its writer has crashed."""

@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 
@@ -126,6 +127,8 @@ class Writer:
         self._lock = lock
         self._synchronous = synchronous
         self._token = trio.lowlevel.current_trio_token()
+        # Around the outcomes of one commit, so that what follows from them is done together.
+        self.delivering: AbstractContextManager[None] = contextlib.nullcontext()
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._outstanding: deque[_Job] = deque()  # not yet told to their owners; Trio thread only
         self._queued_bytes = 0
@@ -228,14 +231,15 @@ class Writer:
         self.call_nowait(_nothing, on_done)
 
     def _deliver(self, jobs: Sequence[_Job]) -> None:
-        for job in jobs:
-            self._outstanding.popleft()
-            self._queued_bytes -= job.size_bytes
-            try:
-                job.on_done(job.outcome)
-            except Exception:
-                # One owner's bug must not lose the acks of the others in the same commit.
-                log.exception("store_callback_failed")
+        with self.delivering:
+            for job in jobs:
+                self._outstanding.popleft()
+                self._queued_bytes -= job.size_bytes
+                try:
+                    job.on_done(job.outcome)
+                except Exception:
+                    # One owner's bug must not lose the acks of the others in the same commit.
+                    log.exception("store_callback_failed")
 
     # For the writer's thread.
 
