@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -12,6 +13,7 @@ from protocol.commands import Command, Hello
 
 RECEIVE_BYTES: Final = 256 * 1024  # one read takes what a server has coalesced
 OPENING_AT_ONCE: Final = 64  # connections on their way in; a listening socket's queue holds more
+BUSY_RETRY_S: Final = 1.0  # a server that sheds newcomers names two; its cores are shared with a benchmark
 _NEW, _UPGRADING, _GREETING, _OPEN, _CLOSED = range(5)
 
 
@@ -80,6 +82,11 @@ class Connection:
     def is_closed(self) -> bool:
         """Tell whether the connection has ended, or could not be made; `error` says why."""
         return self._state == _CLOSED
+
+    @property
+    def is_sent_away(self) -> bool:
+        """Tell whether the server had no room at this moment (503)."""
+        return self._state == _CLOSED and self.error.startswith("HTTP/1.1 503 ")
 
     def open(self) -> None:
         """Begin to connect; `is_open` when the welcome has come."""
@@ -231,24 +238,35 @@ def as_dict(payload: bytes, wire: WireFormat) -> dict[str, Any]:
 def open_all(
     loop: Loop, connections: Iterable[Connection], *, at_once: int = OPENING_AT_ONCE, timeout_s: float = 120.0
 ) -> None:
-    """Open connections, so many at once. Raises: Closed, where one is refused; TimedOut."""
+    """Open connections, so many at once; one that is told to come back later does.
+
+    Raises: Closed, where one is refused; TimedOut.
+    """
     waiting = list(connections)
     waiting.reverse()
     opening: list[Connection] = []
+    later: list[Connection] = []
+
+    def come_back(connection: Connection) -> None:
+        later.remove(connection)
+        waiting.append(connection)
 
     def is_done() -> bool:
         still = []
         for connection in opening:
             if connection.is_closed:
-                raise Closed(f"{connection.account.name} could not connect: {connection.error}")
-            if not connection.is_open:
+                if not connection.is_sent_away:
+                    raise Closed(f"{connection.account.name} could not connect: {connection.error}")
+                later.append(connection)
+                loop.at(now() + BUSY_RETRY_S, partial(come_back, connection))
+            elif not connection.is_open:
                 still.append(connection)
         opening[:] = still
         while waiting and len(opening) < at_once:
             connection = waiting.pop()
             connection.open()
             opening.append(connection)
-        return not opening
+        return not (opening or later)
 
     loop.run_until(is_done, timeout_s=timeout_s, what="all connections are welcomed")
 
