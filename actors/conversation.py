@@ -55,6 +55,7 @@ class Conversation(Messages, Membership, Receipts):
         self._ctx = ctx
         row = await self._log.get(ConversationRow, self._id)
         if row is None:
+            self._recent.begin(self._id, 0)
             return
         head = await self._log.head(self._stream)
         state = ConversationState(
@@ -92,6 +93,7 @@ class Conversation(Messages, Membership, Receipts):
         state.deleted_seqs = await self._log.deleted_seqs(self._id, after=oldest)
         self._last_at_ms = head.at_ms
         self._state = state
+        self._recent.begin(self._id, state.head)
         if ctx.restarted:
             self._fanout.resync(self._id, state.head, state.members.keys())
 

@@ -2,14 +2,14 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from typing import Final, cast
+from typing import Final
 
 from actors.address import Address
 from actors.conversation_rules import ConversationState
 from actors.messages import (
     UserTell,
 )
-from actors.ports import Fanout, Leases, Log, Relay, WallClock
+from actors.ports import Fanout, Leases, Log, Recent, Relay, WallClock
 from actors.reply import Reply
 from actors.stream_actor import Staged, StreamActor
 from protocol import events, replies
@@ -21,7 +21,7 @@ from protocol.records import (
     Op,
     conversation_stream,
 )
-from protocol.stored_events import body_of, place
+from protocol.stored_events import body_of
 
 
 def publish_event(
@@ -32,7 +32,7 @@ def publish_event(
     `to` are the members after it.
     """
     encoded = Encoded(event)
-    if isinstance(event, events.MessagePosted):
+    if type(event) is events.MessagePosted:
         fanout.publish(conversation_id, event.seq, encoded, to=to, message_count=message_count)
         return
     if isinstance(event, events.ConversationCreated | events.MembersAdded):
@@ -63,6 +63,7 @@ class ConversationBase(StreamActor):
         fanout: Fanout,
         relay: Relay,
         now_ms: WallClock,
+        recent: Recent,
     ) -> None:
         super().__init__(
             address,
@@ -74,6 +75,7 @@ class ConversationBase(StreamActor):
         )
         self._id = address.id
         self._fanout = fanout
+        self._recent = recent
         self._state: ConversationState | None = None
         self._counts: OrderedDict[int, int] = OrderedDict()
 
@@ -83,12 +85,18 @@ class ConversationBase(StreamActor):
         assert self._state is not None
         return self._state
 
+    async def settle(self) -> None:
+        """Wait for the appends in flight; what they have stored, nobody will tell."""
+        await super().settle()
+        self._recent.forget(self._id)
+
     def placed(self, staged: Staged, at: Appended) -> None:
         state = self._known
         state.head = at.seq
         state.message_count = at.message_count
         self._remember_count(at)
-        event = place(cast(ConversationEvent, staged.event), self._id, staged.user_id, at)
+        event = staged.placed_event(self._id, at)
+        self._recent.note(event)  # before anybody hears of it, and asks
         self._publish(event, at.message_count)
 
     def _publish(self, event: ConversationEvent, message_count: int) -> None:

@@ -12,11 +12,12 @@ from actors.conversation_rules import MemberState, Target
 from actors.messages import (
     Ask,
 )
-from actors.ports import Fanout, Leases, Log, Relay, WallClock
+from actors.ports import Fanout, Leases, Log, Recent, Relay, WallClock
 from actors.reply import Reply
 from actors.stream_actor import Staged
 from protocol import commands, events, replies
 from protocol.errors import HubbubError, Refused
+from protocol.events import ConversationEvent
 from protocol.records import (
     Appended,
     FileRow,
@@ -32,6 +33,7 @@ from protocol.stored_events import (
     REDACTED_BODY,
     body_of,
     encode_json,
+    place,
     read_event,
     read_mentions,
     read_reactions,
@@ -53,9 +55,14 @@ class Messages(ConversationBase):
         fanout: Fanout,
         relay: Relay,
         now_ms: WallClock,
+        recent: Recent,
     ) -> None:
-        super().__init__(address, log=log, leases=leases, fanout=fanout, relay=relay, now_ms=now_ms)
+        super().__init__(
+            address, log=log, leases=leases, fanout=fanout, relay=relay, now_ms=now_ms, recent=recent
+        )
         self._targets: OrderedDict[int, Target] = OrderedDict()
+        # The newest messages that nobody has referred to yet, by seq: author, time, thread, mentions.
+        self._untouched: dict[int, tuple[str, int, int, list[str]]] = {}
         # Replies in threads that are not committed yet, by key, and who else waits for their ack.
         self._thread_replies: dict[tuple[str, str], list[Reply]] = {}
 
@@ -100,15 +107,13 @@ class Messages(ConversationBase):
             is_message=True,
             thread=command.thread or None,
         )
-        placed = msgspec.structs.replace(event, client_id=command.client_id)
-
-        staged = _Posting(self, ask.user_id, command, placed, reply)
-        row_index = self._stage_row(row, staged)
+        row_index = self._stage_row(row, _Posting(self, ask.user_id, command, event, reply))
         self._batch.senders.setdefault(ask.user_id, []).append(row_index)
-        for user_id in dict.fromkeys(command.mentions):
-            if user_id != ask.user_id:
-                mention = Mention(user_id=user_id, conversation_id=self._id, seq=0)
-                self._batch.ops.append(Put(mention, row_index, "seq"))
+        if command.mentions:
+            for user_id in dict.fromkeys(command.mentions):
+                if user_id != ask.user_id:
+                    mention = Mention(user_id=user_id, conversation_id=self._id, seq=0)
+                    self._batch.ops.append(Put(mention, row_index, "seq"))
         if root is not None:
             root.state = msgspec.structs.replace(root.state, thread_count=root.state.thread_count + 1)
             self._batch.ops.append(Put(root.state, row_index))
@@ -116,13 +121,11 @@ class Messages(ConversationBase):
     def _is_staged(self, user_id: str, command: commands.Send, reply: Reply) -> bool:
         """Answer a repetition of a message of this very batch when that one is stored."""
         for staged in self._batch.staged:
-            event = staged.event
             if (
-                isinstance(event, events.MessagePosted)
+                isinstance(staged, _Posting)
                 and staged.user_id == user_id
-                and event.client_id == command.client_id
+                and staged.command.client_id == command.client_id
             ):
-                assert isinstance(staged, _Posting)
                 staged.repetitions.append(reply)
                 return True
         return False
@@ -133,8 +136,10 @@ class Messages(ConversationBase):
         if at.is_duplicate:
             self._ctx.start_soon(self._answer_repeated, command, at, posting.reply)
         else:
-            state = MessageState(conversation_id=self._id, seq=at.seq)
-            self._remember(Target(at.seq, user_id, at.at_ms, command.thread, command.mentions, state))
+            untouched = self._untouched
+            untouched[at.seq] = (user_id, at.at_ms, command.thread, command.mentions)
+            if len(untouched) > _CACHED_TARGETS:
+                del untouched[next(iter(untouched))]
         if command.thread:
             posting.repetitions += self._thread_replies.pop((user_id, command.client_id))
         for other in posting.repetitions:
@@ -230,6 +235,12 @@ class Messages(ConversationBase):
         target = self._targets.get(seq)
         if target is not None:
             self._targets.move_to_end(seq)
+            return target
+        untouched = self._untouched.pop(seq, None)  # its state lives in one place only
+        if untouched is not None:
+            state = MessageState(conversation_id=self._id, seq=seq)
+            target = Target(seq, *untouched, state)
+            self._remember(target)
             return target
         entry = await self._log.entry(self._stream, seq)
         if entry is None or entry.kind != "message":
@@ -335,9 +346,13 @@ class _Posting(Staged):
         reply: Reply,
     ) -> None:
         super().__init__(reply, None, user_id=user_id, event=event)
+        self.event: events.MessagePosted
         self._actor = actor
         self.command = command
         self.repetitions: list[Reply] = []  # of the same message, which wait for this one
+
+    def placed_event(self, conversation_id: str, at: Appended) -> ConversationEvent:
+        return place(self.event, conversation_id, self.user_id, at, client_id=self.command.client_id)
 
     def note(self, at: Appended | None) -> None:
         assert at is not None

@@ -8,7 +8,7 @@ from actors.conversation_rules import MemberState
 from actors.messages import (
     Delivered,
 )
-from actors.ports import Fanout, Leases, Log, Relay, WallClock
+from actors.ports import Fanout, Leases, Log, Recent, Relay, WallClock
 from actors.reply import Reply
 from actors.stream_actor import Staged
 from protocol import commands, events, replies
@@ -38,8 +38,11 @@ class Receipts(ConversationBase):
         fanout: Fanout,
         relay: Relay,
         now_ms: WallClock,
+        recent: Recent,
     ) -> None:
-        super().__init__(address, log=log, leases=leases, fanout=fanout, relay=relay, now_ms=now_ms)
+        super().__init__(
+            address, log=log, leases=leases, fanout=fanout, relay=relay, now_ms=now_ms, recent=recent
+        )
         self._receipts: set[str] = set()
         self._senders: set[str] = set()  # whose read watermark moved by sending since the last tick
         self._tick_pending = False

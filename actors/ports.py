@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 from actors.messages import Place
 from protocol.codec import Encoded
 from protocol.errors import HubbubError
+from protocol.events import ConversationEvent
 from protocol.records import Append, Appended, Entry, MessageState, Row, StreamHead, Tell
 
 R = TypeVar("R", bound=Row)
@@ -156,10 +157,36 @@ class Relay(Protocol):
         ...
 
 
+class Recent(Protocol):
+    """Remember the newest events of conversations, for those who read them. Nothing here blocks or raises."""
+
+    def begin(self, conversation_id: str, head: int) -> None:
+        """An actor has loaded the conversation; what it will tell follows `head`. Forget what was before."""
+        ...
+
+    def note(self, event: ConversationEvent) -> None:
+        """This event was committed. Told in order, before its sender is answered."""
+        ...
+
+    def forget(self, conversation_id: str) -> None:
+        """An actor has ended out of turn: more may be stored than was told."""
+        ...
+
+
 class WallClock(Protocol):
     """Unix time in milliseconds; for display and for limits set by people, never for order."""
 
     def __call__(self) -> int: ...
 
 
-__all__ = ["Appended", "Fanout", "Leases", "Log", "MessageState", "Outcome", "Relay", "WallClock"]
+__all__ = [
+    "Appended",
+    "Fanout",
+    "Leases",
+    "Log",
+    "MessageState",
+    "Outcome",
+    "Recent",
+    "Relay",
+    "WallClock",
+]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
 from secrets import token_hex
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 import trio
@@ -23,6 +23,7 @@ from protocol import commands
 from protocol.errors import Fenced, HubbubError, Unavailable
 from protocol.events import ConversationEvent, InboxEvent
 from protocol.records import Advance, Append, Appended, Insert, LogRow, Op, Put, Tell
+from protocol.stored_events import place
 
 MAX_APPENDS_IN_FLIGHT: Final = 8  # beyond this the mailbox fills, and its senders are told Busy
 
@@ -65,6 +66,10 @@ class Staged:
         self.row_index = row_index
         self._after = after
 
+    def placed_event(self, conversation_id: str, at: Appended) -> ConversationEvent:
+        """The event of a conversation, where the store has put it."""
+        return place(cast(ConversationEvent, self.event), conversation_id, self.user_id, at)
+
     def note(self, at: Appended | None) -> None:
         """Act on the commit, before the event is published. `at` is None for what is no event."""
         if self._after is not None:
@@ -79,9 +84,10 @@ class Staged:
 class Batch:
     """What one append will hold, and what is to be done after it."""
 
-    __slots__ = ("ops", "rows", "senders", "staged", "tells")
+    __slots__ = ("has_room", "ops", "rows", "senders", "staged", "tells")
 
     def __init__(self) -> None:
+        self.has_room = False  # the store was asked; it is asked again for the next batch
         self.rows: list[LogRow] = []
         self.ops: list[Op] = []
         self.staged: list[Staged] = []
@@ -135,15 +141,17 @@ class StreamActor(Entity):
         if isinstance(message, _Decided):
             self._conclude(message.batch, message.outcome)
         elif not isinstance(message, Wake):
-            if _needs_store(message):
+            if not self._batch.has_room and _needs_store(message):
                 # Refused before anything is decided; a refused append would end the incarnation.
                 self._log.check_room()
+                self._batch.has_room = True
             await self.handle(message, reply)
 
     async def flush(self) -> None:
         """Submit the batch as one append."""
         batch = self._batch
         if not batch.staged and not batch.ops:
+            batch.has_room = False
             return
         self._batch = Batch()
         while self._in_flight >= MAX_APPENDS_IN_FLIGHT:

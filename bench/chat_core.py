@@ -41,6 +41,7 @@ from server.identity import Identity
 from server.log_ins import LogIns
 from server.session import Session
 from storage import open_store
+from storage.sqlite import SqliteStore
 
 WINDOW = 10  # unacked sends of one sender
 TEXT = "x" * 100
@@ -134,8 +135,9 @@ class Ack:
 class Node:
     """A chat core over a fresh data directory."""
 
-    def __init__(self, core: ChatCore, users: list[User]) -> None:
+    def __init__(self, core: ChatCore, users: list[User], store: SqliteStore) -> None:
         self.core = core
+        self.store = store
         self._users = users
         self.listeners: list[Listener] = []
 
@@ -154,7 +156,7 @@ class Node:
 
 
 @asynccontextmanager
-async def open_node(directory: Path, user_count: int) -> AsyncIterator[Node]:
+async def open_node(directory: Path, user_count: int, **options: int) -> AsyncIterator[Node]:
     users = [
         User(
             user_id=f"u{number}",
@@ -180,11 +182,12 @@ async def open_node(directory: Path, user_count: int) -> AsyncIterator[Node]:
             now_ms=lambda: time.time_ns() // 1_000_000,
             max_file_bytes=1 << 20,
             debounce_s=0.0,
+            **options,
         )
         await store.commit([Insert(user) for user in users])
         async with trio.open_nursery() as nursery:
             await nursery.start(core.supervisor.run)
-            node = Node(core, users)
+            node = Node(core, users, store)
             yield node
             node.disconnect()
             nursery.cancel_scope.cancel()

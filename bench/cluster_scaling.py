@@ -5,12 +5,13 @@ the nodes" is W2 with 5 senders x 5, the 500 members spread evenly. Run with 1, 
 a variant show how a cluster scales, where each node has a core of its own. Where nodes share one, they show
 what a cluster costs, and the notes say so.
 
-"hop": 10 pairs of users send 100 messages a second together, by a timetable, so nothing queues. In turn:
+"hop, 100 a second": 10 pairs of users send so many messages together, by a timetable, so nothing queues.
+"hop, window 10": each of them keeps 10 sends unacked. In short turns, so that whatever else slows the machine
+slows all of them:
 - near: sender, receiver and the conversation's owner are one node.
 - owner away: the owner is another node. The send crosses to it; the ack and the message cross back.
 - receiver away: the receiver is on another node. The message crosses to it.
-What is more than `near` are a hop's milliseconds and its CPU, that of all nodes together. Each case is
-measured for the run's seconds, in three turns, so that a machine that gets slower slows down all of them.
+What is more than `near` are a hop's milliseconds and its CPU, that of all nodes together.
 """
 
 from collections import Counter
@@ -41,12 +42,14 @@ from protocol.commands import OpenDirect
 
 PAIR_COUNT: Final = 10
 PER_S: Final = 100.0  # messages of all pairs together
-TURNS: Final = 3  # of each case
+WINDOW: Final = 10
+TURN_S: Final = 0.5
 NEAR, OWNER_AWAY, RECEIVER_AWAY = CASES = ("near", "owner away", "receiver away")
-# Conversations are given to nodes by hash: of pairs on one node a third is owned there with three nodes, of
-# pairs on two nodes a third by the sender's. So many pairs find ten of each case but once in a million times.
+# Conversations are given to nodes by hash: with three nodes a third of the pairs on one node is owned there,
+# of the pairs on two nodes a third by the sender's. So many of each kind leave no case empty in a lifetime.
 CANDIDATES_FOR_ONE: Final = 9
-HOP: Final = "hop"
+FEWEST_CANDIDATES: Final = 30
+HOP, BUSY_HOP = HOPS = ("hop, 100 a second", "hop, window 10")
 _REUSED: Final[dict[str, tuple[Callable[[Setting, str], Trial], str]]] = {
     "1:1 over the nodes": (one_to_one.run, "window 10"),
     "fan-out over the nodes": (fan_out.run, "5 senders x 5"),
@@ -55,8 +58,8 @@ _REUSED: Final[dict[str, tuple[Callable[[Setting, str], Trial], str]]] = {
 
 def run(setting: Setting, variant: str) -> Trial:
     """Run one variant."""
-    if variant == HOP:
-        return _run_hop(setting)
+    if variant in HOPS:
+        return _run_hop(setting, variant)
     workload, name = _REUSED[variant]
     trial = workload(setting, name)
     nodes = Figure(name="nodes", value=setting.target.node_count, unit="")
@@ -80,7 +83,7 @@ class _Case:
     def __init__(self, name: str) -> None:
         self.name = name
         self.tally = Tally()
-        self.tally.is_sending = False  # no ack sends the next one: the timetable does
+        self.tally.is_sending = False  # an ack sends the next one only while a window is kept full
         self.pairs: list[tuple[Sender, Receiver]] = []
         self.server_cpu_s = 0.0
         self.client_cpu_s = 0.0
@@ -91,22 +94,24 @@ class _Case:
         return self.server_cpu_s * 1000 / max(1, len(self.tally.deliveries))
 
 
-def _run_hop(setting: Setting) -> Trial:
+def _run_hop(setting: Setting, variant: str) -> Trial:
     target, loop = setting.target, Loop()
     pair_count = setting.scaled(PAIR_COUNT, least=1)
     cases = [_Case(name) for name in (CASES if target.node_count > 1 else CASES[:1])]
     connections = _open_pairs(setting, loop, cases, pair_count)
+    send = _send_by_timetable if variant == HOP else _send_in_windows
+    turn_count = max(1, round(setting.seconds / TURN_S))
     meter = Meter(target)
     started_at = 0.0
     with calm():
         for case in cases:
-            _send(loop, case, WARM_UP_S)
-        for _ in range(TURNS):
+            send(loop, case, WARM_UP_S)
+        for _ in range(turn_count):
             for case in cases:
                 case.tally.is_counting = True
                 meter.start()
                 started_at = started_at or meter.started_at
-                _send(loop, case, setting.seconds / TURNS)
+                send(loop, case, setting.seconds / turn_count)
                 meter.stop()
                 case.tally.is_counting = False
                 case.seconds += meter.seconds
@@ -118,8 +123,8 @@ def _run_hop(setting: Setting) -> Trial:
     acked_count = sum(case.tally.acked_count for case in cases)
     trial = measured(
         meter,
-        variant=HOP,
-        figures=[*_figures(cases), Figure(name="nodes", value=target.node_count, unit="")],
+        variant=variant,
+        figures=[*_figures(cases, variant), Figure(name="nodes", value=target.node_count, unit="")],
         samples=_samples(cases),
         errors=errors,
         findings=[
@@ -144,7 +149,8 @@ def _open_pairs(setting: Setting, loop: Loop, cases: list[_Case], pair_count: in
     target, node_count = setting.target, setting.target.node_count
     found: dict[str, _Case] = {case.name: case for case in cases}
     candidates: list[tuple[Sender, Receiver]] = []
-    for number in range(2 * CANDIDATES_FOR_ONE * pair_count if node_count > 1 else pair_count):
+    candidate_count = 2 * max(CANDIDATES_FOR_ONE * pair_count, FEWEST_CANDIDATES)
+    for number in range(candidate_count if node_count > 1 else pair_count):
         at, is_apart = number % node_count, number // node_count % 2 == 1 and node_count > 1
         # The tally is that of the pair's case, which its conversation's owner decides.
         sender = Sender(
@@ -195,18 +201,17 @@ def case_of(sender_at: int, receiver_at: int, owner_at: int) -> str:
     return RECEIVER_AWAY if owner_at == sender_at else ""
 
 
-def _send(loop: Loop, case: _Case, seconds: float) -> None:
-    """Send by the timetable, each pair in turn; return when all is acked and delivered.
+def _send_by_timetable(loop: Loop, case: _Case, seconds: float) -> None:
+    """Send PER_S, each pair in turn; return when all is acked and delivered.
 
     A send that is late counts from when it was due.
     """
-    pairs, tally = case.pairs, case.tally
     started_at = now()
     count = max(1, round(PER_S * seconds))
 
     def send(number: int) -> None:
         due = started_at + number / PER_S
-        sender, _ = pairs[number % len(pairs)]
+        sender, _ = case.pairs[number % len(case.pairs)]
         sender.send_next()
         sender.sent_at[sender.number] = due
         if number + 1 < count:
@@ -214,9 +219,25 @@ def _send(loop: Loop, case: _Case, seconds: float) -> None:
 
     loop.at(started_at, lambda: send(0))
     loop.run_for(seconds)
+    _settle(loop, case)
+
+
+def _send_in_windows(loop: Loop, case: _Case, seconds: float) -> None:
+    """Keep each pair's window full; return when all is acked and delivered."""
+    case.tally.is_sending = True
+    for sender, _ in case.pairs:
+        for _ in range(WINDOW):
+            sender.send_next()
+    loop.run_for(seconds)
+    case.tally.is_sending = False
+    _settle(loop, case)
+
+
+def _settle(loop: Loop, case: _Case) -> None:
+    tally = case.tally
     loop.run_until(
         lambda: (
-            sum(sender.number for sender, _ in pairs) == tally.acked_count + len(tally.errors)
+            not any(sender.open_count for sender, _ in case.pairs)
             and tally.delivered_count >= tally.acked_count
         ),
         timeout_s=SETTLE_TIMEOUT_S,
@@ -229,15 +250,24 @@ def _samples(cases: list[_Case]) -> dict[str, Samples]:
     return samples | {f"ack, {case.name}": case.tally.acks for case in cases}
 
 
-def _figures(cases: list[_Case]) -> list[Figure]:
+def _figures(cases: list[_Case], variant: str) -> list[Figure]:
+    """What each case takes, and what the others add to `near`."""
     near = cases[0]
-    figures = [_cost(f"CPU per message, {case.name}", case.cpu_ms()) for case in cases]
-    p50_ms = {case.name: percentiles(case.tally.deliveries.values[1::2]).p50_ms for case in cases}
+    figures = [_cost(f"{case.name}: CPU per message", case.cpu_ms()) for case in cases]
+    if variant == BUSY_HOP:
+        for case in cases:
+            per_s = len(case.tally.deliveries) / case.seconds
+            figures.append(Figure(name=f"{case.name}: delivered", value=per_s, unit="/s", is_headline=True))
     for case in cases[1:]:
-        more_ms = p50_ms[case.name] - p50_ms[NEAR]
-        figures.append(_cost(f"{case.name}: later by", more_ms, is_headline=True))
-        figures.append(_cost(f"{case.name}: CPU more by", case.cpu_ms() - near.cpu_ms(), is_headline=True))
+        more_ms = _median_ms(case) - _median_ms(near)
+        if variant == HOP:
+            figures.append(_cost(f"{case.name} adds", more_ms, is_headline=True))
+        figures.append(_cost(f"{case.name} adds CPU", case.cpu_ms() - near.cpu_ms(), is_headline=True))
     return figures
+
+
+def _median_ms(case: _Case) -> float:
+    return percentiles(case.tally.deliveries.values[1::2]).p50_ms
 
 
 def _cost(name: str, value: float, *, is_headline: bool = False) -> Figure:
@@ -247,7 +277,7 @@ def _cost(name: str, value: float, *, is_headline: bool = False) -> Figure:
 WORKLOAD: Final = Workload(
     name="W9",
     title="cluster: W1 and W2 with users spread over nodes, and the cost of a hop",
-    variants=(*_REUSED, HOP),
+    variants=(*_REUSED, *HOPS),
     run=run,
     has_peer=False,
     node_counts=(1, 2, 3),

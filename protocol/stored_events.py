@@ -27,8 +27,18 @@ def encode_json(value: object) -> str:
     return _encoder.encode(value).decode()
 
 
-def place(event: ConversationEvent, conversation_id: str, user_id: str, at: Appended) -> ConversationEvent:
-    """Give an event the place that the store assigned to it."""
+def body_chars(event: ConversationEvent) -> int:
+    """How long the body of an event is that has its place already."""
+    bare = msgspec.structs.replace(event, conversation_id="", seq=0, at_ms=0, user_id="")
+    if isinstance(bare, MessagePosted):
+        bare = msgspec.structs.replace(bare, client_id="", message_count=0)
+    return len(body_of(bare))
+
+
+def place(
+    event: ConversationEvent, conversation_id: str, user_id: str, at: Appended, *, client_id: str = ""
+) -> ConversationEvent:
+    """Give an event the place that the store assigned to it, and a message its key."""
     if isinstance(event, MessagePosted):
         return MessagePosted(
             conversation_id=conversation_id,
@@ -36,7 +46,7 @@ def place(event: ConversationEvent, conversation_id: str, user_id: str, at: Appe
             at_ms=at.at_ms,
             user_id=user_id,
             text=event.text,
-            client_id=event.client_id,
+            client_id=client_id,
             message_count=at.message_count,
             reply_to=event.reply_to,
             thread=event.thread,
@@ -93,11 +103,16 @@ def read_message(conversation_id: str, entry: Entry, state: MessageState | None)
             deleted=True,
             thread_count=state.thread_count,
         )
+    return message_of(posted, state)
+
+
+def message_of(posted: MessagePosted, state: MessageState | None = None) -> Message:
+    """Build a message that was not deleted as it now is from its event and its state; None: as posted."""
     return Message(
-        conversation_id=conversation_id,
-        seq=entry.seq,
-        at_ms=entry.at_ms,
-        user_id=entry.user_id,
+        conversation_id=posted.conversation_id,
+        seq=posted.seq,
+        at_ms=posted.at_ms,
+        user_id=posted.user_id,
         text=posted.text if state is None or state.text is None else state.text,
         client_id=posted.client_id,
         reply_to=posted.reply_to,

@@ -30,6 +30,7 @@ from protocol.limits import PRESENCE_DEBOUNCE_S
 from protocol.records import DeadLetter, Put
 from protocol.types import NodeInfo
 from server.chat_service import ChatService, LogIns, People
+from server.tails import MAX_BYTES, Tails
 from storage.store import Store
 
 MAX_DEAD_LETTER_CHARS: Final = 100_000
@@ -117,7 +118,9 @@ class ChatCore:
         now_ms: Callable[[], int],
         max_file_bytes: int,
         debounce_s: float = PRESENCE_DEBOUNCE_S,
+        tails_bytes: int = MAX_BYTES,
     ) -> None:
+        """`tails_bytes`: memory for recent history; 0: the store is asked each time."""
         self._store = store
         self._now_ms = now_ms
         local = LocalRouter()
@@ -126,11 +129,18 @@ class ChatCore:
         self.router, self.fanout = surroundings.router, surroundings.fanout
         self.leases = leases = surroundings.leases
         self.hub.watermarks.router = self.router
+        self.tails = Tails(store, leases, max_bytes=tails_bytes)
         self.relay = TellRelay(store, self.router, owns=leases.owns)
 
         def conversation(address: Address) -> Conversation:
             return Conversation(
-                address, log=store, leases=leases, fanout=self.fanout, relay=self.relay, now_ms=now_ms
+                address,
+                log=store,
+                leases=leases,
+                fanout=self.fanout,
+                relay=self.relay,
+                now_ms=now_ms,
+                recent=self.tails,
             )
 
         def user(address: Address) -> UserActor:
@@ -174,6 +184,7 @@ class ChatCore:
             announced=surroundings.announced,
             boot=lambda: surroundings.boot,
             check_members=surroundings.check_members,
+            tails=self.tails,
         )
         self.supervisor = Supervisor(
             "actors",
@@ -194,11 +205,13 @@ class ChatCore:
             for host in (self.conversations, self.users):
                 leave = partial(host.passivate_matching, deadline_s=deadline_s)
                 nursery.start_soon(leave, lambda address: address.shard in shards)
+        self.tails.forget_shards(shards)
 
     def cut_off(self, shards: Collection[int]) -> None:
         """End the actors of these shards at once: another node may run them by now."""
         for host in (self.conversations, self.users):
             host.cut_off(lambda address: address.shard in shards, Unavailable("moved", retry_after_s=0.5))
+        self.tails.forget_shards(shards)
 
     def shards_moved(self, shards: Collection[int], *, ours: Collection[int]) -> None:
         """Other actors serve these shards from now on; `ours`: those that this node has taken."""
@@ -212,7 +225,12 @@ class ChatCore:
 
     def gauges(self) -> dict[str, float]:
         """How the actors are doing, for the metrics."""
-        numbers: dict[str, float] = {"tells_waiting": self.relay.depth}
+        numbers: dict[str, float] = {
+            "tells_waiting": self.relay.depth,
+            "tails": self.tails.tail_count,
+            "tails_bytes": self.tails.size_bytes,
+            "tails_fills": self.tails.fill_count,
+        }
         for host in (self.users, self.conversations):
             for name, value in msgspec.structs.asdict(host.stats()).items():
                 if name != "kind":

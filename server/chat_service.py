@@ -1,7 +1,8 @@
 """Give commands their meaning: what goes to an actor, what is read from the store, what the hub does.
 
 Commands that change something go to the actor that owns it, and are answered by it. Reads go straight to the
-store: they never queue behind writes, and never wake an actor. The exceptions are list_members, list_invites
+store: they never queue behind writes, and never wake an actor. Those of recent history are answered at once
+from what the store is known to hold (server/tails.py). The exceptions are list_members, list_invites
 and list_contacts, which the actor answers from its memory, so that they show what was decided before them.
 """
 
@@ -66,6 +67,7 @@ from server.device_cursors import DeviceCursors
 from server.identity import Identity
 from server.pages import fitting, parse_place, place_of, summary
 from server.session import Session
+from server.tails import Tails
 from storage.store import Store
 
 ASK_TIMEOUT_S: Final = 10.0
@@ -168,12 +170,14 @@ class ChatService:
         announced: Callable[[], Awaitable[None]],
         boot: Callable[[], int],
         check_members: Callable[[Iterable[str]], None] | None = None,
+        tails: Tails,
     ) -> None:
         """`announced` returns when the other nodes know of the sessions that were attached before.
 
         `check_members`: let the hub hear what these users are in by the store; None where it always does.
         """
         self._store = store
+        self._tails = tails
         self._router = router
         self._hub = hub
         self._fanout = fanout
@@ -320,6 +324,13 @@ class ChatService:
         elif (read := self._reads.get(kind)) is not None:
             if self._nursery is None:
                 raise Unavailable("draining")
+            if isinstance(command, commands.History | commands.Sync) and self._hub.is_member(
+                caller.conn_id, command.conversation_id
+            ):
+                page = self._tails.page(command)
+                if page is not None:
+                    reply.resolve(page)
+                    return
             self._nursery.start_soon(self._answer, read, caller, command, reply)
         else:
             reply.resolve(self._of_connection(caller, command))
@@ -450,6 +461,8 @@ class ChatService:
         assert isinstance(command, commands.Sync)
         conversation_id = command.conversation_id
         await self._check_member(caller, conversation_id)
+        if caller.conn_id and (recent := await self._tails.fetch(command)) is not None:
+            return recent
         stream = conversation_stream(conversation_id)
         entries, head, more = await self._page(stream, command.after, command.limit)
         return replies.EventPage(
@@ -480,6 +493,8 @@ class ChatService:
             raise ProtocolError("bad_field", "Give `before` or `after`, not both.")
         conversation_id = command.conversation_id
         await self._check_member(caller, conversation_id)
+        if caller.conn_id and (recent := await self._tails.fetch(command)) is not None:
+            return recent
         stream = conversation_stream(conversation_id)
         is_rising = command.after is not None
         found = await self._store.read_messages(
@@ -487,12 +502,15 @@ class ChatService:
             before=command.before,
             after=command.after,
             thread=command.thread,
-            limit=command.limit,
+            limit=command.limit + 1,
             max_bytes=PAGE_BYTES,
         )
+        more = len(found) > command.limit
+        if more:
+            found = found[:-1] if is_rising else found[1:]
         messages = [read_message(conversation_id, entry, state) for entry, state in found]
         items = fitting(messages if is_rising else messages[::-1])
-        more = len(items) < len(messages)
+        more = more or len(items) < len(messages)
         if items and not more:
             # The store ends a page early where the next message is long: only it can tell if there is one.
             last_seq = items[-1].seq

@@ -151,7 +151,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def make_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """Make the parser. Of `chat` and `replay` the arguments are loaded only where `argv` names them."""
+    """Make the parser. Of `chat`, `replay` and `bench`, the arguments are loaded where `argv` names them."""
     parser = _Parser(
         prog="hubbub",
         description="A self-hosted realtime social backend.",
@@ -178,6 +178,7 @@ def make_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     for name, help_text, module in (
         ("chat", "chat from this terminal", "hubbub.terminal"),
         ("replay", "play logs of IRC channels into a group", "hubbub.replay"),
+        ("bench", "measure a node, or several, on this machine", "bench.command"),
     ):
         client = commands.add_parser(name, help=help_text, description=help_text.capitalize() + ".")
         if name in argv[:1]:

@@ -30,11 +30,12 @@ _ENTRY_COLUMNS = "l.seq, l.kind, l.at_ms, l.user_id, l.client_id, l.message_coun
 _ENTRY_WIDTH = 8
 _STATE_COLUMNS = ", ".join(f"m.{name}" for name in _STATE.names)
 _STREAM_ID = "(SELECT stream_id FROM stream WHERE name = ?)"
-_MESSAGES = (
+_EVENTS = (
     f"SELECT {_ENTRY_COLUMNS}, {_STATE_COLUMNS} FROM log l"
     " LEFT JOIN message_state m ON m.conversation_id = ? AND m.seq = l.seq"
-    f" WHERE l.stream_id = {_STREAM_ID} AND l.is_message = 1"
+    f" WHERE l.stream_id = {_STREAM_ID}"
 )
+_MESSAGES = f"{_EVENTS} AND l.is_message = 1"
 # A conversation list, sorted before it is counted: unread is worked out for the lines of the page alone.
 # unread = messages after read_seq that are not deleted; sending advances the sender's own read_seq.
 _LINES = """
@@ -106,6 +107,12 @@ def read_messages(
             cursor = _chained(root, replies, limit) if is_rising else _chained(replies, root, limit)
         found = [_message(row) for row in _paged(cursor, max_bytes)]
     return found if is_rising else found[::-1]
+
+
+def read_tail(connection: sqlite3.Connection, stream: str, limit: int, max_bytes: int) -> list[MessageAt]:
+    conversation_id = stream.partition(":")[2]
+    cursor = connection.execute(f"{_EVENTS} ORDER BY l.seq DESC LIMIT ?", (conversation_id, stream, limit))
+    return [_message(row) for row in _paged(cursor, max_bytes)][::-1]
 
 
 def entry(connection: sqlite3.Connection, stream: str, seq: int) -> Entry | None:

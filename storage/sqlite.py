@@ -120,6 +120,11 @@ class SqliteStore:
         return self._writer.stats
 
     @property
+    def read_count(self) -> int:
+        """Reads since the start."""
+        return self._readers.read_count
+
+    @property
     def queued_bytes(self) -> int:
         return self._writer.queued_bytes
 
@@ -253,6 +258,11 @@ class SqliteStore:
         max_bytes: int = 1 << 20,
     ) -> list[tuple[Entry, MessageState | None]]:
         return await self._readers.run(queries.read_messages, stream, before, after, thread, limit, max_bytes)
+
+    async def read_tail(
+        self, stream: str, *, limit: int, max_bytes: int = 1 << 20
+    ) -> list[tuple[Entry, MessageState | None]]:
+        return await self._readers.run(queries.read_tail, stream, limit, max_bytes)
 
     async def entry(self, stream: str, seq: int) -> Entry | None:
         return await self._readers.run(queries.entry, stream, seq)

@@ -133,6 +133,16 @@ class Store(Protocol):
         """
         ...
 
+    async def read_tail(
+        self, stream: str, *, limit: int, max_bytes: int = 1 << 20
+    ) -> list[tuple[Entry, MessageState | None]]:
+        """The newest entries of any kind, rising by seq, each with its MessageState or None.
+
+        One state of the store: the last seq is the head, and the states are as of it. One entry if there is
+        any, more up to limit and max_bytes of body.
+        """
+        ...
+
     async def entry(self, stream: str, seq: int) -> Entry | None: ...
 
     async def appended(self, stream: str, user_id: str, client_id: str) -> Appended | None:

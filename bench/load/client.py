@@ -10,10 +10,12 @@ import msgspec
 from bench.load.loop import READABLE, WRITABLE, Loop, now
 from bench.load.wires import Got, WireFormat, encoded
 from protocol.commands import Command, Hello
+from protocol.errors import CloseCode
 
 RECEIVE_BYTES: Final = 256 * 1024  # one read takes what a server has coalesced
 OPENING_AT_ONCE: Final = 64  # connections on their way in; a listening socket's queue holds more
 BUSY_RETRY_S: Final = 1.0  # a server that sheds newcomers names two; its cores are shared with a benchmark
+BUSY: Final = ("HTTP/1.1 503 ", f"closing {CloseCode.OVERLOADED:d}")  # at the head, and at the greeting
 _NEW, _UPGRADING, _GREETING, _OPEN, _CLOSED = range(5)
 
 
@@ -85,8 +87,8 @@ class Connection:
 
     @property
     def is_sent_away(self) -> bool:
-        """Tell whether the server had no room at this moment (503)."""
-        return self._state == _CLOSED and self.error.startswith("HTTP/1.1 503 ")
+        """Tell whether the server had no room at this moment, and asks to be called again."""
+        return self._state == _CLOSED and self.error.startswith(BUSY)
 
     def open(self) -> None:
         """Begin to connect; `is_open` when the welcome has come."""

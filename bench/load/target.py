@@ -40,26 +40,23 @@ class CannotRun(Exception):
 
 
 class Cores:
-    """Which cores are the servers', and which the client's. With one core, or off Linux, none is pinned."""
+    """Which cores are the servers', and which the client's. With one core nothing is pinned."""
 
-    def __init__(self, servers: Sequence[int] | None = None) -> None:
-        """`servers`: the servers' cores; None: the first one the process may use."""
-        usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        self._set(usable, servers or usable[:1])
-
-    def _set(self, usable: Sequence[int], servers: Sequence[int]) -> None:
-        self.is_pinned = len(usable) > 1
-        self._usable = tuple(usable)
-        self.servers: tuple[int, ...] = tuple(servers)
-        self.client: tuple[int, ...] = tuple(c for c in usable if c not in self.servers) or tuple(usable)
+    def __init__(
+        self, servers: Sequence[int] | None = None, *, usable: Collection[int] | None = None
+    ) -> None:
+        """`servers`: the servers' cores; None: the first one. `usable`: None: those the process may use."""
+        self._usable = tuple(sorted(os.sched_getaffinity(0) if usable is None else usable))
+        self.is_pinned = len(self._usable) > 1
+        self.servers: tuple[int, ...] = tuple(servers or self._usable[:1])
+        others = tuple(core for core in self._usable if core not in self.servers)
+        self.client: tuple[int, ...] = others or self._usable
 
     def widened(self, count: int) -> "Cores":
-        """These, with `count` cores for the servers, or as many as there are when the client keeps one."""
+        """These, with `count` cores for the servers, or as many as there are while the client keeps one."""
         others = [core for core in self._usable if core not in self.servers]
         more = others[: max(0, min(count - len(self.servers), len(others) - 1))]
-        wider = Cores.__new__(Cores)
-        wider._set(self._usable, (*self.servers, *more))
-        return wider
+        return Cores((*self.servers, *more), usable=self._usable)
 
     def pin_client(self) -> None:
         """Keep this process off the servers' cores."""
@@ -242,6 +239,30 @@ class Uvicorn(Target):
         return [("127.0.0.1", self._port)]
 
 
+class Remote(Target):
+    """A hubbub that somebody else has started, here or elsewhere: what it costs is not known."""
+
+    name = "hubbub"
+    wires = Hubbub.wires
+
+    def __init__(
+        self, directory: Path, cores: Cores, *, address: str, bot_address: str, app_key: str, app_secret: str
+    ) -> None:
+        super().__init__(directory, cores)
+        self._address, self._bot_address = address, bot_address
+        self._app_key, self._app_secret = app_key, app_secret
+
+    def start(self) -> None:
+        """It runs."""
+
+    def addresses(self, wire: str) -> list[tuple[str, int]]:
+        host, _, port = (self._bot_address if wire == "bot" else self._address).rpartition(":")
+        return [(host.strip("[]") or "127.0.0.1", int(port))]
+
+    def kill(self) -> None:
+        raise CannotRun("A server that the benchmark has not started is not killed by it.")
+
+
 @contextmanager
 def running(
     kind: type[Target], cores: Cores, *, keep: Path | None = None, **options: Any
@@ -295,7 +316,7 @@ def _json_line(line: str) -> dict[str, Any]:
 
 def _keep(stream: IO[str], log: IO[str]) -> None:
     """Read what a server logs, since a full pipe would stop it; the file tells of failed runs."""
-    with log, contextlib.suppress(ValueError, OSError):
+    with stream, log, contextlib.suppress(ValueError, OSError):
         for line in stream:
             log.write(line)
             log.flush()

@@ -590,6 +590,25 @@ class StoreSuite(OwnershipSuite):
             found = await store.read_messages(STREAM, after=0, limit=9)
             assert [state for _, state in found] == [None, state, None]
 
+    async def test_a_tail_is_the_newest_entries_with_their_messages_states(self, reopen: Reopen) -> None:
+        """What is kept in memory of a conversation is filled from it: one state, no hole."""
+        async with reopen() as store:
+            assert await store.read_tail(STREAM, limit=9) == []
+            owner = await Owner.of(store)
+            await owner.append(message("1"), notice(), message("x" * 1000), notice(), message("5"))
+            state = MessageState(conversation_id="room", seq=3, text="edited", edited_at_ms=5)
+            await store.commit([Put(state)])
+            found = await store.read_tail(STREAM, limit=4)
+            assert [(entry.seq, known) for entry, known in found] == [
+                (2, None),
+                (3, state),
+                (4, None),
+                (5, None),
+            ]
+            assert [entry for entry, _ in found] == await store.read(STREAM, after=1, limit=4)
+            assert [entry.seq for entry, _ in await store.read_tail(STREAM, limit=9, max_bytes=500)] == [4, 5]
+            assert [entry.seq for entry, _ in await store.read_tail(STREAM, limit=9, max_bytes=1)] == [5]
+
     async def test_a_thread_is_its_root_and_its_replies(self, reopen: Reopen) -> None:
         async with reopen() as store:
             owner = await Owner.of(store)

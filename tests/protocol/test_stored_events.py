@@ -45,7 +45,9 @@ def test_a_replayed_event_is_the_live_event(kind: type[msgspec.Struct], data: st
     live = data.draw(strategies.structs(kind))
     count = live.message_count if isinstance(live, MessagePosted) else 0
     draft = msgspec.structs.replace(live, **NO_PLACE)
-    placed = place(draft, live.conversation_id, live.user_id, Appended(live.seq, count, live.at_ms))
+    key = live.client_id if isinstance(live, MessagePosted) else ""
+    at = Appended(live.seq, count, live.at_ms)
+    placed = place(draft, live.conversation_id, live.user_id, at, client_id=key)
     assert placed == live
 
     body = body_of(draft)

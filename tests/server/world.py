@@ -24,6 +24,7 @@ from server.directory import Directory
 from server.identity import Identity
 from server.log_ins import LogIns
 from server.session import Session
+from server.tails import MAX_BYTES
 from storage.sqlite import SqliteStore, open_store
 from storage.store import Outcome, Store
 
@@ -257,7 +258,7 @@ class World:
 
 @asynccontextmanager
 async def open_world(
-    directory: Path, *, debounce_s: float = 0.0, timeout_s: float = 30.0
+    directory: Path, *, debounce_s: float = 0.0, timeout_s: float = 30.0, tails_bytes: int = MAX_BYTES
 ) -> AsyncIterator[World]:
     """Bring a node to life on a directory; opening it again is a restart."""
     async with open_store(directory) as store:
@@ -277,6 +278,7 @@ async def open_world(
             now_ms=lambda: worlds[0].now_ms,
             max_file_bytes=1 << 20,
             debounce_s=debounce_s,
+            tails_bytes=tails_bytes,
         )
         log_ins.on_session_revoked = core.service.session_revoked
         world = World(store, flaky, core)

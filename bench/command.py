@@ -1,0 +1,184 @@
+"""`hubbub bench`: measure a node, or a cluster, and the usual alternative beside it, on this machine.
+
+Starts the servers itself, each in a fresh directory and durable as by default, or takes the address of one
+that runs. Prints a table; writes JSON lines and a page with charts.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from bench.load.cluster_target import HubbubCluster
+from bench.load.target import Cores, Hubbub, Remote, Uvicorn
+from bench.report import Measurement, append_line, machine, to_html, to_table
+from bench.runner import CannotRun, Entrant, Job, Plan, run_jobs
+from bench.workloads import WORKLOADS
+
+OK: Final = 0
+FAILED: Final = 1
+_PLAIN_WIDTH: Final = 100  # columns, where no terminal says how many it has
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what the command takes."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = "Measure a node and the usual alternative beside it, on this machine."
+    parser.epilog = "workloads:\n" + "\n".join(
+        f"  {workload.name}  {workload.title}\n      {'; '.join(workload.variants)}"
+        for workload in WORKLOADS.values()
+    )
+    parser.add_argument("workloads", nargs="*", metavar="W1", help="which; all, if none is named")
+    parser.add_argument(
+        "--variant",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="only variants whose name contains this; may be given more than once",
+    )
+    parser.add_argument(
+        "--wire", default="json,msgpack,bot", metavar="LIST", help="json, msgpack, bot; default: all three"
+    )
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="default 3; medians are shown")
+    parser.add_argument(
+        "--seconds", type=float, default=8.0, metavar="S", help="measured part of a run, default 8"
+    )
+    parser.add_argument(
+        "--scale", type=float, default=1.0, metavar="X", help="of the number of users; 0.1 to try it out"
+    )
+    parser.add_argument(
+        "--nodes", default="1", metavar="LIST", help="numbers of nodes to run on, such as 1,3; default 1"
+    )
+    parser.add_argument("--no-peer", action="store_true", help="measure hubbub only")
+    parser.add_argument(
+        "--server-cores", default="", metavar="LIST", help="cores for the servers; default: the first one"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("bench-results"), metavar="DIR", help="default bench-results"
+    )
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="leave the servers' directories and logs there"
+    )
+    address = parser.add_argument_group("a server that runs already, instead of starting one")
+    address.add_argument("--address", metavar="HOST:PORT", help="its page's port; limits must be raised")
+    address.add_argument("--bot-address", metavar="HOST:PORT", help="its bot port")
+    address.add_argument("--app-key", metavar="KEY", help="of `hubbub keys create`")
+    address.add_argument("--app-secret", metavar="SECRET", help="of the same")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure; returns the exit code: 1 where a server did not start or a run was not sound."""
+    console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+    try:
+        plan = _plan(options)
+        cores = Cores([int(core) for core in options.server_cores.split(",") if core])
+    except ValueError as exc:
+        console.print(f"hubbub bench: {exc}", style="red", highlight=False)
+        return FAILED
+    cores.pin_client()
+    options.out.mkdir(parents=True, exist_ok=True)
+    stem = time.strftime("bench-%Y%m%d-%H%M%S")
+    lines, page = options.out / f"{stem}.jsonl", options.out / f"{stem}.html"
+    here = machine(pinned=str(cores))
+    append_line(lines, here)
+    measured: list[Measurement] = []
+    code = OK
+    try:
+        for measurement in run_jobs(plan, cores, keep=options.keep, on_start=_announcer(console)):
+            measured.append(measurement)
+            append_line(lines, measurement)
+            _tell(console, measurement)
+    except CannotRun as exc:
+        console.print(f"hubbub bench: {exc}", style="red", highlight=False)
+        code = FAILED
+    except KeyboardInterrupt:
+        console.print("Interrupted; what was measured so far:")
+    if measured:
+        console.print(to_table(here, measured))
+        page.write_text(to_html(here, measured), encoding="utf-8")
+        console.print(f"\n{lines}\n{page}", highlight=False)
+    return code if all(measurement.is_sound for measurement in measured) else FAILED
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    """Make sense of the arguments. Raises: ValueError, with a sentence."""
+    names = [name.upper() for name in options.workloads] or list(WORKLOADS)
+    for name in names:
+        if name not in WORKLOADS:
+            raise ValueError(f"there is no workload {name}; there are {', '.join(WORKLOADS)}")
+    wires = [wire for wire in options.wire.split(",") if wire]
+    for wire in wires:
+        if wire not in Hubbub.wires:
+            raise ValueError(f"there is no wire {wire}; there are {', '.join(Hubbub.wires)}")
+    if options.rounds < 1 or options.seconds <= 0 or options.scale <= 0:
+        raise ValueError("--rounds, --seconds and --scale are above 0")
+    plan = Plan(
+        workloads=[WORKLOADS[name] for name in names],
+        variants=options.variant,
+        entrants=_entrants(options, wires),
+        rounds=options.rounds,
+        seconds=options.seconds,
+        scale=options.scale,
+    )
+    if not plan.jobs():
+        raise ValueError("nothing to run: no workload named has such a variant, wire or number of nodes")
+    return plan
+
+
+def _entrants(options: argparse.Namespace, wires: Sequence[str]) -> list[Entrant]:
+    if options.address:
+        if not (options.app_key and options.app_secret):
+            raise ValueError("--address needs --app-key and --app-secret")
+        remote: dict[str, object] = {
+            "address": options.address,
+            "bot_address": options.bot_address or "",
+            "app_key": options.app_key,
+            "app_secret": options.app_secret,
+        }
+        return [
+            Entrant(Remote, wire, options=remote) for wire in wires if wire != "bot" or options.bot_address
+        ]
+    entrants = []
+    for count in (int(count) for count in options.nodes.split(",")):
+        if count > 1:
+            entrants += [Entrant(HubbubCluster, wire, count, {"node_count": count}) for wire in wires]
+            continue
+        entrants += [Entrant(Hubbub, wire) for wire in wires]
+        if not options.no_peer:
+            entrants.append(Entrant(Uvicorn, "json"))
+    return entrants
+
+
+def _announcer(console: Console) -> Callable[[Job, int, int], None]:
+    def announce(job: Job, number: int, count: int) -> None:
+        console.print(
+            f"[{number}/{count}] {job.workload.name} {job.variant}, {job.entrant.title}, round {job.round} …",
+            style="dim",
+            highlight=False,
+            markup=False,
+        )
+
+    return announce
+
+
+def _tell(console: Console, measurement: Measurement) -> None:
+    figures = ", ".join(
+        f"{figure.name} {figure.value:,.4g}{' ' * (len(figure.unit) > 2)}{figure.unit}"
+        for figure in measurement.figures
+    )
+    latency = measurement.latencies[0] if measurement.latencies else None
+    times = (
+        "" if latency is None else f", {latency.name} p50 {latency.p50_ms:.1f} p99 {latency.p99_ms:.1f} ms"
+    )
+    mark = "" if measurement.is_sound else " NOT SOUND: " + "; ".join(measurement.findings)
+    console.print(f"    {figures}{times}{mark}", highlight=False, markup=False)
+
+
+if __name__ == "__main__":
+    command = argparse.ArgumentParser(prog="hubbub bench")
+    add_arguments(command)
+    sys.exit(run(command.parse_args()))
