@@ -176,6 +176,7 @@ class Target:
                     break
                 said.append(line)
             else:
+                process.stdout.close()
                 raise CannotRun(f"{' '.join(command[:3])} did not start: {''.join(said[-5:]).strip()}")
         finally:
             timer.cancel()
@@ -308,7 +309,8 @@ def cpu_s(pid: int) -> float:
 
 def _json_line(line: str) -> dict[str, Any]:
     with contextlib.suppress(ValueError):
-        decoded = json.loads(line)
+        # What `print` has said may stand before it: its line's end is a write of its own.
+        decoded = json.loads(line[max(0, line.find("{")) :])
         if isinstance(decoded, dict):
             return decoded
     return {}

@@ -2,7 +2,7 @@
 
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,15 @@ import pytest
 
 from bench import cluster_scaling, fan_out, one_to_one
 from bench.load.cluster_target import HubbubCluster, _Launch
-from bench.load.target import Cores, running
+from bench.load.target import Cores, _json_line, running
 from bench.load.trial import Setting, Trial
 from bench.load.wires import Got
 
 NODE_COUNT = 3
 SCALE = 0.04
 SECONDS = 0.5
+# How sends end while a busy machine gives a node no time.
+HELD_UP = {"outcome_unknown", "overloaded", "busy", "timeout"}
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,25 @@ def _figures(trial: Trial) -> dict[str, float]:
     return {figure.name: figure.value for figure in trial.figures}
 
 
+def _sound(cluster: HubbubCluster, run: Callable[[Setting, str], Trial], variant: str) -> Trial:
+    """Run until a run is sound; only one in which a node was held up for seconds may not be.
+
+    Then its link counts as down, and what was sent over it ends as outcome_unknown.
+    """
+    return _sound_over("json", cluster, run, variant)
+
+
+def _sound_over(
+    wire: str, cluster: HubbubCluster, run: Callable[[Setting, str], Trial], variant: str
+) -> Trial:
+    for _ in range(3):
+        trial = run(_setting(cluster, wire), variant)
+        if trial.is_sound or not HELD_UP & set(trial.errors):
+            break
+    assert trial.is_sound, _story(cluster, trial)
+    return trial
+
+
 def _story(cluster: HubbubCluster, trial: Trial) -> str:
     """What was wrong, and what the nodes logged lately that may be why."""
     lines = [line for log in cluster.directory.glob("*.log") for line in log.read_text().splitlines()]
@@ -44,6 +65,14 @@ def _story(cluster: HubbubCluster, trial: Trial) -> str:
 
 
 # -- the cluster ------------------------------------------------------------------------------------
+
+
+def test_a_log_line_counts_also_behind_what_was_printed() -> None:
+    """A launcher prints where it is beside its log; a line that is missed is waited for in vain."""
+    assert _json_line('hubbub is at http://127.0.0.1:1{"event": "cluster_started"}\n') == {
+        "event": "cluster_started"
+    }
+    assert _json_line("hubbub is at http://127.0.0.1:1\n") == {}
 
 
 def test_each_node_gets_a_core_while_the_client_keeps_one() -> None:
@@ -111,23 +140,20 @@ def test_a_killed_cluster_is_gone_and_comes_back_at_the_same_addresses() -> None
 @pytest.mark.parametrize("wire", ["json", "bot"])
 def test_messages_between_nodes_come_once_and_in_order(cluster: HubbubCluster, wire: str) -> None:
     """The same verdict as on one node: W1 asks nothing less of a cluster."""
-    trial = one_to_one.run(_setting(cluster, wire), "window 10")
-    assert trial.is_sound, _story(cluster, trial)
+    trial = _sound_over(wire, cluster, one_to_one.run, "window 10")
     assert _figures(trial)["delivered"] > 0
 
 
 def test_a_group_over_all_nodes_hears_everything_once_and_in_order(cluster: HubbubCluster) -> None:
     """Senders, witness and members are on different nodes; the group's order is one."""
-    trial = fan_out.run(_setting(cluster), "5 senders x 5")
-    assert trial.is_sound, _story(cluster, trial)
+    trial = _sound(cluster, fan_out.run, "5 senders x 5")
     assert _figures(trial)["deliveries"] > 0
 
 
 def test_w9_tells_for_how_many_nodes_its_figures_are(cluster: HubbubCluster) -> None:
     """Scaling is read from the same variant at several numbers of nodes."""
     for variant in ("1:1 over the nodes", "fan-out over the nodes"):
-        trial = cluster_scaling.run(_setting(cluster), variant)
-        assert trial.is_sound, _story(cluster, trial)
+        trial = _sound(cluster, cluster_scaling.run, variant)
         assert trial.variant == variant
         assert _figures(trial)["nodes"] == NODE_COUNT
         assert trial.notes == [note for note in [cluster.sharing()] if note]
@@ -145,8 +171,7 @@ def test_a_case_is_told_by_where_sender_receiver_and_owner_are() -> None:
 @pytest.mark.parametrize("variant", cluster_scaling.HOPS)
 def test_a_hop_is_measured_for_owner_and_receiver(cluster: HubbubCluster, variant: str) -> None:
     """Each case has samples of its own, and what it adds to `near` is a figure."""
-    trial = cluster_scaling.run(_setting(cluster), variant)
-    assert trial.is_sound, _story(cluster, trial)
+    trial = _sound(cluster, cluster_scaling.run, variant)
     for case in cluster_scaling.CASES:
         assert len(trial.samples[f"delivery, {case}"]) > 0
         assert len(trial.samples[f"ack, {case}"]) > 0
