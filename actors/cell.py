@@ -8,7 +8,8 @@ from typing import Final
 import trio
 
 from actors.address import Address
-from actors.mailbox import Envelope, Mailbox
+from actors.entity import Entity
+from actors.mailbox import BATCH_LIMIT, Envelope, Mailbox
 from actors.reply import POSTED, Reply
 from protocol.errors import HubbubError
 
@@ -27,8 +28,12 @@ class Cell:
         "batch_crashes",
         "culprit",
         "cut_off_with",
+        "entity",
+        "failure",
         "gone",
         "is_asked_to_leave",
+        "is_dirty",
+        "is_in_turn",
         "is_ordered_to_leave",
         "last_used",
         "mailbox",
@@ -50,6 +55,10 @@ class Cell:
         self.outstanding: list[Reply] = []  # flushed, not answered; the oldest first
         self.outstanding_limit = _OUTSTANDING_LIMIT
         self.activation_failures = 0  # in a row
+        self.entity: Entity | None = None  # the incarnation, while it takes messages
+        self.is_in_turn = False  # handling a message in its sender's turn
+        self.is_dirty = False  # such messages wait in `batch` to be flushed
+        self.failure: Exception | None = None  # raised in a sender's turn, for the cell's own task
         self.is_asked_to_leave = False  # idle, or least recently used: only if nothing came meanwhile
         self.is_ordered_to_leave = False  # draining: as soon as the mailbox is empty
         self.cut_off_with: HubbubError | None = (
@@ -67,26 +76,40 @@ class Cell:
         """Tell whether the host has forgotten this cell; only for who has set `gone`."""
         return self.gone is not None and self.gone.is_set()
 
-    async def take_batch(self) -> list[Envelope]:
+    def takes_at_once(self) -> bool:
+        """Tell whether a message may be handled in its sender's turn: nothing waits, nobody is at work."""
+        return (
+            self.entity is not None
+            and self.mailbox.is_waited_for
+            and not self.is_in_turn
+            and self.failure is None
+            and len(self.batch) < BATCH_LIMIT
+        )
+
+    async def take_batch(self) -> int:
         """Take the next batch: while messages are being retried, each alone, else what the mailbox holds.
 
-        It is in the cell's hands until `settle_batch`, `requeue_batch` or `fail_batch`.
+        It is in the cell's hands until `settle_batch`, `requeue_batch` or `fail_batch`. Returns where it
+        begins in `batch`: behind what was handled in senders' turns meanwhile.
         """
         self.batch_crashes = 0
-        if not self.retries:
-            self.batch = await self.mailbox.drain()
-            return self.batch
-        await trio.lowlevel.checkpoint()
-        self.batch = self.mailbox.take_posted()
-        if not self.batch:
-            envelope, self.batch_crashes = self.retries.pop(0)
-            self.batch.append(envelope)
-        return self.batch
+        if self.retries:
+            await trio.lowlevel.checkpoint()
+            self.batch = self.mailbox.take_posted()
+            if not self.batch:
+                envelope, self.batch_crashes = self.retries.pop(0)
+                self.batch.append(envelope)
+            return 0
+        mail = await self.mailbox.drain()
+        start = len(self.batch)
+        self.batch += mail
+        return start
 
     def settle_batch(self) -> None:
         """Note that the batch was flushed: replies that are not done yet are owed from now on."""
         self.outstanding += [reply for _, reply in self.batch if not reply.is_done]
         self.batch = []
+        self.is_dirty = False
         if self.outstanding:
             self.forget_answered()
 
@@ -117,6 +140,7 @@ class Cell:
         """Put the batch in hand back to be retried one by one; return the messages that crashed too often."""
         batch, culprit, crashes = self.batch, self.culprit, self.batch_crashes
         self.batch, self.culprit, self.batch_crashes = [], None, 0
+        self.is_dirty = False
         retries: list[tuple[Envelope, int]] = []
         dead: list[tuple[Envelope, int]] = []
         for position, envelope in enumerate(batch):
@@ -130,6 +154,7 @@ class Cell:
     def fail_batch(self, error: HubbubError) -> None:
         """Fail the messages that were received but not flushed."""
         batch, self.batch = self.batch, []
+        self.is_dirty = False
         for _, reply in batch:
             reply.fail(error)
 

@@ -102,6 +102,24 @@ class Conversation(Messages, Membership, Receipts):
 
     # -- messages -----------------------------------------------------------------------------------
 
+    def handle_nowait(self, message: object, reply: Reply) -> bool:
+        """Take what needs no look at the store: plain messages, receipts."""
+        if isinstance(message, Ask):
+            command = message.command
+            if not isinstance(command, commands.Send) or not self.is_plain(command):
+                return False
+            try:
+                self.send_plain(message, command, reply)
+            except Refused as refused:
+                self._refuse_send(refused, message, command, reply)
+        elif isinstance(message, Delivered):
+            self._delivered(message)
+        elif isinstance(message, ReceiptTick):
+            self._tick()
+        else:
+            return False
+        return True
+
     async def handle(self, message: object, reply: Reply) -> None:
         if isinstance(message, Ask):
             command = message.command
@@ -109,10 +127,7 @@ class Conversation(Messages, Membership, Receipts):
                 try:
                     await self._send(message, command, reply)
                 except Refused as refused:
-                    if refused.code not in _MAY_HAVE_PASSED:
-                        raise
-                    if not self._is_staged(message.user_id, command, reply):
-                        self._ctx.start_soon(self._answer_refused, refused, message.user_id, command, reply)
+                    self._refuse_send(refused, message, command, reply)
             else:
                 await self._command(message, command, reply)
         elif isinstance(message, Delivered):
@@ -128,6 +143,13 @@ class Conversation(Messages, Membership, Receipts):
             reply.resolve(replies.Ok())
         else:
             raise TypeError(f"a conversation does not take {type(message).__name__}")
+
+    def _refuse_send(self, refused: Refused, ask: Ask, command: commands.Send, reply: Reply) -> None:
+        """Refuse a message, unless it repeats one that was taken. Raises: Refused."""
+        if refused.code not in _MAY_HAVE_PASSED:
+            raise refused
+        if not self._is_staged(ask.user_id, command, reply):
+            self._ctx.start_soon(self._answer_refused, refused, ask.user_id, command, reply)
 
     # -- commands other than send -------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """Messages of a conversation: send, edit, delete, react, and the messages that these are about."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -66,16 +67,18 @@ class Messages(ConversationBase):
         # Replies in threads that are not committed yet, by key, and who else waits for their ack.
         self._thread_replies: dict[tuple[str, str], list[Reply]] = {}
 
+    @staticmethod
+    def is_plain(command: commands.Send) -> bool:
+        """Tell whether a message can be judged without a look at another message, or at a file."""
+        return not (command.reply_to or command.thread or command.file_ids)
+
+    def send_plain(self, ask: Ask, command: commands.Send, reply: Reply) -> None:
+        """Take a plain message. Raises: Refused."""
+        at_ms = self._may_send(ask, command)
+        self._stage_message(ask.user_id, command, reply, at_ms)
+
     async def _send(self, ask: Ask, command: commands.Send, reply: Reply) -> None:
-        state = self._state
-        if state is None:
-            raise Refused("conversation_not_found")
-        member = rules.member_of(state, ask.user_id, ask.app_id)
-        at_ms = self._at_ms()
-        rules.may_post(state, member, at_ms)
-        rules.check_text(command.text, has_files=bool(command.file_ids))
-        if command.mentions:
-            rules.check_mentions(state, command.mentions)
+        at_ms = self._may_send(ask, command)
         if command.reply_to:
             await self._target(command.reply_to)
         files = await self._attachments(command.file_ids) if command.file_ids else []
@@ -90,33 +93,57 @@ class Messages(ConversationBase):
                 )
             if await self._is_repeated_in_thread(ask.user_id, command, reply):
                 return
+        row_index = self._stage_message(ask.user_id, command, reply, at_ms, files)
+        if root is not None:
+            root.state = msgspec.structs.replace(root.state, thread_count=root.state.thread_count + 1)
+            self._batch.ops.append(Put(root.state, row_index))
+
+    def _may_send(self, ask: Ask, command: commands.Send) -> int:
+        """Judge a message by what is in memory; returns its time. Raises: Refused."""
+        state = self._state
+        if state is None:
+            raise Refused("conversation_not_found")
+        member = rules.member_of(state, ask.user_id, ask.app_id)
+        at_ms = self._at_ms()
+        rules.may_post(state, member, at_ms)
+        rules.check_text(command.text, has_files=bool(command.file_ids))
+        if command.mentions:
+            rules.check_mentions(state, command.mentions)
+        return at_ms
+
+    def _stage_message(
+        self,
+        user_id: str,
+        command: commands.Send,
+        reply: Reply,
+        at_ms: int,
+        files: Sequence[Attachment] = (),
+    ) -> int:
         event = events.MessagePosted(
             text=command.text,
             reply_to=command.reply_to,
             thread=command.thread,
             mentions=command.mentions,
-            files=files,
+            files=list(files),
         )
         row = LogRow(
             stream=self._stream,
             kind="message",
             at_ms=at_ms,
-            user_id=ask.user_id,
+            user_id=user_id,
             body=body_of(event),
             client_id=command.client_id,
             is_message=True,
             thread=command.thread or None,
         )
-        row_index = self._stage_row(row, _Posting(self, ask.user_id, command, event, reply))
-        self._batch.senders.setdefault(ask.user_id, []).append(row_index)
+        row_index = self._stage_row(row, _Posting(self, user_id, command, event, reply))
+        self._batch.senders.setdefault(user_id, []).append(row_index)
         if command.mentions:
-            for user_id in dict.fromkeys(command.mentions):
-                if user_id != ask.user_id:
-                    mention = Mention(user_id=user_id, conversation_id=self._id, seq=0)
+            for other_id in dict.fromkeys(command.mentions):
+                if other_id != user_id:
+                    mention = Mention(user_id=other_id, conversation_id=self._id, seq=0)
                     self._batch.ops.append(Put(mention, row_index, "seq"))
-        if root is not None:
-            root.state = msgspec.structs.replace(root.state, thread_count=root.state.thread_count + 1)
-            self._batch.ops.append(Put(root.state, row_index))
+        return row_index
 
     def _is_staged(self, user_id: str, command: commands.Send, reply: Reply) -> bool:
         """Answer a repetition of a message of this very batch when that one is stored."""

@@ -15,6 +15,7 @@ from actors.address import Address
 from actors.mailbox import Mailbox
 from actors.reply import Reply
 from actors.router import Router
+from actors.timers import Timers
 from protocol.errors import HubbubError, Unavailable
 
 Args = TypeVarTuple("Args")
@@ -35,10 +36,18 @@ class StopEntity(Exception):
 class EntityContext:
     """What one incarnation may use of the world around it. Made by the host, dead once it ends."""
 
-    __slots__ = ("_mailbox", "_nursery", "address", "restarted", "router")
+    __slots__ = ("_mailbox", "_nursery", "_take_at_once", "_timers", "address", "restarted", "router")
 
     def __init__(
-        self, address: Address, router: Router, mailbox: Mailbox, nursery: trio.Nursery, *, restarted: bool
+        self,
+        address: Address,
+        router: Router,
+        mailbox: Mailbox,
+        nursery: trio.Nursery,
+        timers: Timers,
+        take_at_once: Callable[[object], bool],
+        *,
+        restarted: bool,
     ) -> None:
         self.address = address
         self.router = router
@@ -47,20 +56,23 @@ class EntityContext:
         self.restarted = restarted
         self._mailbox: Mailbox | None = mailbox
         self._nursery = nursery
+        self._timers = timers
+        self._take_at_once = take_at_once
 
     def post(self, message: object) -> None:
         """Bring the result of work in flight back to the entity, as a message to its `receive`.
 
-        Never fails and is handled before ordinary messages. Call it from the Trio thread, such as from the
-        store's commit callback. After the incarnation has ended the message is ignored: whatever it reports
-        has been read from the log by the next one.
+        An entity that waits for work may handle it at once (`receive_nowait`). Never fails, and is handled
+        before ordinary messages. Call it from the Trio thread, such as from the store's commit callback.
+        After the incarnation has ended the message is ignored: whatever it reports has been read from the log
+        by the next one.
         """
-        if self._mailbox is not None:
+        if self._mailbox is not None and not self._take_at_once(message):
             self._mailbox.post(message)
 
     def post_after(self, delay_s: float, message: object) -> None:
         """Post `message` in `delay_s` seconds, unless the incarnation ends before."""
-        self.start_soon(self._post_after, delay_s, message)
+        self._timers.post_at(trio.current_time() + delay_s, self.post, message)
 
     def tell(self, address: Address, message: object) -> bool:
         """Tell another actor, and return whether the message was taken; never raises Unavailable.
@@ -95,16 +107,13 @@ class EntityContext:
         """Ignore what is posted from now on. Called by the host alone."""
         self._mailbox = None
 
-    async def _post_after(self, delay_s: float, message: object) -> None:
-        await trio.sleep(delay_s)
-        self.post(message)
-
 
 class Entity:
     """Own the state behind one address, and change it one message at a time.
 
-    The host calls these methods from one task, one after the other: `activate`, then rounds of `receive`
-    (each message of a batch) and `flush` (once per batch), then `passivate`. So no method needs a lock, and
+    The host calls these methods one after the other: `activate`, then rounds of `receive` (each message of a
+    batch) and `flush` (once per batch), then `passivate`; those that may wait, from one task; their `_nowait`
+    twins only while that task waits for mail. So no method needs a lock, and
     whatever one of them awaits holds up this actor's mailbox: await reads in `activate`, submit appends in
     `flush` without waiting for the commit, and let its callback `post` the result.
 
@@ -128,6 +137,18 @@ class Entity:
         incarnation.
         """
         raise NotImplementedError
+
+    def receive_nowait(self, message: object, reply: Reply) -> bool:
+        """Do the same without awaiting, or return False before anything is changed; then `receive` comes.
+
+        Called in the turn of whoever sends, while the entity waits with an empty mailbox: a message costs no
+        task switch then. May raise what `receive` may.
+        """
+        return False
+
+    def flush_nowait(self) -> bool:
+        """Do what `flush` does without awaiting, or return False before anything is changed."""
+        return False
 
     async def flush(self) -> None:
         """Submit what the batch staged, as one append. Called after each batch of at most 64 messages.

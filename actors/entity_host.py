@@ -18,6 +18,7 @@ After a crash:
 import inspect
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -30,9 +31,11 @@ from actors.crash_history import CrashHistory, CrashPolicy
 from actors.entity import Entity, EntityContext, StopEntity
 from actors.failures import refusal_in, sort_failure
 from actors.mailbox import MAILBOX_CAPACITY, Envelope, Mailbox, MailboxFull
-from actors.reply import NO_REPLY, Reply
+from actors.reply import NO_REPLY, POSTED, Reply
+from actors.rounds import Rounds
 from actors.router import BUSY_RETRY_S, Router
 from actors.supervisor import ChildSpec, ChildStatus
+from actors.timers import Timers
 from protocol.errors import HubbubError, Unavailable
 
 IDLE_S: Final = 120.0  # Pekko's default for passivation
@@ -105,6 +108,9 @@ class EntityHost:
         self._cells: OrderedDict[Address, Cell] = OrderedDict()  # least recently used first
         self._histories: dict[Address, CrashHistory] = {}
         self._nursery: trio.Nursery | None = None  # set while it takes messages
+        self._timers = Timers()
+        self._dirty = Rounds(self._flush_at_once)
+        self._flushing = trio.CancelScope()  # ends the flushing of a run
         self._is_over = trio.Event()
         self._asked_count = 0  # cells that were asked to leave and have not answered yet
         self._mailbox_peak = 0
@@ -118,8 +124,13 @@ class EntityHost:
 
     # Taking messages: synchronous, on the hot path.
 
-    def deliver(self, address: Address, message: object, reply: Reply) -> None:
+    def deliver(
+        self, address: Address, message: object, reply: Reply, *, may_be_at_once: bool = False
+    ) -> None:
         """Put a message in the mailbox of `address`, activating the entity first where needed.
+
+        `may_be_at_once`: an entity that waits for work may handle it in this very turn. Not for what one
+        actor sends another: a chain of them would be one long turn.
 
         Raises: Unavailable("busy"), when the mailbox or the host is full; Unavailable("quarantined");
         Unavailable("draining"), also before `run`.
@@ -130,6 +141,8 @@ class EntityHost:
         cell = self._cells.get(address)
         if cell is None:
             cell = self._admit(address, self._nursery)
+        elif may_be_at_once and cell.takes_at_once() and self._take_at_once(cell, message, reply):
+            return
         try:
             cell.mailbox.put_nowait(message, reply)
         except MailboxFull:
@@ -146,6 +159,49 @@ class EntityHost:
         except MailboxFull:
             return False
         return True
+
+    def _take_at_once(self, cell: Cell, message: object, reply: Reply) -> bool:
+        """Let an entity that waits handle a message now; return whether it did. What it raises is settled."""
+        entity = cell.entity
+        assert entity is not None
+        cell.is_in_turn = True
+        try:
+            if not entity.receive_nowait(message, reply):
+                return False
+        except Exception as error:
+            refusal = refusal_in(error)
+            if refusal is not None:
+                reply.fail(refusal)
+                return True
+            cell.culprit = len(cell.batch)
+            cell.failure = error
+            cell.mailbox.wake()  # the cell's own task crashes of it
+        finally:
+            cell.is_in_turn = False
+        cell.batch.append((message, reply))
+        if not cell.is_dirty:
+            cell.is_dirty = True
+            self._dirty.add(cell)
+        return True
+
+    def _take_posted_at_once(self, cell: Cell, message: object) -> bool:
+        return cell.takes_at_once() and self._take_at_once(cell, message, POSTED)
+
+    def _flush_at_once(self, cell: Cell) -> None:
+        """Flush what a cell has taken in senders' turns, unless its own task is awake and does so."""
+        if not cell.is_dirty or not cell.mailbox.is_waited_for or cell.entity is None:
+            return
+        try:
+            if not cell.entity.flush_nowait():
+                cell.mailbox.wake()
+                return
+        except Exception as error:
+            cell.culprit = FLUSH
+            cell.failure = error
+            cell.mailbox.wake()
+            return
+        cell.settle_batch()
+        self._note_stays(cell)
 
     def is_active(self, address: Address) -> bool:
         """Tell whether the entity is awake (or waking, or leaving)."""
@@ -176,17 +232,29 @@ class EntityHost:
 
         Cancelled, it fails what waits with "draining" and lets no entity put down its snapshot.
         """
-        self._is_over = trio.Event()
+        self._is_over = is_over = trio.Event()
+        self._timers = timers = Timers()
+        self._flushing = trio.CancelScope()
+        nursery = None
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                nursery.start_soon(timers.run)
+                nursery.start_soon(self._flush_rounds)
                 task_status.started()
-                while not self._is_over.is_set():
+                while not is_over.is_set():
                     with trio.move_on_after(min(self._idle_s / 4, _SWEEP_S)):
-                        await self._is_over.wait()
+                        await is_over.wait()
                     self._sweep(trio.current_time())
+                timers.stop()
+                self._flushing.cancel()
         finally:
-            self._nursery = None
+            if self._nursery is nursery:  # else it runs again already
+                self._nursery = None
+
+    async def _flush_rounds(self) -> None:
+        with self._flushing:
+            await self._dirty.run()
 
     def child_spec(self, *, shutdown_s: float = 10.0) -> ChildSpec:
         """Describe this host as a child that drains within `shutdown_s` seconds when it is stopped."""
@@ -330,7 +398,13 @@ class EntityHost:
         try:
             async with trio.open_nursery() as nursery:  # the entity's helper tasks
                 context = EntityContext(
-                    cell.address, self._router, cell.mailbox, nursery, restarted=restarted
+                    cell.address,
+                    self._router,
+                    cell.mailbox,
+                    nursery,
+                    self._timers,
+                    partial(self._take_posted_at_once, cell),
+                    restarted=restarted,
                 )
                 entity = self._factory(cell.address)
                 await entity.activate(context)
@@ -347,6 +421,7 @@ class EntityHost:
         finally:
             if context is not None:
                 context.close()
+            cell.entity = None
             cell.mailbox.drop_posted()
         if failure is None:
             return False
@@ -369,18 +444,24 @@ class EntityHost:
     async def _serve(self, cell: Cell, entity: Entity) -> None:
         """Feed batches to an active entity; return once it has been passivated."""
         mailbox = cell.mailbox
+        cell.entity = entity
         while True:
-            if (cell.is_asked_to_leave or cell.is_ordered_to_leave) and not cell.has_mail:
+            if (cell.is_asked_to_leave or cell.is_ordered_to_leave) and not (cell.has_mail or cell.is_dirty):
                 if self._may_leave(cell, entity):
                     await self._passivate(cell, entity)
                     return
                 self._note_stays(cell)
-            batch = await cell.take_batch()
+            start = await cell.take_batch()
+            if cell.failure is not None:
+                failure, cell.failure = cell.failure, None
+                raise failure
+            batch = cell.batch
             if not batch:
                 continue
             if mailbox.peak_depth > self._mailbox_peak:
                 self._mailbox_peak = mailbox.peak_depth
-            for position, (message, reply) in enumerate(batch):
+            for position in range(start, len(batch)):
+                message, reply = batch[position]
                 try:
                     await entity.receive(message, reply)
                 except Exception as error:
@@ -395,7 +476,7 @@ class EntityHost:
                 cell.culprit = FLUSH
                 raise
             cell.settle_batch()
-            del batch, message, reply  # an idle entity shall not hold on to its last batch
+            batch, message, reply = [], None, NO_REPLY  # an idle entity shall not hold on to its last batch
             self._note_stays(cell)
 
     def _may_leave(self, cell: Cell, entity: Entity) -> bool:

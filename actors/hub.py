@@ -91,7 +91,8 @@ class Hub:
         self.watermarks = DeliveredWatermarks(self._wake)
         self.healer: Healer | None = None  # in a cluster; one node alone loses nothing on the way
         self._seats: dict[int, _Seat] = {}
-        self._by_user: dict[str, dict[int, _Seat]] = {}
+        # Tuples, as most users have one seat: a dict for each is 180 bytes more.
+        self._by_user: dict[str, tuple[_Seat, ...]] = {}
         self._audiences: dict[str, _Audience] = {}
         self._inboxes: dict[str, StreamGate] = {}  # of connected users
         self._heads: dict[str, HeadHint] = {}
@@ -104,7 +105,7 @@ class Hub:
         """Let a session hear its inbox, and conversations that its user enters, from now on."""
         seat = _Seat(listener, session_id, None if focus is None else frozenset(focus))
         self._seats[listener.conn_id] = seat
-        self._by_user.setdefault(listener.user_id, {})[listener.conn_id] = seat
+        self._by_user[listener.user_id] = (*self._by_user.get(listener.user_id, ()), seat)
         self._inboxes.setdefault(listener.user_id, StreamGate())
         self.presence.opened(listener)
 
@@ -154,9 +155,10 @@ class Hub:
         if seat is None:
             return
         user_id = seat.listener.user_id
-        own = self._by_user[user_id]
-        del own[conn_id]
-        if not own:
+        own = tuple([other for other in self._by_user[user_id] if other is not seat])
+        if own:
+            self._by_user[user_id] = own
+        else:
             del self._by_user[user_id]
             del self._inboxes[user_id]
         for conversation_id in seat.conversation_ids:
@@ -356,7 +358,7 @@ class Hub:
             self._pass(inbox, inbox_stream(user_id), seq, release)
 
     def _push_inbox(self, user_id: str, seq: int, encoded: Encoded) -> None:
-        for seat in self._by_user.get(user_id, {}).values():
+        for seat in self._by_user.get(user_id, ()):
             seat.listener.push(encoded, INBOX, seq)
         event = encoded.event
         if isinstance(event, events.ContactChanged) and event.contact is None:
@@ -365,13 +367,13 @@ class Hub:
             self.close_session(user_id, event.session_id)  # what said so directly may be lost; this is not
 
     def publish_user_live(self, user_id: str, key: LiveKey, encoded: Encoded, *, stream: str) -> None:
-        for seat in self._by_user.get(user_id, {}).values():
+        for seat in self._by_user.get(user_id, ()):
             seat.listener.push_live(key, encoded, stream)
 
     def subscribe(self, conversation_id: str, user_ids: Sequence[str]) -> None:
         self._note_moves(user_ids)
         for user_id in user_ids:
-            for seat in self._by_user.get(user_id, {}).values():
+            for seat in self._by_user.get(user_id, ()):
                 if seat.left is not None:
                     seat.left.discard(conversation_id)
                 seat.conversation_ids.add(conversation_id)
@@ -380,7 +382,7 @@ class Hub:
     def unsubscribe(self, conversation_id: str, user_ids: Sequence[str], *, to: Collection[str]) -> None:
         self._note_moves(user_ids)
         for user_id in user_ids:
-            for seat in self._by_user.get(user_id, {}).values():
+            for seat in self._by_user.get(user_id, ()):
                 self._leave(seat, conversation_id)
             self.presence.doubt(user_id)
 
@@ -410,21 +412,21 @@ class Hub:
 
     def resync_user(self, user_id: str, head: int) -> None:
         encoded = Encoded(events.Resync(head=head))
-        for seat in self._by_user.get(user_id, {}).values():
+        for seat in self._by_user.get(user_id, ()):
             seat.listener.push_live(("resync", INBOX), encoded, INBOX)
         inbox = self._inboxes.get(user_id)
         if inbox is not None:
             inbox.head = max(inbox.head, head)
 
     def close_session(self, user_id: str, session_id: str) -> None:
-        for seat in list(self._by_user.get(user_id, {}).values()):
+        for seat in self._by_user.get(user_id, ()):
             if seat.session_id == session_id:
                 seat.listener.close(CloseCode.SESSION_REVOKED)
 
     def replace_connection(self, user_id: str, place: Place) -> None:
         """Close one connection of this life of this node, whose device has connected again."""
-        seat = self._by_user.get(user_id, {}).get(place.conn_id)
-        if seat is not None:
+        seat = self._seats.get(place.conn_id)
+        if seat is not None and seat.listener.user_id == user_id:
             seat.listener.close(CloseCode.REPLACED)
 
     def part(self, user_id: str, other_id: str) -> None:
@@ -509,7 +511,7 @@ class Hub:
         for user_id, conversation_ids in found.items():
             if user_id in moved:
                 continue
-            for seat in self._by_user.get(user_id, {}).values():
+            for seat in self._by_user.get(user_id, ()):
                 if seat.left is not None:
                     continue  # it is being opened, and reads them itself
                 for conversation_id in seat.conversation_ids - set(conversation_ids):

@@ -44,6 +44,11 @@ class Mailbox:
         return len(self._queue)
 
     @property
+    def is_waited_for(self) -> bool:
+        """Tell whether the reader waits, so that both lanes are empty."""
+        return self._reader is not None
+
+    @property
     def is_empty(self) -> bool:
         """Tell whether neither lane holds anything."""
         return not self._queue and not self._posted

@@ -40,6 +40,7 @@ class Watching(Protocol):
     def push_live(self) -> PushLive: ...
 
 
+_NOBODY: Final[frozenset[str]] = frozenset()
 OnHere = Callable[[str, PresenceState, int], None]
 """(user_id, state, last_seen_ms): what this node shows of a user has changed."""
 
@@ -51,7 +52,7 @@ class _Watcher:
 
     def __init__(self, session: Watching) -> None:
         self.session = session
-        self.watched: set[str] = set()
+        self.watched: frozenset[str] = _NOBODY  # an empty set of its own is 216 bytes for each session
 
 
 class PresenceBoard:
@@ -72,7 +73,7 @@ class PresenceBoard:
         self._dirty: dict[str, PresenceItem] = {}
         self._watchers: dict[str, dict[_Watcher, None]] = {}  # user_id -> who watches
         self._sessions: dict[int, _Watcher] = {}
-        self._by_user: dict[str, dict[int, _Watcher]] = {}
+        self._by_user: dict[str, tuple[_Watcher, ...]] = {}  # as in the hub
         self._doubted: dict[str, None] = {}  # users who lost a conversation or a contact
         self.rights_version = 0  # counts such losses
         self.on_here: OnHere = _ignore
@@ -83,7 +84,7 @@ class PresenceBoard:
         """A session of the user is here; its person counts as active."""
         user_id, conn_id = session.user_id, session.conn_id
         watcher = self._sessions[conn_id] = _Watcher(session)
-        self._by_user.setdefault(user_id, {})[conn_id] = watcher
+        self._by_user[user_id] = (*self._by_user.get(user_id, ()), watcher)
         self._debouncing.pop(user_id, None)
         connections = self._here.setdefault(user_id, Connections())
         connections.opened(conn_id, is_active=True)
@@ -104,9 +105,10 @@ class PresenceBoard:
             return
         for watched in watcher.watched:
             self._unwatch(watcher, watched)
-        own = self._by_user[user_id]
-        del own[conn_id]
-        if not own:
+        own = tuple([other for other in self._by_user[user_id] if other is not watcher])
+        if own:
+            self._by_user[user_id] = own
+        else:
             del self._by_user[user_id]
         connections = self._here[user_id]
         connections.closed(conn_id, trio.current_time(), was_silent=was_silent)
@@ -216,7 +218,7 @@ class PresenceBoard:
         watcher = self._sessions.get(conn_id)
         if watcher is None:
             return
-        wanted = set(user_ids)
+        wanted = frozenset(user_ids)
         for user_id in watcher.watched - wanted:
             self._unwatch(watcher, user_id)
         for user_id in wanted - watcher.watched:
@@ -231,7 +233,7 @@ class PresenceBoard:
     def doubt(self, user_id: str) -> None:
         """A reason to see or to be seen by others is gone: whether another one is left must be asked."""
         self.rights_version += 1
-        if user_id in self._watchers or any(w.watched for w in self._by_user.get(user_id, {}).values()):
+        if user_id in self._watchers or any(w.watched for w in self._by_user.get(user_id, ())):
             self._doubted[user_id] = None
 
     def take_doubted(self) -> list[str]:
@@ -242,14 +244,14 @@ class PresenceBoard:
     def in_sight_of(self, user_id: str) -> set[str]:
         """Those whom a user watches, and those who watch the user."""
         others = {watcher.session.user_id for watcher in self._watchers.get(user_id, ())}
-        return others.union(*(watcher.watched for watcher in self._by_user.get(user_id, {}).values()))
+        return others.union(*(watcher.watched for watcher in self._by_user.get(user_id, ())))
 
     def part(self, user_id: str, other_id: str) -> None:
         """Two users must no longer see each other's presence: to both, the other goes offline."""
         for watching, watched in ((user_id, other_id), (other_id, user_id)):
-            for watcher in self._by_user.get(watching, {}).values():
+            for watcher in self._by_user.get(watching, ()):
                 if watched in watcher.watched:
-                    watcher.watched.discard(watched)
+                    watcher.watched -= {watched}
                     self._unwatch(watcher, watched)
                     item = PresenceItem(user_id=watched, state="offline")
                     watcher.session.push_live("presence", Encoded(events.Presence(items=[item])), INBOX)

@@ -50,8 +50,12 @@ class Host(Protocol):
     def kind(self) -> str:
         """The kind of the addresses it serves."""
 
-    def deliver(self, address: Address, message: object, reply: Reply) -> None:
+    def deliver(
+        self, address: Address, message: object, reply: Reply, *, may_be_at_once: bool = False
+    ) -> None:
         """Put a message in the actor's mailbox, activating the actor first where needed.
+
+        `may_be_at_once`: one that waits for work may handle it in the sender's turn. Not between actors.
 
         Raises: Unavailable.
         """
@@ -96,7 +100,7 @@ class LocalRouter:
         Raises: UnknownKind.
         """
         try:
-            self._host(address).deliver(address, message, reply)
+            self._host(address).deliver(address, message, reply, may_be_at_once=True)
         except HubbubError as error:
             reply.fail(error)
 

@@ -84,10 +84,9 @@ class Staged:
 class Batch:
     """What one append will hold, and what is to be done after it."""
 
-    __slots__ = ("has_room", "ops", "rows", "senders", "staged", "tells")
+    __slots__ = ("ops", "rows", "senders", "staged", "tells")
 
     def __init__(self) -> None:
-        self.has_room = False  # the store was asked; it is asked again for the next batch
         self.rows: list[LogRow] = []
         self.ops: list[Op] = []
         self.staged: list[Staged] = []
@@ -137,27 +136,47 @@ class StreamActor(Entity):
     def watermark_raised(self, user_id: str, at: Appended) -> None:
         """A message of this user was committed."""
 
+    def handle_nowait(self, message: object, reply: Reply) -> bool:
+        """Do the same without awaiting, or return False before anything is changed."""
+        return False
+
     async def receive(self, message: object, reply: Reply) -> None:
         if isinstance(message, _Decided):
             self._conclude(message.batch, message.outcome)
         elif not isinstance(message, Wake):
-            if not self._batch.has_room and _needs_store(message):
-                # Refused before anything is decided; a refused append would end the incarnation.
-                self._log.check_room()
-                self._batch.has_room = True
+            self._check_room(message)
             await self.handle(message, reply)
+
+    def receive_nowait(self, message: object, reply: Reply) -> bool:
+        if isinstance(message, _Decided):
+            if isinstance(message.outcome, HubbubError):
+                return False  # the incarnation ends
+            self._conclude(message.batch, message.outcome)
+            return True
+        self._check_room(message)
+        return self.handle_nowait(message, reply)
+
+    def _check_room(self, message: object) -> None:
+        """Refuse what the store would not take, before anything is decided; a refused append would end the
+        incarnation."""
+        if not self._batch.staged and _needs_store(message):  # else it was asked for this batch
+            self._log.check_room()
 
     async def flush(self) -> None:
         """Submit the batch as one append."""
+        while not self.flush_nowait():
+            await self._next_decision()
+
+    def flush_nowait(self) -> bool:
+        """Do so, unless there are as many appends in flight as there may be."""
         batch = self._batch
         if not batch.staged and not batch.ops:
-            batch.has_room = False
-            return
-        self._batch = Batch()
-        while self._in_flight >= MAX_APPENDS_IN_FLIGHT:
-            await self._next_decision()
+            return True
         if self._failure is not None:  # what was decided since then rests on changes that were not stored
             raise StopEntity(self._failure)
+        if self._in_flight >= MAX_APPENDS_IN_FLIGHT:
+            return False
+        self._batch = Batch()
         for user_id, row_indexes in batch.senders.items():
             batch.ops.append(
                 Advance(
@@ -174,6 +193,7 @@ class StreamActor(Entity):
         )
         self._log.append_nowait(append, lambda outcome: self._decided(batch, outcome))
         self._in_flight += 1
+        return True
 
     def may_passivate(self) -> bool:
         return self._in_flight == 0

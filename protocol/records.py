@@ -533,3 +533,20 @@ class UnreadLine(msgspec.Struct, frozen=True, kw_only=True):
     updated_at_ms: int
     unread: int
     mentions_unread: int
+
+
+class Arrival(msgspec.Struct, frozen=True, kw_only=True):
+    """What the store knows for a device that has just connected."""
+
+    conversation_ids: list[str] = []  # that the user is in
+    inbox_head: int = 0
+    cursors: dict[str, int] = {}  # stream -> seq, as the device has told
+
+
+class LogIn(msgspec.Struct, frozen=True, kw_only=True):
+    """A log-in with whose it is, as the store joins them; without `user` where that is not there."""
+
+    session: Session
+    user: User | None
+    is_disabled: bool
+    last_seen_ms: int = 0

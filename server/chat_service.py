@@ -250,12 +250,9 @@ class ChatService:
         self._hub.attach(session, identity.session_id, hello.focus)
         self.tells.opened(session.conn_id, user_id, hello.device_id)
         await self._announced()
-        members = await self._store.find(MemberRow, {"user_id": user_id}, limit=100_000)
-        self._hub.join(session.conn_id, (row.conversation_id for row in members))
-        inbox = await self._store.head(inbox_stream(user_id))
-        stored: dict[str, int] = {}
-        if hello.cursors is None or hello.inbox_cursor is None:
-            stored = await self._store.device_cursors(user_id, hello.device_id)
+        found = await self._store.arrival(user_id, hello.device_id)
+        self._hub.join(session.conn_id, found.conversation_ids)
+        stored = found.cursors
         cursors = hello.cursors
         if cursors is None:
             cursors = {s[2:]: seq for s, seq in stored.items() if s.startswith("c:")}
@@ -263,7 +260,7 @@ class ChatService:
         if inbox_cursor is None:
             inbox_cursor = stored.get(inbox_stream(user_id), 0)
         lines: list[UnreadLine] = []
-        if members:
+        if found.conversation_ids:  # after they were joined: what comes in between is heard
             lines = await self._store.conversation_lines(user_id, limit=_MAX_LINES)
         heads = [
             Head(
@@ -276,7 +273,7 @@ class ChatService:
             if line.head > cursors.get(line.conversation_id, 0)
         ]
         stands = {line.conversation_id: line.head for line in lines}
-        self._hub.seed(session.conn_id, stands, inbox.seq)
+        self._hub.seed(session.conn_id, stands, found.inbox_head)
         self._cursors.seen(
             Device(
                 user_id=user_id, device_id=hello.device_id, client=hello.client, last_seen_ms=self._now_ms()
@@ -295,10 +292,10 @@ class ChatService:
             heartbeat_interval_s=HEARTBEAT_INTERVAL_S,
             limits=self._limits,
             nodes=self._nodes(),
-            inbox_head=inbox.seq,
+            inbox_head=found.inbox_head,
             inbox_cursor=inbox_cursor,
             heads=heads,
-            heads_complete=len(members) <= _MAX_LINES,
+            heads_complete=len(found.conversation_ids) <= _MAX_LINES,
             cursors=dict(list(cursors.items())[:MAX_CURSORS]) if hello.cursors is None else {},
         )
 

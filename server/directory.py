@@ -7,7 +7,7 @@ there.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import structlog
@@ -26,6 +26,14 @@ DEFAULT_APP_ID: Final = "default"
 FIND_CHUNK: Final = 1000  # the most values of one Store.find_many
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("directory")
+
+
+class Provisioned(NamedTuple):
+    """A user of an app's backend."""
+
+    user: User
+    was_created: bool
+    is_disabled: bool
 
 
 class Directory:
@@ -115,18 +123,19 @@ class Directory:
         avatar: str = "",
         language: str = "",
         time_zone: str = "",
-    ) -> tuple[User, bool]:
+    ) -> Provisioned:
         """Find the user whom an app's backend knows by that id, or make it; True where it was made.
 
         The backend is trusted with its own users, so a value that cannot be had (a taken user name, an
         unknown time zone) is replaced or left empty rather than keeping the user out.
         """
-        for _ in range(4):  # each turn settles one race for the id or for a name
-            found = await self._store.find(User, {"app_id": app_id, "external_id": external_id}, limit=1)
-            if found:
-                return found[0], False
+        for turn in range(5):  # each settles one race for the id or for a name
+            known = await self._store.external_user(app_id, external_id)
+            if known is not None:
+                return Provisioned(known[0], was_created=False, is_disabled=known[1])
             shown, key = _wished_username(username, name, external_id)
-            if not key or await self._store.find(User, {"app_id": app_id, "username_key": key}, limit=1):
+            # The first turn only tries: mostly the name is free, and inserting finds that out as well.
+            if not key or (turn and await self._is_username_taken(app_id, key)):
                 shown, key = auth.checked_username(f"{shown[:22] or 'user'}-{auth.new_id('u')[2:10]}")
             shown_name = _or_empty(auth.checked_name, name[:64]) or shown
             user = User(
@@ -147,8 +156,11 @@ class Directory:
             except Conflict:
                 continue
             log.info("user_provisioned", app_id=app_id, user_id=user.user_id)
-            return user, True
+            return Provisioned(user, was_created=True, is_disabled=False)
         raise Unavailable("busy", "The user is being made by several requests at once.", retry_after_s=1.0)
+
+    async def _is_username_taken(self, app_id: str, key: str) -> bool:
+        return bool(await self._store.find(User, {"app_id": app_id, "username_key": key}, limit=1))
 
     async def _avatar_or_empty(self, app_id: str, file_id: str) -> str:
         try:

@@ -21,7 +21,7 @@ from hypercorn.typing import ASGIFramework
 
 from protocol.codec import Encoded, Wire, encode_frame
 from protocol.commands import Command
-from protocol.errors import CLOSE_MEANINGS, CloseCode, ProtocolError, Unavailable
+from protocol.errors import CLOSE_MEANINGS, CloseCode, Unavailable
 from protocol.events import Closing, Reconnect
 from protocol.limits import HANDSHAKE_TIMEOUT_S
 from protocol.types import NodeInfo
@@ -53,6 +53,9 @@ SWEEP_INTERVAL_S: Final = 1.0  # deadlines of 10 s and 60 s need no finer clock
 SWEEP_CHUNK: Final = 1000  # sessions looked at before the loop may do something else: about 1 ms
 SHED_RETRY_S: Final = 2.0  # what a client that was turned away is told to wait
 ABORT_GRACE_S: Final = 3.0  # between the close codes of a drain and the end
+
+_ComeIn = Callable[[trio.SocketStream, str, "_Counted"], Awaitable[Session | None]]
+"""What leads from a new connection to its session; None where it has ended without one."""
 
 _Door = tuple[
     trio.SocketListener, Callable[[trio.SocketStream, str], Awaitable[None]], Callable[[str], bytes]
@@ -124,10 +127,11 @@ class Gateway:
         self._creations = AddressRates(settings.creations)  # by user id
         self._address_counts = AddressCounts(settings.max_connections_per_address)
         self._connection_count = 0
-        self._handshake_count = 0
+        self._handshakes: dict[_Handshake, None] = {}  # the oldest first
         self._next_conn_id = 1
         self._sessions: dict[int, Session] = {}  # all, by conn_id, from before hello to the end
-        self._by_user: dict[str, dict[str, Session]] = {}  # welcomed or about to be: user_id -> device_id
+        # Welcomed or about to be; tuples, as most users have one, and a dict for each is 180 bytes more.
+        self._by_user: dict[str, tuple[Session, ...]] = {}
         self._waiting = trio.lowlevel.ParkingLot()  # whoever waits for answers or ends of connections
         self._accepting = trio.CancelScope()
         self._opened_at = now
@@ -138,11 +142,11 @@ class Gateway:
     def sessions(self) -> Iterator[Session]:
         """All sessions that have said hello; safe against changes while iterating."""
         for devices in tuple(self._by_user.values()):
-            yield from tuple(devices.values())
+            yield from devices
 
     def sessions_of(self, user_id: str) -> tuple[Session, ...]:
         """The sessions of one user on this node."""
-        return tuple(self._by_user.get(user_id, {}).values())
+        return self._by_user.get(user_id, ())
 
     def reload_tls(self) -> bool:
         """Read the certificate files again, as on SIGHUP; tell whether they could be used."""
@@ -153,7 +157,7 @@ class Gateway:
         sessions = self._sessions.values()
         return {
             "connections": self._connection_count,
-            "handshakes": self._handshake_count,
+            "handshakes": len(self._handshakes),
             "users": len(self._by_user),
             "sessions": sum(len(devices) for devices in self._by_user.values()),
             "outbox_frames": sum(session.outbox_frame_count for session in sessions),
@@ -175,21 +179,23 @@ class Gateway:
         """Take in a session that has proved who it is; the same device's older one is closed."""
         if self.is_draining:
             raise Unavailable("draining", retry_after_s=1.0)
-        devices = self._by_user.setdefault(session.user_id, {})
-        older = devices.pop(session.device_id, None)
-        if older is not None:
-            older.close(CloseCode.REPLACED)
-        elif len(devices) >= self.settings.max_sessions_per_user:
+        devices = self._by_user.get(session.user_id, ())
+        others = tuple([other for other in devices if other.device_id != session.device_id])
+        if len(others) >= self.settings.max_sessions_per_user:
             raise Unavailable("too_many_connections", retry_after_s=30.0)
-        devices[session.device_id] = session
+        for older in devices:
+            if older.device_id == session.device_id:
+                older.close(CloseCode.REPLACED)
+        self._by_user[session.user_id] = (*others, session)
 
     def leave(self, session: Session) -> None:
         """Forget a session, unless a newer one has its place."""
-        devices = self._by_user.get(session.user_id)
-        if devices is not None and devices.get(session.device_id) is session:
-            del devices[session.device_id]
-            if not devices:
+        devices = self._by_user.get(session.user_id, ())
+        if session in devices:
+            if len(devices) == 1:
                 del self._by_user[session.user_id]
+            else:
+                self._by_user[session.user_id] = tuple([other for other in devices if other is not session])
         self._waiting.unpark_all()
 
     def charge_creation(self, user_id: str, command: Command) -> None:
@@ -327,6 +333,10 @@ class Gateway:
             await trio.sleep(SWEEP_INTERVAL_S)
             now, now_ms = trio.current_time(), time.time_ns() // 1_000_000
             self._bridge.check(now)
+            for handshake in tuple(self._handshakes):
+                if handshake.deadline > now:
+                    break  # the others began later
+                handshake.cut_off()
             for index, session in enumerate(tuple(self._sessions.values()), 1):
                 session.check(now, now_ms)
                 if index % SWEEP_CHUNK == 0:
@@ -348,7 +358,7 @@ class Gateway:
             return "draining"
         if self._connection_count >= self.settings.max_connections:
             return "max_connections"
-        if self._handshake_count >= self.settings.max_handshakes:
+        if len(self._handshakes) >= self.settings.max_handshakes:
             return "max_handshakes"
         if self.lag.lag_s(now) > self.settings.shed_lag_s:
             return "loop_lag"
@@ -379,69 +389,24 @@ class Gateway:
 
     # -- connections --------------------------------------------------------------------------------------
 
-    async def _serve_public(self, socket_stream: trio.SocketStream, peer: str) -> None:
-        async with self._connection(socket_stream, peer) as counted:
-            arrived = await self._shake_hands(socket_stream, peer, counted)
-            if arrived is None:
-                return
-            if isinstance(arrived, _HttpArrival):
-                counted.kind = "http"
-                self._count_open("http", 1)
-                # The peer, not the client behind a proxy: its next request may come for somebody else.
-                await self._bridge.serve(arrived.stream, arrived.first, peer)
-            else:
-                counted.kind = "websocket"
-                self._count_open("websocket", 1)
-                await self._run_session(arrived, counted.address)
+    async def _serve_public(self, stream: trio.SocketStream, peer: str) -> None:
+        await self._serve(self._come_in, stream, peer)
 
-    async def _serve_bot(self, socket_stream: trio.SocketStream, peer: str) -> None:
-        async with self._connection(socket_stream, peer) as counted:
-            stream: SocketLikeStream = socket_stream
-            if self._tls is not None:
-                self._handshake_count += 1
-                try:
-                    with trio.move_on_after(self.settings.handshake_timeout_s) as scope:
-                        stream = await shake_tls(socket_stream, self._tls.context)
-                except HandshakeFailed as exc:
-                    self.metrics.handshake_failures[exc.reason] += 1
-                    return
-                finally:
-                    self._handshake_count -= 1
-                if scope.cancelled_caught:
-                    self.metrics.handshake_failures["timeout"] += 1
-                    return
-            counted.kind = "tcp"
-            self._count_open("tcp", 1)
-            await self._run_session(TcpTransport(stream), counted.address)
+    async def _serve_bot(self, stream: trio.SocketStream, peer: str) -> None:
+        await self._serve(self._come_in_as_bot, stream, peer)
 
-    async def _run_session(self, transport: Transport, address: str) -> None:
-        conn_id = self._next_conn_id
-        self._next_conn_id += 1
-        session = self._sessions[conn_id] = Session(
-            transport,
-            conn_id=conn_id,
-            remote_address=address,
-            authenticate=self._authenticate,
-            service=self._service,
-            registry=self,
-            metrics=self.metrics,
-            limits=self.settings.session,
-            poller=self._poller,
-        )
-        if self.is_draining:
-            session.close(CloseCode.DRAINING)
-        try:
-            await session.run()
-        finally:
-            del self._sessions[conn_id]
-
-    @contextlib.asynccontextmanager
-    async def _connection(self, stream: trio.SocketStream, peer: str) -> AsyncIterator["_Counted"]:
+    async def _serve(self, come_in: _ComeIn, stream: trio.SocketStream, peer: str) -> None:
         """Count a connection while it lasts; free its socket and swallow nothing but its own failures."""
         counted = _Counted(peer, is_address_counted=not self._is_trusted(peer))
         self._connection_count += 1
         try:
-            yield counted
+            # Not in one frame with what it takes to come in: this one is kept as long as the connection.
+            session = await come_in(stream, peer, counted)
+            if session is not None:
+                try:
+                    await session.run()
+                finally:
+                    del self._sessions[session.conn_id]
         except Exception:
             # A bug of ours ends this connection, not the node. Sessions have their own report.
             log.exception("connection_crashed", kind=counted.kind)
@@ -455,6 +420,52 @@ class Gateway:
                 free_stream(stream)
             self._waiting.unpark_all()
 
+    async def _come_in(self, stream: trio.SocketStream, peer: str, counted: "_Counted") -> Session | None:
+        """Make the session of a WebSocket; serve HTTP here, to its end."""
+        arrived = await self._shake_hands(stream, peer, counted)
+        if arrived is None:
+            return None
+        if not isinstance(arrived, _HttpArrival):
+            return self._new_session(arrived, "websocket", counted)
+        counted.kind = "http"
+        self._count_open("http", 1)
+        # The peer, not the client behind a proxy: its next request may come for somebody else.
+        await self._bridge.serve(arrived.stream, arrived.first, peer)
+        return None
+
+    async def _come_in_as_bot(
+        self, socket_stream: trio.SocketStream, _peer: str, counted: "_Counted"
+    ) -> Session | None:
+        stream: SocketLikeStream = socket_stream
+        if self._tls is not None:
+            with self._handshake(socket_stream) as handshake:
+                try:
+                    stream = await shake_tls(socket_stream, self._tls.context)
+                except HandshakeFailed as exc:
+                    self._count_failure(handshake, exc.reason)
+                    return None
+        return self._new_session(TcpTransport(stream), "tcp", counted)
+
+    def _new_session(self, transport: Transport, kind: str, counted: "_Counted") -> Session:
+        counted.kind = kind
+        self._count_open(kind, 1)
+        conn_id = self._next_conn_id
+        self._next_conn_id += 1
+        session = self._sessions[conn_id] = Session(
+            transport,
+            conn_id=conn_id,
+            remote_address=counted.address,
+            authenticate=self._authenticate,
+            service=self._service,
+            registry=self,
+            metrics=self.metrics,
+            limits=self.settings.session,
+            poller=self._poller,
+        )
+        if self.is_draining:
+            session.close(CloseCode.DRAINING)
+        return session
+
     def _count_open(self, kind: str, change: int) -> None:
         self.metrics.open_connections[kind] += change
         if change > 0:
@@ -465,28 +476,26 @@ class Gateway:
     ) -> "_HttpArrival | Transport | None":
         """Find out what a new connection wants, within 10 s; None where it wants nothing that we have."""
         stream: SocketLikeStream = socket_stream
-        self._handshake_count += 1
-        try:
-            with trio.move_on_after(self.settings.handshake_timeout_s) as scope:
-                try:
-                    if self._tls is not None:
-                        stream = await shake_tls(socket_stream, self._tls.context)
-                    head, rest = await read_head(stream)
-                    return await self._route(stream, head, rest, peer, counted)
-                except HandshakeFailed as exc:
-                    self.metrics.handshake_failures[exc.reason] += 1
-                    if exc.answer:
-                        await _say_last(stream, exc.answer)
-                    return None
-                except TransportClosed:
-                    self.metrics.handshake_failures["reset"] += 1
-                    return None
-            if scope.cancelled_caught:
-                self.metrics.handshake_failures["timeout"] += 1
-                abort_stream(socket_stream)
-            return None
-        finally:
-            self._handshake_count -= 1
+        with self._handshake(socket_stream) as handshake:
+            try:
+                if self._tls is not None:
+                    stream = await shake_tls(socket_stream, self._tls.context)
+                head, rest = await read_head(stream)
+                return await self._route(stream, head, rest, peer, counted)
+            except HandshakeFailed as exc:
+                self._count_failure(handshake, exc.reason)
+                if exc.answer:
+                    await _say_last(stream, exc.answer)
+            except TransportClosed:
+                self._count_failure(handshake, "reset")
+        return None
+
+    def _handshake(self, stream: trio.SocketStream) -> "_Handshake":
+        deadline = trio.current_time() + self.settings.handshake_timeout_s
+        return _Handshake(stream, deadline, self._handshakes)
+
+    def _count_failure(self, handshake: "_Handshake", reason: str) -> None:
+        self.metrics.handshake_failures["timeout" if handshake.is_late else reason] += 1
 
     async def _route(
         self, stream: SocketLikeStream, raw_head: bytes, rest: bytes, peer: str, counted: "_Counted"
@@ -505,12 +514,7 @@ class Gateway:
         if not counted.is_address_counted:
             # A WebSocket is one client's; a proxy's HTTP connection is many, told apart by each request.
             self._count_behind_proxy(head, peer, counted)
-        try:
-            return await accept_websocket(stream, raw_head, rest)
-        except ProtocolError as exc:
-            raise HandshakeFailed(
-                "bad_upgrade", http_answer(400, "bad_request", message=exc.message)
-            ) from None
+        return await accept_websocket(stream, head, rest)
 
     def _count_behind_proxy(self, head: RequestHead, peer: str, counted: "_Counted") -> None:
         address = client_address(peer, head.headers.get("x-forwarded-for", ""), self._is_trusted)
@@ -533,6 +537,35 @@ class _Counted:
         self.address = address
         self.is_address_counted = is_address_counted
         self.kind = ""
+
+
+class _Handshake:
+    """A connection that has not come to its request yet, in `open_ones` as long as this context is open.
+
+    The sweeper cuts off those that are late: a cancel scope for each would be a tenth of a connect.
+    """
+
+    __slots__ = ("_open_ones", "_stream", "deadline", "is_late")
+
+    def __init__(
+        self, stream: trio.SocketStream, deadline: float, open_ones: "dict[_Handshake, None]"
+    ) -> None:
+        self._stream = stream
+        self._open_ones = open_ones
+        self.deadline = deadline
+        self.is_late = False
+
+    def __enter__(self) -> "_Handshake":
+        self._open_ones[self] = None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        del self._open_ones[self]
+
+    def cut_off(self) -> None:
+        """Reset the connection: whoever waits on it is told that it is closed."""
+        self.is_late = True
+        abort_stream(self._stream)
 
 
 class _HttpArrival(msgspec.Struct, frozen=True):

@@ -53,6 +53,7 @@ class RequestHead(msgspec.Struct, frozen=True):
     method: str
     target: str
     headers: dict[str, str]
+    is_http_11: bool = True
 
     @property
     def path(self) -> str:
@@ -121,7 +122,7 @@ def parse_head(head: bytes) -> RequestHead:
         key = name.lower()
         value = value.strip()
         headers[key] = f"{headers[key]},{value}" if key in headers else value
-    return RequestHead(parts[0], parts[1], headers)
+    return RequestHead(parts[0], parts[1], headers, parts[2] == "HTTP/1.1")
 
 
 def is_origin_allowed(head: RequestHead, allowed: Collection[str]) -> bool:
@@ -203,8 +204,11 @@ async def accept_forever(
     has_warned = False
     while True:
         try:
-            stream = await listener.accept()
+            # Not listener.accept(): that would leave the address to be asked for.
+            sock, peer = await listener.socket.accept()
         except OSError as exc:
+            if listener.socket.fileno() == -1:
+                raise trio.ClosedResourceError from None
             metrics.accept_errors[errno.errorcode.get(exc.errno or 0, "unknown")] += 1
             if exc.errno in _OUT_OF_ROOM:
                 if not has_warned:
@@ -213,11 +217,7 @@ async def accept_forever(
                 await trio.sleep(ACCEPT_PAUSE_S)
             continue  # else that connection has gone already
         has_warned = False
-        try:
-            address = str(stream.socket.getpeername()[0])
-        except OSError:
-            stream.socket.close()
-            continue
+        stream, address = trio.SocketStream(sock), str(peer[0])
         refusal = admit(address)
         if refusal is None:
             nursery.start_soon(serve, stream, address)

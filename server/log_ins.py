@@ -23,6 +23,8 @@ from server.identity import Identity
 from storage.store import Store
 
 CACHE_S: Final = 3.0  # how long a user disabled by another process can still sign in
+KEY_CACHE_S: Final = 1.0  # an app key revoked by another process lets in for so much longer
+KEY_CACHE_COUNT: Final = 1_000  # app keys in use at once
 CACHE_COUNT: Final = 20_000  # some 1 KB each
 WATCH_S: Final = 5.0  # how long such a user's open connections can outlive that
 USE_GRAIN_MS: Final = 600_000  # "last seen" in the list of sessions is right to ten minutes
@@ -59,6 +61,8 @@ class LogIns:
         self._clock = clock
         self._cache: OrderedDict[str, tuple[Identity, float]] = OrderedDict()
         self._digests: dict[str, set[str]] = {}  # the cache's keys by user
+        self._app_keys: dict[str, tuple[AppKey, float]] = {}  # working ones, and until when they are believed
+        self._key_revocation_count = 0
         self._uses: OrderedDict[str, SessionUse] = OrderedDict()  # of log-ins used lately
         self._unwritten_uses: set[str] = set()  # their session ids
 
@@ -86,11 +90,21 @@ class LogIns:
         return identity
 
     def _keep(self, digest: str, identity: Identity) -> None:
+        now = trio.current_time()
         self._drop(digest)  # it may have been another's
-        self._cache[digest] = (identity, trio.current_time() + CACHE_S)
+        self._forget_old(now)
+        self._cache[digest] = (identity, now + CACHE_S)
         self._digests.setdefault(identity.user_id, set()).add(digest)
         if len(self._cache) > CACHE_COUNT:
             self._drop(next(iter(self._cache)))
+
+    def _forget_old(self, now: float) -> None:
+        """Drop what has run out: a node of many quiet connections would keep 1 KB for each."""
+        while self._cache:
+            digest, (_, until) = next(iter(self._cache.items()))
+            if until > now:
+                return
+            self._drop(digest)
 
     def _drop(self, digest: str) -> None:
         kept = self._cache.pop(digest, None)
@@ -102,30 +116,30 @@ class LogIns:
                 del self._digests[user_id]
 
     async def _authenticate_session(self, digest: str, now_ms: int) -> Identity:
-        found = await self._store.find(Session, {"token_hash": digest}, limit=1)
-        if not found:
+        found = await self._store.log_in(digest)
+        if found is None:
             raise Refused("unauthenticated")
-        session = found[0]
+        session, user = found.session, found.user
         if 0 < session.expires_at_ms <= now_ms:
             raise Refused("unauthenticated", "The session has ended; log in again.")
-        user = await self._store.get(User, session.user_id)
-        if user is None or await self._store.get(Disabled, session.user_id):
+        if user is None or found.is_disabled:
             raise Refused("unauthenticated", "This account is disabled.")
         if not user.is_bot and not session.expires_at_ms:
-            use = self._uses.get(session.session_id) or await self._store.get(SessionUse, session.session_id)
-            last_ms = max(session.created_at_ms, use.last_seen_ms if use else 0)
-            if last_ms + IDLE_END_MS <= now_ms:
+            use = self._uses.get(session.session_id)
+            used_ms = use.last_seen_ms if use is not None else found.last_seen_ms
+            if max(session.created_at_ms, used_ms) + IDLE_END_MS <= now_ms:
                 raise Refused("unauthenticated", "The session was not used for 90 days; log in again.")
-            if use is not None:
-                self._uses.setdefault(session.session_id, use)
+            if used_ms:
+                self._uses.setdefault(
+                    session.session_id,
+                    SessionUse(session_id=session.session_id, user_id=user.user_id, last_seen_ms=used_ms),
+                )
         return identity_of(user, session)
 
     async def _authenticate_jwt(self, token: str, digest: str, now_ms: int) -> Identity:
-        key = await self._store.get(AppKey, auth.jwt_key_id(token))
-        if key is None or key.revoked_at_ms:
-            raise Refused("unauthenticated", "The token's kid is not a working app key.")
+        key = await self._app_key(auth.jwt_key_id(token))
         claims = auth.verify_jwt(token, auth.app_secret(self.server_secret, key.app_key), now_ms)
-        user, _ = await self._directory.provision(
+        user, _, is_disabled = await self._directory.provision(
             key.app_id,
             claims.sub,
             username=claims.username,
@@ -134,7 +148,7 @@ class LogIns:
             language=claims.language,
             time_zone=claims.time_zone,
         )
-        if await self._store.get(Disabled, user.user_id):
+        if is_disabled:
             raise Refused("unauthenticated", "This account is disabled.")
         session_id = f"j_{digest[:32]}"
         return Identity(
@@ -145,6 +159,22 @@ class LogIns:
             kind="jwt",
             app_key=key.app_key,
         )
+
+    async def _app_key(self, app_key: str) -> AppKey:
+        """Find a working app key, read at most KEY_CACHE_S ago. Raises: Refused(unauthenticated)."""
+        kept = self._app_keys.get(app_key)
+        if kept is not None and kept[1] > trio.current_time():
+            return kept[0]
+        self._app_keys.pop(app_key, None)
+        until, revocation_count = trio.current_time() + KEY_CACHE_S, self._key_revocation_count
+        key = await self._store.get(AppKey, app_key)
+        if key is None or key.revoked_at_ms:
+            raise Refused("unauthenticated", "The token's kid is not a working app key.")
+        if self._key_revocation_count == revocation_count:  # else it may be the one
+            if len(self._app_keys) >= KEY_CACHE_COUNT:
+                del self._app_keys[next(iter(self._app_keys))]
+            self._app_keys[app_key] = (key, until)
+        return key
 
     async def authenticate_app(self, app_key: str, secret: str) -> AppKey:
         """Find the app that an app key and its secret stand for. Raises: Refused(unauthenticated)."""
@@ -265,6 +295,8 @@ class LogIns:
 
     def forget_key(self, app_key: str) -> None:
         """Let nobody in by a revoked app key. Looks at everybody: an operator does it now and then."""
+        self._key_revocation_count += 1
+        self._app_keys.pop(app_key, None)
         for digest in [digest for digest, (kept, _) in self._cache.items() if kept.app_key == app_key]:
             self._drop(digest)
 
@@ -342,9 +374,12 @@ class LogIns:
         """
         while True:
             await trio.sleep(WATCH_S)
+            self._forget_old(trio.current_time())
             try:
-                ended = {item.session_id: item.user_id for item in await self.find_ended(live())}
-                self._end(ended)
+                ended = await self.find_ended(live())
+                for item in ended:
+                    self._app_keys.pop(item.app_key, None)  # it may be why
+                self._end({item.session_id: item.user_id for item in ended})
                 await self.flush_uses()
             except HubbubError as exc:
                 log.warning("log_ins_not_watched", code=exc.code)

@@ -14,11 +14,14 @@ from typing import Final, Protocol
 
 import trio
 
+from actors.rounds import Rounds
+
 IS_AVAILABLE: Final = hasattr(select, "epoll")
 _READ: Final = 1  # select.EPOLLIN; named where it does not exist as well
 _WRITE: Final = 4  # select.EPOLLOUT
-# Sockets of one round: some 50 µs each, so that timers and actors wait for a few milliseconds at most.
-_AT_ONCE: Final = 64
+# Sockets of one round: some 50 µs each with what an actor does at once, so that timers and other tasks wait
+# for a few milliseconds at most.
+_AT_ONCE: Final = 32
 
 
 class Ready(Protocol):
@@ -47,8 +50,7 @@ class Poller:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._watched: dict[int, Ready] = {}
-        self._due: list[Ready] = []
-        self._flusher: trio.lowlevel.Task | None = None
+        self._due: Rounds[Ready] = Rounds(_do)
 
     def watch(self, fd: int, ready: Ready, *, reads: bool) -> None:
         """Begin to watch a socket, for reading or, at first, for nothing."""
@@ -66,17 +68,14 @@ class Poller:
 
     def soon(self, ready: Ready) -> None:
         """Call `due` when those tasks have run that can run now: what they add is served with it."""
-        self._due.append(ready)
-        if self._flusher is not None:
-            trio.lowlevel.reschedule(self._flusher)
-            self._flusher = None
+        self._due.add(ready)
 
     async def run(self) -> None:
         """Serve until cancelled."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._poll)
-                await self._flush()
+                await self._due.run()
         finally:
             self._epoll.close()
 
@@ -96,19 +95,6 @@ class Poller:
             else:
                 await trio.lowlevel.wait_readable(epoll)
 
-    async def _flush(self) -> None:
-        while True:  # until cancelled
-            if self._due:
-                due, self._due = self._due, []
-                for index, ready in enumerate(due, 1):
-                    ready.due()
-                    if index % _AT_ONCE == 0:
-                        await trio.lowlevel.checkpoint()
-                await trio.lowlevel.checkpoint()
-            else:
-                self._flusher = trio.lowlevel.current_task()
-                await trio.lowlevel.wait_task_rescheduled(self._abort_wait)
 
-    def _abort_wait(self, _raise_cancel: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
-        self._flusher = None
-        return trio.lowlevel.Abort.SUCCEEDED
+def _do(ready: Ready) -> None:
+    ready.due()

@@ -5,6 +5,7 @@ Pure: `now` (`trio.current_time()` seconds) is handed in.
 
 import ipaddress
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -150,9 +151,11 @@ def trusted_networks(networks: tuple[str, ...]) -> Callable[[str], bool]:
     """
     parsed = tuple(ipaddress.ip_network(network, strict=False) for network in networks)
 
+    if not parsed:
+        return lambda _: False
+
+    @lru_cache(maxsize=1024)  # mostly the same few: a proxy, an office, this machine
     def is_trusted(address: str) -> bool:
-        if not parsed:
-            return False
         try:
             ip = ipaddress.ip_address(address.partition("%")[0])
         except ValueError:

@@ -208,7 +208,8 @@ class Session:
         "_authenticate",
         "_close_reason",
         "_commands",
-        "_has_left",
+        "_hello_id",
+        "_is_entered",
         "_is_paused",
         "_limits",
         "_metrics",
@@ -279,8 +280,9 @@ class Session:
         self._refusals: TokenBucket | None = None  # made when the first command is refused
         self._scope = _NO_SCOPE
         self._reader: trio.lowlevel.Task | None = None  # the reader task, while it waits for room
+        self._is_entered = False  # the registry and the service are to be told when it ends
+        self._hello_id = -1  # until hello has come
         self._pending: Sequence[bytes | str] = ()  # read, but there was no room for it yet
-        self._has_left = False
         self._is_paused = False
 
     # -- for the hub, the gateway and the sweeper ---------------------------------------------------------
@@ -360,24 +362,55 @@ class Session:
         await self._finish()
 
     async def _serve(self) -> None:
-        hello = await self._shake_hands()
-        if hello is None:
-            return
+        is_open = False
         try:
-            self._registry.enter(self)
-        except HubbubError as exc:
-            self._refuse_hello(exc, hello.id)
-            return
-        try:
-            is_open = await self._welcome(hello)
+            with self._phase(self._limits.hello_timeout_s) as scope:
+                is_open = await self._come_in(scope)
+            if scope.cancelled_caught:
+                self._come_too_late()
             if is_open:
                 await self._converse()
         finally:
             self._leave()
 
+    async def _come_in(self, scope: trio.CancelScope) -> bool:
+        """Hear hello, find out who it is, and queue the welcome before everything else.
+
+        Tells whether the session is open. Each step has its time; it is one scope whose deadline moves, as a
+        scope for each would be a tenth of what a connect costs.
+        """
+        try:
+            hello = await self._expect_hello()
+            if hello is None:
+                return False
+            self._hello_id = hello.id
+            scope.deadline = trio.current_time() + self._limits.open_timeout_s
+            self.identity = await self._authenticate(hello.token)
+            self.device_id = hello.device_id
+            self.client = hello.client
+            self._registry.enter(self)
+            self._is_entered = True
+            scope.deadline = trio.current_time() + self._limits.open_timeout_s
+            welcome = await self._service.open(self, hello)
+            self._outbox.reply_first(encode_frame(msgspec.structs.replace(welcome, id=hello.id), self.wire))
+        except TransportClosed:
+            return False
+        except HubbubError as exc:
+            self._refuse_hello(exc, max(0, self._hello_id))
+            return False
+        return self.close_code is None
+
+    def _come_too_late(self) -> None:
+        """A step took too long, or `close` was called meanwhile."""
+        if self._hello_id >= 0:
+            self._refuse_hello(Unavailable("timeout"), self._hello_id)
+        elif self.close_code is None:
+            self._fail(Unavailable("hello_timeout"), 0)
+            self.close(CloseCode.HELLO_TIMEOUT)
+
     def _leave(self) -> None:
-        if not self._has_left:
-            self._has_left = True
+        if self._is_entered:
+            self._is_entered = False
             self._registry.leave(self)
             self._service.closed(self)
 
@@ -387,32 +420,6 @@ class Session:
         if self.close_code is not None:
             self._scope.cancel()
         return self._scope
-
-    async def _shake_hands(self) -> Hello | None:
-        """Return a hello whose token is good; else None, with the connection closing or gone."""
-        hello: Hello | None = None
-        try:
-            with self._phase(self._limits.hello_timeout_s) as scope:
-                hello = await self._expect_hello()
-            if hello is None:
-                if scope.cancelled_caught and self.close_code is None:
-                    self._fail(Unavailable("hello_timeout"), 0)
-                    self.close(CloseCode.HELLO_TIMEOUT)
-                return None
-            with self._phase(self._limits.open_timeout_s) as scope:
-                identity = await self._authenticate(hello.token)
-        except TransportClosed:
-            return None
-        except HubbubError as exc:
-            self._refuse_hello(exc, 0 if hello is None else hello.id)
-            return None
-        if scope.cancelled_caught:
-            self._refuse_hello(Unavailable("timeout"), hello.id)
-            return None
-        self.identity = identity
-        self.device_id = hello.device_id
-        self.client = hello.client
-        return hello
 
     async def _expect_hello(self) -> Hello | None:
         """Return the first command if it is hello; else answer, close, and return None."""
@@ -435,21 +442,6 @@ class Session:
             await self._flush()  # the writer is not running yet
         self.close(CloseCode.HELLO_EXPECTED)
         return None
-
-    async def _welcome(self, hello: Hello) -> bool:
-        """Let the service open the session, and queue the welcome before everything else."""
-        try:
-            with self._phase(self._limits.open_timeout_s) as scope:
-                welcome = await self._service.open(self, hello)
-                self._outbox.reply_first(
-                    encode_frame(msgspec.structs.replace(welcome, id=hello.id), self.wire)
-                )
-        except HubbubError as exc:
-            self._refuse_hello(exc, hello.id)
-            return False
-        if scope.cancelled_caught:
-            self._refuse_hello(Unavailable("timeout"), hello.id)
-        return self.close_code is None
 
     async def _converse(self) -> None:
         """Carry out commands and write what there is, until one side has had enough."""

@@ -1,14 +1,13 @@
-"""The WebSocket transport, and the only file that knows which WebSocket library carries it.
+"""The WebSocket transport: a WebSocket as the session's `Transport`, without a library.
 
-trio-websocket does the handshake, and that is all it does: once it has answered, nothing of it is kept, and
-the connection is ours. We use private parts of it (it has not changed since 2025-02, and
-`tests/server/test_websocket.py` notices if it does). What comes after the handshake is ours because
+The upgrade is `server/upgrade.py`, frames are read by `server/ws_frames.py`, because
 
+- an upgrade by the library was a quarter of what a connect costs;
 - a server's frames are built once for all who get them, and written many at once: one write of 50 frames
   costs a quarter of 50 writes;
-- frames are read by `server/ws_frames.py`, by pulling: no reader task and no channel for each connection
-  (5 KB and one task switch for each message), none of wsproto's buffers and generators (2 KB, and 7 times the
-  CPU for a short message), and a reader that must not read really does not read;
+- frames are read by pulling: no reader task and no channel for each connection (5 KB and one task switch for
+  each message), none of wsproto's buffers and generators (2 KB, and 7 times the CPU for a short message), and
+  a reader that must not read really does not read;
 - our clients need our close codes, which say whether to reconnect, where the library answers an oversize
   message with 1009 and broken frames with 1002 or 1007.
 """
@@ -17,14 +16,11 @@ import math
 from collections.abc import Sequence
 
 import trio
-import trio_websocket
-from wsproto import ConnectionType, WSConnection
-from wsproto.events import Request
-from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
-from protocol.codec import WS_SUBPROTOCOLS, Wire
+from protocol.codec import Wire
 from protocol.errors import ProtocolError
 from protocol.limits import MAX_FRAME_BYTES
+from server.listener import RequestHead
 from server.transport import (
     CLOSE_TIMEOUT_S,
     SocketLikeStream,
@@ -33,44 +29,19 @@ from server.transport import (
     TransportClosed,
     free_stream,
 )
+from server.upgrade import upgrade
 from server.ws_frames import FrameReader, close_frame
 
 
-async def accept_websocket(stream: SocketLikeStream, head: bytes, early: bytes) -> "WebSocketTransport":
+async def accept_websocket(stream: SocketLikeStream, head: RequestHead, early: bytes) -> "WebSocketTransport":
     """Complete the upgrade whose request head was read already; `early` is what came after the head.
 
-    The first known subprotocol that the client offers is chosen; a client that offers none speaks JSON, and
-    one that offers only unknown ones is told none (RFC 6455 section 4.2.2) and speaks JSON or leaves.
-
-    Raises: ProtocolError("bad_request") where the request is not a valid upgrade; TransportClosed.
+    Raises: HandshakeFailed("bad_upgrade") where the request is not a valid upgrade; TransportClosed.
     """
-    connection = trio_websocket.WebSocketConnection(
-        stream, WSConnection(ConnectionType.SERVER), message_queue_size=0, max_message_size=MAX_FRAME_BYTES
-    )
-    try:
-        connection._wsproto.receive_data(head)
-        event = next(iter(connection._wsproto.events()), None)
-    except (RemoteProtocolError, LocalProtocolError, UnicodeError, ValueError) as exc:
-        raise ProtocolError("bad_frame", f"Not a WebSocket upgrade: {exc}") from None
-    if not isinstance(event, Request):
-        raise ProtocolError("bad_frame", "Not a WebSocket upgrade.")
-    request = trio_websocket.WebSocketRequest(connection, event)
-    chosen = next((name for name in request.proposed_subprotocols if name in WS_SUBPROTOCOLS), None)
-    try:
-        await request.accept(subprotocol=chosen)
-    except trio_websocket.ConnectionClosed:
-        raise TransportClosed from None
-    wire = Wire.JSON_WS if chosen is None else WS_SUBPROTOCOLS[chosen]
-    _let_go(connection)
-    return WebSocketTransport(stream, wire, early)
-
-
-def _let_go(connection: trio_websocket.WebSocketConnection) -> None:
-    """Free what the handshake made, at once: wsproto's generator of frames and its owner hold each other, and
-    the garbage collector runs rarely in a node."""
-    established = connection._wsproto.connection
-    assert established is not None, "the handshake is complete"
-    established._proto._parse_more.close()
+    answer, wire = upgrade(head)
+    transport = WebSocketTransport(stream, wire, early)
+    await transport.send_raw(answer)
+    return transport
 
 
 class WebSocketTransport(StreamWriter):

@@ -207,7 +207,7 @@ def _close_code(payload: bytes) -> int:
     if not payload:
         return NO_CODE
     code = int.from_bytes(payload[:2])
-    if len(payload) == 1 or not (code in _DEFINED_CODES or 3000 <= code < 5000):
+    if code not in _DEFINED_CODES and not 3000 <= code < 5000:  # nor is a single byte a code
         raise _broken("a close frame without a proper code")  # section 7.4
     _check_utf8(payload[2:])
     return code

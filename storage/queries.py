@@ -6,17 +6,25 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
+import msgspec
+
 from protocol.records import (
     Appended,
+    Arrival,
     DeviceCursor,
+    Disabled,
     Entry,
+    LogIn,
     MemberRow,
     MessageState,
     Row,
+    Session,
+    SessionUse,
     StreamHead,
     UnreadLine,
+    User,
 )
-from storage.schema import spec_of
+from storage.schema import TableSpec, spec_of
 
 R = TypeVar("R", bound=Row)
 Value = str | int | None
@@ -64,6 +72,40 @@ _LATER_LINES = _LINES.replace(
     "{condition}", " AND (coalesce(h.at_ms, c.created_at_ms), c.conversation_id) < (?, ?)"
 )
 _ONE_LINE = _LINES.replace("{condition}", " AND m.conversation_id = ?")
+
+
+# Questions of many at once are one statement with one row: each step of a statement gives the interpreter's
+# lock away and fights for it. So the answer is JSON, with the number of the question in each part.
+def _listed(spec: TableSpec[Any], alias: str) -> str:
+    return f"json_array({', '.join(f'{alias}.{name}' for name in spec.names)})"
+
+
+_USER = spec_of(User)
+_SESSION = spec_of(Session)
+_IS_DISABLED = f"EXISTS (SELECT 1 FROM {Disabled.table} d WHERE d.user_id = u.user_id)"
+_ARRIVALS = f"""
+SELECT json_group_array(json_array(asked.key,
+    json((SELECT json_group_array(m.conversation_id) FROM {MemberRow.table} m
+        WHERE m.user_id = json_extract(asked.value, '$[0]'))),
+    (SELECT max(l.seq) FROM stream s CROSS JOIN log l ON l.stream_id = s.stream_id
+        WHERE s.name = 'u:' || json_extract(asked.value, '$[0]')),
+    json((SELECT json_group_object(c.stream, c.seq) FROM {DeviceCursor.table} c
+        WHERE c.user_id = json_extract(asked.value, '$[0]')
+        AND c.device_id = json_extract(asked.value, '$[1]')))
+)) FROM json_each(?) asked
+"""
+_EXTERNAL_USERS = f"""
+SELECT json_group_array(json_array(asked.key, {_listed(_USER, "u")}, {_IS_DISABLED}))
+FROM json_each(?) asked CROSS JOIN {User.table} u
+    ON u.app_id = json_extract(asked.value, '$[0]') AND u.external_id = json_extract(asked.value, '$[1]')
+"""
+_LOG_INS = f"""
+SELECT json_group_array(json_array(asked.key, {_listed(_SESSION, "s")}, {_listed(_USER, "u")}, {_IS_DISABLED},
+    (SELECT p.last_seen_ms FROM {SessionUse.table} p WHERE p.session_id = s.session_id)))
+FROM json_each(?) asked CROSS JOIN {Session.table} s ON s.token_hash = asked.value
+    LEFT JOIN {User.table} u ON u.user_id = s.user_id
+"""
+_arrivals = msgspec.json.Decoder(list[tuple[int, list[str], int | None, dict[str, int]]])
 
 
 def read(connection: sqlite3.Connection, stream: str, after: int, limit: int, max_bytes: int) -> list[Entry]:
@@ -287,6 +329,39 @@ def deleted_seqs(connection: sqlite3.Connection, conversation_id: str, after: in
         (conversation_id, after),
     )
     return [seq for (seq,) in rows]
+
+
+def arrivals(connection: sqlite3.Connection, devices: Sequence[tuple[str, str]]) -> list[Arrival]:
+    found = [Arrival()] * len(devices)
+    (answer,) = connection.execute(_ARRIVALS, (json.dumps(devices),)).fetchone()
+    for number, conversation_ids, inbox_head, cursors in _arrivals.decode(answer):
+        found[number] = Arrival(
+            conversation_ids=conversation_ids, inbox_head=inbox_head or 0, cursors=cursors
+        )
+    return found
+
+
+def external_users(
+    connection: sqlite3.Connection, users: Sequence[tuple[str, str]]
+) -> list[tuple[User, bool] | None]:
+    found: list[tuple[User, bool] | None] = [None] * len(users)
+    (answer,) = connection.execute(_EXTERNAL_USERS, (json.dumps(users),)).fetchone()
+    for number, user, is_disabled in msgspec.json.decode(answer):
+        found[number] = (_USER.row(user), bool(is_disabled))
+    return found
+
+
+def log_ins(connection: sqlite3.Connection, token_hashes: Sequence[str]) -> list[LogIn | None]:
+    found: list[LogIn | None] = [None] * len(token_hashes)
+    (answer,) = connection.execute(_LOG_INS, (json.dumps(token_hashes),)).fetchone()
+    for number, session, user, is_disabled, last_seen_ms in msgspec.json.decode(answer):
+        found[number] = LogIn(
+            session=_SESSION.row(session),
+            user=None if user[0] is None else _USER.row(user),
+            is_disabled=bool(is_disabled),
+            last_seen_ms=last_seen_ms or 0,
+        )
+    return found
 
 
 @contextmanager

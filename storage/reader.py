@@ -9,6 +9,7 @@ import queue
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar, TypeVarTuple
@@ -29,15 +30,17 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
-class _Read:
+class Read:
     """One query on its way to a thread and back."""
 
-    __slots__ = ("args", "error", "function", "is_abandoned", "task", "value")
+    __slots__ = ("args", "error", "function", "is_abandoned", "on_done", "value")
 
-    def __init__(self, task: trio.lowlevel.Task, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self.task = task
+    def __init__(
+        self, function: Callable[..., Any], args: tuple[Any, ...], on_done: "Callable[[Read], None]"
+    ) -> None:
         self.function = function
         self.args = args
+        self.on_done = on_done
         self.value: Any = None
         self.error: Exception | None = None
         self.is_abandoned = False
@@ -53,7 +56,9 @@ class Readers:
         self._count = count
         self._query_limit_s = query_limit_s
         self._token = trio.lowlevel.current_trio_token()
-        self._queue: queue.SimpleQueue[_Read | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Read | None] = queue.SimpleQueue()
+        self._answered: deque[Read] = deque()  # by the threads; not yet told to who asked
+        self._is_telling = False  # the Trio thread is on its way to `_tell`
         self._running_count = 0
         self._open_count = 0
         self._is_closed = False
@@ -72,15 +77,9 @@ class Readers:
 
         Raises: Overloaded with 2,048 reads waiting; Unavailable "timeout" after 2 s; StorageUnavailable.
         """
-        if self._is_closed:
-            raise StorageUnavailable("The store is closed.")
-        if self.waiting_count >= MAX_WAITING_READS:
-            raise Overloaded("Too many reads are waiting.")
         await trio.lowlevel.checkpoint_if_cancelled()
-        read = _Read(trio.lowlevel.current_task(), function, args)
-        self.waiting_count += 1
-        self.read_count += 1
-        self._queue.put(read)
+        task = trio.lowlevel.current_task()
+        read = self.submit(function, args, lambda _: trio.lowlevel.reschedule(task))
 
         def abort(_: object) -> trio.lowlevel.Abort:
             read.is_abandoned = True
@@ -92,6 +91,23 @@ class Readers:
         value: T = read.value
         return value
 
+    def submit(
+        self, function: Callable[..., Any], args: tuple[Any, ...], on_done: Callable[[Read], None]
+    ) -> Read:
+        """As `run`, without waiting: `on_done(read)` is called in the Trio thread, unless it was abandoned.
+
+        Raises: Overloaded, StorageUnavailable; then `on_done` is never called.
+        """
+        if self._is_closed:
+            raise StorageUnavailable("The store is closed.")
+        if self.waiting_count >= MAX_WAITING_READS:
+            raise Overloaded("Too many reads are waiting.")
+        read = Read(function, args, on_done)
+        self.waiting_count += 1
+        self.read_count += 1
+        self._queue.put(read)
+        return read
+
     async def aclose(self) -> None:
         """Answer what waits and close the connections."""
         if not self._is_closed:
@@ -101,10 +117,14 @@ class Readers:
         with trio.move_on_after(_CLOSE_TIMEOUT_S, shield=True):
             await self._stopped.wait()
 
-    def _resume(self, read: _Read) -> None:
-        self.waiting_count -= 1
-        if not read.is_abandoned:
-            trio.lowlevel.reschedule(read.task)
+    def _tell(self) -> None:
+        """Tell those whose reads are answered, all that are by now: a wake-up of this thread is dear."""
+        self._is_telling = False  # first: what is answered from here on asks for another call
+        while self._answered:
+            read = self._answered.popleft()
+            self.waiting_count -= 1
+            if not read.is_abandoned:
+                read.on_done(read)
 
     def _note_open(self) -> None:
         self._open_count += 1
@@ -127,8 +147,11 @@ class Readers:
             while (read := self._queue.get()) is not None:  # None: aclose() was called
                 if not read.is_abandoned:
                     reader.answer(read)
-                with contextlib.suppress(trio.RunFinishedError):
-                    self._token.run_sync_soon(self._resume, read)
+                self._answered.append(read)
+                if not self._is_telling:
+                    self._is_telling = True
+                    with contextlib.suppress(trio.RunFinishedError):
+                        self._token.run_sync_soon(self._tell)
         finally:
             reader.close()
             with contextlib.suppress(trio.RunFinishedError):
@@ -144,7 +167,7 @@ class _Connection:
         self._connection: sqlite3.Connection | None = None
         self._deadline = 0.0
 
-    def answer(self, read: _Read) -> None:
+    def answer(self, read: Read) -> None:
         try:
             connection = self._connection or self.open()
             self._deadline = time.monotonic() + self._query_limit_s

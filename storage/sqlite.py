@@ -22,7 +22,9 @@ from protocol.errors import HubbubError, StorageUnavailable
 from protocol.records import (
     Append,
     Appended,
+    Arrival,
     Entry,
+    LogIn,
     MessageState,
     NodeLease,
     Op,
@@ -30,10 +32,12 @@ from protocol.records import (
     ShardOwner,
     StreamHead,
     UnreadLine,
+    User,
 )
 from storage import ownership, queries
 from storage.check import DATABASE_NAME, FILES_NAME
 from storage.files import FileStore
+from storage.gather import Gathered
 from storage.locks import LifeLock, NodeLock, WriteLock
 from storage.migrations import migrate
 from storage.reader import Readers
@@ -99,6 +103,9 @@ class SqliteStore:
         self.files = FileStore(directory / FILES_NAME)
         self._writer = writer
         self._readers = readers
+        self._arrivals = Gathered(readers, queries.arrivals)
+        self._external_users = Gathered(readers, queries.external_users)
+        self._log_ins = Gathered(readers, queries.log_ins)
         self._node_lock = node_lock
         self._lives = lives  # node_id -> its lock, held until the store closes
 
@@ -313,6 +320,15 @@ class SqliteStore:
 
     async def device_cursors(self, user_id: str, device_id: str) -> dict[str, int]:
         return await self._readers.run(queries.device_cursors, user_id, device_id)
+
+    async def arrival(self, user_id: str, device_id: str) -> Arrival:
+        return await self._arrivals.ask((user_id, device_id))
+
+    async def external_user(self, app_id: str, external_id: str) -> tuple[User, bool] | None:
+        return await self._external_users.ask((app_id, external_id))
+
+    async def log_in(self, token_hash: str) -> LogIn | None:
+        return await self._log_ins.ask(token_hash)
 
     async def sharing_conversation(self, user_id: str, other_ids: Sequence[str]) -> set[str]:
         return await self._readers.run(queries.sharing_conversation, user_id, other_ids)

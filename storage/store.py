@@ -10,7 +10,9 @@ from protocol.errors import HubbubError
 from protocol.records import (
     Append,
     Appended,
+    Arrival,
     Entry,
+    LogIn,
     MessageState,
     NodeLease,
     Op,
@@ -18,6 +20,7 @@ from protocol.records import (
     ShardOwner,
     StreamHead,
     UnreadLine,
+    User,
 )
 
 R = TypeVar("R", bound=Row)
@@ -197,6 +200,18 @@ class Store(Protocol):
 
     async def device_cursors(self, user_id: str, device_id: str) -> dict[str, int]:
         """Stream -> seq, as that device has told."""
+        ...
+
+    async def arrival(self, user_id: str, device_id: str) -> Arrival:
+        """What is read for a device that has connected, of one moment after the call."""
+        ...
+
+    async def external_user(self, app_id: str, external_id: str) -> tuple[User, bool] | None:
+        """The user whom an app's backend knows by that id, and whether they are disabled."""
+        ...
+
+    async def log_in(self, token_hash: str) -> LogIn | None:
+        """The log-in with that token, and whose it is."""
         ...
 
     async def sharing_conversation(self, user_id: str, other_ids: Sequence[str]) -> set[str]:

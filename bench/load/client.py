@@ -1,8 +1,8 @@
 """Connections of the load generator: each is one device of one user."""
 
+import errno
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -14,8 +14,8 @@ from protocol.errors import CloseCode
 
 RECEIVE_BYTES: Final = 256 * 1024  # one read takes what a server has coalesced
 OPENING_AT_ONCE: Final = 64  # connections on their way in; a listening socket's queue holds more
-BUSY_RETRY_S: Final = 1.0  # a server that sheds newcomers names two; its cores are shared with a benchmark
-BUSY: Final = ("HTTP/1.1 503 ", f"closing {CloseCode.OVERLOADED:d}")  # at the head, and at the greeting
+SHED_RETRY_S: Final = 2.0  # after which a server that is overloaded asks to be tried again
+_SHED: Final = ("HTTP/1.1 503 ", f"closing {CloseCode.OVERLOADED:d}")
 _NEW, _UPGRADING, _GREETING, _OPEN, _CLOSED = range(5)
 
 
@@ -43,6 +43,8 @@ class Connection:
         self.device_id = device_id
         self.user_id = ""
         self.welcome: dict[str, Any] = {}
+        self.cursors: dict[str, int] = {}  # what this device has, told by hello
+        self.inbox_cursor = 0
         self.started_at = 0.0
         self.opened_at = 0.0
         self.error = ""
@@ -70,8 +72,11 @@ class Connection:
                 self.got(got, payload, at)
         return data[taken:] if taken else data
 
+    def welcomed(self) -> None:
+        """Note that the welcome has come: commands may be sent."""
+
     def ended(self) -> None:
-        """Note that the server has closed."""
+        """Note that the server has closed, or could not be reached."""
 
     # -- opening and closing ------------------------------------------------------------------------
 
@@ -86,19 +91,23 @@ class Connection:
         return self._state == _CLOSED
 
     @property
-    def is_sent_away(self) -> bool:
-        """Tell whether the server had no room at this moment, and asks to be called again."""
-        return self._state == _CLOSED and self.error.startswith(BUSY)
+    def is_shed(self) -> bool:
+        """Tell whether the server turned the connection away because it is overloaded for the moment."""
+        return self._state == _CLOSED and self.error.startswith(_SHED)
 
     def open(self) -> None:
-        """Begin to connect; `is_open` when the welcome has come."""
+        """Begin to connect, for the first time or again; `is_open` when the welcome has come."""
         self.started_at = now()
         self._socket = sock = socket.socket()
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.connect_ex(self.address)
         self._state, self._rest, self._unsent = _NEW, b"", b""
+        self._answers.clear()
         self.error = ""
+        failure = sock.connect_ex(self.address)
+        if failure not in (0, errno.EINPROGRESS):  # this machine may refuse at once
+            self._end(f"connect: error {failure}")
+            return
         self._loop.watch(sock.fileno(), self._on_event, WRITABLE)
 
     def close(self) -> None:
@@ -175,7 +184,14 @@ class Connection:
 
     def _greet(self) -> None:
         self._state = _GREETING
-        self.tell(Hello(id=1, token=self.account.token, device_id=self.device_id))
+        hello = Hello(
+            id=1,
+            token=self.account.token,
+            device_id=self.device_id,
+            cursors=self.cursors or None,
+            inbox_cursor=self.inbox_cursor or None,
+        )
+        self.tell(hello)
 
     def _readable(self) -> None:
         try:
@@ -218,6 +234,7 @@ class Connection:
         self.user_id = self.welcome["user"]["user_id"]
         self.opened_at = at
         self._state = _OPEN
+        self.welcomed()
         for payload in payloads[1:]:  # what came together with the welcome
             self.got(self.wire.decode(payload), payload, at)
         return data[taken:]
@@ -239,28 +256,30 @@ def as_dict(payload: bytes, wire: WireFormat) -> dict[str, Any]:
 
 def open_all(
     loop: Loop, connections: Iterable[Connection], *, at_once: int = OPENING_AT_ONCE, timeout_s: float = 120.0
-) -> None:
-    """Open connections, so many at once; one that is told to come back later does.
+) -> int:
+    """Open connections, so many at once; return how often one was shed, and tried again later, as clients do.
 
     Raises: Closed, where one is refused; TimedOut.
     """
     waiting = list(connections)
     waiting.reverse()
     opening: list[Connection] = []
-    later: list[Connection] = []
+    shed: list[Connection] = []
+    shed_count = 0
 
-    def come_back(connection: Connection) -> None:
-        later.remove(connection)
-        waiting.append(connection)
+    def try_again() -> None:
+        waiting.append(shed.pop(0))
 
     def is_done() -> bool:
+        nonlocal shed_count
         still = []
         for connection in opening:
-            if connection.is_closed:
-                if not connection.is_sent_away:
-                    raise Closed(f"{connection.account.name} could not connect: {connection.error}")
-                later.append(connection)
-                loop.at(now() + BUSY_RETRY_S, partial(come_back, connection))
+            if connection.is_shed:
+                shed_count += 1
+                shed.append(connection)
+                loop.at(now() + SHED_RETRY_S, try_again)
+            elif connection.is_closed:
+                raise Closed(f"{connection.account.name} could not connect: {connection.error}")
             elif not connection.is_open:
                 still.append(connection)
         opening[:] = still
@@ -268,9 +287,10 @@ def open_all(
             connection = waiting.pop()
             connection.open()
             opening.append(connection)
-        return not (opening or later)
+        return not opening and not shed
 
     loop.run_until(is_done, timeout_s=timeout_s, what="all connections are welcomed")
+    return shed_count
 
 
 def ask_all(

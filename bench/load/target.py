@@ -87,11 +87,13 @@ class Target:
 
     name = ""
     wires: tuple[str, ...] = ()
+    has_dedup = True  # whether a message that is sent again under its client_id is stored once
 
     def __init__(self, directory: Path, cores: Cores) -> None:
         self.directory = directory
         self.cores = cores
         self.processes: list[subprocess.Popen[str]] = []
+        self._killed_cpu_s = 0.0
         self._app_key = ""
         self._app_secret = ""
 
@@ -118,8 +120,8 @@ class Target:
         return [process.pid for process in self.processes]
 
     def cpu_s(self) -> float:
-        """CPU seconds that the servers' processes have used so far."""
-        return sum(map(cpu_s, self.pids()))
+        """CPU seconds that the servers' processes have used so far, the killed ones included."""
+        return self._killed_cpu_s + sum(map(cpu_s, self.pids()))
 
     def rss_kib(self) -> int:
         """Resident memory of the servers' processes, in KiB."""
@@ -127,6 +129,7 @@ class Target:
 
     def kill(self) -> None:
         """kill -9 all of it."""
+        self._killed_cpu_s = self.cpu_s()
         for process in self.processes:
             process.kill()
             process.wait()
@@ -215,6 +218,7 @@ class Uvicorn(Target):
 
     name = "uvicorn"
     wires = ("json",)
+    has_dedup = False
 
     def __init__(self, directory: Path, cores: Cores) -> None:
         super().__init__(directory, cores)

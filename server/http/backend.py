@@ -50,7 +50,7 @@ async def provision_users(request: AnyRequest, data: JSONBody[ProvisionUsers]) -
     async def provision_every(start: int) -> None:
         for index in range(start, len(data.users), PROVISION_TASKS):
             wanted = data.users[index]
-            user, was_created = await directory.provision(
+            user, was_created, _ = await directory.provision(
                 key.app_id,
                 wanted.external_id,
                 username=wanted.username,

@@ -115,9 +115,13 @@ class World:
 
 
 class Ledger(Entity):
-    """Append bodies to the log, one append per batch, and answer after the commit."""
+    """Append bodies to the log, one append per batch, and answer after the commit.
+
+    With `is_prompt` it takes in its senders' turns whatever it need not await.
+    """
 
     ctx: EntityContext
+    is_prompt = False
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -138,6 +142,19 @@ class Ledger(Entity):
         world.activations.append((ctx.address.id, ctx.restarted))
 
     async def receive(self, message: object, reply: Reply) -> None:
+        if isinstance(message, Hold):
+            await message.until.wait()
+            reply.resolve(None)
+        else:
+            self._take(message, reply)
+
+    def receive_nowait(self, message: object, reply: Reply) -> bool:
+        if not self.is_prompt or isinstance(message, Hold):
+            return False
+        self._take(message, reply)
+        return True
+
+    def _take(self, message: object, reply: Reply) -> None:
         match message:
             case Append(body):
                 self.world.received.append(body)
@@ -149,9 +166,6 @@ class Ledger(Entity):
                 reply.resolve(tuple(self.state))
             case Do(action):
                 reply.resolve(action(self))
-            case Hold(until):
-                await until.wait()
-                reply.resolve(None)
             case _Committed(bodies, replies):
                 self._conclude(bodies, replies)
             case _:
@@ -163,6 +177,14 @@ class Ledger(Entity):
         self.state += bodies
 
     async def flush(self) -> None:
+        self._flush()
+
+    def flush_nowait(self) -> bool:
+        if self.is_prompt:
+            self._flush()
+        return self.is_prompt
+
+    def _flush(self) -> None:
         world = self.world
         if self.staged:
             staged, self.staged = self.staged, []

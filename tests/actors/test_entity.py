@@ -23,6 +23,8 @@ from tests.actors.ledger import (
     outcomes,
 )
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 
 async def test_a_batch_is_flushed_once(autojump_clock: MockClock) -> None:
     """A conversation makes one append for everything that came in together."""

@@ -34,6 +34,8 @@ from tests.actors.ledger import (
     outcomes,
 )
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 
 def _play(scenario: Any) -> None:
     trio.run(scenario, clock=MockClock(autojump_threshold=0))

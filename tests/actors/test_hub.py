@@ -55,7 +55,9 @@ class Conversations:
         self.told: list[tuple[str, object]] = []
         self.is_asleep = False
 
-    def deliver(self, address: Address, message: object, reply: Reply) -> None:
+    def deliver(
+        self, address: Address, message: object, reply: Reply, *, may_be_at_once: bool = False
+    ) -> None:
         raise AssertionError("the hub has woken an actor")
 
     def deliver_if_active(self, address: Address, message: object) -> bool:

@@ -36,7 +36,9 @@ class Targets:
 
     # as a host
 
-    def deliver(self, address: Address, message: object, reply: Reply) -> None:
+    def deliver(
+        self, address: Address, message: object, reply: Reply, *, may_be_at_once: bool = False
+    ) -> None:
         assert isinstance(message, Told)
         self.attempt_count += 1
         if (error := self.trouble.get(address.id)) is not None:

@@ -51,7 +51,9 @@ class Actors:
         self.answers_at_once = True
         self.refuses_with: HubbubError | None = None
 
-    def deliver(self, address: Address, message: object, reply: Reply) -> None:
+    def deliver(
+        self, address: Address, message: object, reply: Reply, *, may_be_at_once: bool = False
+    ) -> None:
         if self.refuses_with is not None:
             raise self.refuses_with
         assert isinstance(message, Told)

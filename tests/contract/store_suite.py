@@ -18,9 +18,12 @@ from protocol.records import (
     App,
     Append,
     Appended,
+    Arrival,
     ConversationRow,
     DeviceCursor,
+    Disabled,
     Insert,
+    LogIn,
     LogRow,
     MemberRow,
     Mention,
@@ -29,6 +32,8 @@ from protocol.records import (
     Put,
     Redact,
     Remove,
+    Session,
+    SessionUse,
     StreamHead,
     Tell,
     Update,
@@ -749,6 +754,111 @@ class StoreSuite(OwnershipSuite):
             assert await store.sharing_conversation("dan", ["ann", "bob"]) == set()
             assert await store.sharing_conversation("cid", ["ann"]) == {"ann"}
             assert await store.sharing_conversation("ann", []) == set()
+
+    async def test_an_arrival_tells_what_a_device_needs_to_be_welcomed(self, reopen: Reopen) -> None:
+        """A device that lost its memory goes on where it was; conversations of others are not among them."""
+        async with reopen() as store:
+            owner = await Owner.of(store)
+            await owner.append(notice(stream="u:ann"), notice(stream="u:ann"), message())
+            await store.commit(
+                [
+                    *(
+                        Put(MemberRow(conversation_id=c, user_id=u, role="member"))
+                        for c, u in (("c1", "ann"), ("c2", "ann"), ("c2", "bob"))
+                    ),
+                    Put(DeviceCursor(user_id="ann", device_id="phone", stream="c:c1", seq=7)),
+                    Put(DeviceCursor(user_id="ann", device_id="phone", stream="u:ann", seq=1)),
+                    Put(DeviceCursor(user_id="ann", device_id="desk", stream="c:c1", seq=9)),
+                    Put(DeviceCursor(user_id="bob", device_id="phone", stream="c:c2", seq=3)),
+                ]
+            )
+            found = await store.arrival("ann", "phone")
+            assert sorted(found.conversation_ids) == ["c1", "c2"]
+            assert found.inbox_head == 2
+            assert found.cursors == {"c:c1": 7, "u:ann": 1}
+            assert (await store.arrival("ann", 'it\'s "ö"')).cursors == {}
+            assert await store.arrival("eve", "phone") == Arrival()
+
+    async def test_a_crowd_that_comes_at_once_gets_each_their_own(self, reopen: Reopen) -> None:
+        """Many are answered by one query: nobody gets another's conversations or log-in."""
+        async with reopen() as store:
+            names = [f"user{number}" for number in range(150)]
+            await store.commit(
+                [
+                    *(Insert(user(name, name, external_id=f"ext {name}")) for name in names),
+                    *(Put(MemberRow(conversation_id=f"of {n}", user_id=n, role="member")) for n in names),
+                    *(
+                        Insert(
+                            Session(
+                                session_id=f"s {name}",
+                                user_id=name,
+                                app_id="app",
+                                token_hash=f"hash {name}",
+                                created_at_ms=1,
+                            )
+                        )
+                        for name in names
+                    ),
+                ]
+            )
+            right: list[str] = []
+
+            async def come(name: str) -> None:
+                known = await store.external_user("app", f"ext {name}")
+                log_in = await store.log_in(f"hash {name}")
+                arrival = await store.arrival(name, "phone")
+                assert known is not None
+                assert log_in is not None
+                assert known == (log_in.user, False)
+                assert (known[0].user_id, log_in.session.session_id) == (name, f"s {name}")
+                assert arrival.conversation_ids == [f"of {name}"]
+                right.append(name)
+
+            async def come_and_go(name: str) -> None:
+                with trio.move_on_after(0):
+                    await store.arrival(name, "phone")
+
+            async with trio.open_nursery() as nursery:
+                for name in names:
+                    nursery.start_soon(come, name)
+                    nursery.start_soon(come_and_go, name)
+            assert sorted(right) == sorted(names)
+
+    async def test_a_user_of_a_backend_is_found_by_its_id_and_app(self, reopen: Reopen) -> None:
+        """Who signs in by a backend's token is this user and no other app's."""
+        async with reopen() as store:
+            ann = user("ann", "Ann", external_id="7")
+            await store.commit([Insert(ann), Insert(user("bot", "bot", external_id="8", is_bot=True))])
+            assert await store.external_user("app", "7") == (ann, False)
+            assert await store.external_user("app", "9") is None
+            assert await store.external_user("other", "7") is None
+            await store.commit([Put(Disabled(user_id="ann", at_ms=1))])
+            assert await store.external_user("app", "7") == (ann, True)
+            bot = await store.external_user("app", "8")
+            assert bot is not None
+            assert bot[0].is_bot is True
+
+    async def test_a_log_in_is_found_by_its_token_with_its_user(self, reopen: Reopen) -> None:
+        """What every connection of a person or a bot begins with."""
+        async with reopen() as store:
+            ann = user("ann", "ann")
+            session = Session(
+                session_id="s1", user_id="ann", app_id="app", token_hash="hash", created_at_ms=5
+            )
+            lost = Session(session_id="s2", user_id="gone", app_id="app", token_hash="lost", created_at_ms=5)
+            await store.commit([Insert(ann), Insert(session), Insert(lost)])
+            assert await store.log_in("hash") == LogIn(session=session, user=ann, is_disabled=False)
+            assert await store.log_in("lost") == LogIn(session=lost, user=None, is_disabled=False)
+            assert await store.log_in("none") is None
+            await store.commit(
+                [
+                    Put(SessionUse(session_id="s1", user_id="ann", last_seen_ms=9)),
+                    Put(Disabled(user_id="ann", at_ms=1)),
+                ]
+            )
+            assert await store.log_in("hash") == LogIn(
+                session=session, user=ann, is_disabled=True, last_seen_ms=9
+            )
 
     async def test_heads_of_many_streams_at_once(self, reopen: Reopen) -> None:
         """What devices say they hold is held against these."""

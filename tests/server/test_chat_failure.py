@@ -8,6 +8,7 @@ import trio.testing
 
 from actors.conversation import Conversation
 from actors.relay import TellRelay
+from actors.reply import Reply
 from actors.user import UserActor
 from protocol import commands, events, replies
 from protocol.errors import Fenced, HubbubError, Overloaded, StorageUnavailable, Unavailable
@@ -21,17 +22,25 @@ class Bug(RuntimeError):
 
 def inject(monkeypatch: pytest.MonkeyPatch, crashes: int = 10**6) -> list[str]:
     """Let each Send of the text "crash" raise a Bug, at most so often; return the list of those crashes."""
-    original = Conversation.handle
+    original, original_nowait = Conversation.handle, Conversation.handle_nowait
     crashed: list[str] = []
 
-    async def handle(self: Conversation, message: object, reply: object) -> None:
+    def crash(message: object) -> None:
         command = getattr(message, "command", None)
         if isinstance(command, commands.Send) and command.text == "crash" and len(crashed) < crashes:
             crashed.append(command.client_id)
             raise Bug
-        await original(self, message, reply)  # type: ignore[arg-type]  # what was given
+
+    async def handle(self: Conversation, message: object, reply: Reply) -> None:
+        crash(message)
+        await original(self, message, reply)
+
+    def handle_nowait(self: Conversation, message: object, reply: Reply) -> bool:
+        crash(message)
+        return original_nowait(self, message, reply)
 
     monkeypatch.setattr(Conversation, "handle", handle)
+    monkeypatch.setattr(Conversation, "handle_nowait", handle_nowait)
     return crashed
 
 

@@ -22,7 +22,7 @@ async def test_a_provisioned_user_gets_a_free_name_when_the_wish_cannot_be_had(t
             ("4", "admin"),
             ("mail@x.y", ""),
         ]:
-            user, was_created = await office.directory.provision("default", external_id, username=wish)
+            user, was_created, _ = await office.directory.provision("default", external_id, username=wish)
             assert was_created
             names.append(user.username)
         assert names[0] == "ann"

@@ -154,7 +154,7 @@ async def test_a_renewed_certificate_is_used_without_a_restart(tmp_path: Path) -
         (b"GET /ws HTTP/1.1\r\nHost: x\r\n\r\n", b"426", "no_upgrade"),
         (b"POST /ws HTTP/1.1\r\nHost: x\r\ncontent-length: 0\r\n\r\n", b"426", "no_upgrade"),
         (UPGRADE.replace(b"/ws", b"/other"), b"404", "wrong_path"),
-        (UPGRADE.replace(b"Version: 13", b"Version: 8"), b"400", "bad_upgrade"),
+        (UPGRADE.replace(b"Version: 13", b"Version: 8"), b"426", "bad_upgrade"),
         (UPGRADE.replace(b"chat.test", b"\xff.test"), b"400", "bad_upgrade"),
         (UPGRADE.replace(b"Sec-WebSocket-Key", b"X-Key"), b"400", "bad_upgrade"),
     ],

@@ -122,7 +122,7 @@ async def test_when_a_log_in_was_used_is_written_rarely_and_together(
 async def test_a_token_with_an_end_ends_even_while_it_is_cached(tmp_path: Path) -> None:
     """Backends that give out short tokens."""
     async with open_office(tmp_path) as office:
-        user, _ = await office.directory.provision("default", "c7")
+        user, _, _ = await office.directory.provision("default", "c7")
         done = await office.accounts.issue_token("default", user.user_id, ttl_s=60)
         assert not await refused(office.log_ins, done.token)
         office.clock.now_ms += 60_000
