@@ -13,7 +13,8 @@ from typing import Final
 
 from rich.console import Console
 
-from bench.load.target import Cores, Hubbub, Remote, Target, Uvicorn
+from bench.load.cluster_target import HubbubCluster
+from bench.load.target import Cores, Hubbub, Remote, Uvicorn
 from bench.report import Measurement, append_line, machine, to_html, to_table
 from bench.runner import CannotRun, Entrant, Job, Plan, run_jobs
 from bench.workloads import WORKLOADS
@@ -143,9 +144,11 @@ def _entrants(options: argparse.Namespace, wires: Sequence[str]) -> list[Entrant
         ]
     entrants = []
     for count in (int(count) for count in options.nodes.split(",")):
-        kind: type[Target] = Hubbub
-        entrants += [Entrant(kind, wire, count) for wire in wires]
-        if count == 1 and not options.no_peer:
+        if count > 1:
+            entrants += [Entrant(HubbubCluster, wire, count, {"node_count": count}) for wire in wires]
+            continue
+        entrants += [Entrant(Hubbub, wire) for wire in wires]
+        if not options.no_peer:
             entrants.append(Entrant(Uvicorn, "json"))
     return entrants
 

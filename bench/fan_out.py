@@ -258,4 +258,5 @@ WORKLOAD: Final = Workload(
     title="fan-out: a group of 500 connected members",
     variants=("window 1", "5 senders x 5", "5 senders x 5, one stalls"),
     run=run,
+    node_counts=(1, 2, 3),
 )

@@ -165,5 +165,9 @@ def run(setting: Setting, variant: str) -> Trial:
 
 
 WORKLOAD: Final = Workload(
-    name="W1", title="one-to-one: 100 pairs, 100-byte texts", variants=("window 1", "window 10"), run=run
+    name="W1",
+    title="one-to-one: 100 pairs, 100-byte texts",
+    variants=("window 1", "window 10"),
+    run=run,
+    node_counts=(1, 2, 3),
 )

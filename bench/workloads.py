@@ -3,6 +3,7 @@
 from typing import Final
 
 from bench import (
+    cluster_scaling,
     connections,
     crash,
     fan_out,
@@ -25,5 +26,6 @@ WORKLOADS: Final[dict[str, Workload]] = {
         crash.WORKLOAD,
         reconnect_storm.WORKLOAD,
         presence_load.WORKLOAD,
+        cluster_scaling.WORKLOAD,
     )
 }

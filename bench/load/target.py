@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
@@ -43,12 +43,21 @@ class CannotRun(Exception):
 class Cores:
     """Which cores are the servers', and which the client's. With one core nothing is pinned."""
 
-    def __init__(self, servers: Sequence[int] | None = None) -> None:
-        """`servers`: the servers' cores; None: the first one the process may use."""
-        usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        self.is_pinned = len(usable) > 1
-        self.servers: tuple[int, ...] = tuple(servers or usable[:1])
-        self.client: tuple[int, ...] = tuple(c for c in usable if c not in self.servers) or tuple(usable)
+    def __init__(
+        self, servers: Sequence[int] | None = None, *, usable: Collection[int] | None = None
+    ) -> None:
+        """`servers`: the servers' cores; None: the first one. `usable`: None: those the process may use."""
+        self._usable = tuple(sorted(os.sched_getaffinity(0) if usable is None else usable))
+        self.is_pinned = len(self._usable) > 1
+        self.servers: tuple[int, ...] = tuple(servers or self._usable[:1])
+        others = tuple(core for core in self._usable if core not in self.servers)
+        self.client: tuple[int, ...] = others or self._usable
+
+    def widened(self, count: int) -> "Cores":
+        """These, with `count` cores for the servers, or as many as there are while the client keeps one."""
+        others = [core for core in self._usable if core not in self.servers]
+        more = others[: max(0, min(count - len(self.servers), len(others) - 1))]
+        return Cores((*self.servers, *more), usable=self._usable)
 
     def pin_client(self) -> None:
         """Keep this process off the servers' cores."""
@@ -68,6 +77,10 @@ class Cores:
 
 def _listed(cores: Sequence[int]) -> str:
     return ",".join(map(str, cores))
+
+
+def _has_started(event: dict[str, Any]) -> bool:
+    return event.get("event") in ("node_started", "started")
 
 
 class Target:
@@ -153,8 +166,17 @@ class Target:
                 process.wait()
         self.processes.clear()
 
-    def _spawn(self, command: Sequence[str], *, cores: Collection[int] | None = None) -> dict[str, Any]:
-        """Start a process; return the JSON line by which it tells that it serves. Raises: CannotRun."""
+    def _spawn(
+        self,
+        command: Sequence[str],
+        *,
+        cores: Collection[int] | None = None,
+        is_up: Callable[[dict[str, Any]], bool] = _has_started,
+    ) -> dict[str, Any]:
+        """Start a process; return the JSON line by which it tells that it serves. Raises: CannotRun.
+
+        `is_up` gets each JSON line, and says which one that is.
+        """
         process = subprocess.Popen(
             [sys.executable, *command],
             cwd=ROOT,
@@ -172,10 +194,11 @@ class Target:
         try:
             for line in process.stdout:
                 event = _json_line(line)
-                if event.get("event") in ("node_started", "started"):
+                if is_up(event):
                     break
                 said.append(line)
             else:
+                process.stdout.close()
                 raise CannotRun(f"{' '.join(command[:3])} did not start: {''.join(said[-5:]).strip()}")
         finally:
             timer.cancel()
@@ -303,13 +326,14 @@ def rss_kib(pid: int) -> int:
 
 def cpu_s(pid: int) -> float:
     """CPU seconds that a process has used so far, its threads included."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    # clock_getcpuclockid(3) on Linux: nanoseconds, where /proc counts in hundredths of a second.
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def _json_line(line: str) -> dict[str, Any]:
     with contextlib.suppress(ValueError):
-        decoded = json.loads(line)
+        # What `print` has said may stand before it: its line's end is a write of its own.
+        decoded = json.loads(line[max(0, line.find("{")) :])
         if isinstance(decoded, dict):
             return decoded
     return {}
