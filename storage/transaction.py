@@ -127,9 +127,18 @@ class Transaction:
     """Appends between one BEGIN IMMEDIATE and its COMMIT, both of which the writer issues."""
 
     def __init__(
-        self, connection: sqlite3.Connection, streams: StreamCache, heads: dict[int, tuple[int, int]]
+        self,
+        connection: sqlite3.Connection,
+        streams: StreamCache,
+        heads: dict[int, tuple[int, int]],
+        *,
+        looks_up: bool = True,
     ) -> None:
+        """`looks_up`: find repetitions of what is stored before writing. Without it one ends the transaction
+        by an IntegrityError, and a transaction that looks up must follow.
+        """
         self._connection = connection
+        self._looks_up = looks_up
         self._streams = streams
         # shard -> (epoch, head) after the last commit of this process: a store that went back in time differs
         self._heads = heads
@@ -151,6 +160,8 @@ class Transaction:
             for line in listed.split(","):
                 shard, epoch, head = line.split()
                 self._found_shards[int(shard)] = (int(epoch), int(head))
+        if not self._looks_up:
+            return
         keys: list[_IdempotencyKey] = []
         for append in appends:
             for row in append.rows:
@@ -198,7 +209,9 @@ class Transaction:
             for row in append.rows:
                 self._streams.forget(row.stream)
             if isinstance(exc, sqlite3.IntegrityError) and exc.sqlite_errorcode in _UNIQUENESS_CODES:
-                return Conflict(_table_of(exc))
+                table = _table_of(exc)
+                if self._looks_up or table != "log":  # else it repeats a stored one, and has to be looked up
+                    return Conflict(table)
             raise
 
     def flush(self) -> None:
@@ -274,7 +287,7 @@ class Transaction:
         if row.client_id is not None:
             key = (stream.stream_id, row.user_id, row.client_id)
             first = self._keys.get(key)
-            if first is None and key not in self._checked:
+            if first is None and self._looks_up and key not in self._checked:
                 first = self._stored_duplicate(key)
             if first is not None:
                 return first
