@@ -1,7 +1,8 @@
 """Where does a node's time go under one workload? By a sampling profiler (py-spy), by area and function.
 
 The node is stopped for each sample, so the workload's own figures are lower than without: read the shares,
-not the rates. A thread that waits (for work, for the disk, for the interpreter lock) is not counted.
+not the rates. Counted is who holds the interpreter lock, as that is what a node is short of; SQLite's own
+work and the kernel's mostly go on without it.
 
     python -m bench.profile W1 --variant "window 10" --wire json [--markdown] [--raw FILE]
 """
@@ -95,7 +96,7 @@ def record(workload_name: str, variant: str, wire: str, seconds: float) -> list[
     with running(Hubbub, cores) as target, tempfile.TemporaryDirectory() as directory:
         raw = Path(directory, "raw")
         command = [profiler, "record", "--pid", str(target.pids()[0]), "--rate", str(RATE_HZ)]
-        command += ["--duration", str(int(seconds)), "--format", "raw", "--output", str(raw)]
+        command += ["--duration", str(int(seconds)), "--format", "raw", "--output", str(raw), "--gil"]
         # The preparation is over when the measured part begins; the profiler is let loose a little later.
         timer = threading.Timer(WARM_UP_S + 2.0, subprocess.run, [command], {"capture_output": True})
         timer.start()
@@ -115,7 +116,7 @@ def told(profile: Profile, *, is_markdown: bool) -> str:
         for name, share in list(shares.items())[:_SHOWN]:
             lines.append(f"| {name} | {share:.1%} |" if is_markdown else f"  {share:6.1%}  {name}")
         lines.append("")
-    lines.append(f"{profile.sample_count} samples of threads at work.")
+    lines.append(f"{profile.sample_count} samples with the interpreter lock held.")
     return "\n".join(lines)
 
 
