@@ -1,7 +1,7 @@
-"""The uvicorn peer keeps what it acks and delivers what it keeps; else its figures would be worth nothing.
+"""The uvicorn peers keep what they ack and deliver what they keep; else their figures are worth nothing.
 
-A real process is spoken to over real sockets. Its answers are decoded with the protocol's own Structs, so a
-dialect that drifts away from hubbub's is noticed.
+Real processes are spoken to over real sockets. Their answers are decoded with the protocol's own Structs, so
+a dialect that drifts away from hubbub's is noticed.
 """
 
 import json
@@ -34,13 +34,14 @@ R = TypeVar("R", bound=replies.Reply)
 class Peer:
     """The server's process, on one directory and one port, however often it is started."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, program: str, data_dir: Path) -> None:
+        self._program = program
         self._data_dir = data_dir
         self.port = 0
         self.process: subprocess.Popen[str]
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "bench.peers.uvicorn_app", "--data-dir", str(self._data_dir)]
+        command = [sys.executable, "-m", self._program, "--data-dir", str(self._data_dir)]
         command += ["--port", str(self.port), "--secret", SECRET]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
@@ -135,9 +136,9 @@ def count_until_closed(device: Device) -> int:
         return count - 1
 
 
-@pytest.fixture
-def peer(tmp_path: Path) -> Iterator[Peer]:
-    peer = Peer(tmp_path)
+@pytest.fixture(params=["bench.peers.uvicorn_plain", "bench.peers.uvicorn_tuned"])
+def peer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Peer]:
+    peer = Peer(request.param, tmp_path)
     peer.start()
     try:
         yield peer
@@ -251,12 +252,16 @@ def test_who_is_not_a_member_can_neither_send_nor_read(peer: Peer) -> None:
 def test_what_cannot_be_decoded_is_answered_with_an_error(peer: Peer) -> None:
     """A workload that sends something wrong must hear of it, not wait."""
     with device(peer, "ann") as ann:
-        ann.socket.send('{"type":"send","id":4}')
-        assert decode_server(ann.socket.recv(timeout=TIMEOUT_S), Wire.JSON_WS) == replies.Error(
-            id=4,
-            code="bad_field",
-            message="Object missing required field `conversation_id`",
-        )
+        for frame, command_id, code in (
+            ('{"type":"send","id":4}', 4, "bad_field"),
+            ('{"type":"send","id":"x"}', 0, "bad_field"),
+            ("{", 0, "bad_frame"),
+        ):
+            ann.socket.send(frame)
+            answer = decode_server(ann.socket.recv(timeout=TIMEOUT_S), Wire.JSON_WS)
+            assert isinstance(answer, replies.Error)
+            assert (answer.id, answer.code) == (command_id, code)
+            assert answer.message
         ann.ask(commands.Heartbeat(id=5), replies.HeartbeatAck)
 
 
