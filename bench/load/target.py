@@ -254,7 +254,7 @@ class Uvicorn(Target):
         except CannotRun as exc:
             if "ModuleNotFoundError" in str(exc):
                 raise CannotRun(
-                    "The peer's packages are not installed: ./check does it, or pip install -e '.[bench]'. "
+                    "The peers' packages are not installed: ./check does it, or pip install -e '.[bench]'. "
                     "--no-peer runs hubbub alone."
                 ) from None
             raise
