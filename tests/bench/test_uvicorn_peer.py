@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -134,6 +134,13 @@ def count_until_closed(device: Device) -> int:
             assert device.message().seq == count
     except ConnectionClosed:
         return count - 1
+
+
+def read_until_closed(device: Device) -> None:
+    """Read whatever comes until the server closes, which it must."""
+    with suppress(ConnectionClosed):
+        while True:
+            device.socket.recv(timeout=TIMEOUT_S)
 
 
 @pytest.fixture(params=["bench.peers.uvicorn_plain", "bench.peers.uvicorn_tuned"])
@@ -278,6 +285,29 @@ def test_a_member_who_does_not_read_stops_nobody(peer: Peer) -> None:
             assert ann.message().seq == seq
             assert bob.message().seq == seq
         assert count_until_closed(stalled) < 1100
+
+
+def test_who_is_dropped_amid_a_send_leaves_no_gap(peer: Peer) -> None:
+    """What is stored is delivered, though its sender is too slow and ended while it waits for the disk."""
+    with ExitStack() as stack:
+        ann, bob = (stack.enter_context(device(peer, name)) for name in ("ann", "bob"))
+        stalled = [stack.enter_context(device(peer, f"stalled{n}", max_queue=1)) for n in range(4)]
+        conversation_id = ann.create_group(bob, *stalled)
+        for _ in range(120):  # 7 MB are more than the buffers of a connection take
+            ann.send(conversation_id, "x" * 60_000)
+        send = commands.Send(id=1, conversation_id=conversation_id, client_id="s", text="y")
+        for _ in range(600):  # each waits for the disk almost always, also when its queue of 1,000 is full
+            for each in stalled:
+                each.tell(send)
+        for _ in range(1000):
+            ann.send(conversation_id, "z")
+        ann.send(conversation_id, "end")
+        heard = [bob.message()]
+        while heard[-1].text != "end":
+            heard.append(bob.message())
+        assert [each.seq for each in heard] == list(range(1, len(heard) + 1))
+        for each in stalled:
+            read_until_closed(each)
 
 
 def test_what_was_acked_is_there_after_kill_9(peer: Peer) -> None:
