@@ -1,6 +1,5 @@
 """What the parts of the conversation actor share: its state, and how events are staged and published."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
@@ -77,7 +76,7 @@ class ConversationBase(StreamActor):
         self._fanout = fanout
         self._recent = recent
         self._state: ConversationState | None = None
-        self._counts: OrderedDict[int, int] = OrderedDict()
+        self._counts: dict[int, int] = {}  # the oldest first
 
     @property
     def _known(self) -> ConversationState:
@@ -139,4 +138,4 @@ class ConversationBase(StreamActor):
     def _remember_count(self, at: Appended) -> None:
         self._counts[at.seq] = at.message_count
         if len(self._counts) > CACHED_COUNTS:
-            self._counts.popitem(last=False)
+            del self._counts[next(iter(self._counts))]

@@ -61,10 +61,11 @@ class Listener(Protocol):
 class _Seat:
     """What the hub knows of one listener."""
 
-    __slots__ = ("conversation_ids", "delivered", "focus", "left", "listener", "session_id")
+    __slots__ = ("conversation_ids", "delivered", "focus", "left", "listener", "push", "session_id")
 
     def __init__(self, listener: Listener, session_id: str, focus: frozenset[str] | None) -> None:
         self.listener = listener
+        self.push = listener.push
         self.session_id = session_id
         self.conversation_ids: set[str] = set()
         self.delivered: dict[str, int] = {}  # what this device has told, so that a heartbeat repeats nothing
@@ -301,11 +302,11 @@ class Hub:
         message_count: int,
     ) -> None:
         for seat in audience.full:
-            seat.listener.push(encoded, conversation_id, seq)
+            seat.push(encoded, conversation_id, seq)
         if audience.passive:
             if everywhere:
                 for seat in audience.passive:
-                    seat.listener.push(encoded, conversation_id, seq)
+                    seat.push(encoded, conversation_id, seq)
             else:
                 self._note_head(audience, conversation_id, seq, encoded, message_count)
 
@@ -320,7 +321,7 @@ class Hub:
             if event.mentions:
                 for seat in audience.passive:
                     if seat.listener.user_id in event.mentions:
-                        seat.listener.push(encoded, conversation_id, seq)
+                        seat.push(encoded, conversation_id, seq)
         else:
             known = self._heads.get(conversation_id)
             last = None if known is None else known.last_message
@@ -359,7 +360,7 @@ class Hub:
 
     def _push_inbox(self, user_id: str, seq: int, encoded: Encoded) -> None:
         for seat in self._by_user.get(user_id, ()):
-            seat.listener.push(encoded, INBOX, seq)
+            seat.push(encoded, INBOX, seq)
         event = encoded.event
         if isinstance(event, events.ContactChanged) and event.contact is None:
             self.presence.doubt(user_id)

@@ -90,9 +90,12 @@ class Turn:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._depth -= 1
-        if not self._depth:
+        if self._depth:
+            return
+        try:
             for rounds in self.rounds:
                 rounds.end_turn()
+        finally:
             self.is_open = False
             for rounds in self.rounds:
                 rounds.leave_rest()

@@ -62,7 +62,7 @@ class StreamGate:
 
     def passed(self, seq: int) -> None:
         """Move on to an event that passes."""
-        if not self.is_known:
+        if self.head < 0:
             self.first = seq
         self.head = seq
 

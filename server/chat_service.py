@@ -307,7 +307,7 @@ class ChatService:
         if kind in _CONVERSATION_TYPES:
             conversation_id: str = command.conversation_id  # type: ignore[union-attr]  # all of that set have it
             key = (caller.conn_id, conversation_id)
-            if key in self._doubtful:
+            if self._doubtful and key in self._doubtful:
                 self._doubtful[key].append((command, reply))
             elif self._hub.is_member(*key):
                 self._ask(Address("conversation", conversation_id), caller, command, reply)

@@ -57,7 +57,7 @@ from server.poller import Poller
 from server.ratelimit import Rate, TokenBucket
 from server.socket_pump import SocketPump
 from server.transport import Transport, TransportClosed
-from server.weights import weight_of
+from server.weights import CREATING, WEIGHED, weight_of
 
 log = structlog.get_logger(__name__)
 
@@ -528,20 +528,22 @@ class Session:
         """
         if self._pending:
             payloads, self._pending = [*self._pending, *payloads], ()
+        now = trio.current_time()
+        may_read = self._may_read()
         for index, payload in enumerate(payloads):
-            if not self._may_read():
+            if not may_read:
                 self._pending = payloads[index:]
-                return False
-            self._take_command(payload)
-        return self._may_read()
+                break
+            self._take_command(payload, now)
+            may_read = self._may_read()
+        return may_read
 
     def wrote(self) -> None:
         """Take note that the outbox has become smaller."""
         self._wake_reader()
 
-    def _take_command(self, payload: bytes | str) -> None:
+    def _take_command(self, payload: bytes | str, now: float) -> None:
         metrics = self._metrics
-        now = trio.current_time()
         try:
             command = decode_command(payload, self.wire)
         except CommandError as exc:
@@ -550,20 +552,21 @@ class Session:
             else:
                 self._refuse_rate(exc.command_id, now, 1.0)
             return
-        weight = min(weight_of(command), self._limits.commands.burst)
+        kind = type(command)
+        weight = min(weight_of(command) if kind in WEIGHED else 1.0, self._limits.commands.burst)
         if not self._commands.take(now, weight):
             self._refuse_rate(command.id, now, weight)
             return
-        kind = type(command)
         metrics.commands[kind] += 1
         if kind is Hello:
             self._fail(ProtocolError("hello_repeated"), command.id)
             return
-        try:
-            self._registry.charge_creation(self.user_id, command)
-        except Unavailable as exc:
-            self._fail(exc, command.id)
-            return
+        if kind in CREATING:
+            try:
+                self._registry.charge_creation(self.user_id, command)
+            except Unavailable as exc:
+                self._fail(exc, command.id)
+                return
         size_bytes = len(payload)
         reserved_bytes = PAGE_BYTES if kind in _LONG_ANSWERS else 0
         reply = _CommandReply(self, command.id, size_bytes, reserved_bytes)

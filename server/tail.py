@@ -54,7 +54,8 @@ class Row:
         elif isinstance(event, events.MessagePosted):
             self.is_message = True
             self.size_bytes = _ROW_BYTES + 2 * sys.getsizeof(event.text)
-            self.size_bytes += 100 * len(event.mentions) + 500 * len(event.files)
+            if event.mentions or event.files:
+                self.size_bytes += 100 * len(event.mentions) + 500 * len(event.files)
         else:
             self.is_message = False
             self.size_bytes = _ROW_BYTES + 2 * self.chars
@@ -138,23 +139,25 @@ class Tail:
             return True  # the store had it already when the tail was filled
         if event.seq > self.head + 1:
             return False
-        self._pages.clear()
+        if self._pages:
+            self._pages.clear()
         self.head = event.seq
         match event:
+            case events.MessagePosted():
+                if event.thread:
+                    self._doubt(event.thread)
             case events.MessageDeleted():
                 self._rows.clear()
                 self.size_bytes = _TAIL_BYTES
                 self.has_doubts = self.is_full = False
                 return True
-            case events.MessagePosted():
-                if event.thread:
-                    self._doubt(event.thread)
             case events.MessageEdited() | events.Reacted():
                 self._doubt(event.target)
             case _:
                 pass
         self._append(Row(event))
-        self._cut()
+        if len(self._rows) > MAX_ROWS or self.size_bytes > MAX_TAIL_BYTES:
+            self._cut()
         return True
 
     def events(self, after: int, limit: int) -> EventPage | None:

@@ -70,6 +70,11 @@ _CREATIONS: Final[dict[type, Callable[[Any], float]]] = {
     Join: lambda _command: 1.0,
 }
 
+WEIGHED: Final = frozenset(_WEIGHTS)
+"""Commands that cost something else than 1."""
+CREATING: Final = frozenset(_CREATIONS)
+"""Commands that create something lasting between users."""
+
 
 def weight_of(command: Command) -> float:
     """What a command costs of its session's commands; 1 for most."""

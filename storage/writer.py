@@ -49,6 +49,7 @@ _IDLE_WAL_BYTES: Final = 1024 * 1024  # kept for the next writes; an allocated f
 _BUSY_TIMEOUT_MS: Final = 5_000  # for people who write with the sqlite3 shell; our nodes take the write lock
 _FIRST_PROBE_S: Final = 0.2
 _LAST_PROBE_S: Final = 10.0
+_LOOK_S: Final = 1.0  # clients that resend what a kill left unacked come together
 _CLOSE_TIMEOUT_S: Final = 30.0  # a hung disk must not keep a node from exiting
 
 # Upper bounds in seconds, for a histogram of commit times.
@@ -148,6 +149,7 @@ class Writer:
         self._probe_wait_s = _FIRST_PROBE_S
         self._probe_at = 0.0  # by time.monotonic()
         self._recovered_at = float("-inf")
+        self._look_until = float("-inf")  # by time.monotonic(); see _try_hard
 
     # For the Trio thread.
 
@@ -344,15 +346,7 @@ class Writer:
         self._deciding = group
         outcomes: Sequence[Any]
         try:
-            try:
-                outcomes = self._attempt(group, is_careful=False)
-            except _CommitFailed:
-                raise
-            except Exception as exc:
-                if _is_storage_fault(exc):
-                    raise
-                log.warning("store_group_retried", error=repr(exc), append_count=len(group))
-                outcomes = self._attempt(group, is_careful=True)
+            outcomes = self._try_hard(group, started_at)
         except _CommitFailed as exc:
             outcomes = self._settle(exc, group)
         except Exception as exc:
@@ -368,14 +362,44 @@ class Writer:
         if self._unchecked_bytes * self._wal_factor > _PASSIVE_AT_BYTES:
             self._checkpoint("TRUNCATE" if self._wal_bytes() > _TRUNCATE_AT_BYTES else "PASSIVE")
 
-    def _attempt(self, group: list[_Job], *, is_careful: bool) -> list[Any]:
+    def _try_hard(self, group: list[_Job], now: float) -> list[Any]:
+        """Run one transaction, and where one append spoils it a second or third, which leaves that one out.
+
+        Hardly any append repeats a stored one, so at first nobody looks. When one does, the index says so,
+        and for a second all groups look first: many that repeat cost no more than the look.
+        Raises: _CommitFailed, and faults of the storage; then nothing was stored.
+        """
+        if now >= self._look_until:
+            try:
+                return self._attempt(group, looks_up=False)
+            except sqlite3.IntegrityError:
+                self._look_until = now + _LOOK_S
+            except _CommitFailed:
+                raise
+            except Exception as exc:
+                return self._attempt_carefully(group, exc)
+        try:
+            return self._attempt(group)
+        except _CommitFailed:
+            raise
+        except Exception as exc:
+            return self._attempt_carefully(group, exc)
+
+    def _attempt_carefully(self, group: list[_Job], spoiled_by: Exception) -> list[Any]:
+        """Judge each append by itself. Raises: what the storage is at fault for."""
+        if _is_storage_fault(spoiled_by):
+            raise spoiled_by
+        log.warning("store_group_retried", error=repr(spoiled_by), append_count=len(group))
+        return self._attempt(group, is_careful=True)
+
+    def _attempt(self, group: list[_Job], *, is_careful: bool = False, looks_up: bool = True) -> list[Any]:
         """Run one transaction. Raises: _CommitFailed; anything else means that nothing was stored."""
         self._lock.acquire()
         try:
             connection = self._connection
             self._check_place()
             connection.execute("BEGIN IMMEDIATE")
-            transaction = Transaction(connection, self._streams, self._heads)
+            transaction = Transaction(connection, self._streams, self._heads, looks_up=looks_up)
             try:
                 if not is_careful and len(group) > 1:
                     transaction.prepare([job.append for job in group if job.append is not None])

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from actors.rounds import Rounds
+from actors.rounds import Rounds, Turn
 from tests.actors.ledger import A, Append, Do, Hold, Ledger, World, open_runtime, outcome, outcomes
 
 
@@ -93,3 +93,42 @@ async def test_a_round_hands_over_what_gathers_meanwhile_as_well(autojump_clock:
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     assert handled == [*range(300), 1000]
+
+
+async def test_what_a_turn_asks_for_is_done_at_its_end(autojump_clock: MockClock) -> None:
+    """No task has to run first; what one round leads to is done in the next one of the same end."""
+    done: list[str] = []
+    turn = Turn()
+
+    def handle(item: str) -> None:
+        done.append(item)
+        second.add(f"{item}, then")
+
+    first: Rounds[str] = Rounds(handle, turn)
+    second: Rounds[str] = Rounds(done.append, turn)
+    with turn:
+        with turn:
+            first.add("a")
+        assert done == []  # only the outermost end counts
+        first.add("b")
+    assert done == ["a", "b", "a, then", "b, then"]
+
+
+async def test_what_is_too_much_for_one_turn_is_left_to_the_task(autojump_clock: MockClock) -> None:
+    """A message to 500 must not keep the loop from its timers."""
+    done: list[int] = []
+    turn = Turn()
+    rounds: Rounds[int] = Rounds(done.append, turn)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rounds.run)
+        await wait_all_tasks_blocked()
+        with turn:
+            for number in range(500):
+                rounds.add(number)
+        assert 0 < len(done) < 500
+        await wait_all_tasks_blocked()
+        assert done == list(range(500))
+        rounds.add(500)  # outside of a turn
+        await wait_all_tasks_blocked()
+        assert done[-1] == 500
+        nursery.cancel_scope.cancel()

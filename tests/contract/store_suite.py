@@ -261,6 +261,39 @@ class StoreSuite(OwnershipSuite):
                 assert not isinstance(two, HubbubError)
                 assert two == (Appended(one[0].seq, one[0].message_count, 1000, is_duplicate=True),)
 
+    async def test_a_repetition_beside_an_insert_is_a_repetition(self, reopen: Reopen) -> None:
+        """What is stored together with a retry must not make the retry look like a conflict."""
+
+        def tell(number: int) -> Tell:
+            return Tell(tell_id=f"t{number}", shard=1, kind="user", target_id="bob", body="{}", at_ms=1)
+
+        async with reopen() as store:
+            owner = await Owner.of(store)
+            await owner.append(message("first", client_id="k"), ops=[Insert(tell(1))])
+        async with reopen() as store:
+            owner = await Owner.of(store)
+            await owner.append(message("next", client_id="l"))
+            again = await owner.append(message("first", client_id="k"), ops=[Insert(tell(2))])
+            assert again == (Appended(1, 1, 1000, is_duplicate=True),)
+            assert (await store.head(STREAM)).seq == 2
+
+    async def test_repetitions_and_news_in_one_group_are_told_apart(self, reopen: Reopen) -> None:
+        """Whoever shares a commit with a retry is stored as if it were not there."""
+        async with reopen() as store:
+            owner = await Owner.of(store)
+            await owner.append(message("first", client_id="k"))
+            outcomes = Outcomes(store)
+            outcomes.queue(
+                owner.make([message("news", client_id="l")]),
+                owner.make([message("first", client_id="k")]),
+                owner.make([message("more", client_id="m")]),
+            )
+            assert await outcomes.decided() == [
+                (Appended(2, 2, 1000),),
+                (Appended(1, 1, 1000, is_duplicate=True),),
+                (Appended(3, 3, 1000),),
+            ]
+
     async def test_the_key_is_per_stream_and_user(self, reopen: Reopen) -> None:
         async with reopen() as store:
             owner = await Owner.of(store)

@@ -13,6 +13,8 @@ from protocol.limits import MAX_FRAME_BYTES
 from protocol.replies import Error, Ok, Sent
 from tests.server.edge import HELLO, TYPING, Bot, dial, open_bot, open_edge
 
+pytestmark = pytest.mark.usefixtures("both_pumps")
+
 
 async def test_commands_fed_byte_by_byte_are_the_commands_fed_whole() -> None:
     """Networks cut where they like."""

@@ -13,6 +13,8 @@ from server.ratelimit import Rate
 from server.session import Session, SessionLimits
 from tests.server.edge import HELLO, TYPING, Bot, dial, open_bot, open_edge, posted
 
+pytestmark = pytest.mark.usefixtures("both_pumps")
+
 STRANGERS = [f"u{number}" for number in range(50)]
 
 

@@ -24,6 +24,8 @@ UPGRADE = (
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 
+pytestmark = pytest.mark.usefixtures("both_pumps")
+
 
 def frame(
     payload: bytes, *, opcode: int = 1, is_final: bool = True, declared_bytes: int | None = None
