@@ -233,11 +233,12 @@ class Hubbub(Target):
 
 
 class Uvicorn(Target):
-    """The usual Python choice: see bench/peers/uvicorn_app.py."""
+    """The usual Python choice as a competent team writes it: see bench/peers/uvicorn_plain.py."""
 
     name = "uvicorn"
     wires = ("json",)
     has_dedup = False
+    program = "bench.peers.uvicorn_plain"
 
     def __init__(self, directory: Path, cores: Cores) -> None:
         super().__init__(directory, cores)
@@ -247,13 +248,13 @@ class Uvicorn(Target):
     def start(self) -> None:
         data = self.directory / "data"
         data.mkdir(exist_ok=True)
-        command = ["-m", "bench.peers.uvicorn_app", "--data-dir", str(data), "--port", str(self._port)]
+        command = ["-m", self.program, "--data-dir", str(data), "--port", str(self._port)]
         try:
             event = self._spawn([*command, "--secret", self._app_secret])
         except CannotRun as exc:
             if "ModuleNotFoundError" in str(exc):
                 raise CannotRun(
-                    "The peer's packages are not installed: ./check does it, or pip install -e '.[bench]'. "
+                    "The peers' packages are not installed: ./check does it, or pip install -e '.[bench]'. "
                     "--no-peer runs hubbub alone."
                 ) from None
             raise
@@ -261,6 +262,16 @@ class Uvicorn(Target):
 
     def addresses(self, wire: str) -> list[tuple[str, int]]:
         return [("127.0.0.1", self._port)]
+
+
+class UvicornTuned(Uvicorn):
+    """The same libraries in an expert's hands: see bench/peers/uvicorn_tuned.py."""
+
+    name = "uvicorn-tuned"
+    program = "bench.peers.uvicorn_tuned"
+
+
+PEERS: Final[dict[str, type[Target]]] = {kind.name: kind for kind in (Uvicorn, UvicornTuned)}
 
 
 class Remote(Target):
