@@ -24,6 +24,7 @@ from typing import IO, Any, Final
 import jwt
 
 from bench.load.client import Account
+from server.launch import leash
 
 START_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 30.0
@@ -152,6 +153,7 @@ class Target:
         for process in self.processes:
             process.kill()
             process.wait()
+            _let_go(process)
         self.processes.clear()
 
     def stop(self) -> None:
@@ -164,6 +166,7 @@ class Target:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            _let_go(process)
         self.processes.clear()
 
     def _spawn(
@@ -183,7 +186,9 @@ class Target:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            # A node that is tied to us ends with us, however we end.
+            stdin=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(ROOT), leash.VARIABLE: str(os.getpid())},
         )
         self.cores.pin(process.pid, cores)
         self.processes.append(process)
@@ -339,6 +344,11 @@ def cpu_s(pid: int) -> float:
     """CPU seconds that a process has used so far, its threads included."""
     # clock_getcpuclockid(3) on Linux: nanoseconds, where /proc counts in hundredths of a second.
     return time.clock_gettime(~pid << 3 | 2)
+
+
+def _let_go(process: subprocess.Popen[str]) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def _json_line(line: str) -> dict[str, Any]:
