@@ -1,4 +1,4 @@
-"""`hubbub bench`: measure a node, or a cluster, and the usual alternative beside it, on this machine.
+"""`hubbub bench`: measure a node, or a cluster, and the usual alternatives beside it, on this machine.
 
 Starts the servers itself, each in a fresh directory and durable as by default, or takes the address of one
 that runs. Prints a table; writes JSON lines and a page with charts.
@@ -14,7 +14,7 @@ from typing import Final
 from rich.console import Console
 
 from bench.load.cluster_target import HubbubCluster
-from bench.load.target import Cores, Hubbub, Remote, Uvicorn
+from bench.load.target import PEERS, Cores, Hubbub, Remote
 from bench.report import Measurement, append_line, machine, to_html, to_table
 from bench.runner import CannotRun, Entrant, Job, Plan, run_jobs
 from bench.workloads import WORKLOADS
@@ -27,7 +27,7 @@ _PLAIN_WIDTH: Final = 100  # columns, where no terminal says how many it has
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the command takes."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description = "Measure a node and the usual alternative beside it, on this machine."
+    parser.description = "Measure a node and the usual alternatives beside it, on this machine."
     parser.epilog = "workloads:\n" + "\n".join(
         f"  {workload.name}  {workload.title}\n      {'; '.join(workload.variants)}"
         for workload in WORKLOADS.values()
@@ -53,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--nodes", default="1", metavar="LIST", help="numbers of nodes to run on, such as 1,3; default 1"
     )
+    parser.add_argument(
+        "--peers",
+        default=",".join(PEERS),
+        metavar="LIST",
+        help="uvicorn (the usual one, which ratios are to), uvicorn-tuned (an expert's); default: both",
+    )
     parser.add_argument("--no-peer", action="store_true", help="measure hubbub only")
     parser.add_argument(
         "--server-cores", default="", metavar="LIST", help="cores for the servers; default: the first one"
@@ -74,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
     """Measure; returns the exit code: 1 where a server did not start or a run was not sound."""
     console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
     try:
-        plan = _plan(options)
+        plan = make_plan(options)
         cores = Cores([int(core) for core in options.server_cores.split(",") if core])
     except ValueError as exc:
         console.print(f"hubbub bench: {exc}", style="red", highlight=False)
@@ -104,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
     return code if all(measurement.is_sound for measurement in measured) else FAILED
 
 
-def _plan(options: argparse.Namespace) -> Plan:
+def make_plan(options: argparse.Namespace) -> Plan:
     """Make sense of the arguments. Raises: ValueError, with a sentence."""
     names = [name.upper() for name in options.workloads] or list(WORKLOADS)
     for name in names:
@@ -142,14 +148,17 @@ def _entrants(options: argparse.Namespace, wires: Sequence[str]) -> list[Entrant
         return [
             Entrant(Remote, wire, options=remote) for wire in wires if wire != "bot" or options.bot_address
         ]
+    peers = [] if options.no_peer else [name for name in options.peers.split(",") if name]
+    for name in peers:
+        if name not in PEERS:
+            raise ValueError(f"there is no peer {name}; there are {', '.join(PEERS)}")
     entrants = []
     for count in (int(count) for count in options.nodes.split(",")):
         if count > 1:
             entrants += [Entrant(HubbubCluster, wire, count, {"node_count": count}) for wire in wires]
             continue
         entrants += [Entrant(Hubbub, wire) for wire in wires]
-        if not options.no_peer:
-            entrants.append(Entrant(Uvicorn, "json"))
+        entrants += [Entrant(PEERS[name], "json") for name in peers]
     return entrants
 
 

@@ -24,6 +24,7 @@ from typing import IO, Any, Final
 import jwt
 
 from bench.load.client import Account
+from server.launch import leash
 
 START_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 30.0
@@ -152,6 +153,7 @@ class Target:
         for process in self.processes:
             process.kill()
             process.wait()
+            _let_go(process)
         self.processes.clear()
 
     def stop(self) -> None:
@@ -164,6 +166,7 @@ class Target:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            _let_go(process)
         self.processes.clear()
 
     def _spawn(
@@ -183,7 +186,9 @@ class Target:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            # A node that is tied to us ends with us, however we end.
+            stdin=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(ROOT), leash.VARIABLE: str(os.getpid())},
         )
         self.cores.pin(process.pid, cores)
         self.processes.append(process)
@@ -233,11 +238,12 @@ class Hubbub(Target):
 
 
 class Uvicorn(Target):
-    """The usual Python choice: see bench/peers/uvicorn_app.py."""
+    """The usual Python choice as a competent team writes it: see bench/peers/uvicorn_plain.py."""
 
     name = "uvicorn"
     wires = ("json",)
     has_dedup = False
+    program = "bench.peers.uvicorn_plain"
 
     def __init__(self, directory: Path, cores: Cores) -> None:
         super().__init__(directory, cores)
@@ -247,13 +253,13 @@ class Uvicorn(Target):
     def start(self) -> None:
         data = self.directory / "data"
         data.mkdir(exist_ok=True)
-        command = ["-m", "bench.peers.uvicorn_app", "--data-dir", str(data), "--port", str(self._port)]
+        command = ["-m", self.program, "--data-dir", str(data), "--port", str(self._port)]
         try:
             event = self._spawn([*command, "--secret", self._app_secret])
         except CannotRun as exc:
             if "ModuleNotFoundError" in str(exc):
                 raise CannotRun(
-                    "The peer's packages are not installed: ./check does it, or pip install -e '.[bench]'. "
+                    "The peers' packages are not installed: ./check does it, or pip install -e '.[bench]'. "
                     "--no-peer runs hubbub alone."
                 ) from None
             raise
@@ -261,6 +267,16 @@ class Uvicorn(Target):
 
     def addresses(self, wire: str) -> list[tuple[str, int]]:
         return [("127.0.0.1", self._port)]
+
+
+class UvicornTuned(Uvicorn):
+    """The same libraries in an expert's hands: see bench/peers/uvicorn_tuned.py."""
+
+    name = "uvicorn-tuned"
+    program = "bench.peers.uvicorn_tuned"
+
+
+PEERS: Final[dict[str, type[Target]]] = {kind.name: kind for kind in (Uvicorn, UvicornTuned)}
 
 
 class Remote(Target):
@@ -328,6 +344,11 @@ def cpu_s(pid: int) -> float:
     """CPU seconds that a process has used so far, its threads included."""
     # clock_getcpuclockid(3) on Linux: nanoseconds, where /proc counts in hundredths of a second.
     return time.clock_gettime(~pid << 3 | 2)
+
+
+def _let_go(process: subprocess.Popen[str]) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def _json_line(line: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the uvicorn peer keeps: users, conversations, members and messages in one SQLite file.
+"""What the uvicorn peers keep: users, conversations, members and messages in one SQLite file.
 
 One thread writes. It takes everything that waits, up to 1,000 writes, as one transaction (group commit, WAL,
 synchronous=FULL), and tells the event loop once per commit. Reads use a read-only connection of the loop's
@@ -84,7 +84,7 @@ class Store:
         self._writer.executescript(_SCHEMA)
         self._reader = _connect(path)
         self._reader.execute("PRAGMA query_only = ON")
-        # Bounded by the connections: each has at most so many writes of its own under way (see uvicorn_app).
+        # Bounded by the connections: each has at most so many writes of its own under way (64 or 1).
         self._waiting: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write_all, name="writer")
         self._thread.start()
@@ -97,8 +97,14 @@ class Store:
 
     # -- writes: each is durable when its future is done, or its callback called ---------------------
 
-    def add_message(self, row: MessageRow, on_commit: Callable[[], None]) -> None:
-        """Store a message. Messages become durable, and are called back, in the order of these calls."""
+    def add_message(self, row: MessageRow) -> asyncio.Future[None]:
+        """Store a message. Messages become durable, and their futures done, in the order of these calls."""
+        done, on_commit = self._promise()
+        self.add_message_then(row, on_commit)
+        return done
+
+    def add_message_then(self, row: MessageRow, on_commit: Callable[[], None]) -> None:
+        """Store a message as `add_message` does; call back instead of waking a task."""
         self._waiting.put(_Write((), row, on_commit))
 
     def add_user(self, user_id: str, subject: str, name: str) -> asyncio.Future[None]:
@@ -114,14 +120,18 @@ class Store:
         )
 
     def _submit(self, *statements: _Statement) -> asyncio.Future[None]:
+        done, on_commit = self._promise()
+        self._waiting.put(_Write(statements, None, on_commit))
+        return done
+
+    def _promise(self) -> tuple[asyncio.Future[None], Callable[[], None]]:
         done: asyncio.Future[None] = self._loop.create_future()
 
         def on_commit() -> None:
             if not done.done():  # its connection may have ended meanwhile
                 done.set_result(None)
 
-        self._waiting.put(_Write(statements, None, on_commit))
-        return done
+        return done, on_commit
 
     # -- reads --------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from bench.report.remarks import remarks
 from bench.report.results import CPU_PER_THOUSAND, Machine, Measurement
-from bench.report.statistics import HUBBUB, PEER, Case, FigureSummary, Ratio, Summary, ratios, summaries
+from bench.report.statistics import PEER, Case, FigureSummary, Ratio, Summary, ratios, summaries
 from bench.report.wording import label, machine_line, number, share, span, times, times_span
 
 _HEADS: Final = (
@@ -33,11 +33,7 @@ def to_markdown(machine: Machine, measurements: Sequence[Measurement]) -> str:
 def _block(case: Case, rows: Sequence[Summary], compared: Sequence[Ratio]) -> str:
     lines = [f"### {_text(case.title)}", "", _line(_HEADS), _line(["---"] * 2 + ["---:"] * 5)]
     for row in rows:
-        ours = {
-            ratio.figure: ratio
-            for ratio in compared
-            if row.target == HUBBUB and ratio.case == case and ratio.wire == row.wire
-        }
+        ours = {ratio.figure: ratio for ratio in compared if ratio.is_of(row)}
         lines += [_line(cells) for cells in _rows(row, ours)]
     told = [f"- {_text(line)}" for line in (*_others(rows), *map(str, remarks(rows)))]
     return "\n".join([*lines, "", *told, *([""] if told else [])])

@@ -19,12 +19,12 @@ from bench.report.chart import (
 from bench.report.remarks import Kind, remarks
 from bench.report.results import Machine, Measurement
 from bench.report.statistics import (
-    HUBBUB,
     PEER,
     Case,
     FigureSummary,
     Ratio,
     Summary,
+    name_of,
     ratios,
     series_order,
     summaries,
@@ -116,21 +116,21 @@ def _styles(rows: Sequence[Summary]) -> dict[str, int]:
 
 
 def _overview(rows: Sequence[Summary], compared: Sequence[Ratio]) -> str:
-    """A line per case and figure, a column per wire; empty where nothing was compared."""
-    wires = sorted({ratio.wire for ratio in compared}, key=lambda wire: series_order(HUBBUB, wire))
-    if not wires:
+    """A line per case and figure, a column per target and wire; empty where nothing was compared."""
+    columns = sorted({(ratio.target, ratio.wire) for ratio in compared}, key=lambda each: series_order(*each))
+    if not columns:
         return ""
-    cells: dict[tuple[Case, str], dict[str, Ratio]] = {}
+    cells: dict[tuple[Case, str], dict[tuple[str, str], Ratio]] = {}
     for ratio in compared:
-        cells.setdefault((ratio.case, ratio.figure), {})[ratio.wire] = ratio
+        cells.setdefault((ratio.case, ratio.figure), {})[ratio.target, ratio.wire] = ratio
     order = list(dict.fromkeys(row.case for row in rows))
     lines = [
         f'<tr><th scope="row">{text(case.title)}: {text(figure)}</th>'
-        + "".join(f"<td>{_ratio_cell(by_wire.get(wire))}</td>" for wire in wires)
+        + "".join(f"<td>{_ratio_cell(of_case.get(column))}</td>" for column in columns)
         + "</tr>"
-        for (case, figure), by_wire in sorted(cells.items(), key=lambda item: order.index(item[0][0]))
+        for (case, figure), of_case in sorted(cells.items(), key=lambda item: order.index(item[0][0]))
     ]
-    heads = "".join(f'<th scope="col">{text(wire)}</th>' for wire in wires)
+    heads = "".join(f'<th scope="col">{text(name_of(*column))}</th>' for column in columns)
     return (
         f'<h2>Times better than {PEER}</h2><p class="soft">The median of the rounds\' ratios, and the least '
         "and the greatest. More than 1 is better, also where less is better.</p>"
@@ -152,21 +152,20 @@ def _section(
     chart_id: str, case: Case, rows: Sequence[Summary], compared: Sequence[Ratio], styles: Mapping[str, int]
 ) -> str:
     return (
-        f'<section><h2 id="{chart_id}">{text(case.title)}</h2>{_bars(case, rows, compared, styles)}'
+        f'<section><h2 id="{chart_id}">{text(case.title)}</h2>{_bars(rows, compared, styles)}'
         f"{_remarks(rows)}{_charts(chart_id, case, rows, styles)}</section>\n"
     )
 
 
-def _bars(case: Case, rows: Sequence[Summary], compared: Sequence[Ratio], styles: Mapping[str, int]) -> str:
+def _bars(rows: Sequence[Summary], compared: Sequence[Ratio], styles: Mapping[str, int]) -> str:
     """One table per headline figure: its bars share one scale."""
     figures = {
         (figure.name, figure.unit): figure for row in rows for figure in row.figures if figure.is_headline
     }
-    return "".join(_bar_table(case, figure, rows, compared, styles) for figure in figures.values())
+    return "".join(_bar_table(figure, rows, compared, styles) for figure in figures.values())
 
 
 def _bar_table(
-    case: Case,
     figure: FigureSummary,
     rows: Sequence[Summary],
     compared: Sequence[Ratio],
@@ -181,15 +180,7 @@ def _bar_table(
     top = max(one.spread.high for _, one in found)
     lines = []
     for row, one in found:
-        ratio = next(
-            (
-                ratio
-                for ratio in compared
-                if row.target == HUBBUB
-                and (ratio.case, ratio.wire, ratio.figure) == (case, row.wire, figure.name)
-            ),
-            None,
-        )
+        ratio = next((each for each in compared if each.is_of(row) and each.figure == figure.name), None)
         style = styles[row.name]
         mark = "" if row.is_sound else '<span class="bad">! </span>'
         bound = ' <span class="warn">client-bound</span>' if row.is_client_bound else ""

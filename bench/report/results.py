@@ -72,7 +72,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, tag="measurement"):
     variant: str
     """"window 10"; empty where the workload has only one."""
     target: str
-    """What was measured: "hubbub", or the peer's name ("uvicorn")."""
+    """What was measured: "hubbub", or a peer's name ("uvicorn")."""
     wire: str
     """What the client spoke: "json", "msgpack", "bot"."""
     node_count: int

@@ -79,20 +79,25 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         """For people: "hubbub json"."""
-        return f"{self.target} {self.wire}" if self.wire else self.target
+        return name_of(self.target, self.wire)
 
 
 class Ratio(msgspec.Struct, frozen=True, kw_only=True):
-    """How many times better hubbub was than the peer, whatever "better" means for the figure."""
+    """How many times better a target was than the peer, whatever "better" means for the figure."""
 
     case: Case
+    target: str
     wire: str
-    """hubbub's."""
+    """The target's."""
     figure: str
     peer: str
     spread: Spread
     round_count: int
     """How many rounds had both."""
+
+    def is_of(self, row: Summary) -> bool:
+        """Tell whether this is about that row."""
+        return (self.case, self.target, self.wire) == (row.case, row.target, row.wire)
 
 
 def percentiles(samples_s: Sequence[float], *, name: str = "delivery") -> Latency:
@@ -184,26 +189,33 @@ def series_order(target: str, wire: str) -> tuple[bool, str, int, str]:
     return target != HUBBUB, target, place, wire
 
 
-def ratios(measurements: Iterable[Measurement], *, peer: str = PEER) -> list[Ratio]:
-    """Compare the headline figures of each case and wire of hubbub with the peer's of the same round.
+def name_of(target: str, wire: str) -> str:
+    """Name a row: "hubbub json"; where there is no wire, "hubbub"."""
+    return f"{target} {wire}" if wire else target
 
-    More than 1 means that hubbub is better: where more is better it is hubbub's by the peer's, and where less
-    is better (a latency, memory) it is the peer's by hubbub's. The peer's run is its only one, or else the
+
+def ratios(measurements: Iterable[Measurement], *, peer: str = PEER) -> list[Ratio]:
+    """Compare the headline figures of each case, target and wire with the peer's of the same round.
+
+    Every target but the peer itself is compared: hubbub, and other peers too. More than 1 means that the
+    target is better: where more is better it is the target's by the peer's, and where less is better (a
+    latency, memory) it is the peer's by the target's. The peer's run is its only one, or else the
     one with the same wire, or else with JSON. Rounds that are not sound are left out, and so is a ratio that
     would divide by 0. Of a round that was measured twice the later one counts.
     """
-    ours: dict[tuple[Case, str], dict[int, Measurement]] = {}
+    ours: dict[tuple[Case, str, str], dict[int, Measurement]] = {}
     theirs: dict[tuple[Case, int], dict[str, Measurement]] = {}
     for measurement in measurements:
         case = case_of(measurement)
         if not measurement.is_sound:
             continue
-        if measurement.target == HUBBUB:
-            ours.setdefault((case, measurement.wire), {})[measurement.round] = measurement
-        elif measurement.target == peer:
+        if measurement.target == peer:
             theirs.setdefault((case, measurement.round), {})[measurement.wire] = measurement
+        else:
+            key = (case, measurement.target, measurement.wire)
+            ours.setdefault(key, {})[measurement.round] = measurement
     found = []
-    for (case, wire), rounds in ours.items():
+    for (case, target, wire), rounds in ours.items():
         values: dict[str, list[float]] = {}
         for number, measurement in rounds.items():
             other = _same_wire(theirs.get((case, number), {}), wire)
@@ -212,7 +224,15 @@ def ratios(measurements: Iterable[Measurement], *, peer: str = PEER) -> list[Rat
             for name, ratio in _round_ratios(measurement, other):
                 values.setdefault(name, []).append(ratio)
         found += [
-            Ratio(case=case, wire=wire, figure=name, peer=peer, spread=_spread(ratio), round_count=len(ratio))
+            Ratio(
+                case=case,
+                target=target,
+                wire=wire,
+                figure=name,
+                peer=peer,
+                spread=_spread(ratio),
+                round_count=len(ratio),
+            )
             for name, ratio in values.items()
         ]
     return found

@@ -11,16 +11,18 @@ from rich.text import Text
 
 from bench.report.remarks import Kind, remarks
 from bench.report.results import CPU_PER_THOUSAND, Machine, Measurement
-from bench.report.statistics import PEER, Case, FigureSummary, Ratio, Summary, ratios, summaries
-from bench.report.wording import label, machine_line, number, share, span, times, times_span
+from bench.report.statistics import PEER, FigureSummary, Ratio, Summary, ratios, summaries
+from bench.report.wording import label, machine_line, number, share, short_number, span, times, times_span
 
+_MEDIAN_WIDTH: Final = 8
+_SPAN_WIDTH: Final = 11
 # Title, width, whether it is a number. With a blank between them they fill 100 columns. The widths are
 # fixed so that the tables of all cases stand in line.
 _COLUMNS: Final = (
     ("target, wire", 15, False),
     ("figure", 13, False),
-    ("median", 8, True),
-    ("min–max", 11, True),
+    ("median", _MEDIAN_WIDTH, True),
+    ("min–max", _SPAN_WIDTH, True),
     ("p50 ms", 6, True),
     ("p99 ms", 6, True),
     ("CPU/1k", 6, True),
@@ -28,7 +30,6 @@ _COLUMNS: Final = (
     ("ratio", 5, True),
     ("min–max", 9, True),
 )
-_SPAN_WIDTH: Final = 11
 # What was verified is left to the page and the docs: at a terminal only what is wrong has to be seen.
 _STYLES: Final = {Kind.UNSOUND: "red", Kind.ERRORS: "yellow", Kind.NOTE: "dim"}
 _INDENT: Final = (0, 0, 0, 2)
@@ -46,7 +47,7 @@ def to_table(machine: Machine, measurements: Sequence[Measurement]) -> Renderabl
     last_workload = ""
     for case, rows in groupby(summaries(measurements), key=lambda summary: summary.case):
         parts.append(Text(f"\n{case.title}", style="bold"))
-        parts += _block(case, list(rows), compared, has_header=case.workload != last_workload)
+        parts += _block(list(rows), compared, has_header=case.workload != last_workload)
         last_workload = case.workload
     parts.append(Text(f"\n{_LEGEND}", style="dim"))
     return Group(*parts)
@@ -59,9 +60,7 @@ _LEGEND: Final = (
 )
 
 
-def _block(
-    case: Case, rows: Sequence[Summary], compared: Sequence[Ratio], *, has_header: bool
-) -> list[RenderableType]:
+def _block(rows: Sequence[Summary], compared: Sequence[Ratio], *, has_header: bool) -> list[RenderableType]:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, show_header=has_header)
     for title, width, is_number in _COLUMNS:
         table.add_column(
@@ -72,8 +71,7 @@ def _block(
             overflow="fold",
         )
     for row in rows:
-        ours = {ratio.figure: ratio for ratio in compared if ratio.case == case and ratio.wire == row.wire}
-        _add_rows(table, row, ours if row.target == "hubbub" else {})
+        _add_rows(table, row, {ratio.figure: ratio for ratio in compared if ratio.is_of(row)})
     said = [
         Padding(Text(str(remark), style=_STYLES[remark.kind]), _INDENT)
         for remark in remarks(rows)
@@ -90,7 +88,7 @@ def _add_rows(table: Table, row: Summary, compared: dict[str, Ratio]) -> None:
         ratio = compared.get(figure.name) if figure else None
         table.add_row(
             _name(row) if is_first else "",
-            *((label(figure), number(figure.spread.median), _range(figure)) if figure else ("", "", "")),
+            *((label(figure), _median(figure), _range(figure)) if figure else ("", "", "")),
             *(_latency(row) if is_first else ("", "")),
             _cpu(row) if is_first else "",
             _client(row) if is_first else "",
@@ -101,6 +99,11 @@ def _add_rows(table: Table, row: Summary, compared: dict[str, Ratio]) -> None:
 
 def _name(row: Summary) -> Text:
     return Text(row.name) if row.is_sound else Text(f"! {row.name}", style="bold red")
+
+
+def _median(figure: FigureSummary) -> str:
+    written = number(figure.spread.median)
+    return written if len(written) <= _MEDIAN_WIDTH else short_number(figure.spread.median)
 
 
 def _range(figure: FigureSummary) -> str:

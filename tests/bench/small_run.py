@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bench.load.target import Cores, Hubbub, Target, Uvicorn, running
+from bench.load.target import PEERS, Cores, Hubbub, Target, running
 from bench.load.trial import Setting, Trial, Workload
 
-KINDS: dict[str, type[Target]] = {"hubbub": Hubbub, "uvicorn": Uvicorn}
+KINDS: dict[str, type[Target]] = {"hubbub": Hubbub, **PEERS}
 # Every server and wire that a workload without a choice of its own is for.
-ENTRANTS = [("hubbub", "json"), ("hubbub", "msgpack"), ("hubbub", "bot"), ("uvicorn", "json")]
+ENTRANTS = [(Hubbub.name, wire) for wire in Hubbub.wires] + [(name, "json") for name in PEERS]
 
 
 @contextmanager

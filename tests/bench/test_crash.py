@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench.crash import WORKLOAD, Verdict, judge
-from bench.load.target import Cores, Hubbub, running
+from bench.load.target import PEERS, Cores, Hubbub, running
 from bench.load.trial import Setting
 from tests.bench.small_run import figures_of, run_small
 
@@ -31,9 +31,10 @@ def test_hubbub_keeps_what_it_acked_through_kills(wire: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_peer_loses_nothing_and_may_double() -> None:
+@pytest.mark.parametrize("kind", PEERS)
+def test_a_peer_loses_nothing_and_may_double(kind: str) -> None:
     """It has no dedup, which is said and held against nobody; losing would be."""
-    trial = run_small(WORKLOAD, VARIANT, "uvicorn", "json")
+    trial = run_small(WORKLOAD, VARIANT, kind, "json")
     assert (trial.is_sound, trial.errors) == (True, [])
     assert figures_of(trial)["lost"] == 0
     assert trial.notes

@@ -24,6 +24,7 @@ HEAD = FIRST + COUNT - 1
         ("hubbub", "json", LAST),
         ("hubbub", "json", RANDOM),
         ("uvicorn", "json", RANDOM),
+        ("uvicorn-tuned", "json", RANDOM),
         *((kind, wire, LAST_LIVE) for kind, wire in ENTRANTS),
     ],
 )

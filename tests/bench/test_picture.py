@@ -124,6 +124,16 @@ def test_ratios_and_marks_are_on_the_page() -> None:
         assert expected in words
 
 
+def test_the_overview_has_a_column_for_each_that_is_compared() -> None:
+    """hubbub and an expert's peer stand side by side; the peer that ratios are to has no column."""
+    tuned = [measured(12_000.0, target="uvicorn-tuned", round=n) for n in (1, 2, 3)]
+    page = parsed(to_html(MACHINE, [*rounds(), *tuned]))
+    (overview,) = [table for table in page.iter("table") if table.get("class") == "overview"]
+    rows = [["".join(cell.itertext()) for cell in row] for row in overview.iter("tr")]
+    assert rows[0] == ["case", "hubbub json", "hubbub bot", "uvicorn-tuned json"]
+    assert [cell.split()[0] for cell in rows[1][1:]] == ["1.50×", "3.00×", "2.00×"]
+
+
 def test_the_page_asks_for_nothing() -> None:
     """It is opened from a mail or a build's artefacts, without a network."""
     page = to_html(MACHINE, rounds())

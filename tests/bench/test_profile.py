@@ -3,7 +3,7 @@
 from bench.profile import summed, told
 
 LINES = [
-    "run (trio/_core/_run.py:10);_serve (actors/entity_host.py:5);_send (actors/conversation_messages.py:7) 30",
+    "run (trio/_core/_run.py:10);_serve (actors/entity_host.py:5);_send (actors/conversation.py:7) 30",
     "run (trio/_core/_run.py:10);_poll (server/poller.py:3);json_decode (msgspec/_core.c:1) 10",
     "run (trio/_core/_run.py:11) 50",
     "_bootstrap (threading.py:1);_run (storage/writer.py:2);<lambda> (<string>:1) 10",

@@ -132,6 +132,33 @@ def test_each_wire_is_compared_with_what_the_peer_speaks() -> None:
     assert found == {"bot": 3.0, "msgpack": 0.5}
 
 
+def test_another_peer_is_compared_too_and_the_peer_itself_is_not() -> None:
+    """A reader sees how far an expert gets with the peer's libraries, beside hubbub."""
+    found = ratios(
+        [
+            measured(100, target="uvicorn"),
+            measured(300, target="uvicorn-tuned"),
+            measured(400),
+            measured(250, target="uvicorn-tuned", round=2),
+            measured(100, target="uvicorn", round=2),
+        ]
+    )
+    assert {(each.target, each.wire): (each.spread.median, each.round_count) for each in found} == {
+        ("uvicorn-tuned", "json"): (2.75, 2),
+        ("hubbub", "json"): (4.0, 1),
+    }
+
+
+def test_a_ratio_is_of_its_own_row() -> None:
+    """hubbub and another peer speak the same wire in the same case: the target decides."""
+    runs = [measured(100, target="uvicorn"), measured(300, target="uvicorn-tuned"), measured(400)]
+    (tuned, ours) = ratios(runs)
+    assert [[ratio.is_of(row) for row in summaries(runs)] for ratio in (ours, tuned)] == [
+        [True, False, False],
+        [False, False, True],
+    ]
+
+
 @pytest.mark.parametrize(
     "changes", [{"round": 2}, {"variant": "window 1"}, {"workload": "W2"}, {"node_count": 3}]
 )

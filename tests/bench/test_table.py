@@ -42,11 +42,34 @@ def test_a_row_has_median_range_latency_client_and_ratio() -> None:
     ]
 
 
+def test_another_peer_has_its_ratio_and_the_peer_has_none() -> None:
+    """Where an expert's peer stands is read beside hubbub, in the table and in the docs."""
+    runs = [*three_rounds(), measured(60_000, target="uvicorn-tuned", findings=["all there"])]
+    lines = printed(runs)
+    assert "3.10×" in row_of(lines, "hubbub json")
+    assert "1.50×" in row_of(lines, "uvicorn-tuned")
+    assert "×" not in row_of(lines, "uvicorn json")
+    told = {
+        line.split(" | ")[0]: line.split(" | ")[3] for line in to_markdown(MACHINE, runs).splitlines()[6:9]
+    }
+    assert told == {
+        "| hubbub json": "**3.10×** (3.05–3.15)",
+        "| uvicorn json": "",
+        "| uvicorn-tuned json": "**1.50×**",
+    }
+
+
+def test_a_rate_of_millions_stays_on_one_line() -> None:
+    """Group fan-out reaches it."""
+    assert "1.54M" in row_of(printed([measured(1_541_621)]), "hubbub json")
+
+
 def test_the_table_fits_into_100_columns_as_plain_text() -> None:
     """It is pasted into issues."""
     wide = measured(
         1_234_567,
         wire="msgpack",
+        target="uvicorn-tuned",
         is_client_bound=True,
         is_sound=False,
         findings=["a long story " * 20],

@@ -1,7 +1,7 @@
-"""The uvicorn peer keeps what it acks and delivers what it keeps; else its figures would be worth nothing.
+"""The uvicorn peers keep what they ack and deliver what they keep; else their figures are worth nothing.
 
-A real process is spoken to over real sockets. Its answers are decoded with the protocol's own Structs, so a
-dialect that drifts away from hubbub's is noticed.
+Real processes are spoken to over real sockets. Their answers are decoded with the protocol's own Structs, so
+a dialect that drifts away from hubbub's is noticed.
 """
 
 import json
@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,13 +34,14 @@ R = TypeVar("R", bound=replies.Reply)
 class Peer:
     """The server's process, on one directory and one port, however often it is started."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, program: str, data_dir: Path) -> None:
+        self._program = program
         self._data_dir = data_dir
         self.port = 0
         self.process: subprocess.Popen[str]
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "bench.peers.uvicorn_app", "--data-dir", str(self._data_dir)]
+        command = [sys.executable, "-m", self._program, "--data-dir", str(self._data_dir)]
         command += ["--port", str(self.port), "--secret", SECRET]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
@@ -135,9 +136,16 @@ def count_until_closed(device: Device) -> int:
         return count - 1
 
 
-@pytest.fixture
-def peer(tmp_path: Path) -> Iterator[Peer]:
-    peer = Peer(tmp_path)
+def read_until_closed(device: Device) -> None:
+    """Read whatever comes until the server closes, which it must."""
+    with suppress(ConnectionClosed):
+        while True:
+            device.socket.recv(timeout=TIMEOUT_S)
+
+
+@pytest.fixture(params=["bench.peers.uvicorn_plain", "bench.peers.uvicorn_tuned"])
+def peer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Peer]:
+    peer = Peer(request.param, tmp_path)
     peer.start()
     try:
         yield peer
@@ -251,12 +259,16 @@ def test_who_is_not_a_member_can_neither_send_nor_read(peer: Peer) -> None:
 def test_what_cannot_be_decoded_is_answered_with_an_error(peer: Peer) -> None:
     """A workload that sends something wrong must hear of it, not wait."""
     with device(peer, "ann") as ann:
-        ann.socket.send('{"type":"send","id":4}')
-        assert decode_server(ann.socket.recv(timeout=TIMEOUT_S), Wire.JSON_WS) == replies.Error(
-            id=4,
-            code="bad_field",
-            message="Object missing required field `conversation_id`",
-        )
+        for frame, command_id, code in (
+            ('{"type":"send","id":4}', 4, "bad_field"),
+            ('{"type":"send","id":"x"}', 0, "bad_field"),
+            ("{", 0, "bad_frame"),
+        ):
+            ann.socket.send(frame)
+            answer = decode_server(ann.socket.recv(timeout=TIMEOUT_S), Wire.JSON_WS)
+            assert isinstance(answer, replies.Error)
+            assert (answer.id, answer.code) == (command_id, code)
+            assert answer.message
         ann.ask(commands.Heartbeat(id=5), replies.HeartbeatAck)
 
 
@@ -273,6 +285,29 @@ def test_a_member_who_does_not_read_stops_nobody(peer: Peer) -> None:
             assert ann.message().seq == seq
             assert bob.message().seq == seq
         assert count_until_closed(stalled) < 1100
+
+
+def test_who_is_dropped_amid_a_send_leaves_no_gap(peer: Peer) -> None:
+    """What is stored is delivered, though its sender is too slow and ended while it waits for the disk."""
+    with ExitStack() as stack:
+        ann, bob = (stack.enter_context(device(peer, name)) for name in ("ann", "bob"))
+        stalled = [stack.enter_context(device(peer, f"stalled{n}", max_queue=1)) for n in range(4)]
+        conversation_id = ann.create_group(bob, *stalled)
+        for _ in range(120):  # 7 MB are more than the buffers of a connection take
+            ann.send(conversation_id, "x" * 60_000)
+        send = commands.Send(id=1, conversation_id=conversation_id, client_id="s", text="y")
+        for _ in range(600):  # each waits for the disk almost always, also when its queue of 1,000 is full
+            for each in stalled:
+                each.tell(send)
+        for _ in range(1000):
+            ann.send(conversation_id, "z")
+        ann.send(conversation_id, "end")
+        heard = [bob.message()]
+        while heard[-1].text != "end":
+            heard.append(bob.message())
+        assert [each.seq for each in heard] == list(range(1, len(heard) + 1))
+        for each in stalled:
+            read_until_closed(each)
 
 
 def test_what_was_acked_is_there_after_kill_9(peer: Peer) -> None:
