@@ -5,6 +5,7 @@ that runs. Prints a table; writes JSON lines and a page with charts.
 """
 
 import argparse
+import select
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -79,6 +80,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure; returns the exit code: 1 where a server did not start or a run was not sound."""
     console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+    if not hasattr(select, "epoll"):
+        console.print("hubbub bench: it needs Linux: epoll, /proc, core affinity.", style="red")
+        return FAILED
     try:
         plan = make_plan(options)
         cores = Cores([int(core) for core in options.server_cores.split(",") if core])
@@ -87,6 +91,8 @@ def run(options: argparse.Namespace) -> int:
         return FAILED
     cores.pin_client()
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.keep is not None:
+        options.keep.mkdir(parents=True, exist_ok=True)
     stem = time.strftime("bench-%Y%m%d-%H%M%S")
     lines, page = options.out / f"{stem}.jsonl", options.out / f"{stem}.html"
     here = machine(pinned=str(cores))

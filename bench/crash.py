@@ -282,4 +282,5 @@ WORKLOAD: Final = Workload(
     title="crash: kill -9 in the middle of one-to-one",
     variants=(f"{KILL_COUNT} kills, window {WINDOW}",),
     run=run,
+    kills=True,
 )

@@ -9,7 +9,7 @@ import msgspec
 
 from bench.load.client import Closed
 from bench.load.loop import TimedOut
-from bench.load.target import CannotRun, Cores, Target, running
+from bench.load.target import CannotRun, Cores, Remote, Target, running
 from bench.load.trial import Samples, Setting, Trial, Workload
 from bench.report import Measurement, percentiles, series
 
@@ -64,6 +64,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 def _takes_part(workload: Workload, entrant: Entrant) -> bool:
     if entrant.node_count not in workload.node_counts or entrant.wire not in workload.wires:
+        return False
+    if workload.kills and entrant.kind is Remote:
         return False
     return workload.has_peer or entrant.kind.name == "hubbub"
 

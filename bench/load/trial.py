@@ -85,6 +85,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     run: Callable[[Setting, str], Trial]
     wires: tuple[str, ...] = ("json", "msgpack", "bot")
     has_peer: bool = True  # whether peers can be asked the same
+    kills: bool = False  # whether the server is killed, which has to be one of ours then
     node_counts: tuple[int, ...] = (1,)
 
 

@@ -27,6 +27,14 @@ def test_peers_are_chosen_by_name_or_left_out() -> None:
     assert entrants("--wire", "json", "--peers", "") == ["hubbub json"]
 
 
+def test_a_server_that_others_have_started_is_not_killed() -> None:
+    """W6 would end the whole command, and with it what was measured."""
+    address = ["--address", "127.0.0.1:1", "--app-key", "k", "--app-secret", "s", "--wire", "json"]
+    assert entrants(*address) == ["hubbub json"]
+    with pytest.raises(ValueError, match="nothing to run"):
+        entrants(*address, workload="W6")
+
+
 def test_a_cluster_has_no_peer() -> None:
     """They run on one node."""
     assert entrants("--wire", "json", "--nodes", "3") == ["hubbub × 3 json"]

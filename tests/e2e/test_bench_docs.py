@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.load.target import Hubbub
+from bench.load.target import PEERS, Hubbub
 from bench.workloads import WORKLOADS
 from server.cli import make_parser
 from tests.nodes import ROOT
@@ -60,6 +60,7 @@ def test_the_benchmarks_of_the_documents_are_understood(name: str) -> None:
         options = parsed(words)
         assert set(options.workloads) <= set(WORKLOADS), words
         assert set(options.wire.split(",")) <= set(Hubbub.wires), words
+        assert set(options.peers.split(",")) <= set(PEERS), words
         asked = [WORKLOADS[name] for name in options.workloads or WORKLOADS]
         variants = [variant for workload in asked for variant in workload.variants]
         for part in options.variant:
