@@ -102,7 +102,10 @@ class Cell:
             return 0
         mail = await self.mailbox.drain()
         start = len(self.batch)
-        self.batch += mail
+        if self.failure is not None:  # in a sender's turn: what came since has nothing to do with it
+            self.mailbox.put_back(mail)
+        else:
+            self.batch += mail
         return start
 
     def settle_batch(self) -> None:

@@ -104,6 +104,10 @@ class Mailbox:
             del queue[:room]
         return batch
 
+    def put_back(self, batch: list[Envelope]) -> None:
+        """Undo a `drain`: ordinary messages come first again. Posted ones die with the incarnation."""
+        self._queue[:0] = [envelope for envelope in batch if envelope[1] is not POSTED]
+
     def take_posted(self, limit: int = BATCH_LIMIT) -> list[Envelope]:
         """Take at most `limit` messages of the internal lane, and none of the other, without waiting."""
         posted = self._posted

@@ -43,8 +43,16 @@ class Rounds(Generic[T]):
         """Handle what there is, or as much as is good for one turn."""
         if self._items:
             items, self._items = self._items[:_AT_ONCE], self._items[_AT_ONCE:]
-            for item in items:
-                self._handle(item)
+            handled_count = 0
+            try:
+                for item in items:
+                    handled_count += 1
+                    self._handle(item)
+            finally:
+                if handled_count < len(
+                    items
+                ):  # it raised, which is a bug: the others are not to suffer for it
+                    self._items[:0] = items[handled_count:]
 
     def leave_rest(self) -> None:
         """Let the task handle what is left."""

@@ -35,7 +35,7 @@ AREAS: Final[tuple[tuple[str, str], ...]] = (
         "sockets: poller, reads, writes",
         r"^server/(poller|socket_pump|transport)|^trio/(_socket|_highlevel_socket)",
     ),
-    ("frames and codecs", r"^protocol/|^server/(ws_frames|websocket|bot_gateway)|^wsproto/"),
+    ("frames and codecs", r"^protocol/|^server/(ws_frames|websocket|bot_gateway)"),
     ("outboxes and fan-out", r"^server/outbox|^actors/(hub|stream_gate|presence)"),
     ("sessions: limits, replies", r"^server/(session|ratelimit|weights|metrics|gateway)"),
     ("service and routing", r"^server/(chat_service|chat_core)|^actors/(router|address|reply)"),

@@ -19,8 +19,8 @@ from actors.rounds import Rounds, Turn
 IS_AVAILABLE: Final = hasattr(select, "epoll")
 _READ: Final = 1  # select.EPOLLIN; named where it does not exist as well
 _WRITE: Final = 4  # select.EPOLLOUT
-# Sockets of one round: some 50 µs each with what an actor does at once, so that timers and other tasks wait
-# for a few milliseconds at most.
+# Sockets of one round. Most bring one command, some 50 µs with what an actor does at once; a burst of 32 from
+# each would keep timers and leases waiting for some 50 ms.
 _AT_ONCE: Final = 32
 
 
@@ -56,12 +56,13 @@ class Poller:
 
     def watch(self, fd: int, ready: Ready, *, reads: bool) -> None:
         """Begin to watch a socket, for reading or, at first, for nothing."""
-        self._watched[fd] = ready
         self._epoll.register(fd, _READ if reads else 0)
+        self._watched[fd] = ready
 
     def change(self, fd: int, *, reads: bool, writes: bool) -> None:
         """Watch for these from now on."""
-        self._epoll.modify(fd, (_READ if reads else 0) | (_WRITE if writes else 0))
+        if fd in self._watched:
+            self._epoll.modify(fd, (_READ if reads else 0) | (_WRITE if writes else 0))
 
     def forget(self, fd: int) -> None:
         """Watch no more. Call before the socket is closed, whose number may be another's soon."""
@@ -80,6 +81,7 @@ class Poller:
                 await self._due.run()
         finally:
             self._turn.rounds.remove(self._due)
+            self._watched.clear()  # sessions may end after us
             self._epoll.close()
 
     async def _poll(self) -> None:

@@ -7,15 +7,13 @@ stays with the transport, so that no frame is overtaken or cut, and goes on when
 
 import os
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 import trio
 
 from server.outbox import COALESCED_WRITE_BYTES, Outbox
 from server.poller import Poller
 from server.transport import RECEIVE_BYTES, Transport, TransportClosed
-
-_NOTHING: Final = ()
 
 
 class Pumped(Protocol):
@@ -63,9 +61,10 @@ class SocketPump:
 
         What is not written yet of a frame is the transport's to finish.
         """
-        self._fd = self._transport.fileno()
-        self._poller.watch(self._fd, self, reads=False)
         try:
+            fd = self._transport.fileno()
+            self._poller.watch(fd, self, reads=False)
+            self._fd = fd
             self.resume()  # what came together with hello goes first
             self._task = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._abort_wait)
@@ -106,7 +105,7 @@ class SocketPump:
         except OSError:
             data = b""
         if data:
-            self._hand_over(self._transport.feed(data))
+            self._hand_over(data)
         else:
             self._end(TransportClosed())
 
@@ -120,19 +119,18 @@ class SocketPump:
         self._is_due = False
         if self._is_resuming and self._fd >= 0:
             self._is_resuming = False
-            self._hand_over(_NOTHING)
+            self._hand_over(b"")
         if self._fd >= 0 and not self._transport.is_blocked:
             self._write()
 
     # -- the rest -------------------------------------------------------------------------------------------
 
-    def _hand_over(self, payloads: Sequence[bytes | str]) -> None:
+    def _hand_over(self, data: bytes) -> None:
+        """Let the session have what these bytes complete, or what it has kept."""
         transport = self._transport
         try:
-            may_read = self._session.take(payloads)
-        except (
-            Exception
-        ) as exc:  # a bug in a command ends this connection only; the session's task reports it
+            may_read = self._session.take(transport.feed(data) if data else ())
+        except Exception as exc:  # a bug in a command ends its own connection
             self._end(exc)
             return
         if self._fd < 0:
@@ -159,6 +157,9 @@ class SocketPump:
                     break
         except OSError:
             self._end(TransportClosed())
+            return
+        except Exception as exc:  # a frame that cannot be made is this connection's misfortune only
+            self._end(exc)
             return
         if transport.is_blocked:
             outbox.sleeper = None

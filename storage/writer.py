@@ -233,15 +233,19 @@ class Writer:
         self.call_nowait(_nothing, on_done)
 
     def _deliver(self, jobs: Sequence[_Job]) -> None:
-        with self.delivering:
-            for job in jobs:
-                self._outstanding.popleft()
-                self._queued_bytes -= job.size_bytes
-                try:
-                    job.on_done(job.outcome)
-                except Exception:
-                    # One owner's bug must not lose the acks of the others in the same commit.
-                    log.exception("store_callback_failed")
+        try:
+            with self.delivering:
+                for job in jobs:
+                    self._outstanding.popleft()
+                    self._queued_bytes -= job.size_bytes
+                    try:
+                        job.on_done(job.outcome)
+                    except Exception:
+                        # One owner's bug must not lose the acks of the others in the same commit.
+                        log.exception("store_callback_failed")
+        except Exception:
+            # Here it would end the whole process, and not the one connection that it is about.
+            log.exception("store_delivery_failed")
 
     # For the writer's thread.
 

@@ -132,3 +132,36 @@ async def test_what_is_too_much_for_one_turn_is_left_to_the_task(autojump_clock:
         await wait_all_tasks_blocked()
         assert done[-1] == 500
         nursery.cancel_scope.cancel()
+
+
+async def test_mail_behind_a_failed_flush_has_no_crash_on_its_account(autojump_clock: MockClock) -> None:
+    """One crash of its own may be bad luck; the one before it was somebody else's."""
+    world, turn = World(), Turn()
+    async with open_runtime(world, turn=turn) as runtime:
+        await outcome(runtime.send("first")[0])
+        world.flush_crashes["bad"] = 1
+        world.receive_crashes["good"] = 1
+        with turn:
+            bad = runtime.send("bad")
+        good = runtime.send("good")  # the entity's task is on its way to crash; this one waits in the mailbox
+        assert world.received == ["first", "bad"]
+        assert await outcomes([*bad, *good]) == [1, 2]
+        assert world.dead == []
+
+
+def test_what_raises_costs_the_others_nothing() -> None:
+    """A bug in one connection's frame must not leave the rest of the round unserved for ever."""
+    handled: list[int] = []
+
+    def handle(number: int) -> None:
+        if number == 1:
+            raise ZeroDivisionError
+        handled.append(number)
+
+    rounds: Rounds[int] = Rounds(handle)
+    for number in range(4):
+        rounds.add(number)
+    with pytest.raises(ZeroDivisionError):
+        rounds.end_turn()
+    rounds.end_turn()
+    assert handled == [0, 2, 3]
