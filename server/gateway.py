@@ -1,8 +1,9 @@
 """The node's edge: who may come in, which protocol they speak, all sessions, and the orderly end.
 
 One public port carries the page, HTTP and WebSocket; another one the bot protocol. Tasks: one accept loop for
-each port, the lag watch, the sweeper (all deadlines of all sessions, once a second), and one task for each
-connection, which becomes the session's reader; a session that is welcomed has a second one, its writer.
+each port, the lag watch, the sweeper (all deadlines of all sessions, once a second), the poller's two, which
+serve all plain sockets after hello, and one for each connection, which greets and parts; over TLS that one goes
+on as the session's reader, and a second one is its writer.
 
 Nothing here waits for a client: what is refused is refused at once, what is slow is swept away.
 """

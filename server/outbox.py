@@ -64,7 +64,7 @@ class OutboxStats:
 
 
 class Outbox:
-    """Hold what one task writes to one connection.
+    """Hold what is to be written to one connection.
 
     Everything but `wait` is synchronous and runs in the Trio thread. `on_overflow` is called, once, when
     drops in more than 1,000 streams would have to be remembered.
