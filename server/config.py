@@ -123,7 +123,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Meta(ge=1024, le=10 * (1 << 30), description="Largest upload; 25M: what mail accepts too."),
     ] = 25 * (1 << 20)
     max_connections: Annotated[
-        int, Meta(ge=1, description="Open connections of this node; about 20 KB of memory each, and up to 256 KB for a slow reader.")
+        int, Meta(ge=1, description="Open connections of this node; about 20 KB of memory each.")
     ] = 20_000
     max_connections_per_address: Annotated[
         int, Meta(ge=1, description="Open connections from one address; an office behind one fits.")

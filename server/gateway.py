@@ -2,8 +2,8 @@
 
 One public port carries the page, HTTP and WebSocket; another one the bot protocol. Tasks: one accept loop for
 each port, the lag watch, the sweeper (all deadlines of all sessions, once a second), the poller's two, which
-serve all plain sockets after hello, and one for each connection, which greets and parts; over TLS that one goes
-on as the session's reader, and a second one is its writer.
+serve all plain sockets after hello, and one for each connection, which greets and parts; over TLS that one
+goes on as the session's reader, and a second one is its writer.
 
 Nothing here waits for a client: what is refused is refused at once, what is slow is swept away.
 """
