@@ -77,8 +77,8 @@ _ONE_LINE = _LINES.replace("{condition}", " AND m.conversation_id = ?")
 
 # Questions of many at once are one statement with one row: each step of a statement gives the interpreter's
 # lock away and fights for it. So the answer is JSON, with the number of the question in each part. The
-# questions are bound, not JSON: SQLite reads a text out of JSON up to its first U+0000 only, and would take one
-# text for another.
+# questions are bound, not JSON: SQLite reads a text out of JSON up to its first U+0000 only, and would take
+# one text for another.
 def _listed(spec: TableSpec[Any], alias: str) -> str:
     return f"json_array({', '.join(f'{alias}.{name}' for name in spec.names)})"
 
