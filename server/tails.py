@@ -7,6 +7,8 @@ What makes it certain:
   his message here, and what is here is stored.
 - An actor that wakes begins the tail anew at the head that it has loaded (`begin`): what an earlier
   incarnation has stored and never told is read from the store.
+- An actor that ends otherwise than by leaving makes its tail forgotten (`forget`), and again when an append
+  concludes that was in flight then: nobody tells what it has stored.
 - What is read from the store to fill a tail is joined with what was told meanwhile; a hole between makes the
   tail useless, and it is thrown away.
 

@@ -12,12 +12,14 @@ from actors.address import Address
 from actors.conversation import Conversation
 from protocol import commands, events, replies
 from protocol.commands import Command
-from protocol.errors import HubbubError, StorageUnavailable
+from protocol.errors import HubbubError, StorageUnavailable, Unavailable
+from protocol.records import Append, conversation_stream
 from protocol.replies import Reply
 from server import tail as tail_module
 from server import tails as tails_module
+from storage.store import Outcome
 from tests.cluster.worlds import Member, open_cluster
-from tests.server.world import Device, open_world
+from tests.server.world import Device, World, open_world
 
 
 async def outcome(answer: Callable[[], object]) -> object:
@@ -304,6 +306,61 @@ async def test_what_a_crashed_actor_stored_and_never_told_is_read(
         assert page.head == sent.seq
         assert "crash" in repr(page.items)
         await compare(ann, commands.History(conversation_id=group))
+
+
+class LateNews:
+    """Appends are stored at once, and their outcome is told only when the test says so."""
+
+    def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._append = world.store.append_nowait
+        self._held: list[tuple[Callable[[Outcome], None], Outcome]] = []
+        self.is_stored = trio.Event()
+        monkeypatch.setattr(world.flaky, "append_nowait", self._hold)
+
+    def _hold(self, append: Append, on_done: Callable[[Outcome], None]) -> None:
+        def keep(outcome: Outcome) -> None:
+            self._held.append((on_done, outcome))
+            self.is_stored.set()
+
+        self._append(append, keep)
+
+    def tell(self) -> None:
+        for on_done, outcome in self._held:
+            on_done(outcome)
+
+
+@pytest.mark.parametrize("is_read_meanwhile", [False, True])
+async def test_a_cancelled_actor_leaves_no_tail_that_is_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_read_meanwhile: bool
+) -> None:
+    """A deletion that is stored, and that nobody tells any more: the message must not be served.
+
+    So it goes when the supervisor runs the host again after a bug; the epoch stays the same.
+    """
+    async with open_world(tmp_path) as world:
+        ann, bob = await world.people("ann", "bob")
+        group = await world.group(ann, bob)
+        sent = await ann.send(group, "secret")
+        before = await world.store.read_tail(conversation_stream(group), limit=100)
+        command = commands.History(conversation_id=group)
+        news = LateNews(world, monkeypatch)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ann.refusal, commands.Delete(conversation_id=group, target=sent.seq))
+            with trio.fail_after(5):
+                await news.is_stored.wait()
+            world.core.conversations.cut_off(lambda _: True, Unavailable("restarted", retry_after_s=0.5))
+        if is_read_meanwhile:  # by a read of the store that was under way when the deletion was stored
+
+            async def early(stream: str, *, limit: int, max_bytes: int = 0) -> object:
+                return before
+
+            with monkeypatch.context() as patch:
+                patch.setattr(world.flaky, "read_tail", early, raising=False)
+                assert "secret" in repr(await bob.do(command))
+        news.tell()
+        monkeypatch.undo()
+        assert "secret" not in repr(await bob.do(command))
+        await compare(bob, command)
 
 
 async def test_a_failed_append_is_in_no_tail(tmp_path: Path) -> None:
