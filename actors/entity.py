@@ -175,7 +175,7 @@ class Entity:
         """
 
     def ended(self) -> None:
-        """Take note that the incarnation is over without having been passivated; called once, before `settle`.
+        """Take note that the incarnation is over and was not passivated. Called once, before `settle`.
 
         After a crash, a stop, an activation that failed, and also where nothing else is called any more: when
         the host is cancelled or the entity is cut off. What is in flight may still be stored, by nobody's

@@ -169,7 +169,7 @@ class Recent(Protocol):
         ...
 
     def forget(self, conversation_id: str) -> None:
-        """More may be stored than was told: an actor ended out of turn, or its append concluded after that."""
+        """An actor has ended out of turn, or its append concluded later: more may be stored than told."""
         ...
 
 
