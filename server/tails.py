@@ -110,11 +110,17 @@ class Tails:
         if tail is None:
             return None
         self._tails.move_to_end(command.conversation_id)
+        before_bytes = tail.size_bytes
+        page: EventPage | MessagePage | None
         if isinstance(command, Sync):
-            return tail.events(command.after, command.limit)
-        if command.thread or (command.before and command.after is not None):
+            page = tail.events(command.after, command.limit)
+        elif command.thread or (command.before and command.after is not None):
             return None
-        return tail.history(command.before, command.after, command.limit)
+        else:
+            page = tail.history(command.before, command.after, command.limit)
+        if tail.size_bytes != before_bytes:  # the page is kept, or others were dropped for it
+            self._resize(tail.size_bytes - before_bytes)
+        return page
 
     async def fetch(self, command: Sync | History) -> EventPage | MessagePage | None:
         """Fill the tail where that may help, and answer from it; None: only the store can tell.
