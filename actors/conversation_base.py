@@ -8,9 +8,9 @@ from actors.conversation_rules import ConversationState
 from actors.messages import (
     UserTell,
 )
-from actors.ports import Fanout, Leases, Log, Recent, Relay, WallClock
+from actors.ports import Fanout, Leases, Log, Outcome, Recent, Relay, WallClock
 from actors.reply import Reply
-from actors.stream_actor import Staged, StreamActor
+from actors.stream_actor import Batch, Staged, StreamActor
 from protocol import events, replies
 from protocol.codec import Encoded
 from protocol.events import ConversationEvent
@@ -75,6 +75,7 @@ class ConversationBase(StreamActor):
         self._id = address.id
         self._fanout = fanout
         self._recent = recent
+        self._has_ended = False  # otherwise than by leaving with nothing in flight
         self._state: ConversationState | None = None
         self._counts: dict[int, int] = {}  # the oldest first
 
@@ -84,10 +85,15 @@ class ConversationBase(StreamActor):
         assert self._state is not None
         return self._state
 
-    async def settle(self) -> None:
-        """Wait for the appends in flight; what they have stored, nobody will tell."""
-        await super().settle()
+    def ended(self) -> None:
+        """From here on nobody tells what is stored: not now, and not when an append in flight concludes."""
+        self._has_ended = True
         self._recent.forget(self._id)
+
+    def _decided(self, batch: Batch, outcome: Outcome) -> None:
+        if self._has_ended:  # somebody may have read the store before this was in it
+            self._recent.forget(self._id)
+        super()._decided(batch, outcome)
 
     def placed(self, staged: Staged, at: Appended) -> None:
         state = self._known

@@ -174,6 +174,14 @@ class Entity:
         Not called after a crash, or when time runs out in a drain: correctness may not depend on it.
         """
 
+    def ended(self) -> None:
+        """Take note that the incarnation is over and was not passivated. Called once, before `settle`.
+
+        After a crash, a stop, an activation that failed, and also where nothing else is called any more: when
+        the host is cancelled or the entity is cut off. What is in flight may still be stored, by nobody's
+        account. Nothing may be awaited or raised here.
+        """
+
     async def settle(self) -> None:
         """Wait until appends in flight have concluded, after a crash or stop and before the next activation.
 

@@ -395,7 +395,7 @@ class EntityHost:
         restarted = history is not None and history.is_restarted
         context: EntityContext | None = None
         entity: Entity | None = None
-        is_awake = False
+        is_awake = has_left = False
         failure: Exception | None = None
         try:
             async with trio.open_nursery() as nursery:  # the entity's helper tasks
@@ -420,11 +420,15 @@ class EntityHost:
                 if failure is not None:
                     _log.error("entity_crashed_when_cut_off", actor=str(cell.address), exc_info=failure)
                 raise passing from None
+        else:
+            has_left = True
         finally:
             if context is not None:
                 context.close()
             cell.entity = None
             cell.mailbox.drop_posted()
+            if entity is not None and not has_left:
+                entity.ended()
         if failure is None:
             return False
         if isinstance(failure, StopEntity | HubbubError):

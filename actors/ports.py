@@ -169,7 +169,7 @@ class Recent(Protocol):
         ...
 
     def forget(self, conversation_id: str) -> None:
-        """An actor has ended out of turn: more may be stored than was told."""
+        """An actor has ended out of turn, or its append concluded later: more may be stored than told."""
         ...
 
 

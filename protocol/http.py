@@ -19,7 +19,13 @@ UserName = Annotated[
 Password = Annotated[str, Meta(max_length=MAX_PASSWORD_FIELD_CHARS, description="8 to 256 characters.")]
 DeviceName = Annotated[str, Meta(max_length=100, description="How the list of sessions shows this log-in.")]
 ExternalId = Annotated[
-    str, Meta(min_length=1, max_length=255, description="The user's id in the app's own system.")
+    str,
+    Meta(
+        min_length=1,
+        max_length=255,
+        pattern=r"^[^\x00-\x1f\x7f-\x9f]*$(?!\n)",  # as a token's sub; types.ID_PATTERN explains the end
+        description="The user's id in the app's own system, without control characters.",
+    ),
 ]
 Language = Annotated[str, Meta(max_length=35, description="BCP 47, such as pt-BR.")]
 TimeZone = Annotated[str, Meta(max_length=64, description="IANA name, such as Europe/Berlin.")]

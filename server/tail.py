@@ -31,6 +31,11 @@ _TAIL_BYTES: Final = 700  # of an empty one, with its place in the dict
 _ROW_BYTES: Final = (
     900  # of a row with its event and its message, beside two copies of the text; 700 measured
 )
+_STATE_BYTES: Final = 200  # of a message's state, beside its texts
+_QUOTE_BYTES: Final = 32  # of each quote in JSON: a string costs 60 more when decoded, in its list
+_PLAIN_QUOTES: Final = 12  # in the body of a message that mentions nobody; counted with the row
+_PAGE_BYTES: Final = 350  # of a kept page, with its key and its list; 270 measured
+_ITEM_BYTES: Final = 9  # of an item of one, which is its row's own: a place in a list that has grown
 
 EntryAt = tuple[Entry, MessageState | None]
 
@@ -50,7 +55,7 @@ class Row:
         if stored is not None:
             self._chars = len(stored[0].body)
             self.is_message = stored[0].kind == "message"
-            self.size_bytes = _ROW_BYTES + 2 * sys.getsizeof(stored[0].body)
+            self.size_bytes = _ROW_BYTES + _stored_bytes(*stored)
         elif isinstance(event, events.MessagePosted):
             self.is_message = True
             self.size_bytes = _ROW_BYTES + 2 * sys.getsizeof(event.text)
@@ -78,12 +83,26 @@ class Row:
     def message(self, conversation_id: str) -> Message:
         """The message, as it now is; only where it is one, and not in doubt."""
         if self._message is None:
-            if self._stored is not None:
+            state = self._stored[1] if self._stored is not None else None
+            if self._stored is not None and state is not None and state.deleted_at_ms:
                 self._message = read_message(conversation_id, *self._stored)
-            else:
-                assert isinstance(self._event, events.MessagePosted)
-                self._message = message_of(self._event)
+            else:  # its texts are the event's, not another copy
+                posted = self.event(conversation_id)
+                assert isinstance(posted, events.MessagePosted)
+                self._message = message_of(posted, state)
         return self._message
+
+
+def _stored_bytes(entry: Entry, state: MessageState | None) -> int:
+    """What an event from the store holds beside a row's own: its texts, as stored and decoded."""
+    size_bytes = 2 * sys.getsizeof(entry.body)
+    size_bytes += _QUOTE_BYTES * max(entry.body.count('"') - _PLAIN_QUOTES, 0)
+    if state is not None:
+        size_bytes += _STATE_BYTES + sys.getsizeof(state.text)
+        for listed in (state.mentions, state.reactions):
+            if listed:
+                size_bytes += 2 * sys.getsizeof(listed) + _QUOTE_BYTES * listed.count('"')
+    return size_bytes
 
 
 class Tail:
@@ -91,6 +110,7 @@ class Tail:
 
     __slots__ = (
         "_pages",
+        "_pages_bytes",
         "_rows",
         "conversation_id",
         "epoch",
@@ -112,6 +132,7 @@ class Tail:
         self.size_bytes = _TAIL_BYTES
         self._rows: list[Row] = []
         self._pages: dict[tuple[object, ...], EventPage | MessagePage] = {}
+        self._pages_bytes = 0  # of those in size_bytes
 
     @property
     def row_count(self) -> int:
@@ -131,6 +152,8 @@ class Tail:
         self.is_full = True
         for entry_at in stored:
             self._append(Row(None, entry_at))
+        if self.size_bytes > MAX_TAIL_BYTES:  # the store's bound is on the bodies alone
+            self._cut()
         return all(self.note(event) for event in published)
 
     def note(self, event: ConversationEvent) -> bool:
@@ -139,8 +162,7 @@ class Tail:
             return True  # the store had it already when the tail was filled
         if event.seq > self.head + 1:
             return False
-        if self._pages:
-            self._pages.clear()
+        self._drop_pages()
         self.head = event.seq
         match event:
             case events.MessagePosted():
@@ -184,8 +206,16 @@ class Tail:
 
     def _keep(self, key: tuple[object, ...], page: EventPage | MessagePage) -> None:
         if len(self._pages) >= _MAX_PAGES:
-            self._pages.clear()
+            self._drop_pages()
         self._pages[key] = page
+        self._pages_bytes += _PAGE_BYTES + _ITEM_BYTES * len(page.items)
+        self.size_bytes += _PAGE_BYTES + _ITEM_BYTES * len(page.items)
+
+    def _drop_pages(self) -> None:
+        if self._pages:
+            self._pages.clear()
+            self.size_bytes -= self._pages_bytes
+            self._pages_bytes = 0
 
     def _read_events(self, after: int, limit: int) -> EventPage | None:
         skipped = after - self.first + 1

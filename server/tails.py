@@ -7,6 +7,8 @@ What makes it certain:
   his message here, and what is here is stored.
 - An actor that wakes begins the tail anew at the head that it has loaded (`begin`): what an earlier
   incarnation has stored and never told is read from the store.
+- An actor that ends otherwise than by leaving makes its tail forgotten (`forget`), and again when an append
+  concludes that was in flight then: nobody tells what it has stored.
 - What is read from the store to fill a tail is joined with what was told meanwhile; a hole between makes the
   tail useless, and it is thrown away.
 
@@ -108,11 +110,17 @@ class Tails:
         if tail is None:
             return None
         self._tails.move_to_end(command.conversation_id)
+        before_bytes = tail.size_bytes
+        page: EventPage | MessagePage | None
         if isinstance(command, Sync):
-            return tail.events(command.after, command.limit)
-        if command.thread or (command.before and command.after is not None):
+            page = tail.events(command.after, command.limit)
+        elif command.thread or (command.before and command.after is not None):
             return None
-        return tail.history(command.before, command.after, command.limit)
+        else:
+            page = tail.history(command.before, command.after, command.limit)
+        if tail.size_bytes != before_bytes:  # the page is kept, or others were dropped for it
+            self._resize(tail.size_bytes - before_bytes)
+        return page
 
     async def fetch(self, command: Sync | History) -> EventPage | MessagePage | None:
         """Fill the tail where that may help, and answer from it; None: only the store can tell.

@@ -46,7 +46,7 @@ class Gathered(Generic[K, V]):
     async def ask(self, key: K) -> V:
         """Return the answer of a query that begins after this call. A cancelled caller leaves at once.
 
-        Raises: as Readers.run; an error of the query is raised to all who share it.
+        Raises: as Readers.run; an error of the query is raised to all who share it, a copy to each.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         if len(self._waiting) >= MAX_WAITING_READS:
@@ -66,7 +66,7 @@ class Gathered(Generic[K, V]):
 
         await trio.lowlevel.wait_task_rescheduled(abort)
         if question.error is not None:
-            raise question.error
+            raise _copy_of(question.error)
         value: V = question.value  # type: ignore[assignment]  # an answer, None where that is one
         return value
 
@@ -93,6 +93,18 @@ class Gathered(Generic[K, V]):
             for question in waiting:
                 question.error = exc
                 _resume(question)
+
+
+def _copy_of(error: Exception) -> Exception:
+    """Make an error of the same type, args and attributes, caused by this one.
+
+    One instance raised in many tasks would collect the tracebacks, and so the frames, of them all. `__new__`,
+    as an error's own `__init__` need not take its `args`.
+    """
+    copy: Exception = type(error).__new__(type(error), *error.args)
+    copy.__dict__.update(error.__dict__)
+    copy.__cause__ = error
+    return copy
 
 
 def _resume(question: _Question[Any, Any]) -> None:

@@ -4,6 +4,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -75,7 +76,9 @@ _ONE_LINE = _LINES.replace("{condition}", " AND m.conversation_id = ?")
 
 
 # Questions of many at once are one statement with one row: each step of a statement gives the interpreter's
-# lock away and fights for it. So the answer is JSON, with the number of the question in each part.
+# lock away and fights for it. So the answer is JSON, with the number of the question in each part. The
+# questions are bound, not JSON: SQLite reads a text out of JSON up to its first U+0000 only, and would take
+# one text for another.
 def _listed(spec: TableSpec[Any], alias: str) -> str:
     return f"json_array({', '.join(f'{alias}.{name}' for name in spec.names)})"
 
@@ -83,28 +86,37 @@ def _listed(spec: TableSpec[Any], alias: str) -> str:
 _USER = spec_of(User)
 _SESSION = spec_of(Session)
 _IS_DISABLED = f"EXISTS (SELECT 1 FROM {Disabled.table} d WHERE d.user_id = u.user_id)"
+# column1 is the question's number, NULL in a row without one; the columns behind it are the question.
 _ARRIVALS = f"""
-SELECT json_group_array(json_array(asked.key,
+SELECT json_group_array(json_array(asked.column1,
     json((SELECT json_group_array(m.conversation_id) FROM {MemberRow.table} m
-        WHERE m.user_id = json_extract(asked.value, '$[0]'))),
+        WHERE m.user_id = asked.column2)),
     (SELECT max(l.seq) FROM stream s CROSS JOIN log l ON l.stream_id = s.stream_id
-        WHERE s.name = 'u:' || json_extract(asked.value, '$[0]')),
+        WHERE s.name = 'u:' || asked.column2),
     json((SELECT json_group_object(c.stream, c.seq) FROM {DeviceCursor.table} c
-        WHERE c.user_id = json_extract(asked.value, '$[0]')
-        AND c.device_id = json_extract(asked.value, '$[1]')))
-)) FROM json_each(?) asked
+        WHERE c.user_id = asked.column2 AND c.device_id = asked.column3))
+)) FROM ({{asked}}) asked WHERE asked.column1 IS NOT NULL
 """
 _EXTERNAL_USERS = f"""
-SELECT json_group_array(json_array(asked.key, {_listed(_USER, "u")}, {_IS_DISABLED}))
-FROM json_each(?) asked CROSS JOIN {User.table} u
-    ON u.app_id = json_extract(asked.value, '$[0]') AND u.external_id = json_extract(asked.value, '$[1]')
+SELECT json_group_array(json_array(asked.column1, {_listed(_USER, "u")}, {_IS_DISABLED}))
+FROM ({{asked}}) asked CROSS JOIN {User.table} u ON u.app_id = asked.column2 AND u.external_id = asked.column3
 """
 _LOG_INS = f"""
-SELECT json_group_array(json_array(asked.key, {_listed(_SESSION, "s")}, {_listed(_USER, "u")}, {_IS_DISABLED},
+SELECT json_group_array(json_array(
+    asked.column1, {_listed(_SESSION, "s")}, {_listed(_USER, "u")}, {_IS_DISABLED},
     (SELECT p.last_seen_ms FROM {SessionUse.table} p WHERE p.session_id = s.session_id)))
-FROM json_each(?) asked CROSS JOIN {Session.table} s ON s.token_hash = asked.value
+FROM ({{asked}}) asked CROSS JOIN {Session.table} s ON s.token_hash = asked.column2
     LEFT JOIN {User.table} u ON u.user_id = s.user_id
 """
+_ASKED_SIZES: Final = (
+    1,
+    2,
+    4,
+    8,
+    16,
+    32,
+    64,
+)  # rows of questions; few sizes, so that each is prepared once and kept
 _arrivals = msgspec.json.Decoder(list[tuple[int, list[str], int | None, dict[str, int]]])
 
 
@@ -333,7 +345,7 @@ def deleted_seqs(connection: sqlite3.Connection, conversation_id: str, after: in
 
 def arrivals(connection: sqlite3.Connection, devices: Sequence[tuple[str, str]]) -> list[Arrival]:
     found = [Arrival()] * len(devices)
-    (answer,) = connection.execute(_ARRIVALS, (json.dumps(devices),)).fetchone()
+    answer = _ask(connection, _ARRIVALS, devices)
     for number, conversation_ids, inbox_head, cursors in _arrivals.decode(answer):
         found[number] = Arrival(
             conversation_ids=conversation_ids, inbox_head=inbox_head or 0, cursors=cursors
@@ -345,7 +357,7 @@ def external_users(
     connection: sqlite3.Connection, users: Sequence[tuple[str, str]]
 ) -> list[tuple[User, bool] | None]:
     found: list[tuple[User, bool] | None] = [None] * len(users)
-    (answer,) = connection.execute(_EXTERNAL_USERS, (json.dumps(users),)).fetchone()
+    answer = _ask(connection, _EXTERNAL_USERS, users)
     for number, user, is_disabled in msgspec.json.decode(answer):
         found[number] = (_USER.row(user), bool(is_disabled))
     return found
@@ -353,7 +365,7 @@ def external_users(
 
 def log_ins(connection: sqlite3.Connection, token_hashes: Sequence[str]) -> list[LogIn | None]:
     found: list[LogIn | None] = [None] * len(token_hashes)
-    (answer,) = connection.execute(_LOG_INS, (json.dumps(token_hashes),)).fetchone()
+    answer = _ask(connection, _LOG_INS, [(token_hash,) for token_hash in token_hashes])
     for number, session, user, is_disabled, last_seen_ms in msgspec.json.decode(answer):
         found[number] = LogIn(
             session=_SESSION.row(session),
@@ -362,6 +374,24 @@ def log_ins(connection: sqlite3.Connection, token_hashes: Sequence[str]) -> list
             last_seen_ms=last_seen_ms or 0,
         )
     return found
+
+
+def _ask(connection: sqlite3.Connection, template: str, questions: Sequence[tuple[str, ...]]) -> str:
+    """Run the statement for all questions, one at least and MAX_GROUP of storage/gather.py at most."""
+    width = 1 + len(questions[0])
+    size = next(size for size in _ASKED_SIZES if size >= len(questions))
+    values: list[Value] = [None] * (size * width)
+    for number, question in enumerate(questions):
+        values[number * width : (number + 1) * width] = (number, *question)
+    row = connection.execute(_asking(template, size, width), values).fetchone()
+    answer: str = row[0]
+    return answer
+
+
+@cache
+def _asking(template: str, size: int, width: int) -> str:
+    row = f"({', '.join('?' * width)})"
+    return template.replace("{asked}", f"VALUES {', '.join([row] * size)}")
 
 
 @contextmanager

@@ -81,6 +81,7 @@ class World:
     can_leave: bool = True
     activations: list[tuple[str, bool]] = field(default_factory=list)  # (id, restarted)
     passivations: list[str] = field(default_factory=list)
+    ends: list[str] = field(default_factory=list)  # otherwise than by passivation
     received: list[str] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
     dead: list[tuple[Address, object, BaseException, int]] = field(default_factory=list)
@@ -208,6 +209,9 @@ class Ledger(Entity):
     async def passivate(self) -> None:
         await trio.sleep(self.world.passivate_s)
         self.world.passivations.append(self.ctx.address.id)
+
+    def ended(self) -> None:
+        self.world.ends.append(self.ctx.address.id)
 
     async def settle(self) -> None:
         if self.in_flight:

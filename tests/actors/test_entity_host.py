@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from actors import Address, CrashPolicy, Supervisor
+from actors import NO_REPLY, Address, CrashPolicy, EntityHost, LocalRouter, Supervisor
 from protocol.errors import Refused, Unavailable
 from tests.actors.ledger import (
     KIND,
@@ -273,6 +273,46 @@ async def test_neighbours_do_not_notice_a_crash(autojump_clock: MockClock) -> No
         runtime.router.tell(A, Do(crash))
         assert await outcomes(runtime.send("x", to=b)) == [0]
         assert [entry for entry in runtime.world.activations if entry[0] == "b"] == [("b", False)]
+
+
+async def test_an_incarnation_is_told_of_every_end_but_leaving(autojump_clock: MockClock) -> None:
+    """Whoever believes what an actor tells (memory of recent history) must hear when it tells no more."""
+    world = World(activation_errors=[Unavailable("storage_unavailable")])
+    async with open_runtime(world, idle_s=10.0) as runtime:
+        assert await outcomes(runtime.send("x")) == ["storage_unavailable"]
+        assert world.ends == ["a"]
+        assert await outcomes(runtime.send("x")) == [0]
+        world.receive_crashes["y"] = 1
+        assert await outcomes(runtime.send("y")) == [1]
+        assert world.ends == ["a"] * 2
+        runtime.router.tell(A, Do(fenced))
+        await wait_all_tasks_blocked()
+        assert world.ends == ["a"] * 3
+        assert await outcomes(runtime.send("z")) == [2]
+        runtime.host.cut_off(lambda _: True, Unavailable("moved"))
+        assert world.ends == ["a"] * 3
+        await wait_all_tasks_blocked()
+        assert world.ends == ["a"] * 4
+        assert await outcomes(runtime.send("z")) == [3]
+        await trio.sleep(60)
+        assert world.passivations == ["a"]
+        assert await outcomes(runtime.send("z")) == [4]
+        assert world.ends == ["a"] * 4  # not for having left
+    assert len(world.ends) + len(world.passivations) == 6  # as many as incarnations
+
+
+async def test_a_host_that_is_cancelled_tells_its_entities(autojump_clock: MockClock) -> None:
+    """As when the supervisor runs it again after a bug elsewhere: nobody settles them."""
+    world = World(commit_s=1.0)
+    host = EntityHost(KIND, lambda _: Ledger(world), router=LocalRouter(), on_dead_letter=lambda *_: None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.write)
+        await nursery.start(host.run)
+        host.deliver(A, Append("x"), NO_REPLY)
+        await wait_all_tasks_blocked()
+        assert world.ends == []
+        nursery.cancel_scope.cancel()
+    assert world.ends == ["a"]
 
 
 async def test_a_next_incarnation_waits_until_appends_are_decided(autojump_clock: MockClock) -> None:

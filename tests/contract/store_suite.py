@@ -871,6 +871,40 @@ class StoreSuite(OwnershipSuite):
             assert bot is not None
             assert bot[0].is_bot is True
 
+    async def test_no_text_is_taken_for_another_that_it_begins_with(self, reopen: Reopen) -> None:
+        """Whom a backend signs in is who that backend has named, to the last character."""
+        async with reopen() as store:
+            texts = ["alice", "alice\0evil", "alice\0", "alice ", "Alice", 'al"ice\\', "\u2028", "🐝"]
+            users = [user(f"u{number}", f"u{number}", external_id=text) for number, text in enumerate(texts)]
+            kept = users[:1] + users[4:]
+            await store.commit([Insert(user) for user in kept])
+            for one in users:
+                assert one.external_id is not None
+                found = await store.external_user("app", one.external_id)
+                assert found == ((one, False) if one in kept else None)
+                assert await store.external_user("app\0x", one.external_id) is None
+            await store.commit([Insert(user) for user in users if user not in kept])
+            for one in users:
+                assert one.external_id is not None
+                assert await store.external_user("app", one.external_id) == (one, False)
+
+            cursors = [
+                DeviceCursor(user_id="u0", device_id=text, stream="c:c1", seq=number)
+                for number, text in enumerate(texts)
+            ]
+            session = Session(session_id="s", user_id="u0", app_id="app", token_hash="hash", created_at_ms=1)
+            await store.commit(
+                [
+                    *map(Put, cursors),
+                    Put(MemberRow(conversation_id="c1", user_id="u0", role="member")),
+                    Insert(session),
+                ]
+            )
+            for cursor in cursors:
+                assert (await store.arrival("u0", cursor.device_id)).cursors == {"c:c1": cursor.seq}
+            assert await store.arrival("u0\0", "alice") == Arrival()
+            assert await store.log_in("hash\0") is None
+
     async def test_a_log_in_is_found_by_its_token_with_its_user(self, reopen: Reopen) -> None:
         """What every connection of a person or a bot begins with."""
         async with reopen() as store:

@@ -279,6 +279,11 @@ async def test_a_backend_makes_users_signs_them_in_and_acts_for_them(tmp_path: P
         again = json_of(await api.call("POST", "/v1/app/users", json={"users": wanted[:1]}, auth=basic))
         assert again["items"][0]["user"] == made[0]["user"]
         assert not again["items"][0].get("created", False)
+        for odd in ("cust-0\0x", "cust-0\n", "\x7f", ""):  # no token could have it as its sub
+            refused = await api.call(
+                "POST", "/v1/app/users", json={"users": [{"external_id": odd}]}, auth=basic
+            )
+            assert refused.status_code == 400
         one, two = made[0]["user"]["user_id"], made[1]["user"]["user_id"]
 
         body = {"user_id": one, "ttl_s": 60}

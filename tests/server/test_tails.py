@@ -1,5 +1,7 @@
 """Recent history from memory: the same answers as from the store, nothing deleted, nothing acked missing."""
 
+import gc
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -12,12 +14,17 @@ from actors.address import Address
 from actors.conversation import Conversation
 from protocol import commands, events, replies
 from protocol.commands import Command
-from protocol.errors import HubbubError, StorageUnavailable
+from protocol.errors import HubbubError, StorageUnavailable, Unavailable
+from protocol.records import Append, Entry, MessageState, conversation_stream
 from protocol.replies import Reply
+from protocol.stored_events import body_of, encode_json
+from protocol.types import Reaction
 from server import tail as tail_module
 from server import tails as tails_module
+from server.tail import EntryAt, Tail
+from storage.store import Outcome
 from tests.cluster.worlds import Member, open_cluster
-from tests.server.world import Device, open_world
+from tests.server.world import Device, World, open_world
 
 
 async def outcome(answer: Callable[[], object]) -> object:
@@ -306,6 +313,61 @@ async def test_what_a_crashed_actor_stored_and_never_told_is_read(
         await compare(ann, commands.History(conversation_id=group))
 
 
+class LateNews:
+    """Appends are stored at once, and their outcome is told only when the test says so."""
+
+    def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._append = world.store.append_nowait
+        self._held: list[tuple[Callable[[Outcome], None], Outcome]] = []
+        self.is_stored = trio.Event()
+        monkeypatch.setattr(world.flaky, "append_nowait", self._hold)
+
+    def _hold(self, append: Append, on_done: Callable[[Outcome], None]) -> None:
+        def keep(outcome: Outcome) -> None:
+            self._held.append((on_done, outcome))
+            self.is_stored.set()
+
+        self._append(append, keep)
+
+    def tell(self) -> None:
+        for on_done, outcome in self._held:
+            on_done(outcome)
+
+
+@pytest.mark.parametrize("is_read_meanwhile", [False, True])
+async def test_a_cancelled_actor_leaves_no_tail_that_is_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_read_meanwhile: bool
+) -> None:
+    """A deletion that is stored, and that nobody tells any more: the message must not be served.
+
+    So it goes when the supervisor runs the host again after a bug; the epoch stays the same.
+    """
+    async with open_world(tmp_path) as world:
+        ann, bob = await world.people("ann", "bob")
+        group = await world.group(ann, bob)
+        sent = await ann.send(group, "secret")
+        before = await world.store.read_tail(conversation_stream(group), limit=100)
+        command = commands.History(conversation_id=group)
+        news = LateNews(world, monkeypatch)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ann.refusal, commands.Delete(conversation_id=group, target=sent.seq))
+            with trio.fail_after(5):
+                await news.is_stored.wait()
+            world.core.conversations.cut_off(lambda _: True, Unavailable("restarted", retry_after_s=0.5))
+        if is_read_meanwhile:  # by a read of the store that was under way when the deletion was stored
+
+            async def early(stream: str, *, limit: int, max_bytes: int = 0) -> object:
+                return before
+
+            with monkeypatch.context() as patch:
+                patch.setattr(world.flaky, "read_tail", early, raising=False)
+                assert "secret" in repr(await bob.do(command))
+        news.tell()
+        monkeypatch.undo()
+        assert "secret" not in repr(await bob.do(command))
+        await compare(bob, command)
+
+
 async def test_a_failed_append_is_in_no_tail(tmp_path: Path) -> None:
     """Only what is stored is told."""
     async with open_world(tmp_path) as world:
@@ -353,6 +415,90 @@ async def test_a_failing_store_fails_the_read_that_would_fill(tmp_path: Path) ->
         del world.flaky.read_tail
         await bob.do(command)
         assert await compare(bob, command)
+
+
+def stored_messages(count: int, *, reacted_count: int = 0, mentioned_count: int = 0) -> list[EntryAt]:
+    """Messages as the store reads them, with texts that are theirs alone."""
+    found: list[EntryAt] = []
+    for seq in range(1, count + 1):
+        users = [f"u_{seq:06}{number:06}" for number in range(max(reacted_count, mentioned_count))]
+        posted = events.MessagePosted(text=f"text {seq}" * 5, mentions=users[:mentioned_count])
+        reactions = [Reaction(emoji="👍", user_ids=users[:reacted_count])] if reacted_count else []
+        entry = Entry(
+            seq=seq,
+            kind="message",
+            at_ms=1_700_000_000_000 + seq,
+            user_id=f"u_{seq}",
+            client_id=f"client-{seq}",
+            message_count=seq,
+            thread=None,
+            body=body_of(posted),
+        )
+        state = MessageState(
+            conversation_id="c",
+            seq=seq,
+            text=f"edited {seq}" * 5,
+            mentions=encode_json(users[:mentioned_count]),
+            reactions=encode_json(reactions),
+        )
+        found.append((entry, state if reacted_count or seq % 2 else None))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("count", "reacted_count", "mentioned_count"), [(100, 0, 0), (40, 0, 50), (5, 500, 0)]
+)
+def test_a_tail_holds_no_more_than_it_counts(count: int, reacted_count: int, mentioned_count: int) -> None:
+    """Memory for all tails is bounded by what each says: rows, states, what is decoded, and kept pages."""
+    body_of(events.MessagePosted())  # imported and warm before anything is measured
+    tracemalloc.start()
+    try:
+        before_bytes, _ = tracemalloc.get_traced_memory()
+        tail = Tail("c", 1, 1, 0)
+        assert tail.fill(
+            stored_messages(count, reacted_count=reacted_count, mentioned_count=mentioned_count), ()
+        )
+        for limit in range(300, 300 + tail_module._MAX_PAGES // 2):
+            tail.events(0, limit)
+            tail.history(0, None, limit)
+        gc.collect()
+        held_bytes = tracemalloc.get_traced_memory()[0] - before_bytes
+    finally:
+        tracemalloc.stop()
+    assert tail.row_count == count
+    assert held_bytes <= tail.size_bytes
+    assert tail.size_bytes < 4 * held_bytes  # and no wild guess
+
+
+def test_a_tail_that_is_filled_is_cut_to_its_bound() -> None:
+    """Reactions of 500 members are a hundred times the text; the store's bound is on the bodies alone."""
+    tail = Tail("c", 1, 1, 0)
+    assert tail.fill(stored_messages(128, reacted_count=500), ())
+    assert 1 < tail.row_count < 20
+    assert tail.size_bytes <= tail_module.MAX_TAIL_BYTES
+    page = tail.events(tail.first - 1, 200)
+    assert page is not None
+    assert [event.seq for event in page.items if isinstance(event, events.MessagePosted)][-1] == 128
+
+
+async def test_kept_answers_count_and_end_with_the_next_event(tmp_path: Path) -> None:
+    """Sixteen pages of a quiet conversation are more than the conversation itself."""
+    async with open_world(tmp_path) as world:
+        ann, bob = await world.people("ann", "bob")
+        group = await world.group(ann, bob)
+        await ann.send(group, "one")
+        tails = world.core.tails
+        tail = tails._tails[group]
+        before_bytes, quiet_bytes = tails.size_bytes, tail.size_bytes
+        for limit in range(10, 26):
+            await bob.do(commands.Sync(conversation_id=group, limit=limit))
+        assert tails.size_bytes - before_bytes == tail.size_bytes - quiet_bytes > 16 * 300
+        await bob.do(commands.Sync(conversation_id=group, limit=26))  # one too many: it is kept alone
+        assert 300 < tails.size_bytes - before_bytes == tail.size_bytes - quiet_bytes < 1000
+        await ann.send(group, "one")
+        await world.core.service.execute(ann.identity, commands.GetConversation(conversation_id=group))
+        assert tails.size_bytes == sum(tail.size_bytes for tail in tails._tails.values())
+        assert tail.size_bytes - quiet_bytes < 1200  # a row
 
 
 def holder_of(cluster_members: list[Member], group: str) -> list[Member]:

@@ -1,6 +1,7 @@
 """Questions that come while another query runs share the next one."""
 
 import sqlite3
+import traceback
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from protocol.errors import Overloaded, Unavailable
+from protocol.errors import Overloaded, StorageUnavailable, Unavailable
 from storage import gather, open_store
 from storage.gather import Gathered
 from storage.reader import Readers
@@ -94,14 +95,14 @@ async def test_who_was_cancelled_is_not_asked_for(tmp_path: Path) -> None:
 async def test_a_query_that_fails_fails_for_its_group_and_no_other(tmp_path: Path) -> None:
     """An error is told to everybody who waits for it; the next query is asked all the same."""
     slow = Slow()
-    failed: list[int] = []
+    failed: dict[int, ValueError] = {}
     async with slow.asked(tmp_path) as gathered:
 
         async def ask(key: int) -> None:
             try:
                 await gathered.ask(key)
-            except ValueError:
-                failed.append(key)
+            except ValueError as exc:
+                failed[key] = exc
 
         async with trio.open_nursery() as nursery:
             for key in (1, 13, 14):
@@ -109,6 +110,11 @@ async def test_a_query_that_fails_fails_for_its_group_and_no_other(tmp_path: Pat
                 await trio.testing.wait_all_tasks_blocked()
             slow.may_end.set()
         assert sorted(failed) == [13, 14]
+        assert [str(exc) for exc in failed.values()] == ["unlucky"] * 2
+        # Each has a traceback of its own; the query's is shared.
+        assert failed[13] is not failed[14]
+        assert [len(traceback.extract_tb(exc.__traceback__)) for exc in failed.values()] == [2, 2]
+        assert failed[13].__cause__ is failed[14].__cause__
         assert await gathered.ask(3) == 6
 
 
@@ -118,7 +124,7 @@ async def test_waiting_questions_are_bounded_and_end_with_the_store(
     """Promise 5; and nobody waits for a store that has been closed."""
     monkeypatch.setattr(gather, "MAX_WAITING_READS", 3)
     slow = Slow()
-    ended: list[str] = []
+    ended: list[Unavailable] = []
 
     async with slow.asked(tmp_path) as gathered, trio.open_nursery() as nursery:
 
@@ -126,7 +132,7 @@ async def test_waiting_questions_are_bounded_and_end_with_the_store(
             try:
                 await gathered.ask(key)
             except Unavailable as exc:
-                ended.append(exc.code)
+                ended.append(exc)
 
         nursery.start_soon(ask, 1)
         await trio.testing.wait_all_tasks_blocked()
@@ -138,7 +144,11 @@ async def test_waiting_questions_are_bounded_and_end_with_the_store(
         nursery.start_soon(slow.readers.aclose)
         await trio.testing.wait_all_tasks_blocked()
         slow.may_end.set()
-    assert len(ended) == 3
+    assert len({id(exc) for exc in ended}) == 3
+    closed = StorageUnavailable("The store is closed.")
+    assert {(type(exc), exc.message, exc.retry_after_s) for exc in ended} == {
+        (StorageUnavailable, closed.message, closed.retry_after_s)
+    }
     with pytest.raises(Unavailable):
         await gathered.ask(6)
     with pytest.raises(Unavailable):
