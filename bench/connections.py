@@ -181,12 +181,7 @@ def _costs(user_count: int, grown_kib: int, meter: Meter, idle: Meter) -> list[F
             unit="%",
             is_higher_better=False,
         ),
-        Figure(
-            name="server CPU per 1,000",
-            value=meter.server_cpu_s / user_count * 1000,
-            unit="s",
-            is_higher_better=False,
-        ),
+        *meter.cpu_per_thousand(user_count),
     ]
 
 

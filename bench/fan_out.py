@@ -196,12 +196,7 @@ def run(setting: Setting, variant: str) -> Trial:
         variant=variant,
         figures=[
             Figure(name="deliveries", value=delivered / meter.seconds, unit="/s", is_headline=True),
-            Figure(
-                name="server CPU per 1,000",
-                value=meter.server_cpu_s / max(1, delivered) * 1000,
-                unit="s",
-                is_higher_better=False,
-            ),
+            *meter.cpu_per_thousand(delivered),
         ],
         samples={"last member": samples},
         errors=errors,

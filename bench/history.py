@@ -360,12 +360,7 @@ def run(setting: Setting, variant: str) -> Trial:
                 unit="bytes",
                 is_higher_better=False,
             ),
-            Figure(
-                name="server CPU per 1,000",
-                value=meter.server_cpu_s / max(1, answer_count) * 1000,
-                unit="s",
-                is_higher_better=False,
-            ),
+            *meter.cpu_per_thousand(answer_count),
         ],
         samples=samples,
         errors=errors,

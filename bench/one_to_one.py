@@ -146,12 +146,7 @@ def run(setting: Setting, variant: str) -> Trial:
         figures=[
             Figure(name="delivered", value=delivered / meter.seconds, unit="/s", is_headline=True),
             Figure(name="acked", value=acked / meter.seconds, unit="/s"),
-            Figure(
-                name="server CPU per 1,000",
-                value=meter.server_cpu_s / max(1, delivered) * 1000,
-                unit="s",
-                is_higher_better=False,
-            ),
+            *meter.cpu_per_thousand(delivered),
         ],
         samples={"delivery": tally.deliveries, "ack": tally.acks},
         errors=errors,

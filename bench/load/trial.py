@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
@@ -14,6 +14,7 @@ from bench.load.wires import WIRES, WireFormat
 from bench.report.results import Figure
 
 WARM_UP_S: Final = 1.0  # caches fill, the first commits make their pages
+NOT_OURS: Final = "the server was started by others: its age and its data are not fresh, its costs not known"
 SETTLE_TIMEOUT_S: Final = 30.0  # for what is under way when the sending ends
 
 
@@ -91,12 +92,14 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
 def measured(meter: Meter, **rest: object) -> Trial:
     """A trial with what the meter has measured."""
+    notes = cast("list[str]", rest.pop("notes", []))
     fields = {
         "started_at": meter.started_at,
         "seconds": meter.seconds,
         "server_cpu_s": meter.server_cpu_s,
         "client_cpu_s": meter.client_cpu_s,
         "is_client_bound": meter.is_client_bound,
+        "notes": notes if meter.knows_costs else [*notes, NOT_OURS],
     }
     return Trial(**(fields | rest))  # type: ignore[arg-type]  # the callers' fields are checked by the tests
 
