@@ -26,6 +26,7 @@ from bench.load.cluster_target import HubbubCluster
 from bench.load.loop import Loop, now
 from bench.load.meter import Meter, calm, is_bound
 from bench.load.trial import (
+    LATE_S,
     SETTLE_TIMEOUT_S,
     WARM_UP_S,
     Samples,
@@ -117,6 +118,7 @@ def _run_hop(setting: Setting, variant: str) -> Trial:
                 case.seconds += meter.seconds
                 case.server_cpu_s += meter.server_cpu_s
                 case.client_cpu_s += meter.client_cpu_s
+        loop.run_for(LATE_S)
     errors = [error for case in cases for error in case.tally.errors]
     errors += [f"closed: {c.error}" for c in connections if c.is_closed]
     close_all(loop, connections)
@@ -142,7 +144,7 @@ def _run_hop(setting: Setting, variant: str) -> Trial:
 
 
 def _summed(trial: Trial, cases: Sequence[_Case]) -> Trial:
-    """The trial with what all turns have cost together. A case in which the client was late spoils them all."""
+    """Give the trial what all turns have cost. A client at its limit in one case is a mark for all."""
     return msgspec.structs.replace(
         trial,
         seconds=sum(case.seconds for case in cases),

@@ -13,6 +13,7 @@ from bench.load.client import Account, Connection, ask_all, open_all
 from bench.load.loop import Loop, now
 from bench.load.meter import Meter, calm
 from bench.load.trial import (
+    LATE_S,
     SETTLE_TIMEOUT_S,
     WARM_UP_S,
     Samples,
@@ -137,6 +138,7 @@ def run(setting: Setting, variant: str) -> Trial:
             timeout_s=SETTLE_TIMEOUT_S,
             what="every send is acked and delivered",
         )
+        loop.run_for(LATE_S)
     errors = list(tally.errors)
     errors += [f"closed: {c.error}" for c in connections if c.is_closed]
     close_all(loop, connections)

@@ -9,7 +9,7 @@ from bench import cluster_scaling
 from bench.cluster_scaling import _Case, _summed
 from bench.load.meter import Meter
 from bench.load.target import Cores, Hubbub, Remote, running
-from bench.load.trial import NOT_OURS, Setting, Trial
+from bench.load.trial import NOT_OURS, NOTHING_COUNTED, Samples, Setting, Trial, measured
 from bench.workloads import WORKLOADS
 
 
@@ -105,3 +105,19 @@ def test_what_a_server_of_ours_costs_is_told() -> None:
     assert trial.figures[-1].name == "server CPU per 1,000"
     assert trial.figures[-1].value > 0
     assert trial.notes == []
+
+
+def test_a_run_that_counted_nothing_is_not_sound() -> None:
+    """No errors among no messages verify nothing."""
+    meter, samples = Meter(Servers()), Samples()
+    told = {"variant": "v", "figures": [], "findings": ["0 sends acked"], "is_sound": True}
+    trial = measured(meter, samples={"delivery": samples}, **told)
+    assert (trial.is_sound, trial.findings) == (False, ["0 sends acked", NOTHING_COUNTED])
+    samples.add(1.0, 0.001)
+    assert measured(meter, samples={"delivery": samples}, **told).is_sound
+
+
+def test_a_trial_must_say_whether_it_is_sound() -> None:
+    """One that forgot to would count as verified."""
+    with pytest.raises(TypeError, match="is_sound"):
+        Trial(variant="v", started_at=0.0, seconds=0.0, figures=[])  # type: ignore[call-arg]
