@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure; returns the exit code: 1 where a server did not start or a run was not sound, 130 if stopped."""
+    """Measure; returns the exit code: 1: a server did not start, or a run was not sound; 130: stopped."""
     console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
     if not hasattr(select, "epoll"):
         console.print("hubbub bench: it needs Linux: epoll, /proc, core affinity.", style="red")

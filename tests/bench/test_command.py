@@ -14,7 +14,6 @@ import pytest
 from bench.command import add_arguments, make_plan, run
 from bench.load.target import ROOT
 
-
 REMOTE = ["--app-key", "k", "--app-secret", "s"]
 
 
@@ -36,6 +35,18 @@ def test_peers_are_chosen_by_name_or_left_out() -> None:
     assert entrants("--wire", "bot", "--peers", "uvicorn-tuned") == ["hubbub bot", "uvicorn-tuned json"]
     assert entrants("--wire", "json,bot", "--no-peer") == ["hubbub json", "hubbub bot"]
     assert entrants("--wire", "json", "--peers", "") == ["hubbub json"]
+
+
+def test_each_round_another_one_begins() -> None:
+    """A machine that warms up, or tires, would favour the same one in every round."""
+    titles = entrants("--wire", "json", "--rounds", "4")
+    rounds = [titles[start : start + 3] for start in range(0, 12, 3)]
+    assert rounds == [
+        ["hubbub json", "uvicorn json", "uvicorn-tuned json"],
+        ["uvicorn json", "uvicorn-tuned json", "hubbub json"],
+        ["uvicorn-tuned json", "hubbub json", "uvicorn json"],
+        ["hubbub json", "uvicorn json", "uvicorn-tuned json"],
+    ]
 
 
 def test_a_server_that_others_have_started_is_not_killed() -> None:
