@@ -24,8 +24,9 @@ from bench import fan_out, one_to_one
 from bench.load.client import Connection, ask_all, open_all
 from bench.load.cluster_target import HubbubCluster
 from bench.load.loop import Loop, now
-from bench.load.meter import Meter, calm
+from bench.load.meter import Meter, calm, is_bound
 from bench.load.trial import (
+    LATE_S,
     SETTLE_TIMEOUT_S,
     WARM_UP_S,
     Samples,
@@ -117,6 +118,7 @@ def _run_hop(setting: Setting, variant: str) -> Trial:
                 case.seconds += meter.seconds
                 case.server_cpu_s += meter.server_cpu_s
                 case.client_cpu_s += meter.client_cpu_s
+        loop.run_for(LATE_S)
     errors = [error for case in cases for error in case.tally.errors]
     errors += [f"closed: {c.error}" for c in connections if c.is_closed]
     close_all(loop, connections)
@@ -124,7 +126,10 @@ def _run_hop(setting: Setting, variant: str) -> Trial:
     trial = measured(
         meter,
         variant=variant,
-        figures=[*_figures(cases, variant), Figure(name="nodes", value=target.node_count, unit="")],
+        figures=[
+            *_figures(cases, variant, meter.knows_costs),
+            Figure(name="nodes", value=target.node_count, unit=""),
+        ],
         samples=_samples(cases),
         errors=errors,
         findings=[
@@ -135,12 +140,17 @@ def _run_hop(setting: Setting, variant: str) -> Trial:
         is_sound=not errors,
         notes=_notes(setting),
     )
+    return _summed(msgspec.structs.replace(trial, started_at=started_at), cases)
+
+
+def _summed(trial: Trial, cases: Sequence[_Case]) -> Trial:
+    """Give the trial what all turns have cost. A client at its limit in one case is a mark for all."""
     return msgspec.structs.replace(
         trial,
-        started_at=started_at,
         seconds=sum(case.seconds for case in cases),
         server_cpu_s=sum(case.server_cpu_s for case in cases),
         client_cpu_s=sum(case.client_cpu_s for case in cases),
+        is_client_bound=any(is_bound(case.client_cpu_s, case.seconds) for case in cases),
     )
 
 
@@ -250,10 +260,12 @@ def _samples(cases: list[_Case]) -> dict[str, Samples]:
     return samples | {f"ack, {case.name}": case.tally.acks for case in cases}
 
 
-def _figures(cases: list[_Case], variant: str) -> list[Figure]:
-    """What each case takes, and what the others add to `near`."""
+def _figures(cases: list[_Case], variant: str, knows_costs: bool) -> list[Figure]:
+    """What each case takes, and what the others add to `near`; CPU, where that is known."""
     near = cases[0]
-    figures = [_cost(f"{case.name}: CPU per message", case.cpu_ms()) for case in cases]
+    figures = []
+    if knows_costs:
+        figures += [_cost(f"{case.name}: CPU per message", case.cpu_ms()) for case in cases]
     if variant == BUSY_HOP:
         for case in cases:
             per_s = len(case.tally.deliveries) / case.seconds
@@ -262,7 +274,8 @@ def _figures(cases: list[_Case], variant: str) -> list[Figure]:
         more_ms = _median_ms(case) - _median_ms(near)
         if variant == HOP:
             figures.append(_cost(f"{case.name} adds", more_ms, is_headline=True))
-        figures.append(_cost(f"{case.name} adds CPU", case.cpu_ms() - near.cpu_ms(), is_headline=True))
+        if knows_costs:
+            figures.append(_cost(f"{case.name} adds CPU", case.cpu_ms() - near.cpu_ms(), is_headline=True))
     return figures
 
 

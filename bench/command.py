@@ -5,7 +5,10 @@ that runs. Prints a table; writes JSON lines and a page with charts.
 """
 
 import argparse
+import math
+import os
 import select
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +25,7 @@ from bench.workloads import WORKLOADS
 
 OK: Final = 0
 FAILED: Final = 1
+INTERRUPTED: Final = 130  # as shells say it: 128 and the number of SIGINT
 _PLAIN_WIDTH: Final = 100  # columns, where no terminal says how many it has
 
 
@@ -78,14 +82,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure; returns the exit code: 1 where a server did not start or a run was not sound."""
+    """Measure; returns the exit code: 1: a server did not start, or a run was not sound; 130: stopped."""
     console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
     if not hasattr(select, "epoll"):
         console.print("hubbub bench: it needs Linux: epoll, /proc, core affinity.", style="red")
         return FAILED
     try:
         plan = make_plan(options)
-        cores = Cores([int(core) for core in options.server_cores.split(",") if core])
+        cores = Cores(_server_cores(options.server_cores))
     except ValueError as exc:
         console.print(f"hubbub bench: {exc}", style="red", highlight=False)
         return FAILED
@@ -99,6 +103,8 @@ def run(options: argparse.Namespace) -> int:
     append_line(lines, here)
     measured: list[Measurement] = []
     code = OK
+    # Ended by SIGTERM, it stops its servers and removes their directories just as by Ctrl-C.
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for measurement in run_jobs(plan, cores, keep=options.keep, on_start=_announcer(console)):
             measured.append(measurement)
@@ -109,11 +115,14 @@ def run(options: argparse.Namespace) -> int:
         code = FAILED
     except KeyboardInterrupt:
         console.print("Interrupted; what was measured so far:")
+        code = INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, previous)
     if measured:
         console.print(to_table(here, measured))
         page.write_text(to_html(here, measured), encoding="utf-8")
         console.print(f"\n{lines}\n{page}", highlight=False)
-    return code if all(measurement.is_sound for measurement in measured) else FAILED
+    return code or (OK if all(measurement.is_sound for measurement in measured) else FAILED)
 
 
 def make_plan(options: argparse.Namespace) -> Plan:
@@ -126,8 +135,11 @@ def make_plan(options: argparse.Namespace) -> Plan:
     for wire in wires:
         if wire not in Hubbub.wires:
             raise ValueError(f"there is no wire {wire}; there are {', '.join(Hubbub.wires)}")
-    if options.rounds < 1 or options.seconds <= 0 or options.scale <= 0:
-        raise ValueError("--rounds, --seconds and --scale are above 0")
+    if options.rounds < 1:
+        raise ValueError(f"--rounds: {options.rounds} is not above 0")
+    for name, value in (("--seconds", options.seconds), ("--scale", options.scale)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name}: {value} is not a finite number above 0")
     plan = Plan(
         workloads=[WORKLOADS[name] for name in names],
         variants=options.variant,
@@ -145,6 +157,9 @@ def _entrants(options: argparse.Namespace, wires: Sequence[str]) -> list[Entrant
     if options.address:
         if not (options.app_key and options.app_secret):
             raise ValueError("--address needs --app-key and --app-secret")
+        _check_address("--address", options.address)
+        if options.bot_address:
+            _check_address("--bot-address", options.bot_address)
         remote: dict[str, object] = {
             "address": options.address,
             "bot_address": options.bot_address or "",
@@ -159,13 +174,44 @@ def _entrants(options: argparse.Namespace, wires: Sequence[str]) -> list[Entrant
         if name not in PEERS:
             raise ValueError(f"there is no peer {name}; there are {', '.join(PEERS)}")
     entrants = []
-    for count in (int(count) for count in options.nodes.split(",")):
+    for count in _whole_numbers("--nodes", options.nodes):
+        if count < 1:
+            raise ValueError(f"--nodes: {count} is not above 0")
         if count > 1:
             entrants += [Entrant(HubbubCluster, wire, count, {"node_count": count}) for wire in wires]
             continue
         entrants += [Entrant(Hubbub, wire) for wire in wires]
         entrants += [Entrant(PEERS[name], "json") for name in peers]
     return entrants
+
+
+def _check_address(option: str, address: str) -> None:
+    """Raises: ValueError, where there is no port behind a colon."""
+    _, colon, port = address.rpartition(":")
+    if not (colon and port.isascii() and port.isdecimal() and 0 < int(port) < 65_536):
+        raise ValueError(f"{option}: {address} is not HOST:PORT")
+
+
+def _whole_numbers(option: str, listed: str) -> list[int]:
+    """Read "1,3". Raises: ValueError, with a sentence."""
+    parts = [part.strip() for part in listed.split(",") if part.strip()]
+    for part in parts:
+        if not (part.isascii() and part.isdecimal()):
+            raise ValueError(f"{option}: {part} is not a whole number")
+    return [int(part) for part in parts]
+
+
+def _server_cores(listed: str) -> list[int]:
+    """Read the servers' cores. Raises: ValueError, where this process may not use one."""
+    usable = os.sched_getaffinity(0)
+    cores = _whole_numbers("--server-cores", listed)
+    for core in cores:
+        if core not in usable:
+            raise ValueError(
+                f"--server-cores: core {core} is not one of those that this process may use: "
+                + ", ".join(map(str, sorted(usable)))
+            )
+    return cores
 
 
 def _announcer(console: Console) -> Callable[[Job, int, int], None]:

@@ -112,7 +112,14 @@ def run(setting: Setting, variant: str) -> Trial:
     try:
         target.allow_files(FILES_PER_USER * user_count)
     except CannotRun as exc:
-        return Trial(variant=variant, started_at=0.0, seconds=0.0, figures=[], notes=[f"Not measured: {exc}"])
+        return Trial(
+            variant=variant,
+            started_at=0.0,
+            seconds=0.0,
+            figures=[],
+            findings=[f"not measured: {exc}"],
+            is_sound=False,
+        )
     hall = Hall(setting, user_count)
     loop, guests = hall.loop, hall.guests
     settle_s = min(SETTLE_S, setting.seconds)
@@ -181,12 +188,7 @@ def _costs(user_count: int, grown_kib: int, meter: Meter, idle: Meter) -> list[F
             unit="%",
             is_higher_better=False,
         ),
-        Figure(
-            name="server CPU per 1,000",
-            value=meter.server_cpu_s / user_count * 1000,
-            unit="s",
-            is_higher_better=False,
-        ),
+        *meter.cpu_per_thousand(user_count),
     ]
 
 

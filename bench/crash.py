@@ -5,6 +5,10 @@ process is killed and started again at once, on the same directory and ports. Al
 soon as it serves, send what is unacked once more under the same client_ids, and go on. At the end every send
 is acked, and the other side of each pair reads its conversation back: sync from 0, page by page.
 
+What this cannot show is fsync: the kernel outlives the process, and its page cache keeps what was written
+and is not yet on the disk. Only a power cut tells whether an ack has waited for that; that all servers ask
+for it is read in their code (`synchronous=FULL`).
+
 Lost: acked messages that are not at the seq that their ack told. Doubled: messages that are there more than
 once. Both must be 0; a server without dedup by client_id (the peer is one) has no choice but to double what
 it had stored and could not ack, so there doubled is counted and no fault. Each sender's messages must stand

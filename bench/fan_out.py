@@ -4,22 +4,29 @@ Variants: "window 1" (one sender, one message under way) and "5 senders x 5" (fi
 each). A message counts as delivered 500 times. Latency "last member": from the send until the 500th
 connection has read it. Texts of 100 bytes.
 
-"5 senders x 5, one stalls" is the second with one member that reads nothing for all of the run: the other 499
-are measured, and the stalled one must catch up with everything afterwards, or be told to sync.
+"5 senders x 5, one stalls" is the second with one member that reads until a quarter of the run is over, and
+then nothing, with little room in its kernel: the other 499 are measured, and the stalled one must catch up
+with everything afterwards, or be told to sync. If it hears everything, the server had nothing to give up, and
+a note says that the stall was not exercised.
 
 Connections count their messages (the order within a group is the same for all, so the n-th message of each
-connection is the n-th of the group); one of them decodes each frame and checks order and sender.
+connection is the n-th of the group). One of them decodes each frame as it comes, and checks order and sender;
+ten others, picked by chance, keep their frames, which are compared afterwards with all that was acked: seq,
+sender, client_id and text.
 """
 
+import random
 from array import array
 from collections import Counter
+from collections.abc import Sequence
 from secrets import token_hex
 from typing import Final
 
-from bench.load.client import Account, Connection, ask_all, open_all
+from bench.load.client import Account, Connection, as_dict, ask_all, open_all
 from bench.load.loop import Loop, now
 from bench.load.meter import Meter, calm
 from bench.load.trial import (
+    LATE_S,
     SETTLE_TIMEOUT_S,
     WARM_UP_S,
     Samples,
@@ -37,6 +44,14 @@ MEMBER_COUNT: Final = 500
 TEXT: Final = "x" * 100
 PREFIX_CHARS: Final = 8
 RESYNC: Final = b"resync"  # in none of the texts
+KEEPER_COUNT: Final = 10
+KEPT_BYTES: Final = 32 * 1024 * 1024  # by each keeper: minutes of the fastest run
+NOT_EXERCISED: Final = "the stall was not exercised: too little came for the server to give anything up"
+STALL_AFTER: Final = 0.25  # of the measured part
+STALLED_BUFFER_BYTES: Final = 4096  # what waits there is not the server's to keep or to give up
+
+Heard = tuple[int, str, str, str]
+"""A message as it must be: seq, user_id, client_id, text."""
 
 
 class Listener(Connection):
@@ -57,6 +72,55 @@ class Listener(Connection):
             self.reads.append(at)
             self.reads.append(self.count)
         return data[taken:] if taken else data
+
+
+class Keeper(Listener):
+    """Keeps its frames as well, to be compared when nothing is measured any more."""
+
+    def __init__(self, loop: Loop, wire: WireFormat, address: tuple[str, int], account: Account) -> None:
+        super().__init__(loop, wire, address, account)
+        self.kept: list[bytes] = []
+        self.kept_bytes = 0
+
+    def received(self, data: bytes, at: float) -> bytes:
+        rest = super().received(data, at)
+        taken = len(data) - len(rest)
+        if taken and self.kept_bytes + taken <= KEPT_BYTES:
+            self.kept.append(data[:taken])
+            self.kept_bytes += taken
+        else:
+            self.kept_bytes += taken
+        return rest
+
+    @property
+    def is_whole(self) -> bool:
+        """Tell whether all that came was kept."""
+        return self.kept_bytes <= KEPT_BYTES
+
+    def heard(self) -> list[Heard]:
+        """Decode what was kept."""
+        payloads, _ = self.wire.split(b"".join(self.kept))
+        return [
+            (event["seq"], event["user_id"], event["client_id"], event["text"])
+            for event in (as_dict(payload, self.wire) for payload in payloads)
+            if event["type"] == "message"
+        ]
+
+
+class Stalling(Listener):
+    """Has little room in its kernel, so that what it does not read is soon the server's burden."""
+
+    receive_buffer_bytes = STALLED_BUFFER_BYTES
+
+
+def faults(keepers: Sequence[Keeper], expected: Sequence[Heard]) -> list[str]:
+    """Name what is wrong with what each keeper heard, which must be all that is expected, in its order."""
+    found = []
+    for keeper in keepers:
+        heard = keeper.heard()
+        if heard != (expected if keeper.is_whole else expected[: len(heard)]):
+            found.append("other messages than were acked")
+    return found
 
 
 class Witness(Connection):
@@ -100,6 +164,7 @@ class Sender(Connection):
         self.acked_count = 0
         self.sent_at: list[float] = []
         self.positions: dict[int, float] = {}  # the group's seq -> when it was sent
+        self.numbers: dict[int, int] = {}  # the group's seq -> which of ours
         self.acks = Samples()
         self.count = 0
         self.reads = array("d")
@@ -125,12 +190,22 @@ class Sender(Connection):
             self.acked_count += 1
             sent_at = self.sent_at[got.id - 1]
             self.positions[got.seq] = sent_at
+            self.numbers[got.seq] = got.id
             self.acks.add(at, at - sent_at)
             if self.is_sending:
                 self.send_next()
         elif got.type == "error":
             self.open_count -= 1
             self.errors.append(str(got.code))
+
+
+def _acked(senders: Sequence[Sender]) -> list[Heard]:
+    """All that was acked, in the group's order."""
+    return sorted(
+        (seq, sender.user_id, f"{sender.prefix}{number}", TEXT)
+        for sender in senders
+        for seq, number in sender.numbers.items()
+    )
 
 
 def run(setting: Setting, variant: str) -> Trial:
@@ -145,10 +220,14 @@ def run(setting: Setting, variant: str) -> Trial:
 
     senders = [Sender(loop, wire, setting.address(n), account(n)) for n in range(sender_count)]
     witness = Witness(loop, wire, setting.address(sender_count), account(sender_count))
+    numbers = range(sender_count + 1, member_count - has_stalled)
+    keeping = set(random.sample(numbers, min(KEEPER_COUNT, len(numbers))))
     others = [
-        Listener(loop, wire, setting.address(n), account(n)) for n in range(sender_count + 1, member_count)
+        (Keeper if n in keeping else Listener)(loop, wire, setting.address(n), account(n)) for n in numbers
     ]
-    stalled = others.pop() if has_stalled else None
+    keepers = [other for other in others if isinstance(other, Keeper)]
+    last = member_count - 1
+    stalled = Stalling(loop, wire, setting.address(last), account(last)) if has_stalled else None
     hearing: list[Sender | Witness | Listener] = [*senders, witness, *others]
     connections: list[Connection] = [*hearing, *([stalled] if stalled else [])]
     open_all(loop, connections)
@@ -159,8 +238,6 @@ def run(setting: Setting, variant: str) -> Trial:
     for sender in senders:
         sender.conversation_id = answer["conversation"]["conversation_id"]
     loop.run_for(0.5)  # what the new group tells its members
-    if stalled is not None:
-        stalled.stop_reading()
     meter = Meter(setting.target)
     with calm():
         for sender in senders:
@@ -169,7 +246,10 @@ def run(setting: Setting, variant: str) -> Trial:
         loop.run_for(WARM_UP_S)
         before = sum(c.count for c in hearing)
         meter.start()
-        loop.run_for(setting.seconds)
+        loop.run_for(setting.seconds * STALL_AFTER)
+        if stalled is not None and stalled.is_open:
+            stalled.stop_reading()
+        loop.run_for(meter.started_at + setting.seconds - now())
         meter.stop()
         delivered = sum(c.count for c in hearing) - before
         for sender in senders:
@@ -182,31 +262,39 @@ def run(setting: Setting, variant: str) -> Trial:
             timeout_s=SETTLE_TIMEOUT_S,
             what="every send is acked and heard by every member",
         )
+        loop.run_for(LATE_S)
     errors = [*witness.errors, *(error for sender in senders for error in sender.errors)]
     errors += [f"closed: {c.error}" for c in hearing if c.is_closed]
     acked_count = sum(sender.acked_count for sender in senders)
     errors += ["heard twice" for c in hearing if c.count != acked_count]
+    errors += faults(keepers, _acked(senders))
     samples = _last_member(senders, hearing, meter.started_at, meter.started_at + meter.seconds)
-    findings = [f"{acked_count:,} sends acked, each heard once by all of {len(hearing)} members, in order"]
+    findings = [
+        f"{acked_count:,} sends acked, each heard once by all of {len(hearing)} members: "
+        f"{len(keepers) + 1} of them verified in full and in order, the others counted"
+    ]
+    notes = [
+        f"{len(keepers)} members were verified in full for their first {KEPT_BYTES:,} bytes"
+        for whole in {keeper.is_whole for keeper in keepers}
+        if not whole
+    ]
     if stalled is not None:
         findings.append(_stalled_story(loop, stalled, acked_count, errors))
+        if not stalled.is_told_to_sync and not stalled.is_closed:
+            notes.append(NOT_EXERCISED)
     close_all(loop, connections)
     return measured(
         meter,
         variant=variant,
         figures=[
             Figure(name="deliveries", value=delivered / meter.seconds, unit="/s", is_headline=True),
-            Figure(
-                name="server CPU per 1,000",
-                value=meter.server_cpu_s / max(1, delivered) * 1000,
-                unit="s",
-                is_higher_better=False,
-            ),
+            *meter.cpu_per_thousand(delivered),
         ],
         samples={"last member": samples},
         errors=errors,
         findings=findings if not errors else [f"errors: {dict(Counter(errors))}"],
         is_sound=not errors,
+        notes=notes,
     )
 
 

@@ -194,12 +194,7 @@ def _figures(timetable: Timetable, meter: Meter, lag_ms: float) -> list[Figure]:
         Figure(name="p99.9", value=delivery.p999_ms, unit="ms", is_higher_better=False),
         Figure(name="ack p99", value=_p99_ms(timetable.acks), unit="ms", is_higher_better=False),
         Figure(name="client lag p99", value=lag_ms, unit="ms", is_higher_better=False),
-        Figure(
-            name="server CPU per 1,000",
-            value=meter.server_cpu_s / max(1, len(timetable.deliveries)) * 1000,
-            unit="s",
-            is_higher_better=False,
-        ),
+        *meter.cpu_per_thousand(len(timetable.deliveries)),
     ]
 
 

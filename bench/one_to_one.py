@@ -13,6 +13,7 @@ from bench.load.client import Account, Connection, ask_all, open_all
 from bench.load.loop import Loop, now
 from bench.load.meter import Meter, calm
 from bench.load.trial import (
+    LATE_S,
     SETTLE_TIMEOUT_S,
     WARM_UP_S,
     Samples,
@@ -137,6 +138,7 @@ def run(setting: Setting, variant: str) -> Trial:
             timeout_s=SETTLE_TIMEOUT_S,
             what="every send is acked and delivered",
         )
+        loop.run_for(LATE_S)
     errors = list(tally.errors)
     errors += [f"closed: {c.error}" for c in connections if c.is_closed]
     close_all(loop, connections)
@@ -146,12 +148,7 @@ def run(setting: Setting, variant: str) -> Trial:
         figures=[
             Figure(name="delivered", value=delivered / meter.seconds, unit="/s", is_headline=True),
             Figure(name="acked", value=acked / meter.seconds, unit="/s"),
-            Figure(
-                name="server CPU per 1,000",
-                value=meter.server_cpu_s / max(1, delivered) * 1000,
-                unit="s",
-                is_higher_better=False,
-            ),
+            *meter.cpu_per_thousand(delivered),
         ],
         samples={"delivery": tally.deliveries, "ack": tally.acks},
         errors=errors,

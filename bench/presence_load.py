@@ -208,16 +208,10 @@ def run(setting: Setting, variant: str) -> Trial:
         meter,
         variant=variant,
         figures=[
-            Figure(
-                name="server CPU",
-                value=meter.server_share * 100,
-                unit="%",
-                is_higher_better=False,
-                is_headline=True,
-            ),
+            *_cpu("server CPU", meter, is_headline=True),
             Figure(name="updates", value=world.update_count / meter.seconds, unit="/s", is_headline=True),
             Figure(name="changes", value=changes / meter.seconds, unit="/s"),
-            Figure(name="server CPU, idle", value=idle.server_share * 100, unit="%", is_higher_better=False),
+            *_cpu("server CPU, idle", idle),
         ],
         samples={"told": world.samples},
         errors=errors,
@@ -228,6 +222,14 @@ def run(setting: Setting, variant: str) -> Trial:
         ],
         is_sound=is_agreed and not errors,
     )
+
+
+def _cpu(name: str, meter: Meter, *, is_headline: bool = False) -> list[Figure]:
+    """How much of a core the servers have used; nothing, where that is not known."""
+    if not meter.knows_costs:
+        return []
+    percent = meter.server_share * 100
+    return [Figure(name=name, value=percent, unit="%", is_higher_better=False, is_headline=is_headline)]
 
 
 def _people(setting: Setting, loop: Loop, world: World) -> list[Person]:

@@ -192,7 +192,11 @@ def run(setting: Setting, variant: str) -> Trial:
             ),
             Figure(name="connects", value=len(devices) / connect_s, unit="/s"),
             Figure(name="caught up", value=len(devices) * MISSED_COUNT / meter.seconds, unit="/s"),
-            Figure(name="server CPU", value=meter.server_cpu_s, unit="s", is_higher_better=False),
+            *(
+                [Figure(name="server CPU", value=meter.server_cpu_s, unit="s", is_higher_better=False)]
+                if meter.knows_costs
+                else []
+            ),
         ],
         samples={"one device": samples},
         errors=errors,

@@ -50,16 +50,25 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     scale: float = 1.0
 
     def jobs(self) -> list[Job]:
-        """All runs, in order: the entrants of one variant follow each other within a round."""
+        """All runs, in order: the entrants of one variant follow each other within a round.
+
+        Each round another one is the first, so that a machine that warms up or tires is not one's luck.
+        """
         return [
             Job(workload, variant, entrant, number)
             for workload in self.workloads
             for variant in workload.variants
             if not self.variants or any(part in variant for part in self.variants)
             for number in range(1, self.rounds + 1)
-            for entrant in self.entrants
-            if _takes_part(workload, entrant)
+            for entrant in _turned(
+                [entrant for entrant in self.entrants if _takes_part(workload, entrant)], number - 1
+            )
         ]
+
+
+def _turned(entrants: Sequence[Entrant], by: int) -> Sequence[Entrant]:
+    start = by % len(entrants) if entrants else 0
+    return [*entrants[start:], *entrants[:start]]
 
 
 def _takes_part(workload: Workload, entrant: Entrant) -> bool:

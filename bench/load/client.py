@@ -33,6 +33,8 @@ class Account(msgspec.Struct, frozen=True):
 class Connection:
     """One client connection. Subclasses take what comes in `got`, or in `received` undecoded."""
 
+    receive_buffer_bytes = 0  # the kernel's; 0: what it chooses, and grows
+
     def __init__(
         self, loop: Loop, wire: WireFormat, address: tuple[str, int], account: Account, device_id: str = "d"
     ) -> None:
@@ -101,6 +103,8 @@ class Connection:
         self._socket = sock = socket.socket()
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.receive_buffer_bytes:  # before the connect, in which the window's scale is agreed
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer_bytes)
         self._state, self._rest, self._unsent = _NEW, b"", b""
         self._answers.clear()
         self.error = ""

@@ -8,6 +8,7 @@ from typing import Final
 
 from bench.load.loop import now
 from bench.load.target import Target
+from bench.report.results import CPU_PER_THOUSAND, Figure
 
 # With this share of its core a client is late by itself, and what it measures is itself.
 CLIENT_BOUND_SHARE: Final = 0.9
@@ -45,8 +46,28 @@ class Meter:
 
     @property
     def is_client_bound(self) -> bool:
-        """Tell whether the client, and not the server, may have set the pace."""
-        return self.client_share >= CLIENT_BOUND_SHARE and self.server_share < CLIENT_BOUND_SHARE
+        """Tell whether the client may have set the pace."""
+        return is_bound(self.client_cpu_s, self.seconds)
+
+    @property
+    def knows_costs(self) -> bool:
+        """Tell whether the servers' CPU can be read: not where others have started them."""
+        return bool(self._target.pids())
+
+    def cpu_per_thousand(self, count: int) -> list[Figure]:
+        """What a thousand of what was counted have cost the servers; nothing, where that is not known."""
+        if not self.knows_costs:
+            return []
+        per_thousand_s = self.server_cpu_s / max(1, count) * 1000
+        return [Figure(name=CPU_PER_THOUSAND, value=per_thousand_s, unit="s", is_higher_better=False)]
+
+
+def is_bound(cpu_s: float, seconds: float) -> bool:
+    """Tell whether a client that used so much CPU in so long may have set the pace.
+
+    However busy the servers are: of several only one may be, and one at its limit may owe that to the client.
+    """
+    return cpu_s >= CLIENT_BOUND_SHARE * seconds > 0
 
 
 def own_cpu_s() -> float:

@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
@@ -14,6 +14,9 @@ from bench.load.wires import WIRES, WireFormat
 from bench.report.results import Figure
 
 WARM_UP_S: Final = 1.0  # caches fill, the first commits make their pages
+NOTHING_COUNTED: Final = "nothing was counted in the measured part"
+NOT_OURS: Final = "the server was started by others: its age and its data are not fresh, its costs not known"
+LATE_S: Final = 0.3  # of listening on when all has come: the last message may come again
 SETTLE_TIMEOUT_S: Final = 30.0  # for what is under way when the sending ends
 
 
@@ -72,7 +75,7 @@ class Trial(msgspec.Struct, kw_only=True):
     is_client_bound: bool = False
     errors: list[str] = []  # codes that the server answered with, in the measured part
     findings: list[str] = []  # what was verified, or what is wrong
-    is_sound: bool = True
+    is_sound: bool  # whether all was verified, and there was something to verify
     notes: list[str] = []
 
 
@@ -90,13 +93,19 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measured(meter: Meter, **rest: object) -> Trial:
-    """A trial with what the meter has measured."""
+    """A trial with what the meter has measured. One that counted nothing is not sound."""
+    notes = cast("list[str]", rest.pop("notes", []))
+    samples = cast("dict[str, Samples]", rest.get("samples", {}))
+    if not any(map(len, samples.values())):
+        rest["is_sound"] = False
+        rest["findings"] = [*cast("list[str]", rest.get("findings", [])), NOTHING_COUNTED]
     fields = {
         "started_at": meter.started_at,
         "seconds": meter.seconds,
         "server_cpu_s": meter.server_cpu_s,
         "client_cpu_s": meter.client_cpu_s,
         "is_client_bound": meter.is_client_bound,
+        "notes": notes if meter.knows_costs else [*notes, NOT_OURS],
     }
     return Trial(**(fields | rest))  # type: ignore[arg-type]  # the callers' fields are checked by the tests
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Final
 
+from bench.report.beside import beside
 from bench.report.remarks import remarks
 from bench.report.results import CPU_PER_THOUSAND, Machine, Measurement
 from bench.report.statistics import PEER, Case, FigureSummary, Ratio, Summary, ratios, summaries
@@ -23,19 +24,19 @@ _HEADS: Final = (
 
 def to_markdown(machine: Machine, measurements: Sequence[Measurement]) -> str:
     """Lay out what was measured: the machine, then per case a heading, a table, and what was found."""
-    compared = ratios(measurements)
+    compared, besides = ratios(measurements), beside(measurements)
     parts = [f"Measured on: {_text(machine_line(machine))}.\n"]
     for case, rows in groupby(summaries(measurements), key=lambda summary: summary.case):
-        parts.append(_block(case, list(rows), compared))
+        parts.append(_block(case, list(rows), compared, besides.get(case, [])))
     return "\n".join(parts)
 
 
-def _block(case: Case, rows: Sequence[Summary], compared: Sequence[Ratio]) -> str:
+def _block(case: Case, rows: Sequence[Summary], compared: Sequence[Ratio], said: Sequence[str]) -> str:
     lines = [f"### {_text(case.title)}", "", _line(_HEADS), _line(["---"] * 2 + ["---:"] * 5)]
     for row in rows:
         ours = {ratio.figure: ratio for ratio in compared if ratio.is_of(row)}
         lines += [_line(cells) for cells in _rows(row, ours)]
-    told = [f"- {_text(line)}" for line in (*_others(rows), *map(str, remarks(rows)))]
+    told = [f"- {_text(line)}" for line in (*said, *_others(rows), *map(str, remarks(rows)))]
     return "\n".join([*lines, "", *told, *([""] if told else [])])
 
 

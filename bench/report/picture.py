@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Final
 
+from bench.report.beside import beside
 from bench.report.chart import (
     STYLE_COUNT,
     LatencyLine,
@@ -85,10 +86,10 @@ def to_html(machine: Machine, measurements: Sequence[Measurement]) -> str:
     the throughput over time of the round whose headline figure is the median one.
     """
     rows = summaries(measurements)
-    compared = ratios(measurements)
+    compared, besides = ratios(measurements), beside(measurements)
     styles = _styles(rows)
     sections = [
-        _section(f"c{index}", case, list(of_case), compared, styles)
+        _section(f"c{index}", case, list(of_case), compared, besides.get(case, []), styles)
         for index, (case, of_case) in enumerate(groupby(rows, key=lambda row: row.case))
     ]
     return (
@@ -149,12 +150,21 @@ def _ratio_cell(ratio: Ratio | None) -> str:
 
 
 def _section(
-    chart_id: str, case: Case, rows: Sequence[Summary], compared: Sequence[Ratio], styles: Mapping[str, int]
+    chart_id: str,
+    case: Case,
+    rows: Sequence[Summary],
+    compared: Sequence[Ratio],
+    said: Sequence[str],
+    styles: Mapping[str, int],
 ) -> str:
     return (
         f'<section><h2 id="{chart_id}">{text(case.title)}</h2>{_bars(rows, compared, styles)}'
-        f"{_remarks(rows)}{_charts(chart_id, case, rows, styles)}</section>\n"
+        f"{_beside(said)}{_remarks(rows)}{_charts(chart_id, case, rows, styles)}</section>\n"
     )
+
+
+def _beside(said: Sequence[str]) -> str:
+    return "".join(f"<p>{text(line)}</p>" for line in said)
 
 
 def _bars(rows: Sequence[Summary], compared: Sequence[Ratio], styles: Mapping[str, int]) -> str:

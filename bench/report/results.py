@@ -93,7 +93,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, tag="measurement"):
     client_share: float
     """0 to 1: the part of one core that the load client used."""
     is_client_bound: bool
-    """Whether the client was the bottleneck: the target may be faster than the figures say."""
+    """Whether the client may have been the bottleneck: the target may be faster than the figures say."""
     error_count: int
     """How many commands were refused or connections were lost against the plan."""
     findings: list[str]

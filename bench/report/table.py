@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from bench.report.beside import beside
 from bench.report.remarks import Kind, remarks
 from bench.report.results import CPU_PER_THOUSAND, Machine, Measurement
 from bench.report.statistics import PEER, FigureSummary, Ratio, Summary, ratios, summaries
@@ -40,14 +41,16 @@ def to_table(machine: Machine, measurements: Sequence[Measurement]) -> Renderabl
 
     A row has the median of each headline figure, the least and the greatest of the rounds, the main latency,
     the server's CPU seconds per 1,000, the client's share of a core, and the median ratio to the peer with
-    its least and greatest. "!" is before what is not sound, and the findings are below.
+    its least and greatest. "!" is before what is not sound; the findings are below, and hubbub's ratio to
+    the second peer.
     """
-    compared = ratios(measurements)
+    compared, besides = ratios(measurements), beside(measurements)
     parts: list[RenderableType] = [Text(machine_line(machine), style="dim")]
     last_workload = ""
     for case, rows in groupby(summaries(measurements), key=lambda summary: summary.case):
         parts.append(Text(f"\n{case.title}", style="bold"))
         parts += _block(list(rows), compared, has_header=case.workload != last_workload)
+        parts += [Padding(Text(line), _INDENT) for line in besides.get(case, ())]
         last_workload = case.workload
     parts.append(Text(f"\n{_LEGEND}", style="dim"))
     return Group(*parts)
