@@ -40,9 +40,9 @@ _MAX_GROUP: Final = 1024  # appends of one commit: tens of ms at most, so that a
 _MAX_GROUP_BYTES: Final = 2 * 1024 * 1024
 _ROW_OVERHEAD_BYTES: Final = 200  # a row's columns and the Python objects around it
 
-# Commits wait for a checkpoint, 10 to 30 ms. Hot pages are in the WAL many times and are copied once, so a rare
-# one costs little more than a frequent one: at 8 MiB and 1,000 messages a second it was three a second, and 3 %
-# of all messages met one. Recovery after a kill reads that much again, some 0.1 s.
+# Commits wait for a checkpoint, 10 to 30 ms. Hot pages are in the WAL many times and are copied once, so a
+# rare one costs little more than a frequent one: at 8 MiB and 1,000 messages a second it was three a second,
+# and 3 % of all messages met one. Recovery after a kill reads that much again, some 0.1 s.
 _PASSIVE_AT_BYTES: Final = 64 * 1024 * 1024
 _TRUNCATE_AT_BYTES: Final = 256 * 1024 * 1024  # a reader has pinned the WAL for long; wait for it briefly
 _TRUNCATE_WAIT_MS: Final = 200
