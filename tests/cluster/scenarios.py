@@ -27,15 +27,6 @@ def detection_bound_s(node_count: int, settings: MembershipSettings, *, slowdown
     return 2 * (node_count - 1) * settings.probe_interval_s * slowdown + suspicion_s + LOOK_S
 
 
-def confirmed_detection_bound_s(node_count: int, settings: MembershipSettings) -> float:
-    """Return how long a crash can go unnoticed while gossip works: all accuse after 2 (n - 1) intervals.
-
-    Their accusations confirm each other, so the shortest suspicion remains; two seconds are for ten rounds of
-    gossip.
-    """
-    return 2 * (node_count - 1) * settings.probe_interval_s + min_suspicion_s(node_count, settings) + 2.0
-
-
 def convergence_bound_s(node_count: int, settings: MembershipSettings) -> float:
     """Return how long after healing all must agree, from whatever state: the sum of the slow things in a row.
 
@@ -118,10 +109,9 @@ def crash(seed: int) -> float:
         # Lost Nacks and refutations may have made the survivors doubt themselves.
         bound_s = detection_bound_s(node_count, world.settings, slowdown=world.settings.max_health_score + 1)
     else:
-        bound_s = min(
-            detection_bound_s(node_count, world.settings),
-            confirmed_detection_bound_s(node_count, world.settings),
-        )
+        # Mostly all survivors accuse it, and it is over after `min_suspicion_s`. But who has heard of fewer
+        # accusations waits longer (seed 2002640191: 12.75 s among four, for want of one), so this is the promise.
+        bound_s = detection_bound_s(node_count, world.settings)
     took_s = world.run_until(world.agrees, within_s=bound_s, look_each_s=LOOK_S)
     assert took_s <= bound_s, f"{victim} not noticed within {bound_s:.1f} s:\n{world.describe()}"
     return took_s
