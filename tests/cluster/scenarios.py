@@ -110,7 +110,7 @@ def crash(seed: int) -> float:
         bound_s = detection_bound_s(node_count, world.settings, slowdown=world.settings.max_health_score + 1)
     else:
         # Mostly all survivors accuse it, and it is over after `min_suspicion_s`. But who has heard of fewer
-        # accusations waits longer (seed 2002640191: 12.75 s among four, for want of one); this is the promise.
+        # accusations waits longer (seed 2002640191: 12.75 s among four, for want of one): so this.
         bound_s = detection_bound_s(node_count, world.settings)
     took_s = world.run_until(world.agrees, within_s=bound_s, look_each_s=LOOK_S)
     assert took_s <= bound_s, f"{victim} not noticed within {bound_s:.1f} s:\n{world.describe()}"
