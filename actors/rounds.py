@@ -21,7 +21,7 @@ _AT_ONCE: Final = 64
 class Rounds(Generic[T]):
     """Gather items, and hand them to `handle` in the order in which they came.
 
-    For the Trio thread. `handle` does not raise; what it adds is handled in the same round, or the next.
+    For the Trio thread. `handle` must not raise; what it adds is handled in the next round.
     """
 
     def __init__(self, handle: Callable[[T], None], turn: "Turn | None" = None) -> None:
@@ -49,10 +49,8 @@ class Rounds(Generic[T]):
                     handled_count += 1
                     self._handle(item)
             finally:
-                if handled_count < len(
-                    items
-                ):  # it raised, which is a bug: the others are not to suffer for it
-                    self._items[:0] = items[handled_count:]
+                # Nothing is left unless one raised, which is a bug: the others are not to suffer for it.
+                self._items[:0] = items[handled_count:]
 
     def leave_rest(self) -> None:
         """Let the task handle what is left."""

@@ -1,9 +1,9 @@
 """One epoll for the sockets of all open sessions: a message costs no task switch on its way in or out.
 
 With Trio each waiting read is a task of its own, and each switch costs about 10 µs: a third of what a node at
-work would spend. Here two tasks serve all sockets. One waits for the epoll descriptor, which is itself a file
-that Trio can wait for, and calls the `SocketPump` of each socket that is ready; the other writes what has
-gathered since it ran last. Both give way after each round, so a round is short.
+work would spend. Here one task waits for the epoll descriptor, which is itself a file that Trio can wait for,
+and calls the `SocketPump` of each socket that is ready. What has gathered in outboxes is written at the end of
+the turn that brought it (see `actors.rounds`), and by a second task where that was too much for one turn.
 
 Only for plain sockets, and where the system has epoll; elsewhere, and for TLS, a session has a reader and a
 writer task (see `session`).
@@ -70,7 +70,7 @@ class Poller:
             self._epoll.unregister(fd)
 
     def soon(self, ready: Ready) -> None:
-        """Call `due` when those tasks have run that can run now: what they add is served with it."""
+        """Call `due` at the end of the turn that is open, or else in the second task's next round."""
         self._due.add(ready)
 
     async def run(self) -> None:
