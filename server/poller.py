@@ -1,9 +1,9 @@
 """One epoll for the sockets of all open sessions: a message costs no task switch on its way in or out.
 
-With Trio each waiting read is a task of its own, and each switch costs about 10 µs: a third of what a node at
-work would spend. Here one task waits for the epoll descriptor, which is itself a file that Trio can wait for,
-and calls the `SocketPump` of each socket that is ready. What has gathered in outboxes is written at the end of
-the turn that brought it (see `actors.rounds`), and by a second task where that was too much for one turn.
+With Trio each waiting read is a task of its own, and each switch costs about 10 µs: a third of what a node
+at work would spend. Here one task waits for the epoll descriptor, which is itself a file that Trio can wait
+for, and calls the `SocketPump` of each socket that is ready. What has gathered in outboxes is written at the
+end of the turn that brought it (see `actors.rounds`), and by a second task where that was too much for one.
 
 Only for plain sockets, and where the system has epoll; elsewhere, and for TLS, a session has a reader and a
 writer task (see `session`).

@@ -290,10 +290,15 @@ class Remote(Target):
     ) -> None:
         super().__init__(directory, cores)
         self._address, self._bot_address = address, bot_address
+        self._run = secrets.token_hex(4)
         self._app_key, self._app_secret = app_key, app_secret
 
     def start(self) -> None:
         """It runs."""
+
+    def account(self, name: str) -> Account:
+        """As elsewhere, but somebody new in each run: those of earlier ones are in its conversations."""
+        return super().account(f"{name}.{self._run}")
 
     def addresses(self, wire: str) -> list[tuple[str, int]]:
         host, _, port = (self._bot_address if wire == "bot" else self._address).rpartition(":")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench.command import add_arguments, make_plan, run
-from bench.load.target import ROOT
+from bench.load.target import ROOT, Cores, Remote
 
 REMOTE = ["--app-key", "k", "--app-secret", "s"]
 
@@ -55,6 +55,14 @@ def test_a_server_that_others_have_started_is_not_killed() -> None:
     assert entrants(*address) == ["hubbub json"]
     with pytest.raises(ValueError, match="nothing to run"):
         entrants(*address, workload="W6")
+
+
+def test_each_run_against_a_running_server_has_users_of_its_own(tmp_path: Path) -> None:
+    """Those of the run before are members of its groups, and would be told of its messages again."""
+    options = {"address": "127.0.0.1:1", "bot_address": "", "app_key": "k", "app_secret": "s" * 32}
+    one, two = [Remote(tmp_path, Cores(usable=[0]), **options) for _ in range(2)]
+    assert one.account("ann").name == one.account("ann").name
+    assert one.account("ann").name != two.account("ann").name
 
 
 def test_a_cluster_has_no_peer() -> None:
