@@ -6,6 +6,7 @@ They also travel between nodes, so they only grow: a new field has a default.
 import msgspec
 
 from protocol.commands import Command
+from protocol.feed_types import FollowState
 
 
 class Ask(msgspec.Struct, frozen=True, tag="ask"):
@@ -78,6 +79,18 @@ class Closed(msgspec.Struct, frozen=True, tag="closed"):
     at_ms: int
 
 
+class FanOut(msgspec.Struct, frozen=True, tag="fan_out"):
+    """To a feed partition: push this post into the feeds of these users, who all belong to it.
+
+    Answered by Ok once it is stored. Doing it again changes nothing. Feeds that nobody has read lately are
+    left out. At most 1,000 users at a time.
+    """
+
+    post_id: int
+    author_id: str
+    user_ids: tuple[str, ...]
+
+
 # -- durable tells: stored with their cause, as JSON in records.Tell.body ----------------------------
 
 
@@ -127,7 +140,79 @@ class LoggedOut(msgspec.Struct, frozen=True, tag="logged_out"):
     session_id: str
 
 
-UserTell = AddedTo | RemovedFrom | MutedIn | ContactAsked | ContactAccepted | ContactGone | LoggedOut
+class FollowSettled(msgspec.Struct, frozen=True, tag="follow_settled"):
+    """To a user: so you stand to that author now."""
+
+    author_id: str
+    state: FollowState
+
+
+class FollowerMoved(msgspec.Struct, frozen=True, tag="follower_moved"):
+    """To a user: so that follower stands to you now."""
+
+    follower_id: str
+    state: FollowState
+
+
+class FollowMoved(msgspec.Struct, frozen=True, tag="follow_moved"):
+    """To an author: look at the FollowRow of that follower, which has changed, and count by it."""
+
+    follower_id: str
+
+
+class RepostMoved(msgspec.Struct, frozen=True, tag="repost_moved"):
+    """To the author of a post: that user has reposted it (as repost_id), or deleted that repost."""
+
+    post_id: int
+    user_id: str
+    repost_id: int
+    removed: bool
+
+
+class FollowCounted(msgspec.Struct, frozen=True, tag="follow_counted"):
+    """To a feed partition: the author has counted that version of the edge.
+
+    Every later post is pushed to user_id; up to `upto` (a post_id; 0: none) they are to be fetched.
+    """
+
+    user_id: str
+    author_id: str
+    version: int
+    upto: int
+
+
+class FollowAnswered(msgspec.Struct, frozen=True, tag="follow_answered"):
+    """To a feed partition: the author has accepted or declined the request of user_id, or ends the follow.
+
+    `accepted` leaves an edge that follows already as it is; without it a request or a follow ends.
+    """
+
+    user_id: str
+    author_id: str
+    accepted: bool
+
+
+class BlockStands(msgspec.Struct, frozen=True, tag="block_stands"):
+    """To a feed partition: user_id must not follow other_id, as one of them has blocked the other."""
+
+    user_id: str
+    other_id: str
+
+
+UserTell = (
+    AddedTo
+    | RemovedFrom
+    | MutedIn
+    | ContactAsked
+    | ContactAccepted
+    | ContactGone
+    | LoggedOut
+    | FollowSettled
+    | FollowerMoved
+)
+AuthorTell = FollowMoved | RepostMoved
+FeedTell = FollowCounted | FollowAnswered | BlockStands
+ActorTell = UserTell | AuthorTell | FeedTell
 
 
 class Told(msgspec.Struct, frozen=True, tag="told"):
@@ -137,17 +222,17 @@ class Told(msgspec.Struct, frozen=True, tag="told"):
     body: str
 
 
-ActorMessage = Ask | Wake | OpenBetween | Create | Delivered | BlockMoved | Opened | Closed | Told
+ActorMessage = Ask | Wake | OpenBetween | Create | Delivered | BlockMoved | Opened | Closed | Told | FanOut
 """What actors take from outside their node."""
 
-_decoder: msgspec.json.Decoder[UserTell] = msgspec.json.Decoder(UserTell)
+_decoder: msgspec.json.Decoder[ActorTell] = msgspec.json.Decoder(ActorTell)
 
 
-def decode_tell(body: str) -> UserTell:
-    """Decode the body of a tell to a user."""
+def decode_tell(body: str) -> ActorTell:
+    """Decode the body of a tell."""
     return _decoder.decode(body)
 
 
-def encode_tell(tell: UserTell) -> str:
-    """Encode the body of a tell to a user."""
+def encode_tell(tell: ActorTell) -> str:
+    """Encode the body of a tell."""
     return msgspec.json.encode(tell).decode()

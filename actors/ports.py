@@ -10,7 +10,18 @@ from actors.messages import Place
 from protocol.codec import Encoded
 from protocol.errors import HubbubError
 from protocol.events import ConversationEvent
-from protocol.records import Append, Appended, Entry, MessageState, Row, StreamHead, Tell
+from protocol.records import (
+    Append,
+    Appended,
+    AuthorRow,
+    Entry,
+    MessageState,
+    PostCountsRow,
+    PostRow,
+    Row,
+    StreamHead,
+    Tell,
+)
 
 R = TypeVar("R", bound=Row)
 Outcome = tuple[Appended, ...] | HubbubError
@@ -173,6 +184,42 @@ class Recent(Protocol):
         ...
 
 
+class FeedIndex(Protocol):
+    """What this node knows of posts and authors beyond its feeds; what is told here counts at the next read.
+
+    Told after the commit and before the answer, so that who has an ack finds it in every feed of the node.
+    Other nodes learn it from the log. Nothing here blocks or raises.
+    """
+
+    def posted(self, post: PostRow, *, is_pending: bool) -> None:
+        """A post or repost is stored. `is_pending`: it is about to be pushed; else it is hot or nobody's."""
+        ...
+
+    def pushed(self, post_id: int, author_id: str) -> None:
+        """It is in every feed that it belongs in."""
+        ...
+
+    def edited(self, post: PostRow) -> None: ...
+
+    def deleted(self, post: PostRow) -> None:
+        """`post` as it is after the deletion."""
+        ...
+
+    def counted(self, counts: PostCountsRow) -> None: ...
+
+    def liked(self, post: PostRow, user_id: str, *, removed: bool) -> None: ...
+
+    def commented(self, post: PostRow, user_id: str) -> None: ...
+
+    def reposted(self, post_id: int, user_id: str, *, removed: bool) -> None: ...
+
+    def author_changed(self, author: AuthorRow) -> None:
+        """Privacy, or the way of new posts into feeds, or the newest hot post."""
+        ...
+
+    def blocked(self, user_id: str, other_id: str, *, blocked: bool) -> None: ...
+
+
 class WallClock(Protocol):
     """Unix time in milliseconds; for display and for limits set by people, never for order."""
 
@@ -182,6 +229,7 @@ class WallClock(Protocol):
 __all__ = [
     "Appended",
     "Fanout",
+    "FeedIndex",
     "Leases",
     "Log",
     "MessageState",

@@ -16,7 +16,7 @@ import trio
 
 from actors.address import Address
 from actors.entity import Entity, EntityContext, StopEntity
-from actors.messages import Ask, Create, OpenBetween, Told, UserTell, Wake, encode_tell
+from actors.messages import ActorTell, Ask, Create, OpenBetween, Told, UserTell, Wake, encode_tell
 from actors.ports import Leases, Log, Outcome, Relay, WallClock
 from actors.reply import NO_REPLY, Reply
 from protocol import commands
@@ -245,14 +245,17 @@ class StreamActor(Entity):
 
     def _stage_tell(self, target_id: str, tell: UserTell) -> None:
         """Stage a message to a user's actor, which arrives even if this node dies right after the commit."""
-        address = Address("user", target_id)
+        self._stage_tell_to(Address("user", target_id), tell)
+
+    def _stage_tell_to(self, address: Address, tell: ActorTell) -> None:
+        """Stage a message to any actor that takes it."""
         at_ms = self._at_ms()
         row = Tell(
             # Rising in the order of staging, so that a scan delivers them in that order.
             tell_id=f"{at_ms:012x}{next(_tell_numbers) & 0xFFFFFF:06x}{token_hex(6)}",
             shard=address.shard,
             kind=address.kind,
-            target_id=target_id,
+            target_id=address.id,
             body=encode_tell(tell),
             at_ms=at_ms,
         )

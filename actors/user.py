@@ -21,6 +21,8 @@ from actors.messages import (
     ContactAccepted,
     ContactAsked,
     ContactGone,
+    FollowerMoved,
+    FollowSettled,
     LoggedOut,
     MutedIn,
     Opened,
@@ -32,7 +34,7 @@ from actors.ports import Fanout, Leases, Log, Relay, WallClock
 from actors.reply import NO_REPLY, OnFailure, Reply
 from actors.stream_actor import After, Answer, Staged, StreamActor
 from actors.user_rules import Circle
-from protocol import commands, events, replies
+from protocol import commands, events, feed_events, replies
 from protocol.codec import Encoded
 from protocol.errors import HubbubError, Refused
 from protocol.events import InboxEvent
@@ -213,6 +215,12 @@ class UserActor(StreamActor):
                 event = await self._accepted(tell.user_id, done)
             case ContactGone():
                 event = await self._gone(tell.user_id, done)
+            case FollowSettled():
+                event = feed_events.FollowChanged(user_id=tell.author_id, follow=tell.state)
+            case FollowerMoved():
+                event = feed_events.FollowerChanged(user_id=tell.follower_id, follow=tell.state)
+            case _:
+                raise TypeError(f"a user is not told {type(tell).__name__}")
         if event is None:
             self._stage_ops(done, Staged(reply, _ok))
         else:

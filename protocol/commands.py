@@ -2,14 +2,14 @@
 
 from typing import Annotated, ClassVar
 
-import msgspec
 from msgspec import Meta
 
 from protocol import replies
+from protocol.bases import BaseCommand
+from protocol.feed_commands import FeedCommand
 from protocol.types import (
     AtMs,
     ClientId,
-    CommandId,
     ConversationId,
     Count,
     Cursor,
@@ -31,10 +31,8 @@ from protocol.types import (
 )
 
 
-class _Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
+class _Command(BaseCommand, frozen=True, kw_only=True, omit_defaults=True):
     reply: ClassVar[type] = replies.Ok
-
-    id: CommandId = 0
 
 
 # -- the connection ---------------------------------------------------------------------------------
@@ -437,7 +435,7 @@ class Logout(_Command, tag="logout", frozen=True, kw_only=True, omit_defaults=Tr
     """End this log-in; its connections are closed."""
 
 
-Command = (
+ChatCommand = (
     Hello
     | Heartbeat
     | Ack
@@ -483,3 +481,4 @@ Command = (
     | RevokeSession
     | Logout
 )
+Command = ChatCommand | FeedCommand

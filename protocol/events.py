@@ -7,9 +7,10 @@ their loss is announced by `resync` where it matters.
 
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta
 
+from protocol.bases import BaseEvent, BaseInboxEvent
+from protocol.feed_events import FeedInboxEvent, FeedLiveEvent
 from protocol.types import (
     AtMs,
     Attachment,
@@ -31,16 +32,11 @@ from protocol.types import (
     UserId,
 )
 
-
-class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
-    pass
-
-
 # The place of an event (whose stream, which seq, when, by whom) is always on the wire. It has defaults as a
 # stored body leaves it out: the log's columns hold it, and `stored_events.place` puts it back.
 
 
-class _ConversationEvent(_Event, frozen=True, kw_only=True, omit_defaults=True):
+class _ConversationEvent(BaseEvent, frozen=True, kw_only=True, omit_defaults=True):
     conversation_id: ConversationId = ""
     seq: Seq = 0
     at_ms: AtMs = 0
@@ -152,7 +148,7 @@ class InviteRevoked(_ConversationEvent, tag="invite_revoked", frozen=True, kw_on
     invite_id: str
 
 
-class _InboxEvent(_Event, frozen=True, kw_only=True, omit_defaults=True):
+class _InboxEvent(BaseInboxEvent, frozen=True, kw_only=True, omit_defaults=True):
     seq: Seq = 0
     at_ms: AtMs = 0
 
@@ -207,7 +203,7 @@ class SessionRevoked(_InboxEvent, tag="session_revoked", frozen=True, kw_only=Tr
     session_id: str
 
 
-class Typing(_Event, tag="typing", frozen=True, kw_only=True, omit_defaults=True):
+class Typing(BaseEvent, tag="typing", frozen=True, kw_only=True, omit_defaults=True):
     """Somebody is typing; it ends by itself after 6 s."""
 
     conversation_id: ConversationId
@@ -215,14 +211,14 @@ class Typing(_Event, tag="typing", frozen=True, kw_only=True, omit_defaults=True
     on: bool = True
 
 
-class Receipts(_Event, tag="receipts", frozen=True, kw_only=True, omit_defaults=True):
+class Receipts(BaseEvent, tag="receipts", frozen=True, kw_only=True, omit_defaults=True):
     """Watermarks that moved since the last such event, coalesced."""
 
     conversation_id: ConversationId
     items: list[ReceiptItem]
 
 
-class Read(_Event, tag="read", frozen=True, kw_only=True, omit_defaults=True):
+class Read(BaseEvent, tag="read", frozen=True, kw_only=True, omit_defaults=True):
     """The user read further on one device: all the user's devices set the badge to `unread`."""
 
     conversation_id: ConversationId
@@ -230,26 +226,26 @@ class Read(_Event, tag="read", frozen=True, kw_only=True, omit_defaults=True):
     unread: Count = 0
 
 
-class Presence(_Event, tag="presence", frozen=True, kw_only=True, omit_defaults=True):
+class Presence(BaseEvent, tag="presence", frozen=True, kw_only=True, omit_defaults=True):
     """Presence of watched users that changed, batched."""
 
     items: list[PresenceItem]
 
 
-class Heads(_Event, tag="heads", frozen=True, kw_only=True, omit_defaults=True):
+class Heads(BaseEvent, tag="heads", frozen=True, kw_only=True, omit_defaults=True):
     """New heads of conversations that are not in this session's focus, coalesced."""
 
     items: list[HeadHint]
 
 
-class Resync(_Event, tag="resync", frozen=True, kw_only=True, omit_defaults=True):
+class Resync(BaseEvent, tag="resync", frozen=True, kw_only=True, omit_defaults=True):
     """Live events of a stream were dropped for this session: sync from the own cursor up to `head`."""
 
     conversation_id: Annotated[str, Meta(description="Empty for the user's inbox.")] = ""
     head: Cursor = 0
 
 
-class Reconnect(_Event, tag="reconnect", frozen=True, kw_only=True, omit_defaults=True):
+class Reconnect(BaseEvent, tag="reconnect", frozen=True, kw_only=True, omit_defaults=True):
     """The node is about to go: connect again after a random part of `within_s`, best to one of `nodes`."""
 
     within_s: float
@@ -257,7 +253,7 @@ class Reconnect(_Event, tag="reconnect", frozen=True, kw_only=True, omit_default
     reason: str = ""
 
 
-class Closing(_Event, tag="closing", frozen=True, kw_only=True, omit_defaults=True):
+class Closing(BaseEvent, tag="closing", frozen=True, kw_only=True, omit_defaults=True):
     """The last frame before the server closes a TCP connection; a WebSocket has a close frame for this."""
 
     code: Annotated[int, Meta(description="A close code: below 4500 connect again, else stop.")]
@@ -287,6 +283,8 @@ InboxEvent = (
     | BlockChanged
     | ProfileChanged
     | SessionRevoked
+    | FeedInboxEvent
 )
-LiveEvent = Typing | Receipts | Read | Presence | Heads | Resync | Reconnect | Closing
+ChatLiveEvent = Typing | Receipts | Read | Presence | Heads | Resync | Reconnect | Closing
+LiveEvent = ChatLiveEvent | FeedLiveEvent
 Event = ConversationEvent | InboxEvent | LiveEvent

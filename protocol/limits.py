@@ -17,6 +17,20 @@ MAX_IDS: Final = 500  # user ids in one command: a whole group at once
 MAX_WATCHED_USERS: Final = 2000  # presence subscriptions of one session
 MAX_SAFE_INTEGER: Final = 2**53 - 1  # JavaScript's largest exact integer
 
+MAX_POST_TEXT_BYTES: Final = 10 * 1024  # a post is read in passing; longer texts are files
+MAX_COMMENT_TEXT_BYTES: Final = 4 * 1024  # a page of 100 stays within one frame
+MAX_HASHTAGS: Final = 30  # of one post, as elsewhere; each is counted in the trends
+MAX_FOLLOWING: Final = 10_000  # authors that one user follows: a pull of the feed stays within 100 ms
+MAX_INTERESTS: Final = 1_000  # "not interested" of one user; the oldest gives way
+MAX_MUTED: Final = 10_000  # users whom one user has muted
+FEED_CAP: Final = 800  # entries kept of one feed; what is older is read by pull
+HOT_FOLLOWERS: Final = 10_000  # from here on posts are merged in when feeds are read
+COOL_FOLLOWERS: Final = 9_000  # below this they are pushed again: a count at the threshold does not flap
+AD_EVERY: Final = 5  # organic posts before each ad
+MAX_WATCHED_POSTS: Final = 200  # posts whose counts one session hears live
+POST_COUNTS_TICK_S: Final = 0.25  # a burst of likes is a few events
+FEED_NEWS_TICK_S: Final = 1.0  # posts of hot authors are told together
+
 HELLO_TIMEOUT_S: Final = 10.0  # a connection that says nothing costs a socket
 HANDSHAKE_TIMEOUT_S: Final = 10.0  # TLS and HTTP upgrade
 HEARTBEAT_INTERVAL_S: Final = 30.0  # jittered by the client; two fit into the time-out

@@ -18,6 +18,16 @@ def conversation_stream(conversation_id: str) -> str:
     return f"c:{conversation_id}"
 
 
+def author_stream(user_id: str) -> str:
+    """Name the stream of what a user did as an author: posts, edits, deletions, privacy."""
+    return f"a:{user_id}"
+
+
+def feed_stream(partition: int) -> str:
+    """Name the stream of what was pushed into the feeds of one partition."""
+    return f"f:{partition}"
+
+
 def inbox_stream(user_id: str) -> str:
     """Name the stream of everything that changed for a user."""
     return f"u:{user_id}"
@@ -396,6 +406,278 @@ class DeadLetter(Row, frozen=True, kw_only=True):
     at_ms: int
 
 
+# -- the news feed ----------------------------------------------------------------------------------
+
+
+class PostRow(Row, frozen=True, kw_only=True):
+    """A post as it now is; written by its author's actor. A repost has `repost_of` and no content.
+
+    `is_hot`: it was not pushed, so feeds merge it in when they are read. A deleted post keeps its place.
+    """
+
+    table: ClassVar[str] = "post"
+    key: ClassVar[tuple[str, ...]] = ("post_id",)
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("author_id", "post_id"),)
+
+    post_id: int
+    author_id: str
+    app_id: str
+    at_ms: int
+    client_id: str = ""
+    text: str = ""
+    files: Annotated[str, Meta(description="JSON list of Attachment.")] = ""
+    mentions: Annotated[str, Meta(description="JSON list of user ids.")] = ""
+    hashtags: Annotated[str, Meta(description="JSON list of hashtags.")] = ""
+    language: str = ""
+    visibility: str = "public"
+    repost_of: int = 0
+    root_author_id: Annotated[str, Meta(description="Of a repost: the author of what it repeats.")] = ""
+    is_hot: bool = False
+    edited_at_ms: int = 0
+    deleted_at_ms: int = 0
+
+
+class PostCountsRow(Row, frozen=True, kw_only=True):
+    """The counts of a post; written by its author's actor. No row: all are 0."""
+
+    table: ClassVar[str] = "post_counts"
+    key: ClassVar[tuple[str, ...]] = ("post_id",)
+
+    post_id: int
+    likes: int = 0
+    comments: int = 0
+    reposts: int = 0
+
+
+class PostLike(Row, frozen=True, kw_only=True):
+    """A user likes a post; written by the post's author's actor."""
+
+    table: ClassVar[str] = "post_like"
+    key: ClassVar[tuple[str, ...]] = ("post_id", "user_id")
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("user_id", "post_id"),)
+
+    post_id: int
+    user_id: str
+    at_ms: int
+
+
+class RepostRow(Row, frozen=True, kw_only=True):
+    """A user reposts a post, as the actor of the post's author has counted it."""
+
+    table: ClassVar[str] = "repost"
+    key: ClassVar[tuple[str, ...]] = ("post_id", "user_id")
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("user_id", "post_id"),)
+
+    post_id: Annotated[int, Meta(description="What is repeated.")]
+    user_id: str
+    repost_id: int
+    at_ms: int
+
+
+class CommentRow(Row, frozen=True, kw_only=True):
+    """A comment on a post; written by the post's author's actor. A deleted one keeps its place."""
+
+    table: ClassVar[str] = "comment"
+    key: ClassVar[tuple[str, ...]] = ("comment_id",)
+    unique: ClassVar[tuple[tuple[str, ...], ...]] = (("post_id", "user_id", "client_id"),)
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("post_id", "parent_id", "comment_id"),)
+
+    comment_id: int
+    post_id: int
+    user_id: str
+    client_id: str
+    at_ms: int
+    text: str = ""
+    parent_id: int = 0
+    mentions: Annotated[str, Meta(description="JSON list of user ids.")] = ""
+    replies: int = 0
+    deleted_at_ms: int = 0
+
+
+class AuthorRow(Row, frozen=True, kw_only=True):
+    """A user as an author; written by the author's actor. No row: public, nobody follows, no posts."""
+
+    table: ClassVar[str] = "author"
+    key: ClassVar[tuple[str, ...]] = ("user_id",)
+
+    user_id: str
+    app_id: str
+    is_private: bool = False
+    is_hot: Annotated[bool, Meta(description="New posts are merged in at read, not pushed.")] = False
+    follower_count: int = 0
+    post_count: Annotated[int, Meta(description="Posts and reposts that are not deleted.")] = 0
+    last_post_id: int = 0
+    last_hot_id: Annotated[int, Meta(description="The newest post that was not pushed; 0: none.")] = 0
+
+
+class FollowRow(Row, frozen=True, kw_only=True):
+    """user_id follows author_id, or asks to; written by the feed partition of user_id.
+
+    `version` is new with each beginning of an edge. `covered`: the author has counted this version, and what
+    was posted before that is in the feed: from then on the author's pushes are all there is.
+    """
+
+    table: ClassVar[str] = "follow"
+    key: ClassVar[tuple[str, ...]] = ("user_id", "author_id")
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("author_id", "state", "since_ms"),)
+
+    user_id: str
+    author_id: str
+    state: Annotated[str, Meta(description="requested or following.")]
+    since_ms: int
+    version: int
+    covered: bool = False
+
+
+class FollowerRow(Row, frozen=True, kw_only=True):
+    """author_id is followed by follower_id, as the author's actor has counted; it derives from FollowRow."""
+
+    table: ClassVar[str] = "follower"
+    key: ClassVar[tuple[str, ...]] = ("author_id", "follower_id")
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("author_id", "since_ms", "follower_id"),)
+
+    author_id: str
+    follower_id: str
+    since_ms: int
+    version: int
+
+
+class FanoutJob(Row, frozen=True, kw_only=True):
+    """A post that is still being pushed: stored with the post, removed when every partition has it."""
+
+    table: ClassVar[str] = "fanout_job"
+    key: ClassVar[tuple[str, ...]] = ("post_id",)
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("author_id",),)
+
+    post_id: int
+    author_id: str
+    shard: Annotated[int, Meta(description="Shard of the author.")]
+
+
+class FeedRow(Row, frozen=True, kw_only=True):
+    """A feed that is kept, as of `upto_seq` of its partition's stream; what came later is in the stream.
+
+    `entries` are up to 800 post ids, newest first, as a JSON list: the first, then the differences. It is
+    complete from `covered_from` on, but for posts of hot authors.
+    """
+
+    table: ClassVar[str] = "feed"
+    key: ClassVar[tuple[str, ...]] = ("user_id",)
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("partition",),)
+
+    user_id: str
+    partition: int
+    covered_from: int
+    position: int
+    upto_seq: int
+    read_at_ms: Annotated[int, Meta(description="When it was last read, to the hour.")]
+    entries: str
+
+
+class FeedPosition(Row, frozen=True, kw_only=True):
+    """How far a user has read the own feed."""
+
+    table: ClassVar[str] = "feed_position"
+    key: ClassVar[tuple[str, ...]] = ("user_id",)
+
+    user_id: str
+    post_id: int
+    at_ms: int
+
+
+class MuteRow(Row, frozen=True, kw_only=True):
+    """user_id does not want to see what other_id writes; written by the feed partition of user_id."""
+
+    table: ClassVar[str] = "mute"
+    key: ClassVar[tuple[str, ...]] = ("user_id", "other_id")
+
+    user_id: str
+    other_id: str
+    since_ms: int
+
+
+class InterestRow(Row, frozen=True, kw_only=True):
+    """user_id is not interested in something; written by the feed partition of user_id."""
+
+    table: ClassVar[str] = "interest"
+    key: ClassVar[tuple[str, ...]] = ("user_id", "kind", "target")
+
+    user_id: str
+    kind: str
+    target: str
+    since_ms: int
+
+
+class FeedOptionsRow(Row, frozen=True, kw_only=True):
+    """What an app has switched on in its feeds. No row: the defaults."""
+
+    table: ClassVar[str] = "feed_options"
+    key: ClassVar[tuple[str, ...]] = ("app_id",)
+
+    app_id: str
+    feed_order: str = "chronological"
+    ads: bool = False
+    trending: bool = True
+    recommendations: bool = True
+
+
+class CampaignRow(Row, frozen=True, kw_only=True):
+    """Ads of one sponsor: what is shown, to whom, when, how often. Written by the app's backend."""
+
+    table: ClassVar[str] = "campaign"
+    key: ClassVar[tuple[str, ...]] = ("campaign_id",)
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("app_id",),)
+
+    campaign_id: str
+    app_id: str
+    title: str
+    text: str = ""
+    url: str = ""
+    image: str = ""
+    sponsor: str = ""
+    starts_at_ms: int = 0
+    ends_at_ms: Annotated[int, Meta(description="0: without end.")] = 0
+    budget: Annotated[int, Meta(description="Impressions in all; 0: without limit.")] = 0
+    daily_cap: Annotated[int, Meta(description="Showings to one user in 24 h; 0: without limit.")] = 3
+    languages: Annotated[str, Meta(description="JSON list; empty: all.")] = ""
+    hashtags: Annotated[str, Meta(description="JSON list; empty: all.")] = ""
+    is_paused: bool = False
+    created_at_ms: int = 0
+
+
+class AdShown(Row, frozen=True, kw_only=True):
+    """An ad that was put into a slot of a user's feed; written by the feed partition of the user.
+
+    `slot` is the post behind which it stands, in the scroll that began at `anchor`.
+    """
+
+    table: ClassVar[str] = "ad_shown"
+    key: ClassVar[tuple[str, ...]] = ("user_id", "anchor", "slot")
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("campaign_id",), ("at_ms",))
+
+    user_id: str
+    anchor: int
+    slot: int
+    campaign_id: str
+    at_ms: int
+    seen_at_ms: int = 0
+    clicked_at_ms: int = 0
+
+
+class TrendRow(Row, frozen=True, kw_only=True):
+    """What one node has counted for the trends of an app lately; the sum over the nodes is what is shown."""
+
+    table: ClassVar[str] = "trend"
+    key: ClassVar[tuple[str, ...]] = ("node_id", "app_id", "kind", "span")
+
+    node_id: str
+    app_id: str
+    kind: str
+    span: Annotated[str, Meta(description="hour or day.")]
+    at_ms: int
+    body: Annotated[str, Meta(description="JSON of the counters.")]
+
+
 DIRECTORY: tuple[type[Row], ...] = (
     App,
     AppKey,
@@ -418,6 +700,23 @@ DIRECTORY: tuple[type[Row], ...] = (
     Tell,
     FileRow,
     DeadLetter,
+    PostRow,
+    PostCountsRow,
+    PostLike,
+    RepostRow,
+    CommentRow,
+    AuthorRow,
+    FollowRow,
+    FollowerRow,
+    FanoutJob,
+    FeedRow,
+    FeedPosition,
+    MuteRow,
+    InterestRow,
+    FeedOptionsRow,
+    CampaignRow,
+    AdShown,
+    TrendRow,
 )
 
 # -- one transaction --------------------------------------------------------------------------------

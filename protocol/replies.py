@@ -2,13 +2,13 @@
 
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta
 
+from protocol.bases import BaseReply
 from protocol.events import Event
+from protocol.feed_replies import FeedReply
 from protocol.types import (
     AtMs,
-    CommandId,
     Contact,
     ConversationId,
     ConversationSummary,
@@ -28,11 +28,7 @@ from protocol.types import (
 )
 
 
-class _Reply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
-    id: CommandId = 0
-
-
-class Error(_Reply, tag="error", frozen=True, kw_only=True, omit_defaults=True):
+class Error(BaseReply, tag="error", frozen=True, kw_only=True, omit_defaults=True):
     """A command was not carried out. `code` is stable; `message` is for a person and may change."""
 
     code: str
@@ -42,11 +38,11 @@ class Error(_Reply, tag="error", frozen=True, kw_only=True, omit_defaults=True):
     ] = None
 
 
-class Ok(_Reply, tag="ok", frozen=True, kw_only=True, omit_defaults=True):
+class Ok(BaseReply, tag="ok", frozen=True, kw_only=True, omit_defaults=True):
     """Done; there is nothing more to say."""
 
 
-class Welcome(_Reply, tag="welcome", frozen=True, kw_only=True, omit_defaults=True):
+class Welcome(BaseReply, tag="welcome", frozen=True, kw_only=True, omit_defaults=True):
     """The session is open: live events flow from here on. Heads name what the device has missed."""
 
     user: Profile
@@ -73,7 +69,7 @@ class Welcome(_Reply, tag="welcome", frozen=True, kw_only=True, omit_defaults=Tr
     ] = {}
 
 
-class HeartbeatAck(_Reply, tag="heartbeat_ack", frozen=True, kw_only=True, omit_defaults=True):
+class HeartbeatAck(BaseReply, tag="heartbeat_ack", frozen=True, kw_only=True, omit_defaults=True):
     """The server is alive. Heads lists streams in which this device is behind, so that a lost hint heals."""
 
     now_ms: AtMs
@@ -81,7 +77,7 @@ class HeartbeatAck(_Reply, tag="heartbeat_ack", frozen=True, kw_only=True, omit_
     heads: list[Head] = []
 
 
-class Sent(_Reply, tag="sent", frozen=True, kw_only=True, omit_defaults=True):
+class Sent(BaseReply, tag="sent", frozen=True, kw_only=True, omit_defaults=True):
     """The message is stored for good at `seq`. A repeated client_id gets the first answer again."""
 
     conversation_id: ConversationId
@@ -90,14 +86,14 @@ class Sent(_Reply, tag="sent", frozen=True, kw_only=True, omit_defaults=True):
     duplicate: bool = False
 
 
-class Changed(_Reply, tag="changed", frozen=True, kw_only=True, omit_defaults=True):
+class Changed(BaseReply, tag="changed", frozen=True, kw_only=True, omit_defaults=True):
     """The change is stored at `seq` of the conversation; 0 where nothing needed to change."""
 
     conversation_id: ConversationId
     seq: Cursor = 0
 
 
-class ReadMarked(_Reply, tag="read_marked", frozen=True, kw_only=True, omit_defaults=True):
+class ReadMarked(BaseReply, tag="read_marked", frozen=True, kw_only=True, omit_defaults=True):
     """The read watermark as it now stands, and what is unread after it."""
 
     conversation_id: ConversationId
@@ -105,21 +101,21 @@ class ReadMarked(_Reply, tag="read_marked", frozen=True, kw_only=True, omit_defa
     unread: Count = 0
 
 
-class ConversationInfo(_Reply, tag="conversation", frozen=True, kw_only=True, omit_defaults=True):
+class ConversationInfo(BaseReply, tag="conversation", frozen=True, kw_only=True, omit_defaults=True):
     """One conversation as the signed-in user sees it."""
 
     conversation: ConversationSummary
     created: bool = False
 
 
-class ConversationList(_Reply, tag="conversations", frozen=True, kw_only=True, omit_defaults=True):
+class ConversationList(BaseReply, tag="conversations", frozen=True, kw_only=True, omit_defaults=True):
     """A page of the conversation list, newest first. `next` is empty at the end."""
 
     items: list[ConversationSummary]
     next: str = ""
 
 
-class MemberList(_Reply, tag="members", frozen=True, kw_only=True, omit_defaults=True):
+class MemberList(BaseReply, tag="members", frozen=True, kw_only=True, omit_defaults=True):
     """All members of a conversation, with their receipts."""
 
     conversation_id: ConversationId
@@ -127,7 +123,7 @@ class MemberList(_Reply, tag="members", frozen=True, kw_only=True, omit_defaults
     banned: list[UserId] = []
 
 
-class EventPage(_Reply, tag="events", frozen=True, kw_only=True, omit_defaults=True):
+class EventPage(BaseReply, tag="events", frozen=True, kw_only=True, omit_defaults=True):
     """Events of one stream after the cursor, in order, without gaps. `more` tells whether to go on."""
 
     conversation_id: Annotated[str, Meta(description="Empty for the user's inbox.")] = ""
@@ -136,7 +132,7 @@ class EventPage(_Reply, tag="events", frozen=True, kw_only=True, omit_defaults=T
     more: bool = False
 
 
-class MessagePage(_Reply, tag="messages", frozen=True, kw_only=True, omit_defaults=True):
+class MessagePage(BaseReply, tag="messages", frozen=True, kw_only=True, omit_defaults=True):
     """Messages as they now are, by rising seq. `more` tells whether there are others further on."""
 
     conversation_id: ConversationId
@@ -144,46 +140,46 @@ class MessagePage(_Reply, tag="messages", frozen=True, kw_only=True, omit_defaul
     more: bool = False
 
 
-class InviteInfo(_Reply, tag="invite", frozen=True, kw_only=True, omit_defaults=True):
+class InviteInfo(BaseReply, tag="invite", frozen=True, kw_only=True, omit_defaults=True):
     """An invite was made."""
 
     conversation_id: ConversationId
     invite: Invite
 
 
-class InviteList(_Reply, tag="invites", frozen=True, kw_only=True, omit_defaults=True):
+class InviteList(BaseReply, tag="invites", frozen=True, kw_only=True, omit_defaults=True):
     """The invites of a group that still work."""
 
     conversation_id: ConversationId
     items: list[Invite]
 
 
-class ProfileList(_Reply, tag="profiles", frozen=True, kw_only=True, omit_defaults=True):
+class ProfileList(BaseReply, tag="profiles", frozen=True, kw_only=True, omit_defaults=True):
     """Users of this app; unknown ids are left out."""
 
     items: list[Profile]
 
 
-class ContactList(_Reply, tag="contacts", frozen=True, kw_only=True, omit_defaults=True):
+class ContactList(BaseReply, tag="contacts", frozen=True, kw_only=True, omit_defaults=True):
     """All contacts and open requests of the signed-in user, and whom that user has blocked."""
 
     items: list[Contact]
     blocked: list[UserId] = []
 
 
-class SessionList(_Reply, tag="sessions", frozen=True, kw_only=True, omit_defaults=True):
+class SessionList(BaseReply, tag="sessions", frozen=True, kw_only=True, omit_defaults=True):
     """All log-ins of the signed-in user."""
 
     items: list[DeviceSession]
 
 
-class PresenceList(_Reply, tag="presence_list", frozen=True, kw_only=True, omit_defaults=True):
+class PresenceList(BaseReply, tag="presence_list", frozen=True, kw_only=True, omit_defaults=True):
     """The presence of the users that are now watched; later changes come as presence events."""
 
     items: list[PresenceItem]
 
 
-Reply = (
+ChatReply = (
     Error
     | Ok
     | Welcome
@@ -203,3 +199,4 @@ Reply = (
     | SessionList
     | PresenceList
 )
+Reply = ChatReply | FeedReply

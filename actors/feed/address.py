@@ -1,0 +1,36 @@
+"""Where feeds live: each user's feed, follows and mutes belong to one of a fixed number of partitions.
+
+An actor for each feed would cost ten kilobytes for each reader; a partition keeps thousands of feeds in
+arrays, and a post reaches all its readers there by one message and one row of the log.
+"""
+
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Final
+
+from actors.address import Address
+
+KIND: Final = "feed"
+PARTITION_COUNT: Final = (
+    32  # fixed for the life of a data directory: enough for a dozen nodes to share evenly
+)
+
+
+@lru_cache(maxsize=262_144)
+def partition_of(user_id: str) -> int:
+    """The partition that a user's feed belongs to; the same on every node."""
+    digest = blake2b(f"feed\x00{user_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % PARTITION_COUNT
+
+
+def partition_address(partition: int) -> Address:
+    """The address of a partition's actor."""
+    return _ADDRESSES[partition]
+
+
+def feed_address(user_id: str) -> Address:
+    """The address of the actor that owns a user's feed."""
+    return _ADDRESSES[partition_of(user_id)]
+
+
+_ADDRESSES: Final = [Address(KIND, str(partition)) for partition in range(PARTITION_COUNT)]
