@@ -777,7 +777,17 @@ class Redact(msgspec.Struct, frozen=True):
     seq: int
 
 
-Op = Put | Insert | Update | Remove | Advance | Redact
+class Trim(msgspec.Struct, frozen=True):
+    """Forget the rows of a stream with a smaller seq, but never its last one.
+
+    For streams whose effect is stored elsewhere: those of feed partitions.
+    """
+
+    stream: str
+    before_seq: int
+
+
+Op = Put | Insert | Update | Remove | Advance | Redact | Trim
 
 
 class Append(msgspec.Struct, frozen=True, kw_only=True):
