@@ -480,7 +480,10 @@ class CommentRow(Row, frozen=True, kw_only=True):
     table: ClassVar[str] = "comment"
     key: ClassVar[tuple[str, ...]] = ("comment_id",)
     unique: ClassVar[tuple[tuple[str, ...], ...]] = (("post_id", "user_id", "client_id"),)
-    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("post_id", "parent_id", "comment_id"),)
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("post_id", "parent_id", "comment_id"),
+        ("user_id", "comment_id"),
+    )
 
     comment_id: int
     post_id: int
