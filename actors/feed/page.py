@@ -286,7 +286,7 @@ class PageMaker:
         depth = self._ring_depth(feed.covered_from)
         if isinstance(depth, Missing):
             return depth
-        if self._relations.uncovered or (upper <= feed.covered_from and feed.covered_from) or upper <= depth:
+        if self._is_unsure() or (upper <= feed.covered_from and feed.covered_from) or upper <= depth:
             before = 0 if upper == ENDLESS else upper
             pulled = self._fetched.pulled.get(("before", before))
             if pulled is None:
@@ -317,7 +317,7 @@ class PageMaker:
         depth = self._ring_depth(lower + 1)
         if isinstance(depth, Missing):
             return depth
-        if self._relations.uncovered or lower + 1 < feed.covered_from or lower + 1 < depth:
+        if self._is_unsure() or lower + 1 < feed.covered_from or lower + 1 < depth:
             pulled = self._fetched.pulled.get(("after", lower))
             if pulled is None:
                 return Missing(pull_after=lower, limit=count)
@@ -350,6 +350,11 @@ class PageMaker:
         if not extra:
             return falling
         return sorted({*falling, *extra}, reverse=True)
+
+    def _is_unsure(self) -> bool:
+        """Tell whether some author's newest posts may be missing from what is in memory."""
+        doubtful, relations = self._node.doubtful, self._relations
+        return bool(relations.uncovered) or not (doubtful.isdisjoint(relations.follows) if doubtful else True)
 
     def _ring_depth(self, low: int) -> int | Missing:
         """From where on the rings hold all that hot authors have written; 0: down to `low`, at least."""
