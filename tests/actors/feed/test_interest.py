@@ -26,7 +26,8 @@ NOW_MS = 1_800_000_000_000
 
 kinds: st.SearchStrategy[InterestKind] = st.sampled_from(["post", "author", "hashtag"])
 names = st.sampled_from("abc")
-ages_ms = st.integers(-DAY_MS, ENDS_MS + 10 * DAY_MS)
+edges_ms = st.sampled_from([HIDDEN_MS - 1, HIDDEN_MS, ENDS_MS - 1, ENDS_MS])
+ages_ms = edges_ms | st.integers(-DAY_MS, ENDS_MS + 10 * DAY_MS)
 
 
 def row(kind: InterestKind, target: str, since_ms: int = NOW_MS) -> InterestRow:
