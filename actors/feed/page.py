@@ -203,6 +203,8 @@ class PageMaker:
         relations, fetched = self._relations, self._fetched
         liked, reposted = relations.liked, relations.reposted
         liked_from = max(relations.liked_from, relations.reposted_from)
+        if self._node.has_others:  # likes are counted where the post's author is, maybe on another node
+            liked_from = ENDLESS
         items: list[FeedItem] = []
         unknown: list[int] = []
         for index, entry in enumerate(shown):
