@@ -256,19 +256,10 @@ class PageMaker:
             return None
         return Shown(found, self._posts.get(found.root_id) if found.root_id else None)
 
-    def new_above(self, position: int) -> int:
-        """How many visible posts are newer than a place, counted up to 100, by what is in memory."""
-        feed, posts = self._feed, self._posts
-        above = feed.ids[max(bisect_right(feed.ids, position), len(feed.ids) - MAX_NEW_ABOVE) :]
-        candidates = self._with_merged(list(reversed(above)), position + 1, ENDLESS)
-        count = 0
-        for post_id in candidates[:MAX_NEW_ABOVE]:
-            found = posts.get(post_id)
-            if found is None:  # not here: taken for visible, as most are
-                count += not posts.is_known(post_id)
-            elif judge(self._relations, feed.user_id, posts, found, self._now_ms) is None:
-                count += 1
-        return count
+    def new_above(self, position: int) -> int | Missing:
+        """How many visible posts are newer than a place, counted up to 100."""
+        found = self.newer(position, MAX_NEW_ABOVE)
+        return found if isinstance(found, Missing) else len(found.shown)
 
     def judge(self, post_id: int) -> LeftOut | Missing | None:
         """Why the reader does not get this post; None: it is shown, or would be."""
