@@ -42,6 +42,7 @@ from storage.locks import LifeLock, NodeLock, WriteLock
 from storage.migrations import migrate
 from storage.reader import Readers
 from storage.store import Outcome, Value
+from storage.trend_reads import SqliteTrendReads
 from storage.writer import Call, Writer, WriterStats
 
 log = structlog.get_logger(__name__)
@@ -101,6 +102,7 @@ class SqliteStore:
     ) -> None:
         self.directory = directory
         self.files = FileStore(directory / FILES_NAME)
+        self.trends = SqliteTrendReads(readers)
         self._writer = writer
         self._readers = readers
         self._arrivals = Gathered(readers, queries.arrivals)
