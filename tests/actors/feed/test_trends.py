@@ -391,3 +391,19 @@ def test_a_summary_is_plain_json() -> None:
     decoded = msgspec.json.decode(counters.summary(NOW_MS).body())
     assert decoded["at_ms"] == NOW_MS
     assert list(decoded["items"]) == ["tea"]
+
+
+def test_the_example_of_the_documentation_holds() -> None:
+    """docs/TRENDS.md: nine people now, and one half an hour ago."""
+    for span, half_an_hour_ago_ms, expected in (
+        (HOUR, NOW_MS, 9.25),
+        (DAY, NOW_MS, 10.0),
+        (DAY, NOW_MS - 15 * MINUTE_MS, 9 + 2 ** (-1 / 6)),
+    ):
+        counters = Counters(span)
+        counters.note("tea", "early", 1, half_an_hour_ago_ms)
+        now_ms = half_an_hour_ago_ms + 30 * MINUTE_MS
+        crowd(counters, "tea", 9, now_ms=now_ms)
+        [(_, score, people)] = counters.top(1, now_ms)
+        assert score == pytest.approx(expected)
+        assert people == 10
