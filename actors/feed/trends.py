@@ -29,7 +29,7 @@ MAX_BODY_BYTES: Final = 60_000  # of a summary as JSON: the strongest items that
 
 _POINTS: Final = 64  # of weight 1 at full influence; a person's points fit a byte
 _MAX_POINTS: Final = 255
-_MAX_OVERDRAFT: Final = 5.0  # windows' worth beyond the first: there an act is worth 1/32, and counts no more
+_MAX_OVERDRAFT: Final = 5.0  # in units of full_items: there an act is worth 1/32, and counts no more
 _HASH_BITS: Final = 32
 _MIXER: Final = 0x9E37_79B9_7F4A_7C15  # 2^64 / golden ratio: spreads what differs over the upper bits
 _ENTRY: Final = struct.Struct("<IBBB")  # person, buckets before the summary's, level, points
