@@ -102,12 +102,12 @@ class SqliteStore:
     ) -> None:
         self.directory = directory
         self.files = FileStore(directory / FILES_NAME)
-        self.trends = SqliteTrendReads(readers)
         self._writer = writer
         self._readers = readers
         self._arrivals = Gathered(readers, queries.arrivals)
         self._external_users = Gathered(readers, queries.external_users)
         self._log_ins = Gathered(readers, queries.log_ins)
+        self.trends = SqliteTrendReads(readers)
         self._node_lock = node_lock
         self._lives = lives  # node_id -> its lock, held until the store closes
 
