@@ -266,7 +266,7 @@ class PostService:
     async def _originals(
         self, caller: "Caller", rows: Sequence[PostRow], *, is_muting: bool = False
     ) -> dict[int, PostAt]:
-        """What these reposts repeat, where the caller may see that, and with `is_muting` has not muted who wrote it."""
+        """What these reposts repeat: what the caller may see and (`is_muting`) whose author is not muted."""
         root_ids = list({row.repost_of for row in rows if row.repost_of})
         found = await self._posts.posts(root_ids)
         return await self._visible(caller, list(found.values()), is_muting=is_muting)

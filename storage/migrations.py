@@ -25,7 +25,7 @@ _EXTRA_INDEXES = (
     " WHERE deleted_at_ms > 0",
     "CREATE INDEX IF NOT EXISTS idx_log_edited ON log (stream_id, json_extract(body, '$.target'))"
     " WHERE kind = 'edited'",
-    "CREATE INDEX IF NOT EXISTS idx_post_repost ON post (author_id, repost_of) WHERE repost_of > 0",
+    "CREATE INDEX IF NOT EXISTS idx_post_repost ON post (author_id, repost_of) WHERE repost_of <> 0",
 )
 # Rows lie in order of arrival (lsn), so that a commit dirties the tail of the table and not a page per
 # stream.
