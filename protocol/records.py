@@ -483,7 +483,10 @@ class CommentRow(Row, frozen=True, kw_only=True):
     table: ClassVar[str] = "comment"
     key: ClassVar[tuple[str, ...]] = ("comment_id",)
     unique: ClassVar[tuple[tuple[str, ...], ...]] = (("post_id", "user_id", "client_id"),)
-    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("post_id", "parent_id", "comment_id"),)
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("post_id", "parent_id", "comment_id"),
+        ("user_id", "comment_id"),
+    )
 
     comment_id: int
     post_id: int
@@ -651,14 +654,20 @@ class CampaignRow(Row, frozen=True, kw_only=True):
 class AdShown(Row, frozen=True, kw_only=True):
     """An ad that was put into a slot of a user's feed; written by the feed partition of the user.
 
-    `slot` is the post behind which it stands, in the scroll that began at `anchor`.
+    `slot` is the post behind which it stands, in the scroll that began at `anchor`. The slot keeps its ad for
+    24 h; `day` keeps this row and what was counted by it apart from what is put there later.
     """
 
     table: ClassVar[str] = "ad_shown"
-    key: ClassVar[tuple[str, ...]] = ("user_id", "anchor", "slot")
-    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("campaign_id",), ("at_ms",))
+    key: ClassVar[tuple[str, ...]] = ("user_id", "day", "anchor", "slot")
+    # Whole answers out of an index: what a campaign counts, and what was shown lately and not told as seen.
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("campaign_id", "seen_at_ms", "clicked_at_ms"),
+        ("at_ms", "seen_at_ms", "campaign_id"),
+    )
 
     user_id: str
+    day: Annotated[int, Meta(description="Of at_ms, as days since 1970 in UTC.")]
     anchor: int
     slot: int
     campaign_id: str
@@ -780,7 +789,17 @@ class Redact(msgspec.Struct, frozen=True):
     seq: int
 
 
-Op = Put | Insert | Update | Remove | Advance | Redact
+class Trim(msgspec.Struct, frozen=True):
+    """Forget the rows of a stream with a smaller seq, but never its last one.
+
+    For streams whose effect is stored elsewhere: those of feed partitions.
+    """
+
+    stream: str
+    before_seq: int
+
+
+Op = Put | Insert | Update | Remove | Advance | Redact | Trim
 
 
 class Append(msgspec.Struct, frozen=True, kw_only=True):

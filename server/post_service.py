@@ -5,7 +5,7 @@ change of privacy counts from its ack on. What passes goes to the actor of the p
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
@@ -21,16 +21,14 @@ from protocol.limits import MAX_SAFE_INTEGER, PAGE_BYTES
 from protocol.records import AuthorView, PostCountsRow, PostRow
 from protocol.replies import Reply
 from protocol.stored_posts import comment_of, post_of
+from server.caller import Caller
 from storage.store import PostAt, Store, UserAt
-
-if TYPE_CHECKING:
-    from server.chat_service import Caller
 
 _MAX_LOOKS: Final = 10  # pages examined for one answer, where what reposts repeat is mostly not visible
 _ITEM_BYTES: Final = 400  # of a post or comment beside its text
 
 AskActor = Callable[[Address, object], Awaitable[Reply]]
-Handler = Callable[["Caller", Command], Awaitable[Reply]]
+Handler = Callable[[Caller, Command], Awaitable[Reply]]
 
 
 class PostService:
@@ -56,13 +54,13 @@ class PostService:
             feed_commands.ListMuted: self._list_muted,
         }
 
-    async def visible(self, caller: "Caller", post_ids: Sequence[int]) -> list[int]:
+    async def visible(self, caller: Caller, post_ids: Sequence[int]) -> list[int]:
         """Those of the posts that the caller may see now, in their order."""
         return [at[0].post_id for at, _ in await self._seen(caller, post_ids)]
 
     # -- posts --------------------------------------------------------------------------------------
 
-    async def _get_post(self, caller: "Caller", command: Command) -> Reply:
+    async def _get_post(self, caller: Caller, command: Command) -> Reply:
         assert isinstance(command, feed_commands.GetPost)
         found = await self._seen(caller, [command.post_id])
         if not found:
@@ -73,7 +71,7 @@ class PostService:
             post=item.post, original=item.original, liked=item.liked, reposted=item.reposted
         )
 
-    async def _list_posts(self, caller: "Caller", command: Command) -> Reply:
+    async def _list_posts(self, caller: Caller, command: Command) -> Reply:
         """What the reader may see of a timeline; that may be nothing, which is no error."""
         assert isinstance(command, feed_commands.ListPosts)
         author = await self._author(caller, command.user_id)
@@ -113,7 +111,7 @@ class PostService:
             items=await self._marked(caller, fitting), next=0 if is_over else examined
         )
 
-    async def _list_likes(self, caller: "Caller", command: Command) -> Reply:
+    async def _list_likes(self, caller: Caller, command: Command) -> Reply:
         assert isinstance(command, feed_commands.ListLikes)
         root = await self._root(caller, command.post_id)
         after = parse_place(command.after)
@@ -121,7 +119,7 @@ class PostService:
         found = await self._posts.likes(root.post_id, after=after, limit=limit + 1, viewer_id=caller.user_id)
         return _follow_list(found, limit)
 
-    async def _list_comments(self, caller: "Caller", command: Command) -> Reply:
+    async def _list_comments(self, caller: Caller, command: Command) -> Reply:
         assert isinstance(command, feed_commands.ListComments)
         root = await self._root(caller, command.post_id)
         found = await self._posts.comments(
@@ -143,35 +141,35 @@ class PostService:
 
     # -- what must be looked at before it is done -----------------------------------------------------
 
-    async def _like_post(self, caller: "Caller", command: Command) -> Reply:
+    async def _like_post(self, caller: Caller, command: Command) -> Reply:
         """Of a repost, what it repeats is liked. Taking a like back needs no more than the post."""
         assert isinstance(command, feed_commands.LikePost)
         root = await self._root(caller, command.post_id, is_undoing=command.removed)
         return await self._ask_author(caller, root, msgspec.structs.replace(command, post_id=root.post_id))
 
-    async def _add_comment(self, caller: "Caller", command: Command) -> Reply:
+    async def _add_comment(self, caller: Caller, command: Command) -> Reply:
         assert isinstance(command, feed_commands.AddComment)
         root = await self._root(caller, command.post_id)
         return await self._ask_author(caller, root, msgspec.structs.replace(command, post_id=root.post_id))
 
-    async def _delete_comment(self, caller: "Caller", command: Command) -> Reply:
+    async def _delete_comment(self, caller: Caller, command: Command) -> Reply:
         assert isinstance(command, feed_commands.DeleteComment)
         root = await self._root(caller, command.post_id, is_undoing=True)
         return await self._ask_author(caller, root, msgspec.structs.replace(command, post_id=root.post_id))
 
-    async def _repost(self, caller: "Caller", command: Command) -> Reply:
+    async def _repost(self, caller: Caller, command: Command) -> Reply:
         assert isinstance(command, feed_commands.Repost)
         await self._root(caller, command.post_id)
         message = Ask(caller.user_id, caller.app_id, command)
         return await self._ask(author_address(caller.user_id), message)
 
-    async def _ask_author(self, caller: "Caller", post: PostRow, command: Command) -> Reply:
+    async def _ask_author(self, caller: Caller, post: PostRow, command: Command) -> Reply:
         message = Ask(caller.user_id, caller.app_id, command)
         return await self._ask(author_address(post.author_id), message)
 
     # -- authors ------------------------------------------------------------------------------------
 
-    async def _get_author(self, caller: "Caller", command: Command) -> Reply:
+    async def _get_author(self, caller: Caller, command: Command) -> Reply:
         assert isinstance(command, feed_commands.GetAuthor)
         view = await self._author(caller, command.user_id)
         following_count = await self._posts.following_count(view.author_id)
@@ -193,7 +191,7 @@ class PostService:
             )
         )
 
-    async def _list_followers(self, caller: "Caller", command: Command) -> Reply:
+    async def _list_followers(self, caller: Caller, command: Command) -> Reply:
         assert isinstance(command, feed_commands.ListFollowers)
         after = parse_place(command.after)
         rules.may_see_lists(await self._author(caller, command.user_id), caller.user_id)
@@ -202,7 +200,7 @@ class PostService:
         )
         return _follow_list(found, command.limit)
 
-    async def _list_following(self, caller: "Caller", command: Command) -> Reply:
+    async def _list_following(self, caller: Caller, command: Command) -> Reply:
         assert isinstance(command, feed_commands.ListFollowing)
         after = parse_place(command.after)
         rules.may_see_lists(await self._author(caller, command.user_id), caller.user_id)
@@ -211,19 +209,19 @@ class PostService:
         )
         return _follow_list(found, command.limit)
 
-    async def _list_requests(self, caller: "Caller", command: Command) -> Reply:
+    async def _list_requests(self, caller: Caller, command: Command) -> Reply:
         assert isinstance(command, feed_commands.ListFollowRequests)
         after = parse_place(command.after)
         found = await self._posts.requests(caller.user_id, after=after, limit=command.limit + 1)
         return _follow_list(found, command.limit)
 
-    async def _list_muted(self, caller: "Caller", command: Command) -> Reply:
+    async def _list_muted(self, caller: Caller, command: Command) -> Reply:
         assert isinstance(command, feed_commands.ListMuted)
         after = parse_place(command.after)
         found = await self._posts.muted(caller.user_id, after=after, limit=command.limit + 1)
         return _follow_list(found, command.limit)
 
-    async def _author(self, caller: "Caller", user_id: str) -> AuthorView:
+    async def _author(self, caller: Caller, user_id: str) -> AuthorView:
         """A user of the app, as the caller stands to them. Raises: Refused("user_not_found")."""
         view = (await self._posts.views(caller.user_id, [user_id]))[user_id]
         if view.app_id != caller.app_id:
@@ -232,7 +230,7 @@ class PostService:
 
     # -- who may see what -----------------------------------------------------------------------------
 
-    async def _root(self, caller: "Caller", post_id: int, *, is_undoing: bool = False) -> PostRow:
+    async def _root(self, caller: Caller, post_id: int, *, is_undoing: bool = False) -> PostRow:
         """The post that likes and comments of this one belong to: of a repost, what it repeats.
 
         `is_undoing`: whoever has lost sight of it may still take back what is their own.
@@ -250,7 +248,7 @@ class PostService:
                 raise Refused("blocked" if view.is_blocked or view.blocks_viewer else "post_not_found")
         return post
 
-    async def _seen(self, caller: "Caller", post_ids: Sequence[int]) -> list[tuple[PostAt, PostAt | None]]:
+    async def _seen(self, caller: Caller, post_ids: Sequence[int]) -> list[tuple[PostAt, PostAt | None]]:
         """Those of the posts that the caller may see, each repost with what it repeats."""
         found = await self._posts.posts(post_ids)
         visible = await self._visible(caller, list(found.values()))
@@ -264,15 +262,15 @@ class PostService:
         return shown
 
     async def _originals(
-        self, caller: "Caller", rows: Sequence[PostRow], *, is_muting: bool = False
+        self, caller: Caller, rows: Sequence[PostRow], *, is_muting: bool = False
     ) -> dict[int, PostAt]:
-        """What these reposts repeat: what the caller may see and (`is_muting`) whose author is not muted."""
+        """What these reposts repeat, where the caller may see it, and with `is_muting` wants to."""
         root_ids = list({row.repost_of for row in rows if row.repost_of})
         found = await self._posts.posts(root_ids)
         return await self._visible(caller, list(found.values()), is_muting=is_muting)
 
     async def _visible(
-        self, caller: "Caller", found: Sequence[PostAt], *, is_muting: bool = False
+        self, caller: Caller, found: Sequence[PostAt], *, is_muting: bool = False
     ) -> dict[int, PostAt]:
         mine = [at for at in found if at[0].app_id == caller.app_id]
         views = await self._posts.views(caller.user_id, list({row.author_id for row, _ in mine}))
@@ -283,9 +281,7 @@ class PostService:
             and not (is_muting and views[row.author_id].is_muted)
         }
 
-    async def _marked(
-        self, caller: "Caller", shown: Sequence[tuple[PostAt, PostAt | None]]
-    ) -> list[FeedItem]:
+    async def _marked(self, caller: Caller, shown: Sequence[tuple[PostAt, PostAt | None]]) -> list[FeedItem]:
         """The posts as items, with the reader's own marks."""
         root_ids = [row.repost_of or row.post_id for (row, _), _ in shown]
         liked, reposted = await self._posts.marks(caller.user_id, root_ids)

@@ -71,6 +71,7 @@ class AuthorActor(AuthorPosts, AuthorReactions, AuthorFollows):
                 if not row.deleted_at_ms:
                     self._index.posted(row, is_pending=True)
                 self._begin_push(row.post_id, steps)
+        self._index.started(self._author)
         if start.has_requests and not self._author.is_private:
             self._accept_requests()
 

@@ -162,8 +162,8 @@ class Index:
     def commented(self, post: PostRow, user_id: str) -> None:
         self._note("commented", post.post_id, user_id)
 
-    def reposted(self, post_id: int, user_id: str, *, removed: bool) -> None:
-        self._note("reposted", post_id, user_id, removed)
+    def reposted(self, post: PostRow, user_id: str, *, removed: bool) -> None:
+        self._note("reposted", post.post_id, user_id, removed)
 
     def author_changed(self, author: AuthorRow) -> None:
         self.authors[author.user_id] = author
@@ -175,6 +175,9 @@ class Index:
     def forget(self, author_id: str) -> None:
         self.forgotten.append(author_id)
         self._note("forget", author_id)
+
+    def started(self, author: AuthorRow) -> None:
+        self._note("started", author.user_id)
 
 
 class Listeners:

@@ -7,6 +7,7 @@ import trio
 
 from actors.messages import FollowAnswered, FollowCounted, FollowerMoved
 from protocol import feed_commands, feed_replies, replies
+from protocol.commands import Command
 from protocol.feed_events import FeedChanged, PostCounts
 from protocol.limits import MAX_COMMENT_TEXT_BYTES, MAX_POST_TEXT_BYTES
 from protocol.records import (
@@ -243,7 +244,7 @@ async def test_comments_are_counted_answered_one_level_deep_and_keep_their_place
             values: dict[str, object] = {"client_id": world.client_id(), "text": "x"} | fields
             return feed_commands.AddComment(post_id=post, **values)  # type: ignore[arg-type]
 
-        for command, code in [
+        refused: list[tuple[Command, str]] = [
             (add(post_id, parent_id=answer), "comment_not_found"),
             (add(other_id, parent_id=top), "comment_not_found"),
             (add(post_id, parent_id=5), "comment_not_found"),
@@ -253,7 +254,8 @@ async def test_comments_are_counted_answered_one_level_deep_and_keep_their_place
             (add(post_id, mentions=["nobody"]), "user_not_found"),
             (add(9), "post_not_found"),
             (feed_commands.DeleteComment(post_id=other_id, comment_id=top), "comment_not_found"),
-        ]:
+        ]
+        for command, code in refused:
             assert await world.refusal("bob", command, of="ann") == code
         delete = feed_commands.DeleteComment(post_id=post_id, comment_id=answer)
         assert await world.refusal("bob", delete, of="ann") == "forbidden"
@@ -308,17 +310,17 @@ async def test_the_threshold_is_crossed_with_hysteresis_and_the_mode_stays_with_
         pushed = (await world.post("ann")).post.post_id
         await world.all_pushed()
         await world.follow("ann", names[4])
-        assert world.index.authors["ann"].is_hot
+        assert world.index.authors["ann"].is_hot is True
         hot = (await world.post("ann")).post.post_id
         assert ("posted", hot, False) in world.index.calls
         assert world.index.authors["ann"].last_hot_id == hot
         for name in names[:2]:
             await world.edge(name, "ann", "")
         await world.told_all()
-        assert (await world.author("ann")).is_hot  # three are left
+        assert (await world.author("ann")).is_hot is True  # three are left
         await world.edge(names[2], "ann", "")
         await world.told_all()
-        assert not world.index.authors["ann"].is_hot
+        assert world.index.authors["ann"].is_hot is False
         again = (await world.post("ann")).post.post_id
         await world.all_pushed()
         assert world.partitions.got(pushed) == everybody("ann", names[:4])
