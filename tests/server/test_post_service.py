@@ -14,7 +14,7 @@ from protocol.commands import Command
 from protocol.errors import HubbubError, Refused
 from protocol.limits import MAX_POST_TEXT_BYTES, PAGE_BYTES
 from protocol.records import BlockRow, MuteRow, Put, User
-from server.chat_service import Caller
+from server.caller import Caller
 from server.identity import Identity
 from server.post_service import PostService, parse_place, place_of
 from tests.actors.feed.author_world import World, open_world

@@ -172,6 +172,10 @@ class Index:
     def blocked(self, user_id: str, other_id: str, *, blocked: bool) -> None:
         self._note("blocked", user_id, other_id, blocked)
 
+    def is_hot(self, author_id: str) -> bool:
+        """Whether the author's next post is merged in at read, as was told last."""
+        return self.authors[author_id].is_hot
+
     def forget(self, author_id: str) -> None:
         self.forgotten.append(author_id)
         self._note("forget", author_id)

@@ -310,17 +310,17 @@ async def test_the_threshold_is_crossed_with_hysteresis_and_the_mode_stays_with_
         pushed = (await world.post("ann")).post.post_id
         await world.all_pushed()
         await world.follow("ann", names[4])
-        assert world.index.authors["ann"].is_hot is True
+        assert world.index.is_hot("ann")
         hot = (await world.post("ann")).post.post_id
         assert ("posted", hot, False) in world.index.calls
         assert world.index.authors["ann"].last_hot_id == hot
         for name in names[:2]:
             await world.edge(name, "ann", "")
         await world.told_all()
-        assert (await world.author("ann")).is_hot is True  # three are left
+        assert world.index.is_hot("ann")  # three are left
         await world.edge(names[2], "ann", "")
         await world.told_all()
-        assert world.index.authors["ann"].is_hot is False
+        assert not world.index.is_hot("ann")
         again = (await world.post("ann")).post.post_id
         await world.all_pushed()
         assert world.partitions.got(pushed) == everybody("ann", names[:4])
