@@ -34,6 +34,8 @@ _STATUS: Final[dict[str, int]] = {
     "file_not_found": 404,
     "invite_not_found": 404,
     "contact_not_found": 404,
+    "campaign_not_found": 404,
+    "slot_not_found": 404,
     "method_not_allowed": 405,
     "name_taken": 409,
     "already_exists": 409,

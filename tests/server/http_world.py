@@ -14,6 +14,7 @@ from hypercorn.trio import serve
 
 from protocol.types import NodeInfo
 from server.accounts import AccountRates, Accounts
+from server.campaigns import Campaigns
 from server.chat_core import Alone, ChatCore
 from server.clock import wall_clock_ms
 from server.config import Settings
@@ -57,6 +58,7 @@ class Api:
         self.client = client
         self.accounts = services.accounts
         self.directory = services.directory
+        self.campaigns = services.campaigns
         self.store = store
         self.revoked: list[tuple[str, str]] = []
         self.reason = ""  # why the node is not ready
@@ -101,6 +103,7 @@ async def open_api(
     web_folder: Path | None = None,
     nodes: Sequence[NodeInfo] = (NodeInfo(node_id="n1", url="ws://127.0.0.1/ws"),),
     cluster_origins: Callable[[], Collection[str]] = frozenset,
+    has_campaigns: bool = True,
 ) -> AsyncIterator[Api]:
     settings = settings or Settings(requests_per_s=10_000, requests_burst=10_000)
     api: Api
@@ -145,6 +148,7 @@ async def open_api(
             cluster_origins=cluster_origins,
             not_ready=lambda: api.reason,
             metrics=lambda: b"hubbub_up 1\n",
+            campaigns=Campaigns(store, clock=clock) if has_campaigns else None,
         )
         app = make_http_app(services, **({"web_folder": web_folder} if web_folder else {}))
         config = Config()
