@@ -1,11 +1,12 @@
 """The actor of one partition: it owns the feeds of its readers, and answers their pages from memory.
 
-What is pushed is one row of the partition's stream for each message, with all who got it; feeds in memory follow the
-commits. Each feed is also written down from time to time (`FeedRow`), so that after a restart the stream is read from
-there on, and can be trimmed. A feed that is not in memory is made by pull when it is read, and kept from then on.
+What is pushed is one row of the partition's stream for each message, with all who got it; feeds in memory
+follow the commits. Each feed is also written down from time to time (`FeedRow`), so that after a restart the
+stream is read from there on, and can be trimmed. A feed that is not in memory is made by pull when it is
+read, and kept from then on.
 
-Reading from the store never holds up the mailbox: a request that lacks something waits beside it, as a `_Request`,
-and is taken up again when what it lacked has been posted back.
+Reading from the store never holds up the mailbox: a request that lacks something waits beside it, as a
+`_Request`, and is taken up again when what it lacked has been posted back.
 """
 
 from collections.abc import Sequence
@@ -15,11 +16,19 @@ from typing import Final
 import msgspec
 
 from actors.entity import EntityContext
+from actors.feed.ad_book import AdBook
+from actors.feed.ad_rules import DAY_MS, Reader
+from actors.feed.ad_slots import AdSlots, Organic, fill
+from actors.feed.affinity import HISTORY_MS, HISTORY_ROWS, Affinities
 from actors.feed.cursor import Cursor, read_cursor, write_cursor
 from actors.feed.feed import Feed, FeedLimits, Relations, read_entries
 from actors.feed.feed_follower import FeedFollower
+from actors.feed.ids import first_id_at
 from actors.feed.index import Change, FeedNode
 from actors.feed.page import Fetched, Missing, PageMaker, Pulled, Shown, Stretch
+from actors.feed.ranked_feed import RankedFeeds
+from actors.feed.ranked_page import explain, ranked_page
+from actors.feed.ranking import COMMENT_WEIGHT, LIKE_WEIGHT, REPOST_WEIGHT
 from actors.feed.relations_keeper import RelationsKeeper
 from actors.feed_audience import FEED_STREAM
 from actors.messages import Ask, Evict, FanOut, FeedWatched, Told
@@ -30,7 +39,8 @@ from protocol import feed_commands, feed_events, feed_replies, replies
 from protocol.codec import Encoded
 from protocol.errors import HubbubError, ProtocolError, Unavailable
 from protocol.feed_found import FoundFeed
-from protocol.records import Appended, FeedRow, LogRow, Op, Put, Remove, Trim
+from protocol.feed_types import FeedItem
+from protocol.records import AdShown, Appended, FeedRow, LogRow, Op, Put, Remove, Trim, User
 
 _SWEEP_S: Final = 60.0  # between looks for feeds that nobody reads any more
 _STEP: Final = 64  # feeds that are written down, or dropped, in one append: some ms
@@ -116,7 +126,23 @@ class _Pushing(Staged):
 
 _entries = msgspec.json.Decoder(_Entries)
 _encode = msgspec.json.Encoder().encode
-_READERS: Final = (feed_commands.ReadFeed, feed_commands.ExplainPost, feed_commands.ListInterests)
+# Commands that need the reader's feed in memory.
+_READERS: Final = (
+    feed_commands.ReadFeed,
+    feed_commands.ExplainPost,
+    feed_commands.ListInterests,
+    feed_commands.AdSeen,
+    feed_commands.AdClicked,
+)
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    """What a reader is answered, and what has to be stored before; the book of ads is told after that."""
+
+    reply: replies.Reply
+    shown: tuple[AdShown, ...] = ()
+    told: AdShown | None = None  # an ad that was seen or clicked
+    is_impression: bool = False  # it had not been seen before
 
 
 class FeedStats(msgspec.Struct):
@@ -144,6 +170,8 @@ class FeedPartition(RelationsKeeper):
         node: FeedNode,
         limits: FeedLimits,
         stats: FeedStats,
+        ranked: RankedFeeds,
+        ads: AdBook,
         follower: FeedFollower,
         now_ms: WallClock,
     ) -> None:
@@ -166,6 +194,8 @@ class FeedPartition(RelationsKeeper):
         self._first_seq = 1
         self._is_writing_down = False
         self._stats = stats
+        self._ranked = ranked
+        self._ads = ads
         self._follower = follower
 
     # -- life ---------------------------------------------------------------------------------------
@@ -388,17 +418,34 @@ class FeedPartition(RelationsKeeper):
                 self._ctx.start_soon(self._fetch, request, answer)
             return
         feed.read_at_s = self._now_ms() / 1000
-        request.reply.resolve(answer)
+        if not answer.shown and answer.told is None:
+            request.reply.resolve(answer.reply)
+            return
 
-    def _make(self, request: _Request, feed: Feed) -> replies.Reply | Missing:
+        def note(_at: Appended | None) -> None:
+            for row in answer.shown:
+                self._ads.noted_shown(row)
+            if answer.told is not None and answer.is_impression:
+                self._ads.noted_seen(answer.told)
+
+        rows = [*answer.shown, *(() if answer.told is None else (answer.told,))]
+        self._stage_ops(
+            [Put(row) for row in rows], Staged(request.reply, lambda _at: answer.reply, after=note)
+        )
+
+    def _make(self, request: _Request, feed: Feed) -> _Answer | Missing:
         """Work out the answer from what is in memory. Raises: HubbubError."""
         command = request.ask.command
         assert feed.relations is not None
         now_ms = self._now_ms()
         if isinstance(command, feed_commands.ListInterests):
-            return feed_replies.InterestList(items=feed.relations.interests.listed(now_ms))
+            return _Answer(feed_replies.InterestList(items=feed.relations.interests.listed(now_ms)))
         if isinstance(command, feed_commands.ExplainPost):
-            return self._explain(command, feed, request.fetched, now_ms)
+            maker = PageMaker(feed, self._node, self._limits, request.fetched, now_ms=now_ms)
+            explanation = explain(maker, feed, self._ranked, command.post_id, now_ms)
+            return explanation if isinstance(explanation, Missing) else _Answer(explanation)
+        if isinstance(command, feed_commands.AdSeen | feed_commands.AdClicked):
+            return self._count_ad(command, feed.relations, now_ms)
         assert isinstance(command, feed_commands.ReadFeed)
         if command.before and command.after is not None:
             raise ProtocolError("bad_field", "Give `before` or `after`, not both.")
@@ -406,29 +453,44 @@ class FeedPartition(RelationsKeeper):
             feed, self._node, self._limits, request.fetched, now_ms=now_ms, explain=command.explain
         )
         user_id = feed.user_id
+        cap = self._limits.cap
+        start = Cursor("older", 0, 0, 0)
+        if command.before:
+            start = read_cursor(command.before, user_id, "older", "ranked")
+        is_ranked = start.kind == "ranked"
+        if not command.before and command.after is None:
+            is_ranked = (command.order or self._node.options_of(request.ask.app_id).order) == "ranked"
+        if is_ranked:
+            made = ranked_page(maker, feed, self._ranked, start, command.limit, cap=cap, now_ms=now_ms)
+            if isinstance(made, Missing):
+                return made
+            stretch, scores, goes_on = made
+            return self._page(maker, feed, request.ask, start, stretch, scores, goes_on)
         if command.after is not None:
             start = Cursor("newer", 0, 0, 0)
             if command.after:
                 start = read_cursor(command.after, user_id, "newer")
-            stretch = maker.newer(start.bound, command.limit)
+            found = maker.newer(start.bound, command.limit)
         else:
-            start = Cursor("older", 0, 0, 0)
-            if command.before:
-                start = read_cursor(command.before, user_id, "older", "ranked")
-            stretch = maker.older(start.bound, command.limit)
-        if isinstance(stretch, Missing):
-            return stretch
-        return self._page(maker, feed, command, start, stretch)
+            found = maker.older(start.bound, command.limit)
+        if isinstance(found, Missing):
+            return found
+        return self._page(maker, feed, request.ask, start, found)
 
     def _page(
         self,
         maker: PageMaker,
         feed: Feed,
-        command: feed_commands.ReadFeed,
+        ask: Ask,
         start: Cursor,
         stretch: Stretch,
-    ) -> feed_replies.FeedPage | Missing:
-        items = maker.dress(stretch.shown)
+        scores: Sequence[float] = (),
+        goes_on: Cursor | None = None,
+    ) -> _Answer | Missing:
+        """Dress what was found. `goes_on`: where a ranked page goes on; others say so themselves."""
+        command = ask.command
+        assert isinstance(command, feed_commands.ReadFeed)
+        items = maker.dress(stretch.shown, scores)
         if isinstance(items, Missing):
             return items
         assert feed.relations is not None
@@ -442,30 +504,83 @@ class FeedPartition(RelationsKeeper):
             if not command.after and stretch.first_examined:
                 before = write_cursor(Cursor("older", stretch.first_examined, 0, 0), user_id)
         else:
-            if not stretch.is_end:
+            if goes_on is not None:
+                before = write_cursor(goes_on, user_id)
+            elif not stretch.is_end:
                 before = write_cursor(Cursor("older", stretch.last_examined, counted, anchor), user_id)
             after = write_cursor(Cursor("newer", stretch.first_examined, 0, 0), user_id)
         position = feed.relations.read_position
+        new_above = maker.new_above(position) if is_first and position else 0
+        if isinstance(new_above, Missing):
+            return new_above
+        rows: tuple[AdShown, ...] = ()
+        if self._node.options_of(ask.app_id).ads and self._has_room():
+            is_falling = not scores and command.after is None
+            filled = self._with_ads(feed.relations, ask, items, anchor, start.counted, is_falling=is_falling)
+            if isinstance(filled, Missing):
+                return filled
+            items, rows = filled
         self._stats.page_count += 1
-        return feed_replies.FeedPage(
+        page = feed_replies.FeedPage(
             items=items,
             before=before,
             after=after,
             complete=stretch.is_complete,
+            order="ranked" if scores else "chronological",
             position=feed.position,
             read_position=position,
-            new_above=maker.new_above(position) if is_first and position else 0,
+            new_above=new_above,
             left_out=stretch.left_out,
         )
+        return _Answer(page, rows)
 
-    def _explain(
-        self, command: feed_commands.ExplainPost, feed: Feed, fetched: Fetched, now_ms: int
-    ) -> feed_replies.Explanation | Missing:
-        maker = PageMaker(feed, self._node, self._limits, fetched, now_ms=now_ms)
-        reason = maker.judge(command.post_id)
-        if isinstance(reason, Missing):
-            return reason
-        raise NotImplementedError
+    def _with_ads(
+        self,
+        relations: Relations,
+        ask: Ask,
+        items: list[FeedItem],
+        anchor: int,
+        counted: int,
+        *,
+        is_falling: bool,
+    ) -> tuple[list[FeedItem], tuple[AdShown, ...]] | Missing:
+        """Put ads between the posts of a page: those that stand there already, and new ones."""
+        slots = relations.ad_slots
+        if slots is None:
+            return Missing(ads=True)
+        organic = []
+        for item in items:
+            assert item.post is not None
+            content = item.original or item.post
+            organic.append(Organic(item.post.post_id, content.hashtags))
+        filled = fill(
+            organic,
+            anchor=anchor,
+            counted_before=counted,
+            slots=slots,
+            book=self._ads,
+            reader=Reader(ask.user_id, ask.app_id, relations.language),
+            is_falling=is_falling,
+            now_ms=self._now_ms(),
+        )
+        dressed = list(items)
+        for index, ad in reversed(filled.ads):
+            dressed.insert(index + 1, FeedItem(kind="ad", ad=ad))
+        return dressed, tuple(filled.rows)
+
+    def _count_ad(
+        self, command: feed_commands.AdSeen | feed_commands.AdClicked, relations: Relations, now_ms: int
+    ) -> _Answer | Missing:
+        """Count that an ad was seen or clicked, once. Raises: Refused("slot_not_found"); as check_room."""
+        slots = relations.ad_slots
+        if slots is None:
+            return Missing(ads=True)
+        self._log.check_room()
+        count = slots.clicked if isinstance(command, feed_commands.AdClicked) else slots.seen
+        told = count(command.slot_id, now_ms)
+        if told is None:
+            return _Answer(replies.Ok())
+        return _Answer(replies.Ok(), told=told.row, is_impression=told.is_impression)
 
     # -- reading from the store ---------------------------------------------------------------------
 
@@ -558,6 +673,10 @@ class FeedPartition(RelationsKeeper):
                         author_id, after=0, before=1 << 62, limit=missing.limit
                     )
                     hot.load(post_ids, is_whole=len(post_ids) < missing.limit)
+            if missing.ads:
+                await self._fetch_ads(user_id, request.feed)
+            if missing.affinities:
+                await self._fetch_affinities(user_id, request.feed)
             if missing.marks:
                 liked, reposted = await self._reads.marks(user_id, missing.marks)
                 fetched.marked.update(missing.marks)
@@ -568,6 +687,39 @@ class FeedPartition(RelationsKeeper):
         except HubbubError as failure:
             error = failure
         self._ctx.post(_Retry(request, error))
+
+    async def _fetch_affinities(self, user_id: str, unkept: Feed | None) -> None:
+        now_ms = self._now_ms()
+        rows = await self._reads.affinities(
+            user_id,
+            since_id=first_id_at(now_ms - HISTORY_MS),
+            limit=HISTORY_ROWS,
+            weights=(LIKE_WEIGHT, COMMENT_WEIGHT, REPOST_WEIGHT),
+        )
+
+        def change(relations: Relations) -> None:
+            relations.affinities = Affinities(rows, now_ms=now_ms)
+
+        self._node.relate(user_id, change)
+        if unkept is not None and unkept.relations is not None:
+            change(unkept.relations)
+
+    async def _fetch_ads(self, user_id: str, unkept: Feed | None) -> None:
+        """Read what ads the reader was shown in the last 24 hours, and the reader's language."""
+        today = self._now_ms() // DAY_MS
+        rows = await self._log.find(AdShown, {"user_id": user_id, "day": today})
+        rows += await self._log.find(AdShown, {"user_id": user_id, "day": today - 1})
+        reader = await self._log.get(User, user_id)
+        slots = AdSlots(user_id, [row for row in rows if row.at_ms + DAY_MS > self._now_ms()])
+
+        def change(relations: Relations) -> None:
+            if relations.ad_slots is None:
+                relations.ad_slots = slots
+                relations.language = "" if reader is None else reader.language
+
+        self._node.relate(user_id, change)
+        if unkept is not None and unkept.relations is not None:
+            change(unkept.relations)
 
     async def _fetch_posts(self, post_ids: Sequence[int]) -> None:
         posts = self._node.posts
