@@ -6,7 +6,6 @@ from actors.address import Address
 from actors.entity_host import DeadLetterSink, EntityHost
 from actors.feed import address as feed_address
 from actors.feed import author as author_actor
-from actors.feed.ad_book import AdBook
 from actors.feed.author import AuthorActor
 from actors.feed.feed import FeedLimits
 from actors.feed.feed_follower import FeedFollower
@@ -21,6 +20,7 @@ from actors.ports import Fanout, Leases, Relay
 from actors.rounds import Turn
 from actors.router import Router
 from actors.supervisor import ChildSpec, at_once
+from server.campaigns import Campaigns
 from storage.store import Store
 
 MAX_AUTHORS = 20_000  # awake at once; one who rests costs nothing
@@ -47,10 +47,10 @@ class FeedCore:
         """`has_others`: there may be other nodes, whose posts are read from the log."""
         self.limits = limits
         self.stats = FeedStats()
-        self.node = node = FeedNode(has_others=has_others)
+        self.campaigns = Campaigns(store, clock=now_ms)
+        self.node = node = FeedNode(options_of=self.campaigns.options_of, has_others=has_others)
         self.follower = FeedFollower(node, store.feeds, is_needed=has_others)
         self.ranked = RankedFeeds()
-        self.ads = AdBook()
         self._news = FeedNewsTeller(node, fanout, now_ms=now_ms)
         self._resumer = FanoutResumer(store, router, owns=leases.owns)
         hub.feeds.heard = node.heard
@@ -82,7 +82,7 @@ class FeedCore:
                 limits=limits,
                 stats=self.stats,
                 ranked=self.ranked,
-                ads=self.ads,
+                ads=self.campaigns.book,
                 follower=self.follower,
                 now_ms=now_ms,
             )
@@ -117,6 +117,7 @@ class FeedCore:
             self.partitions.child_spec(),
             self.authors.child_spec(),
             ChildSpec(name="feed_follower", start=at_once(self.follower.run)),
+            ChildSpec(name="campaigns", start=at_once(self.campaigns.run)),
             ChildSpec(name="feed_news", start=at_once(self._news.run)),
             ChildSpec(name="fanout_resumer", start=at_once(self._resumer.run)),
         ]

@@ -6,16 +6,13 @@ they come out of an index, about forty million rows a second.
 
 import sqlite3
 from collections.abc import Mapping
-from typing import Final
 
 from protocol.ads_found import AdCounts, AdState, Seen
 from protocol.records import AdShown, CampaignRow, FeedOptionsRow
 from storage.schema import spec_of
 
-_DAY_MS: Final = 24 * 3600 * 1000
 _CAMPAIGN = spec_of(CampaignRow)
 _OPTIONS = spec_of(FeedOptionsRow)
-_SHOWN = spec_of(AdShown)
 _RUNNING = f"{_CAMPAIGN.select} WHERE is_paused = 0 AND (ends_at_ms = 0 OR ends_at_ms > ?)"
 _SEEN = f"SELECT count(*) FROM {AdShown.table} WHERE campaign_id = ? AND seen_at_ms > ? AND seen_at_ms <= ?"
 _SEEN_AFTER = f"SELECT count(*) FROM {AdShown.table} WHERE campaign_id = ? AND seen_at_ms > ?"
@@ -28,7 +25,6 @@ _COUNTS = (
     "SELECT count(*), coalesce(sum(seen_at_ms > 0), 0), coalesce(sum(clicked_at_ms > 0), 0)"
     f" FROM {AdShown.table} WHERE campaign_id = ?"
 )
-_SHOWN_TO = f"{_SHOWN.select} WHERE user_id = ? AND day >= ? AND at_ms > ? ORDER BY at_ms LIMIT ?"
 
 
 def state(
@@ -63,8 +59,3 @@ def state(
 
 def counts(connection: sqlite3.Connection, campaign_id: str) -> AdCounts:
     return AdCounts(*connection.execute(_COUNTS, (campaign_id,)).fetchone())
-
-
-def shown_to(connection: sqlite3.Connection, user_id: str, after_ms: int, limit: int) -> list[AdShown]:
-    rows = connection.execute(_SHOWN_TO, (user_id, after_ms // _DAY_MS, after_ms, limit)).fetchall()
-    return [_SHOWN.row(row) for row in rows]

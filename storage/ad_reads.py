@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from protocol.ads_found import AdCounts, AdState, Seen
-from protocol.records import AdShown
 from storage import ad_queries
 from storage.reader import Readers
 
@@ -21,6 +20,3 @@ class SqliteAdReads:
 
     async def counts(self, campaign_id: str) -> AdCounts:
         return await self._readers.run(ad_queries.counts, campaign_id)
-
-    async def shown_to(self, user_id: str, *, after_ms: int, limit: int = 1000) -> list[AdShown]:
-        return await self._readers.run(ad_queries.shown_to, user_id, after_ms, limit)

@@ -10,7 +10,6 @@ from protocol.ads_found import AdCounts, AdState, Seen
 from protocol.errors import HubbubError
 from protocol.feed_found import FeedChange, FeedState, FoundFeed, FoundPost
 from protocol.records import (
-    AdShown,
     Append,
     Appended,
     Arrival,
@@ -207,10 +206,6 @@ class AdReads(Protocol):
 
     async def counts(self, campaign_id: str) -> AdCounts:
         """What has become of a campaign, from all of its showings."""
-        ...
-
-    async def shown_to(self, user_id: str, *, after_ms: int, limit: int = 1000) -> list[AdShown]:
-        """The ads that were put into a user's feed after that, rising by time."""
         ...
 
 

@@ -14,7 +14,6 @@ from hypercorn.trio import serve
 
 from protocol.types import NodeInfo
 from server.accounts import AccountRates, Accounts
-from server.campaigns import Campaigns
 from server.chat_core import Alone, ChatCore
 from server.clock import wall_clock_ms
 from server.config import Settings
@@ -148,7 +147,7 @@ async def open_api(
             cluster_origins=cluster_origins,
             not_ready=lambda: api.reason,
             metrics=lambda: b"hubbub_up 1\n",
-            campaigns=Campaigns(store, clock=clock) if has_campaigns else None,
+            campaigns=core.feeds.campaigns if has_campaigns else None,
         )
         app = make_http_app(services, **({"web_folder": web_folder} if web_folder else {}))
         config = Config()

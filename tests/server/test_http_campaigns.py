@@ -71,6 +71,41 @@ async def test_a_campaign_is_made_changed_paused_and_counted(tmp_path: Path) -> 
         assert [report[name] for name in ("showings", "impressions", "clicks", "left")] == [1, 1, 1, 4]
 
 
+async def test_an_ad_goes_from_the_backend_into_a_feed_and_is_counted(tmp_path: Path) -> None:
+    """The whole way, over HTTP: what a sponsor books, a reader sees, and the report says."""
+    async with open_api(tmp_path) as api:
+        backend = await backend_of(api, "default")
+        ann = await api.sign_up("ann")
+        for number in range(12):
+            post = {"type": "create_post", "client_id": f"p{number}", "text": f"number {number} #tea"}
+            json_of(await ann.call("POST", "/v1/commands", json=post))
+
+        async def feed() -> list[dict[str, Any]]:
+            items = json_of(await ann.call("POST", "/v1/commands", json={"type": "read_feed"}))["items"]
+            assert sum(item.get("kind", "post") == "post" for item in items) == 12
+            return [item | {"at": index} for index, item in enumerate(items) if "ad" in item]
+
+        wanted = {"title": "Tea", "hashtags": ["tea"], "daily_cap": 0}
+        made = json_of(await backend("POST", "/campaigns", json=wanted), 201)
+        assert await feed() == []  # not before the app has switched ads on
+        await backend("PUT", "/feed_options", json={"ads": True})
+        ads = await feed()
+        assert [item["at"] for item in ads] == [5, 11]
+        assert {item["ad"]["campaign_id"] for item in ads} == {made["campaign_id"]}
+        assert await feed() == ads
+        tells = [("ad_seen", ads[0]), ("ad_seen", ads[0]), ("ad_clicked", ads[1]), ("ad_clicked", ads[1])]
+        for kind, item in tells:
+            tell = {"type": kind, "slot_id": item["ad"]["slot_id"]}
+            json_of(await ann.call("POST", "/v1/commands", json=tell))
+        path = f"/campaigns/{made['campaign_id']}"
+        report = json_of(await backend("GET", f"{path}/report"))
+        assert [report[name] for name in ("showings", "impressions", "clicks")] == [2, 2, 1]
+        none = {"type": "ad_seen", "slot_id": "1.1"}
+        assert code_of(await ann.call("POST", "/v1/commands", json=none)) == (404, "slot_not_found")
+        json_of(await backend("PATCH", path, json={"is_paused": True}))
+        assert await feed() == []
+
+
 async def test_campaigns_come_in_pages(tmp_path: Path) -> None:
     async with open_api(tmp_path) as api:
         backend = await backend_of(api, "default")

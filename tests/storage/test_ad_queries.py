@@ -77,14 +77,6 @@ def test_only_what_runs_or_will_is_read(connection: sqlite3.Connection) -> None:
     assert not connection.in_transaction
 
 
-def test_a_readers_ads_of_a_day_are_read_whatever_else_there_is(connection: sqlite3.Connection) -> None:
-    """A feed that comes back into memory keeps its ads and its caps."""
-    wanted = [shown(slot, at_ms=NOW_MS - DAY_MS + slot) for slot in (1, 2, 3)]
-    put(connection, *reversed(wanted), shown(7, at_ms=NOW_MS - DAY_MS), shown(8, user_id="bob"))
-    assert ad_queries.shown_to(connection, "ann", NOW_MS - DAY_MS, 10) == wanted
-    assert ad_queries.shown_to(connection, "ann", NOW_MS - DAY_MS, 2) == wanted[:2]
-
-
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 @given(
     rows=st.lists(
@@ -130,9 +122,3 @@ def test_counts_come_out_of_an_index_alone(connection: sqlite3.Connection, query
     plan = connection.execute(f"EXPLAIN QUERY PLAN {query}", (1,) * query.count("?")).fetchall()
     assert any("USING COVERING INDEX" in line[-1] for line in plan), plan
     assert not any(line[-1].startswith("SCAN") for line in plan), plan
-
-
-def test_a_readers_ads_are_found_by_the_key(connection: sqlite3.Connection) -> None:
-    """A reader of many years has many rows; two days of them are looked at."""
-    plan = connection.execute(f"EXPLAIN QUERY PLAN {ad_queries._SHOWN_TO}", ("ann", 1, 1, 1)).fetchall()
-    assert any("(user_id=? AND day>?)" in line[-1] for line in plan), plan
