@@ -30,6 +30,8 @@ from protocol.records import (
     UnreadLine,
     User,
 )
+from storage.recommend_queries import FriendOfFriends, Standing
+from storage.trend_queries import ToldTrends, TrendKey
 
 R = TypeVar("R", bound=Row)
 Outcome = tuple[Appended, ...] | HubbubError
@@ -206,6 +208,26 @@ class AdReads(Protocol):
 
     async def counts(self, campaign_id: str) -> AdCounts:
         """What has become of a campaign, from all of its showings."""
+        ...
+
+
+class TrendReads(Protocol):
+    """What trends and recommendations read."""
+
+    async def told(self, app_id: str, known: Mapping[TrendKey, int], *, since_ms: int) -> ToldTrends:
+        """Trend rows of an app whose at_ms is not the known one; those from before since_ms only by key."""
+        ...
+
+    async def friends_of_friends(
+        self, user_id: str, *, uninterested_since_ms: int, limit: int
+    ) -> list[FriendOfFriends]:
+        """Whom a user might follow, as those followed do; nobody who is followed, blocked, muted or worse."""
+        ...
+
+    async def standings(
+        self, user_id: str, author_ids: Sequence[str], *, uninterested_since_ms: int
+    ) -> dict[str, Standing]:
+        """How a user stands to each of these authors."""
         ...
 
 
@@ -414,3 +436,6 @@ class Store(Protocol):
     async def deleted_seqs(self, conversation_id: str, *, after: int) -> list[int]:
         """Seqs of deleted messages beyond `after`, rising."""
         ...
+
+    @property
+    def trends(self) -> TrendReads: ...

@@ -182,7 +182,7 @@ async def test_a_body_outside_its_limits_is_refused(tmp_path: Path, body: dict[s
 async def test_a_server_without_feeds_says_so(tmp_path: Path) -> None:
     async with open_api(tmp_path, has_campaigns=False) as api:
         backend = await backend_of(api, "default")
-        assert code_of(await backend("GET", "/campaigns")) == (403, "not_enabled")
+        assert code_of(await backend("GET", "/campaigns")) == (409, "not_enabled")
 
 
 async def test_the_api_describes_them(tmp_path: Path) -> None:
