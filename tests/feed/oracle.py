@@ -229,6 +229,7 @@ class Oracle:
     def reasons(self, viewer: str, post_id: int, *, now_ms: int) -> set[str]:
         """Everything that keeps a post out of the feed; nothing: it is in it."""
         row = self._db.execute(_WHY_NOT, {"v": viewer, "post": post_id, "now": now_ms}).fetchone()
+        assert row is not None, f"nobody has posted {post_id}"
         return {name for name, holds in zip(_REASONS, row, strict=True) if holds}
 
     # -- what else is known -------------------------------------------------------------------------

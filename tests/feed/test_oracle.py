@@ -1,6 +1,6 @@
 """The oracle judges everything else, so each of its rules is stated here once by hand."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -92,12 +92,13 @@ def test_a_repost_of_what_came_from_its_author_is_left_out_for_two_days(
 
 def test_reposts_go_with_what_they_repeat(oracle: Oracle) -> None:
     oracle.post(3, "bob", NOW, repost_of=1)
-    for hide, show in (
+    changes: list[tuple[Callable[[], None], Callable[[], None]]] = [
         (lambda: oracle.mute("ann", "cat", True), lambda: oracle.mute("ann", "cat", False)),
         (lambda: oracle.block("cat", "ann"), lambda: oracle.unblock("cat", "ann")),
         (lambda: oracle.set_private("cat", True), lambda: oracle.set_private("cat", False)),
         (lambda: oracle.edit(1, "", [], "followers"), lambda: oracle.edit(1, "", [], "public")),
-    ):
+    ]
+    for hide, show in changes:
         assert ids(oracle) == [3, 2]
         hide()
         assert ids(oracle) == [2]
