@@ -448,7 +448,8 @@ class Driver:
         self._check_page(user_id, page, 0)
         position = self.read_positions.get(user_id, 0)
         newer = self.oracle.page_up(user_id, position, MAX_NEW_ABOVE, now_ms=self.node.now_ms)
-        assert (page.read_position, page.new_above) == (position, len(newer)), f"above, for {user_id}"
+        above = len(newer) if position else 0  # who has never told a position has nothing above it
+        assert (page.read_position, page.new_above) == (position, above), f"above, for {user_id}"
         return page
 
     async def check_feed(self, user_id: str) -> None:

@@ -536,7 +536,7 @@ class SmallNode:
             after=str(candidates[0]) if candidates else "",
             read_position=position,
             new_above=sum(
-                post_id > position
+                0 < position < post_id
                 and (not hides or self._left_out(user_id, self._state.posts[post_id].post) is None)
                 for post_id in candidates
             ),

@@ -145,6 +145,8 @@ class FlakyStore:
     """The real store, but for appends that a test lets fail: with the errors of `failures`, in order.
 
     Appends to conversations alone: what users' actors do meanwhile about something earlier is not meant.
+    `concluded` is set, and replaced, whenever an append was stored or refused. After `unplug_after` nothing is
+    stored any more, and nobody hears of it, as when the process is killed.
     """
 
     def __init__(self, store: SqliteStore) -> None:
@@ -152,6 +154,31 @@ class FlakyStore:
         self.failures: list[HubbubError | None] = []
         self.is_failing_at_once = False  # raised by append_nowait, as an overloaded store does
         self.is_down = False  # says that there is no room, before anybody tries
+        self.concluded = trio.Event()
+        self._left: int | None = None  # appends until the plug is pulled
+        self._stores_last = False
+        self._unplugged = trio.Event()
+
+    def unplug_after(self, appends: int, *, stores_last: bool = False) -> trio.Event:
+        """Let so many appends through, and then none; `stores_last`: one more, whose outcome nobody hears.
+
+        Returns what is set when that has happened.
+        """
+        self._left = appends
+        self._stores_last = stores_last
+        return self._unplugged
+
+    def _is_unplugged(self, append: Append) -> bool:
+        if self._left is None:
+            return False
+        if self._left > 0:
+            self._left -= 1
+            return False
+        if not self._unplugged.is_set():
+            if self._stores_last:
+                self._store.append_nowait(append, lambda _outcome: None)
+            self._unplugged.set()
+        return True
 
     def check_room(self) -> None:
         if self.is_down:
@@ -159,10 +186,18 @@ class FlakyStore:
         self._store.check_room()
 
     def append_nowait(self, append: Append, on_done: Callable[[Outcome], None]) -> None:
+        if self._is_unplugged(append):
+            return
         is_meant = any(row.stream.startswith("c:") for row in append.rows)
         error = self.failures.pop(0) if self.failures and is_meant else None
         if error is None:
-            self._store.append_nowait(append, on_done)
+
+            def conclude(outcome: Outcome) -> None:
+                on_done(outcome)
+                concluded, self.concluded = self.concluded, trio.Event()
+                concluded.set()
+
+            self._store.append_nowait(append, conclude)
         elif self.is_failing_at_once:
             raise error
         else:
