@@ -143,12 +143,14 @@ async def check_everything(driver: Driver) -> None:
     await driver.check_all()
 
 
-async def walk(driver: Driver, seed: int, steps: int) -> None:
-    """Play at random. A failure names the seed and the last operations."""
+async def walk(driver: Driver, seed: int, steps: int, *, flaps: bool = False) -> None:
+    """Play at random; `flaps`: forget a feed before each step. A failure names the seed and what was done."""
     rng = random.Random(seed)
     played: list[str] = []
     try:
         for _ in range(steps):
+            if flaps:
+                await driver.evict(rng.randrange(len(USERS)))
             name, arguments = draw(rng)
             played.append(f"{name}({', '.join(f'{key}={value}' for key, value in arguments.items())})")
             await getattr(driver, name)(**arguments)

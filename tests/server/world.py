@@ -97,6 +97,11 @@ class Device:
                 return found
             await self._news.wait()
 
+    async def until_count(self, count: int) -> None:
+        """Wait until that many events were heard, whatever they are."""
+        while len(self.events) < count:
+            await self._news.wait()
+
     async def until_heard(self, test: Callable[[Event], bool]) -> Event:
         """Wait for the first event that passes the test."""
         while True:
@@ -145,8 +150,8 @@ class FlakyStore:
     """The real store, but for appends that a test lets fail: with the errors of `failures`, in order.
 
     Appends to conversations alone: what users' actors do meanwhile about something earlier is not meant.
-    `concluded` is set, and replaced, whenever an append was stored or refused. After `unplug_after` nothing is
-    stored any more, and nobody hears of it, as when the process is killed.
+    `concluded` is set, and replaced, whenever an append was stored or refused. After `unplug_after` nothing
+    is stored any more, and nobody hears of it, as when the process is killed.
     """
 
     def __init__(self, store: SqliteStore) -> None:
