@@ -140,6 +140,7 @@ async def check_everything(driver: Driver) -> None:
     """At the end: all pages as they are, all pages when nothing is under way, and all counts."""
     await driver.check_all()
     await driver.check_counts()
+    driver.is_settled = True
     await driver.check_all()
 
 

@@ -114,6 +114,7 @@ class RealNode:
             await self.world.core.hand_over(range(256), deadline_s=5.0)
         else:
             self.world.flaky.unplug_after(0)
+            self.world.flaky.let_go()
         await self.stop()
         await self.start()
         self.now_ms = now_ms

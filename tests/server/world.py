@@ -164,6 +164,8 @@ class FlakyStore:
         self._left: int | None = None  # appends until the plug is pulled
         self._stores_last = False
         self._unplugged = trio.Event()
+        self._unheard: list[Callable[[Outcome], None]] = []
+        self._has_let_go = False
 
     def unplug_after(self, appends: int, *, stores_last: bool = False) -> trio.Event:
         """Let so many appends through, and then none; `stores_last`: one more, whose outcome nobody hears.
@@ -173,6 +175,13 @@ class FlakyStore:
         self._left = appends
         self._stores_last = stores_last
         return self._unplugged
+
+    def let_go(self) -> None:
+        """Refuse what nobody has heard of since the plug was pulled: its actors wait for it, and shall end."""
+        self._has_let_go = True
+        unheard, self._unheard = self._unheard, []
+        for on_done in unheard:
+            on_done(StorageUnavailable("disk"))
 
     def _is_unplugged(self, append: Append) -> bool:
         if self._left is None:
@@ -193,6 +202,9 @@ class FlakyStore:
 
     def append_nowait(self, append: Append, on_done: Callable[[Outcome], None]) -> None:
         if self._is_unplugged(append):
+            if self._has_let_go:
+                raise StorageUnavailable("disk")
+            self._unheard.append(on_done)
             return
         is_meant = any(row.stream.startswith("c:") for row in append.rows)
         error = self.failures.pop(0) if self.failures and is_meant else None
