@@ -382,7 +382,11 @@ class SmallNode:
         return r.PostInfo(post=self._with_counts(self._state.posts[command.post_id].post))
 
     def _listposts(self, user_id: str, command: f.ListPosts) -> Reply:
-        rest = [post_id for post_id in self._live(command.user_id) if post_id < (command.before or 2**53)]
+        rest = [
+            post_id
+            for post_id in self._live(command.user_id)
+            if post_id < (command.before or 2**53) and self._may_see_root(user_id, post_id)
+        ]
         page = rest[: command.limit]
         return r.PostPage(
             items=[FeedItem(post=self._state.posts[post_id].post) for post_id in page],
@@ -425,6 +429,13 @@ class SmallNode:
             comment = self._state.comments[command.comment_id]
             self._state.comments[command.comment_id] = msgspec.structs.replace(comment, deleted=True)
         return Ok()
+
+    def _may_see_root(self, user_id: str, post_id: int) -> bool:
+        try:
+            self._look(user_id, self._state.posts[post_id].post.repost_of or post_id)
+        except Refused:
+            return False
+        return True
 
     def _look(self, user_id: str, post_id: int) -> None:
         post = self._state.posts[post_id].post
