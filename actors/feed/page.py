@@ -254,18 +254,29 @@ class PageMaker:
             return None
         return Shown(found, self._posts.get(found.root_id) if found.root_id else None)
 
-    def new_above(self, position: int) -> int:
-        """How many visible posts are newer than a place, counted up to 100, by what is in memory."""
-        feed, posts = self._feed, self._posts
-        above = feed.ids[max(bisect_right(feed.ids, position), len(feed.ids) - MAX_NEW_ABOVE) :]
-        candidates = self._with_merged(list(reversed(above)), position + 1, ENDLESS)
-        count = 0
-        for post_id in candidates[:MAX_NEW_ABOVE]:
-            found = posts.get(post_id)
-            if found is None:  # not here: taken for visible, as most are
-                count += not posts.is_known(post_id)
-            elif judge(self._relations, feed.user_id, posts, found, self._now_ms) is None:
-                count += 1
+    def new_above(self, position: int) -> int | Missing:
+        """How many visible posts are newer than a place, counted up to 100."""
+        count = examined = 0
+        upper = ENDLESS
+        is_end = False
+        while not is_end and upper > position and examined < self._limits.max_examined:
+            found = self._below(upper, MAX_NEW_ABOVE)
+            if isinstance(found, Missing):
+                return found
+            post_ids, upper, is_end = found
+            above = [post_id for post_id in post_ids if post_id > position]
+            missing = self._unknown(above)
+            if missing is not None:
+                return missing
+            shown: list[Shown] = []
+            for post_id in above:
+                self._examine(post_id, shown, [])
+                if count + len(shown) == MAX_NEW_ABOVE:
+                    return MAX_NEW_ABOVE
+            count += len(shown)
+            examined += len(above)
+            if len(above) < len(post_ids):
+                break
         return count
 
     def judge(self, post_id: int) -> LeftOut | Missing | None:
