@@ -38,6 +38,7 @@ class Node(Protocol):
     """What is driven. `do` acts for a user, as a device would. Raises: HubbubError."""
 
     now_ms: int
+    soon_s: float  # how long what is owed may take
 
     async def do(self, user_id: str, command: Command) -> Reply: ...
 
@@ -47,6 +48,10 @@ class Node(Protocol):
 
     async def settle(self) -> None:
         """Return when everything that is owed between actors is done: tells, pushes, counts."""
+        ...
+
+    def next_change(self) -> trio.Event:
+        """What is set when something was stored after this call."""
         ...
 
     async def restart(self, *, orderly: bool) -> None: ...
@@ -137,11 +142,25 @@ class Driver:
         user_id = self.users[who]
         reply = await self._ask(user_id, f.UpdateAuthor(is_private=bool(is_private)), r.AuthorInfo)
         assert reply.author.is_private is bool(is_private)
-        had_requests = bool(self.oracle.requests(user_id))
+        asked = [] if is_private else self.oracle.requests(user_id)
         self.oracle.set_private(user_id, bool(is_private))
-        if had_requests and not is_private:
-            await self.node.settle()  # those who asked are let in one by one
+        for follower_id in asked:  # they are let in one by one, soon
+            await self._until_following(follower_id, user_id)
         await self._after(user_id)
+
+    async def _until_following(self, user_id: str, author_id: str) -> None:
+        follow = ""
+        with trio.move_on_after(self.node.soon_s):
+            while True:
+                change = self.node.next_change()
+                reply = await self.node.do(user_id, f.GetAuthor(user_id=author_id))
+                assert isinstance(reply, r.AuthorInfo)
+                follow = reply.author.follow
+                if follow == "following":
+                    break
+                await change.wait()
+        assert follow == "following", f"{user_id} asked to follow {author_id}: {follow}"
+        await self.node.settle()
 
     async def answer(self, who: int, which: int, accept: int) -> None:
         author_id = self.users[who]

@@ -26,11 +26,12 @@ from tests.feed.machine import Cache
 from tests.server.world import World, open_world
 
 SMALL: FeedLimits = FeedLimits(cap=10, hot_followers=5, cool_followers=4)
-SETTLE_S = 20.0  # a tell that found its target busy is brought again after a second
 
 
 class RealNode:
     """Fits driver.Node."""
+
+    soon_s = 20.0  # a tell that found its target busy is brought again after a second
 
     def __init__(self, directory: Path, limits: FeedLimits, *, timeout_s: float) -> None:
         self._directory = directory
@@ -99,7 +100,7 @@ class RealNode:
 
     async def settle(self) -> None:
         store, flaky = self.world.store, self.world.flaky
-        with trio.fail_after(SETTLE_S):
+        with trio.fail_after(self.soon_s):
             while True:
                 concluded = flaky.concluded
                 tells = await store.find(Tell, {}, limit=10)
@@ -107,6 +108,9 @@ class RealNode:
                 if not tells and not jobs:
                     return
                 await concluded.wait()
+
+    def next_change(self) -> trio.Event:
+        return self.world.flaky.concluded
 
     async def restart(self, *, orderly: bool) -> None:
         now_ms = self.now_ms

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Final, TypeVar, cast
 
 import msgspec
+import trio
 
 from protocol import feed_commands as f
 from protocol import feed_replies as r
@@ -111,6 +112,8 @@ class _State(msgspec.Struct):
 class SmallNode:
     """Fits driver.Node. One push is done after each command."""
 
+    soon_s = 0.01  # nothing is owed
+
     def __init__(self, *, keeps_feeds: bool = True, mistake: str = "") -> None:
         assert not mistake or mistake in MISTAKES
         self.now_ms = 1_700_000_000_000
@@ -140,6 +143,9 @@ class SmallNode:
 
     async def settle(self) -> None:
         self._push(1_000_000)
+
+    def next_change(self) -> trio.Event:
+        return trio.Event()
 
     async def restart(self, *, orderly: bool) -> None:
         if orderly:

@@ -177,7 +177,7 @@ class FlakyStore:
         return self._unplugged
 
     def let_go(self) -> None:
-        """Refuse what nobody has heard of since the plug was pulled: its actors wait for it, and shall end."""
+        """Refuse what nobody has heard of since the plug was pulled, so that its actors can end."""
         self._has_let_go = True
         unheard, self._unheard = self._unheard, []
         for on_done in unheard:
