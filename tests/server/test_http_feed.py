@@ -61,7 +61,7 @@ class Recorder:
             raise self.failure
         if self.failure is not None:
             return self.failure
-        reply: Reply = REPLIES[type(command).reply]
+        reply: Any = REPLIES[type(command).reply]
         return reply
 
 
