@@ -15,6 +15,7 @@ from protocol.records import (
     Append,
     Appended,
     AuthorRow,
+    AuthorStart,
     Entry,
     FeedRow,
     MessageState,
@@ -29,8 +30,37 @@ R = TypeVar("R", bound=Row)
 Outcome = tuple[Appended, ...] | HubbubError
 
 
+class PostLog(Protocol):
+    """The part of the store that authors read; see storage.store.PostReads."""
+
+    async def largest_id(self) -> int: ...
+
+    async def author_start(self, author_id: str) -> AuthorStart: ...
+
+    async def post(self, post_id: int) -> tuple[PostRow, PostCountsRow | None] | None: ...
+
+    async def repost_by(self, user_id: str, post_id: int) -> PostRow | None: ...
+
+    async def requests(
+        self, author_id: str, *, after: tuple[int, str] | None = None, limit: int
+    ) -> list[tuple[int, str]]: ...
+
+    async def following_count(self, user_id: str) -> int: ...
+
+    async def marks(self, user_id: str, post_ids: Sequence[int]) -> tuple[set[int], set[int]]: ...
+
+    async def follower_versions(
+        self, author_id: str, *, after: str = "", limit: int
+    ) -> list[tuple[str, int]]: ...
+
+    async def unfinished(self, *, after: str = "", limit: int) -> list[tuple[str, int]]: ...
+
+
 class Log(Protocol):
     """The part of the store that actors write and load their state through; see storage.store.Store."""
+
+    @property
+    def posts(self) -> PostLog: ...
 
     def append_nowait(self, append: Append, on_done: Callable[[Outcome], None]) -> None: ...
 
@@ -64,7 +94,7 @@ class Log(Protocol):
 
 
 class FeedReads(Protocol):
-    """The reads behind feeds; see storage.store.FeedReads. All answer from one state of the store, as of after the call."""
+    """The reads behind feeds; see storage.store.FeedReads. All answer from one state of the store."""
 
     async def load(self, user_id: str, *, cap: int, with_posts: bool) -> FoundFeed:
         """All that decides what a reader's feed shows; `with_posts`: and the newest `cap` post ids."""
@@ -87,6 +117,15 @@ class FeedReads(Protocol):
 
     async def marks(self, user_id: str, post_ids: Sequence[int]) -> tuple[list[int], list[int]]:
         """Which of these posts a user likes, and which the user has reposted."""
+        ...
+
+    async def affinities(
+        self, user_id: str, *, since_id: int, limit: int, weights: tuple[int, int, int]
+    ) -> list[tuple[str, int, int]]:
+        """A reader's latest likes, comments and reposts: author_id, at_ms, and the weight of each kind.
+
+        Of posts from `since_id` on, newest first.
+        """
         ...
 
     async def kept_feeds(self, partition: int, *, after: str, limit: int) -> list[FeedRow]:
@@ -275,6 +314,14 @@ class FeedIndex(Protocol):
 
     def blocked(self, user_id: str, other_id: str, *, blocked: bool) -> None: ...
 
+    def forget(self, author_id: str) -> None:
+        """The author's actor has ended out of turn: more may be stored than told, until one starts."""
+        ...
+
+    def started(self, author: AuthorRow) -> None:
+        """The author's actor has begun, and has told of the posts that it is still pushing."""
+        ...
+
 
 class WallClock(Protocol):
     """Unix time in milliseconds; for display and for limits set by people, never for order."""
@@ -290,6 +337,7 @@ __all__ = [
     "Log",
     "MessageState",
     "Outcome",
+    "PostLog",
     "Recent",
     "Relay",
     "WallClock",

@@ -454,7 +454,10 @@ class PostLike(Row, frozen=True, kw_only=True):
 
     table: ClassVar[str] = "post_like"
     key: ClassVar[tuple[str, ...]] = ("post_id", "user_id")
-    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("user_id", "post_id"),)
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("user_id", "post_id"),
+        ("post_id", "at_ms", "user_id"),
+    )
 
     post_id: int
     user_id: str
@@ -862,3 +865,29 @@ class LogIn(msgspec.Struct, frozen=True, kw_only=True):
     user: User | None
     is_disabled: bool
     last_seen_ms: int = 0
+
+
+class AuthorView(msgspec.Struct, frozen=True, kw_only=True):
+    """A user as an author, and how one viewer stands to them, as the store joins it."""
+
+    author_id: str
+    app_id: str  # empty: there is no such user
+    is_private: bool = False
+    is_hot: bool = False
+    follower_count: int = 0
+    post_count: int = 0
+    follow: str = ""  # the viewer's: requested or following; empty: neither
+    follows_viewer: bool = False
+    is_muted: bool = False  # by the viewer
+    is_blocked: bool = False  # by the viewer
+    blocks_viewer: bool = False
+
+
+class AuthorStart(msgspec.Struct, frozen=True, kw_only=True):
+    """What an author's actor begins with, of one moment."""
+
+    app_id: str  # empty: there is no such user
+    author: AuthorRow | None
+    head: StreamHead
+    unfinished: list[PostRow] = []  # posts that are still being pushed, the oldest first
+    has_requests: bool = False

@@ -1,7 +1,7 @@
 """Posts that pages were made of lately, apart from the feeds that show them: one copy for all readers.
 
-It is filled by what authors write on this node and by what pages had to read. Two generations make it a cache:
-what is used moves into the younger one, and when that is full the older one goes.
+It is filled by what authors write on this node and by what pages had to read. Two generations make it a
+cache: what is used moves into the younger one, and when that is full the older one goes.
 """
 
 from collections.abc import Iterable
@@ -78,6 +78,14 @@ class PostCache:
         self._note(post_id)
         self._young.pop(post_id, None)
         self._old.pop(post_id, None)
+
+    def forget_author(self, author_id: str) -> None:
+        """More of an author's posts, or of their counts, may be stored than is known here."""
+        self._note(author_id)
+        for generation in (self._young, self._old):
+            for post_id in [i for i, post in generation.items() if post and post.author_id == author_id]:
+                self._note(post_id)
+                del generation[post_id]
 
     def count(self, counts: PostCountsRow) -> None:
         """The counts of a post have changed."""
