@@ -32,7 +32,7 @@ from typing import Final, TypeVar
 import msgspec
 import trio
 
-from hubbub.bot_posts import PostContext, PostProgress
+from hubbub.bot_posts import PostContext, PostProgress, new_post
 from hubbub.client import Client, connect
 from hubbub.connection import Backoff
 from hubbub.cursors import CursorStore, FileCursors, MemoryCursors
@@ -378,9 +378,10 @@ class Bot:
 
     def _enqueue(self, event: Event, nursery: trio.Nursery) -> None:
         key = getattr(event, "conversation_id", "")
-        if isinstance(event, FeedPosted) and event.item.post is not None:
-            key = f"@{event.item.post.author_id}"  # no conversation is called so
-            self._posts.begin(event.item.post.post_id)
+        post = new_post(event)
+        if post is not None:
+            key = f"@{post.author_id}"  # no conversation is called so
+            self._posts.begin(post.post_id)
         queue = self._queues.get(key)
         if queue is not None:
             queue.append(event)
@@ -406,17 +407,18 @@ class Bot:
 
     def _confirm(self, event: Event) -> None:
         self.client.confirm(event)
-        if isinstance(event, FeedPosted) and event.item.post is not None:
-            self._posts.done(event.item.post.post_id)
+        post = new_post(event)
+        if post is not None:
+            self._posts.done(post.post_id)
 
     async def _handle(self, event: Event) -> None:
         for handler in self._on_event:
             await self._guard(handler, event)
-        if isinstance(event, FeedPosted):
-            post = event.item.post
-            if post is not None and post.author_id != self.client.user_id:
+        if isinstance(event, FeedPosted) and event.item is not None and event.item.post is not None:
+            item, post = event.item, event.item.post
+            if post.author_id != self.client.user_id:
                 for on_post in self._on_post:
-                    await self._guard(on_post, PostContext(self, self.client, event.item, post))
+                    await self._guard(on_post, PostContext(self, self.client, item, post))
         if isinstance(event, MessagePosted) and event.user_id != self.client.user_id:
             for chosen, context in self._choose(event):
                 await self._guard(chosen, context)

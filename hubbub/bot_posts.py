@@ -3,11 +3,18 @@
 from typing import TYPE_CHECKING
 
 from hubbub.client import Client
+from protocol.events import Event
+from protocol.feed_events import FeedPosted
 from protocol.feed_types import Comment, FeedItem, Post
 from protocol.types import Profile
 
 if TYPE_CHECKING:
     from hubbub.bot import Bot
+
+
+def new_post(event: Event) -> Post | None:
+    """Return the post that an event of the live feed tells of; None for other events."""
+    return event.item.post if isinstance(event, FeedPosted) and event.item is not None else None
 
 
 class PostContext:
@@ -16,7 +23,7 @@ class PostContext:
     def __init__(self, bot: "Bot", client: Client, item: FeedItem, post: Post) -> None:
         self.bot = bot
         self.client = client
-        self.item = item
+        self.item = item  # with why it is in the feed
         self.post = post
         self._comment_count = 0
 

@@ -1,6 +1,7 @@
 """What of the live feed is new to the user: events and pages in, items out, each once.
 
-Pure. The server numbers what it pushes (`position`), so a hole shows. Posts of hot authors are not pushed and
+Pure. The server numbers what it pushes (`position`), so a hole shows; what is hidden from this reader has a
+number and nothing else. Posts of hot authors are not pushed and
 have no number, and a post may be pushed late, below newer ones; so what was told is known by post_id, and a
 catch-up takes whatever a page shows that is not.
 
@@ -60,9 +61,6 @@ class FeedStream:
 
     def offer(self, event: FeedPosted, *, has_room: bool = True) -> bool:
         """Take a live event. Returns whether to tell it now; else it was told, or a catch-up tells it."""
-        post = event.item.post
-        if post is None:
-            return False
         if not has_room:
             self._is_missing = True
             return False
@@ -72,11 +70,14 @@ class FeedStream:
         is_next = event.position == self.position + 1
         if is_next:
             self.position = event.position
-        if post.post_id in self._told:
+        post = _post_of(event)
+        if post is not None and post.post_id in self._told:
             return False
         if not is_next:
             self._is_missing = True
             self._hold(event)
+            return False
+        if post is None:
             return False
         self._note(post.post_id)
         return True
@@ -147,11 +148,15 @@ class FeedStream:
                 self._hold(event)
                 continue
             self.position = max(self.position, event.position)
-            post = event.item.post
+            post = _post_of(event)
             if post is not None and post.post_id not in self._told:
                 self._note(post.post_id)
                 ready.append(event)
         return ready
+
+
+def _post_of(event: FeedPosted) -> Post | None:
+    return None if event.item is None else event.item.post
 
 
 def _posts(items: Iterable[FeedItem]) -> list[Post]:

@@ -43,6 +43,7 @@ async def take(events: Events, count: int) -> list[int]:
     while len(ids) < count:
         event = await anext(events)
         if isinstance(event, FeedPosted):
+            assert event.item is not None
             assert event.item.post is not None
             ids.append(event.item.post.post_id)
     return ids
