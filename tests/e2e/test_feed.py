@@ -20,12 +20,14 @@ FAST = hubbub.Backoff(first_delay_s=0.01, max_delay_s=0.2)
 
 
 @asynccontextmanager
-async def two_people(node: NodeProcess, **of_ann: int) -> AsyncIterator[tuple[hubbub.Client, hubbub.Client]]:
+async def two_people(
+    node: NodeProcess, *, max_queued_events: int = 1_000
+) -> AsyncIterator[tuple[hubbub.Client, hubbub.Client]]:
     """Ann, who reads, and Bob, who writes; she follows him."""
     _, ann_token = node.sign_up("ann")
     _, bob_token = node.sign_up("bob")
     async with (
-        hubbub.connect(node.url, token=ann_token, backoff=FAST, **of_ann) as ann,
+        hubbub.connect(node.url, token=ann_token, backoff=FAST, max_queued_events=max_queued_events) as ann,
         hubbub.connect(node.bot_url, token=bob_token, backoff=FAST) as bob,
     ):
         assert await ann.follows.follow(bob.user_id) == "following"

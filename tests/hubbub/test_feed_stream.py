@@ -112,6 +112,20 @@ def test_the_past_of_somebody_newly_followed_is_not_news() -> None:
     assert stream.reaches_back(page)
 
 
+def test_a_hole_that_opens_while_another_is_filled_is_seen() -> None:
+    """Trouble seldom comes alone."""
+    stream = FeedStream()
+    stream.start([], position=0, clock_ms=0)
+    assert not stream.offer(posted(2, 2))
+    stream.begin()
+    assert not stream.offer(posted(4, 4))
+    assert ids(stream.take([item(2), item(1)])) == [1, 2]
+    assert stream.end(2, 0) == []
+    assert stream.is_behind  # the third is missing, and the fourth waits for it
+    assert catch_up(stream, {1: item(1), 2: item(2), 3: item(3), 4: item(4)}, 4) == [3, 4]
+    assert not stream.is_behind
+
+
 def test_who_goes_on_where_it_was_is_told_what_came_since() -> None:
     """A bot that was down for a day."""
     stream = FeedStream(since=2)

@@ -11,6 +11,7 @@ import trio.testing
 import hubbub
 from hubbub.client import Events
 from hubbub.feed_watch import CATCH_UP_PAGE
+from protocol import commands as c
 from protocol import events as e
 from protocol import feed_commands as fc
 from protocol import replies as r
@@ -170,21 +171,34 @@ async def test_who_goes_on_where_it_was_gets_what_is_newer() -> None:
         assert await take(events, CATCH_UP_PAGE) == list(range(3, 3 + CATCH_UP_PAGE))
 
 
-async def test_the_past_of_a_new_followee_is_not_told_after_a_reconnect() -> None:
+@pytest.mark.parametrize("by", ["welcome", "heartbeat"])
+async def test_the_past_of_a_new_followee_is_not_told_after_a_reconnect(by: str) -> None:
     """Posts of years ago are in the feed from the follow on, but they are no news."""
     async with live() as (feed, client, events):
+        if by == "heartbeat":
+            await client.feed.start_live()
         feed.clock_ms = 900_000_000
-        feed.peer.cut_all()  # the next welcome tells the time
-        await client.feed.start_live()
+        if by == "welcome":
+            feed.peer.cut_all()
+            await client.feed.start_live()
+        else:
+            beats = heartbeats(feed) + 3  # the answer to the one before the last is taken by then
+            while heartbeats(feed) < beats:  # noqa: ASYNC110
+                await trio.sleep(0.002)
         for post_id in range(10, 10 + 2 * CATCH_UP_PAGE):
-            feed.add(post_id, author="old", at_ms=5_000)
+            feed.add(post_id, author="old", at_ms=5_000_000)
         feed.lost = {1000}
         await feed.push(1000)
+        feed.clock_ms = 1  # what the next connection says of the time comes too late to help
         feed.peer.cut_all()
         assert await take(events, 1) == [1000]
         await wait_watch(feed, 2)
         await feed.push(1001)
         assert await take(events, 1) == [1001]
+
+
+def heartbeats(feed: FeedPeer) -> int:
+    return sum(isinstance(command, c.Heartbeat) for command in feed.peer.commands)
 
 
 async def test_nothing_is_kept_for_who_does_not_listen_but_nothing_is_lost_either() -> None:
