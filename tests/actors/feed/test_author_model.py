@@ -194,7 +194,7 @@ async def all_jobs_done(world: World) -> None:
         await trio.sleep(0.005)
 
 
-@examples(12, long=400)
+@examples(8, long=400)
 @given(_rounds)
 @hypothesis.example(
     [([("post", "ann", 1), ("follow", "bob", 0)] * 5, "crash"), ([("like", "cai", 0)], "restart")]
