@@ -58,7 +58,7 @@ class FeedWatch:
         try:
             await self._tell()
             clock_ms = self._clock_ms
-            page = await self._read("", limit)
+            page = await self._read("", limit, ads=True)  # for the user's eyes
         except BaseException:
             if self._stream is stream:
                 self._stream = None
@@ -164,8 +164,10 @@ class FeedWatch:
                 await self._asker.ask_now(command, r.Ok)
                 self._told = told
 
-    async def _read(self, before: str, limit: int) -> FeedPage:
-        command = ReadFeed(id=self._asker.next_id(), before=before, limit=limit, order="chronological")
+    async def _read(self, before: str, limit: int, *, ads: bool = False) -> FeedPage:
+        command = ReadFeed(
+            id=self._asker.next_id(), before=before, limit=limit, order="chronological", ads=ads
+        )
         return await self._asker.ask_now(command, FeedPage)
 
     async def _catch_up(self, stream: FeedStream) -> None:

@@ -74,6 +74,10 @@ async def test_a_hole_in_the_positions_is_read_and_told_in_its_place() -> None:
         for post_id in (3, 4, 5, 6, 7):
             await feed.push(post_id)
         assert await take(events, 5) == [3, 4, 5, 6, 7]
+        shown, *caught_up = feed.reads
+        assert shown.ads  # the user looks at that one
+        assert caught_up
+        assert not any(read.ads for read in caught_up)  # nobody would see them
 
 
 async def test_a_resync_of_the_feed_is_answered_by_a_read() -> None:
