@@ -196,7 +196,7 @@ async def test_the_past_of_a_new_followee_is_not_told_after_a_reconnect(by: str)
         feed.clock_ms = 1  # what the next connection says of the time comes too late to help
         feed.peer.cut_all()
         assert await take(events, 1) == [1000]
-        await wait_watch(feed, 2)
+        feed.add(1001, at_ms=900_000_000)
         await feed.push(1001)
         assert await take(events, 1) == [1001]
 
