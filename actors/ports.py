@@ -10,11 +10,14 @@ from actors.messages import Place
 from protocol.codec import Encoded
 from protocol.errors import HubbubError
 from protocol.events import ConversationEvent
+from protocol.feed_found import FeedChange, FeedState, FoundFeed, FoundPost
 from protocol.records import (
     Append,
     Appended,
     AuthorRow,
+    AuthorStart,
     Entry,
+    FeedRow,
     MessageState,
     PostCountsRow,
     PostRow,
@@ -27,8 +30,37 @@ R = TypeVar("R", bound=Row)
 Outcome = tuple[Appended, ...] | HubbubError
 
 
+class PostLog(Protocol):
+    """The part of the store that authors read; see storage.store.PostReads."""
+
+    async def largest_id(self) -> int: ...
+
+    async def author_start(self, author_id: str) -> AuthorStart: ...
+
+    async def post(self, post_id: int) -> tuple[PostRow, PostCountsRow | None] | None: ...
+
+    async def repost_by(self, user_id: str, post_id: int) -> PostRow | None: ...
+
+    async def requests(
+        self, author_id: str, *, after: tuple[int, str] | None = None, limit: int
+    ) -> list[tuple[int, str]]: ...
+
+    async def following_count(self, user_id: str) -> int: ...
+
+    async def marks(self, user_id: str, post_ids: Sequence[int]) -> tuple[set[int], set[int]]: ...
+
+    async def follower_versions(
+        self, author_id: str, *, after: str = "", limit: int
+    ) -> list[tuple[str, int]]: ...
+
+    async def unfinished(self, *, after: str = "", limit: int) -> list[tuple[str, int]]: ...
+
+
 class Log(Protocol):
     """The part of the store that actors write and load their state through; see storage.store.Store."""
+
+    @property
+    def posts(self) -> PostLog: ...
 
     def append_nowait(self, append: Append, on_done: Callable[[Outcome], None]) -> None: ...
 
@@ -59,6 +91,62 @@ class Log(Protocol):
     ) -> list[R]: ...
 
     async def find_many(self, table: type[R], column: str, values: Sequence[str | int]) -> list[R]: ...
+
+
+class FeedReads(Protocol):
+    """The reads behind feeds; see storage.store.FeedReads. All answer from one state of the store."""
+
+    async def load(self, user_id: str, *, cap: int, with_posts: bool) -> FoundFeed:
+        """All that decides what a reader's feed shows; `with_posts`: and the newest `cap` post ids."""
+        ...
+
+    async def pull(self, user_id: str, *, before: int = 0, after: int | None = None, limit: int) -> list[int]:
+        """Ids of posts of those whom a user follows, and own ones, deleted ones too.
+
+        Falling below `before` (0: from the newest), or rising above `after` where given.
+        """
+        ...
+
+    async def author_ids(self, author_id: str, *, after: int, before: int, limit: int) -> list[int]:
+        """Ids of an author's newest posts between two ids, both excluded, falling."""
+        ...
+
+    async def posts(self, post_ids: Sequence[int]) -> list[FoundPost]:
+        """These posts, and those that they repeat, in no order; what does not exist is left out."""
+        ...
+
+    async def marks(self, user_id: str, post_ids: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Which of these posts a user likes, and which the user has reposted."""
+        ...
+
+    async def affinities(
+        self, user_id: str, *, since_id: int, limit: int, weights: tuple[int, int, int]
+    ) -> list[tuple[str, int, int]]:
+        """A reader's latest likes, comments and reposts: author_id, at_ms, and the weight of each kind.
+
+        Of posts from `since_id` on, newest first.
+        """
+        ...
+
+    async def kept_feeds(self, partition: int, *, after: str, limit: int) -> list[FeedRow]:
+        """The kept feeds of a partition, by rising user_id beyond `after`."""
+        ...
+
+    async def state(self) -> FeedState:
+        """What a node has to know before it serves feeds."""
+        ...
+
+    async def changes(self, after_lsn: int, *, limit: int) -> list[FeedChange]:
+        """What happened to posts and authors behind that place of the log, on any node, in order."""
+        ...
+
+    async def entries(self, partition: int, *, after: int, limit: int) -> list[Entry]:
+        """Rows of a partition's stream with a larger seq, rising."""
+        ...
+
+    async def entries_head(self, partition: int) -> tuple[int, int]:
+        """The first and the last seq that a partition's stream still holds; zeros for an empty one."""
+        ...
 
 
 class Leases(Protocol):
@@ -121,7 +209,14 @@ class Fanout(Protocol):
     def publish_user_live(
         self, user_id: str, key: str | tuple[str, ...], encoded: Encoded, *, stream: str
     ) -> None:
-        """Send a live event to all sessions of a user; its loss is announced as a resync of `stream`."""
+        """Send a live event to all sessions of a user; its loss is announced as a resync of `stream`.
+
+        With FEED_STREAM, to those of them that watch the feed.
+        """
+        ...
+
+    def publish_post(self, post_id: int, key: str | tuple[str, ...], encoded: Encoded) -> None:
+        """Send a live event about a post to the sessions that watch it."""
         ...
 
     def subscribe(self, conversation_id: str, user_ids: Sequence[str]) -> None:
@@ -211,13 +306,21 @@ class FeedIndex(Protocol):
 
     def commented(self, post: PostRow, user_id: str) -> None: ...
 
-    def reposted(self, post_id: int, user_id: str, *, removed: bool) -> None: ...
+    def reposted(self, post: PostRow, user_id: str, *, removed: bool) -> None: ...
 
     def author_changed(self, author: AuthorRow) -> None:
         """Privacy, or the way of new posts into feeds, or the newest hot post."""
         ...
 
     def blocked(self, user_id: str, other_id: str, *, blocked: bool) -> None: ...
+
+    def forget(self, author_id: str) -> None:
+        """The author's actor has ended out of turn: more may be stored than told, until one starts."""
+        ...
+
+    def started(self, author: AuthorRow) -> None:
+        """The author's actor has begun, and has told of the posts that it is still pushing."""
+        ...
 
 
 class WallClock(Protocol):
@@ -234,6 +337,7 @@ __all__ = [
     "Log",
     "MessageState",
     "Outcome",
+    "PostLog",
     "Recent",
     "Relay",
     "WallClock",

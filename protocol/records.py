@@ -454,7 +454,10 @@ class PostLike(Row, frozen=True, kw_only=True):
 
     table: ClassVar[str] = "post_like"
     key: ClassVar[tuple[str, ...]] = ("post_id", "user_id")
-    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("user_id", "post_id"),)
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("user_id", "post_id"),
+        ("post_id", "at_ms", "user_id"),
+    )
 
     post_id: int
     user_id: str
@@ -480,7 +483,10 @@ class CommentRow(Row, frozen=True, kw_only=True):
     table: ClassVar[str] = "comment"
     key: ClassVar[tuple[str, ...]] = ("comment_id",)
     unique: ClassVar[tuple[tuple[str, ...], ...]] = (("post_id", "user_id", "client_id"),)
-    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("post_id", "parent_id", "comment_id"),)
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("post_id", "parent_id", "comment_id"),
+        ("user_id", "comment_id"),
+    )
 
     comment_id: int
     post_id: int
@@ -777,7 +783,17 @@ class Redact(msgspec.Struct, frozen=True):
     seq: int
 
 
-Op = Put | Insert | Update | Remove | Advance | Redact
+class Trim(msgspec.Struct, frozen=True):
+    """Forget the rows of a stream with a smaller seq, but never its last one.
+
+    For streams whose effect is stored elsewhere: those of feed partitions.
+    """
+
+    stream: str
+    before_seq: int
+
+
+Op = Put | Insert | Update | Remove | Advance | Redact | Trim
 
 
 class Append(msgspec.Struct, frozen=True, kw_only=True):
@@ -849,3 +865,29 @@ class LogIn(msgspec.Struct, frozen=True, kw_only=True):
     user: User | None
     is_disabled: bool
     last_seen_ms: int = 0
+
+
+class AuthorView(msgspec.Struct, frozen=True, kw_only=True):
+    """A user as an author, and how one viewer stands to them, as the store joins it."""
+
+    author_id: str
+    app_id: str  # empty: there is no such user
+    is_private: bool = False
+    is_hot: bool = False
+    follower_count: int = 0
+    post_count: int = 0
+    follow: str = ""  # the viewer's: requested or following; empty: neither
+    follows_viewer: bool = False
+    is_muted: bool = False  # by the viewer
+    is_blocked: bool = False  # by the viewer
+    blocks_viewer: bool = False
+
+
+class AuthorStart(msgspec.Struct, frozen=True, kw_only=True):
+    """What an author's actor begins with, of one moment."""
+
+    app_id: str  # empty: there is no such user
+    author: AuthorRow | None
+    head: StreamHead
+    unfinished: list[PostRow] = []  # posts that are still being pushed, the oldest first
+    has_requests: bool = False

@@ -36,10 +36,12 @@ from protocol.records import (
 )
 from storage import ownership, queries
 from storage.check import DATABASE_NAME, FILES_NAME
+from storage.feed_reads import FeedReads
 from storage.files import FileStore
 from storage.gather import Gathered
 from storage.locks import LifeLock, NodeLock, WriteLock
 from storage.migrations import migrate
+from storage.post_reads import SqlitePostReads
 from storage.reader import Readers
 from storage.store import Outcome, Value
 from storage.writer import Call, Writer, WriterStats
@@ -101,12 +103,14 @@ class SqliteStore:
     ) -> None:
         self.directory = directory
         self.files = FileStore(directory / FILES_NAME)
+        self.posts = SqlitePostReads(readers)
         self._writer = writer
         self._readers = readers
         self._arrivals = Gathered(readers, queries.arrivals)
         self._external_users = Gathered(readers, queries.external_users)
         self._log_ins = Gathered(readers, queries.log_ins)
         self._node_lock = node_lock
+        self.feeds = FeedReads(readers)
         self._lives = lives  # node_id -> its lock, held until the store closes
 
     # How it is doing.
