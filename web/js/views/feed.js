@@ -52,6 +52,7 @@ export class Scroller {
       else this.visible.delete(target);
     }
     this._tell();
+    this.view.moved?.();
   }
 
   _tell() {
@@ -85,7 +86,7 @@ export class FeedView {
     this.head = h("header", { class: "feed-head" }, h("h1", { text: "Feed" }), this.tabs, this.pill);
     this.scroller.node.append(columns(this.head, this.composer.node, this.pending, this.own, this.rows, this.state));
     this.node = h("main", { class: "feed", "aria-label": "Feed" }, this.scroller.node);
-    this.scroller.node.addEventListener("scroll", () => this._scrolled(), { passive: true });
+    this.scroller.node.addEventListener("scroll", () => this.moved(), { passive: true });
     this.node.addEventListener("keydown", (event) => this._key(event));
     this._onhide = () => document.visibilityState === "hidden" && this._save(true);
     document.addEventListener("visibilitychange", this._onhide);
@@ -144,7 +145,10 @@ export class FeedView {
 
   _showNew() {
     if (this.app.store.feed.waiting_count) this._anew(() => this.app.client.feed.load({ isRestoring: false }));
-    else this.toTop();
+    else {
+      this._noteSeen(Math.max(...this.feed.items.map((item) => item.post_id)));
+      this.toTop();
+    }
   }
 
   /** Posts that are there and stand above all that was ever on the screen. */
@@ -174,7 +178,8 @@ export class FeedView {
     return first;
   }
 
-  _scrolled() {
+  /** Something else is on the screen. */
+  moved() {
     if (this.isPlacing) return;
     this._save(false);
     this._renderPill();
