@@ -220,7 +220,7 @@ class AuthorReactions(AuthorBase):
                 ops.append(Put(counts))
 
                 def counted(_at: Appended | None) -> None:
-                    self._index.reposted(tell.post_id, tell.user_id, removed=by < 0)
+                    self._index.reposted(known.row, tell.user_id, removed=by < 0)
                     self._counted(counts)
 
                 after = counted

@@ -93,8 +93,10 @@ class FeedNode:
         *,
         trending: Trending | None = None,
         options_of: Callable[[str], FeedOptions] = lambda _app_id: FeedOptions(),
+        has_others: bool = False,
     ) -> None:
-        """`options_of`: what an app has switched on."""
+        """`options_of`: what an app has switched on. `has_others`: there may be other nodes."""
+        self.has_others = has_others
         self.posts = PostCache()
         self.feeds: dict[str, Feed] = {}  # user_id -> those in memory, put here by the partitions
         self.hot: dict[str, HotAuthor] = {}

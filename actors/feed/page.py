@@ -51,6 +51,7 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True):
     post_ids: tuple[int, ...] = ()
     marks: tuple[int, ...] = ()
     rings: tuple[str, ...] = ()  # hot authors whose newest posts are not in memory
+    ads: bool = False  # what ads the reader was shown lately
     affinities: bool = False  # how much the reader has to do with each author
     pull_before: int = -1  # 0: from the newest
     pull_after: int = -1
@@ -203,6 +204,8 @@ class PageMaker:
         relations, fetched = self._relations, self._fetched
         liked, reposted = relations.liked, relations.reposted
         liked_from = max(relations.liked_from, relations.reposted_from)
+        if self._node.has_others:  # likes are counted where the post's author is, maybe on another node
+            liked_from = ENDLESS
         items: list[FeedItem] = []
         unknown: list[int] = []
         for index, entry in enumerate(shown):
@@ -254,19 +257,10 @@ class PageMaker:
             return None
         return Shown(found, self._posts.get(found.root_id) if found.root_id else None)
 
-    def new_above(self, position: int) -> int:
-        """How many visible posts are newer than a place, counted up to 100, by what is in memory."""
-        feed, posts = self._feed, self._posts
-        above = feed.ids[max(bisect_right(feed.ids, position), len(feed.ids) - MAX_NEW_ABOVE) :]
-        candidates = self._with_merged(list(reversed(above)), position + 1, ENDLESS)
-        count = 0
-        for post_id in candidates[:MAX_NEW_ABOVE]:
-            found = posts.get(post_id)
-            if found is None:  # not here: taken for visible, as most are
-                count += not posts.is_known(post_id)
-            elif judge(self._relations, feed.user_id, posts, found, self._now_ms) is None:
-                count += 1
-        return count
+    def new_above(self, position: int) -> int | Missing:
+        """How many visible posts are newer than a place, counted up to 100."""
+        found = self.newer(position, MAX_NEW_ABOVE)
+        return found if isinstance(found, Missing) else len(found.shown)
 
     def judge(self, post_id: int) -> LeftOut | Missing | None:
         """Why the reader does not get this post; None: it is shown, or would be."""
