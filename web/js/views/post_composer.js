@@ -9,6 +9,8 @@ import { Suggestions } from "./suggestions.js";
 import { Uploads } from "./uploads.js";
 
 const MAX_COMMENT_BYTES = 4 * 1024; // protocol/limits.py
+const NAME_MS = 300;
+const MAX_NAME_WAIT_MS = 1500; // a post does not wait longer for names that are looked up
 const COUNTER_FROM = 0.8; // of the limit: before that nobody needs to think of it
 
 /** A text that grows, counts its bytes, keeps its draft and knows people. */
@@ -20,6 +22,7 @@ class Writer {
     this.area.value = sessionStorage.getItem(this.draftKey) || "";
     this.counter = h("span", { class: "write-counter", role: "status", hidden: true });
     this.suggestions = new Suggestions(app, this.area, { find: (typed) => this._people(typed), onpick: () => this._input() });
+    this.asked = new Set(); // names that were looked up
     this.area.addEventListener("input", () => this._input());
     this.area.addEventListener("keydown", (event) => {
       if (event.isComposing || this.suggestions.key(event)) return;
@@ -43,6 +46,36 @@ class Writer {
     return mentionsIn(this.text, knownNames(this.app));
   }
 
+  /** Names that stand in the text and may be somebody's, of whom this page does not know yet. */
+  _strangers() {
+    const known = knownNames(this.app);
+    const names = [...this.text.matchAll(/(?:^|[\s(])@([\p{L}\p{N}_.-]{2,32})/gu)].map((match) => match[1].toLowerCase().replace(/[.-]+$/, ""));
+    return [...new Set(names)].filter((name) => !known.has(name) && !this.asked.has(name)).slice(0, 10);
+  }
+
+  async _meet() {
+    const names = this._strangers();
+    for (const name of names) this.asked.add(name);
+    await Promise.all(names.map((name) => this._people(name)));
+  }
+
+  /** Send, when it is known who is mentioned. */
+  async send() {
+    this._state();
+    if (this.isTooLong) toast(`At most ${bytes(this.max_bytes)} are taken.`, { isError: true });
+    if (this.sendButton.disabled || this.isSending) return;
+    this.isSending = true;
+    try {
+      if (this._strangers().length) await Promise.race([this._meet(), new Promise((resolve) => setTimeout(resolve, MAX_NAME_WAIT_MS))]);
+      if (!this._canSend()) return;
+      this._send();
+      this._clear();
+      this.onsent();
+    } finally {
+      this.isSending = false;
+    }
+  }
+
   async _people(typed) {
     if (!typed) return [];
     const reply = await this.app.client.ask({ type: "find_users", prefix: typed, limit: 6 }).catch(() => ({ items: [] }));
@@ -56,6 +89,8 @@ class Writer {
     this._grow();
     this._state();
     this.suggestions.update();
+    clearTimeout(this.nameTimer);
+    this.nameTimer = setTimeout(() => this._meet(), NAME_MS);
   }
 
   _grow() {
@@ -113,15 +148,8 @@ export class PostComposer extends Writer {
     return !this.uploads.isBusy && !this.isTooLong && Boolean(this.text || this.uploads.hasReady);
   }
 
-  send() {
-    this._state();
-    if (this.sendButton.disabled) {
-      if (this.isTooLong) toast(`A post may be at most ${bytes(this.max_bytes)} long.`, { isError: true });
-      return;
-    }
+  _send() {
     this.app.client.feed.send("posts", { text: this.text, mentions: this.mentions(), visibility: this.who.value, files: this.uploads.take() });
-    this._clear();
-    this.onsent();
   }
 }
 
@@ -144,12 +172,8 @@ export class CommentComposer extends Writer {
     return Boolean(this.text) && !this.isTooLong;
   }
 
-  send() {
-    this._state();
-    if (this.sendButton.disabled) return;
+  _send() {
     this.app.client.feed.send(`post ${this.post_id}`, { post_id: this.post_id, parent_id: this.parent_id, text: this.text, mentions: this.mentions() });
-    this._clear();
-    this.onsent();
   }
 }
 
