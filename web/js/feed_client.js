@@ -109,7 +109,7 @@ export class FeedClient {
     this.isOpen = true;
     if (this.client.connection.state !== "open") return; // welcomed() goes on
     this._sendWatch();
-    if (!this.store.feed.is_loaded) this.load();
+    if (!this.store.feed.is_loaded || this.store.feed.is_stale) this.load();
     else if (!wasOpen) this.refresh();
   }
 
@@ -302,7 +302,7 @@ export class FeedClient {
 
   async follow(user_id, isOn) {
     const reply = await this.ask({ type: isOn ? "follow" : "unfollow", user_id });
-    this.store.setAuthor({ user_id, follow: reply.follow || "none" });
+    this.store.setFollow(user_id, reply.follow || "none");
     await this.loadAuthor(user_id).catch(() => {});
     this.loadAuthor(this.store.my_id()).catch(() => {});
     return reply.follow;
@@ -310,7 +310,7 @@ export class FeedClient {
 
   async mute(user_id, isOn) {
     await this.ask({ type: "mute_user", user_id, removed: !isOn });
-    this.store.setMuted(user_id, isOn);
+    this.store.setMuted(user_id, isOn, { isNews: true });
     this.store.setAuthor({ user_id, muted: isOn });
   }
 

@@ -21,6 +21,8 @@ function newFeed() {
   return {
     is_loaded: false,
     is_restoring: false,
+    is_stale: false, // somebody was followed or no longer is: other posts belong in it
+    anchor_id: 0, // the newest post when it was read; what is older and not here comes by scrolling
     items: [],
     keys: new Set(),
     own: [], // items of posts that were made here since
@@ -45,6 +47,7 @@ export class FeedStore {
     this.marks = new Map(); // post_id of an original -> {liked, reposted, repost_id}
     this.authors = new Map();
     this.muted = new Set();
+    this.mutedSince = new Set(); // the feed was read
     this.hidden = new Map(); // "kind target" -> {kind, target}: not interested, said in this tab
     this.said = new Map(); // key of an item -> "kind target" that was said there
     this.feed = newFeed();
@@ -137,9 +140,13 @@ export class FeedStore {
   startFeed(page, { isRestoring = false } = {}) {
     this.feed = { ...newFeed(), is_loaded: true, is_restoring: isRestoring, order: page.order || "chronological", position: page.position || 0,
       read_position: page.read_position || 0, new_above: page.new_above || 0 };
-    this.said.clear(); // the server leaves out what is hidden
+    // The server leaves out what is hidden and muted: taking that back needs another read from now on.
+    this.said.clear();
+    this.hidden.clear();
+    this.mutedSince.clear();
     this._prune();
     this._append(page);
+    for (const { post_id } of this.feed.items) this.feed.anchor_id = Math.max(this.feed.anchor_id, post_id);
   }
 
   /** The page behind the last one, asked for with `before`. One that answers an older question is left out. */
@@ -171,7 +178,7 @@ export class FeedStore {
     const items = (page.items || []).filter((one) => one.kind !== "ad").map((one) => this.takeItem(one));
     const keys = new Set(items.map((item) => item.key));
     const isMeeting = items.some((item) => feed.keys.has(item.key)) || !page.before;
-    for (const item of items) if (!this._isKnown(item)) feed.fresh.add(item.post_id);
+    for (const item of items) if (item.post_id > feed.anchor_id && !this._isKnown(item)) feed.fresh.add(item.post_id);
     feed.news = 0; // they are in the page
     feed.has_gap ||= !isMeeting;
     if (feed.order === "chronological" && isMeeting) {
@@ -230,7 +237,7 @@ export class FeedStore {
         this.setCounts(event);
         return;
       case "follow_changed":
-        this.setAuthor({ user_id: event.user_id, follow: event.follow });
+        this.setFollow(event.user_id, event.follow);
         return;
       case "follower_changed":
         this.onneed("author", event.user_id);
@@ -262,13 +269,31 @@ export class FeedStore {
     const next = isWhole ? { ...blank, ...fields } : { ...known, ...fields };
     this.authors.set(fields.user_id, next);
     if (isWhole) this.setMuted(fields.user_id, Boolean(next.muted));
+    if (known && known.follow !== next.follow && [known.follow, next.follow].includes("following")) this.setStale();
     this.onchange("authors", fields.user_id);
   }
 
-  setMuted(user_id, muted) {
+  setFollow(user_id, follow) {
+    if (this.authors.has(user_id)) this.setAuthor({ user_id, follow });
+    else if (follow !== "requested") this.setStale();
+  }
+
+  /** Other posts belong in the feed than those that were read. */
+  setStale() {
+    this.feed.is_stale = this.feed.is_loaded;
+    this.onchange("feed");
+  }
+
+  /** `isNews`: it was done now, so that the feed which was read holds their posts. */
+  setMuted(user_id, muted, { isNews = false } = {}) {
     if (muted === this.muted.has(user_id)) return;
-    if (muted) this.muted.add(user_id);
-    else this.muted.delete(user_id);
+    if (muted) {
+      this.muted.add(user_id);
+      if (isNews) this.mutedSince.add(user_id);
+    } else {
+      this.muted.delete(user_id);
+      if (!this.mutedSince.delete(user_id)) this.setStale();
+    }
     this.onchange("posts", 0);
   }
 
@@ -282,7 +307,7 @@ export class FeedStore {
 
   unhide(kind, target) {
     const name = `${kind} ${target}`;
-    this.hidden.delete(name);
+    if (!this.hidden.delete(name)) this.setStale();
     for (const [key, one] of this.said) if (one === name) this.said.delete(key);
     this.onchange("posts", 0);
   }

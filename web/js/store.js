@@ -711,6 +711,7 @@ const INBOX = {
   block_changed(store, event) {
     if (event.blocked) store.blocked.add(event.user_id);
     else store.blocked.delete(event.user_id);
+    if (!event.blocked) store.feed.setStale();
     store.onchange("contacts");
   },
   profile_changed(store, event) {

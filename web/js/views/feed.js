@@ -144,7 +144,7 @@ export class FeedView {
   }
 
   _showNew() {
-    if (this.app.store.feed.waiting_count) this._anew(() => this.app.client.feed.load({ isRestoring: false }));
+    if (this.app.store.feed.waiting_count || this.feed.is_stale) this._anew(() => this.app.client.feed.load({ isRestoring: false }));
     else {
       this._noteSeen(Math.max(...this.feed.items.map((item) => item.post_id)));
       this.toTop();
@@ -261,7 +261,7 @@ export class FeedView {
       words: isEmpty ? "Your feed is empty. Follow somebody, and their posts come here." : feed.is_end ? "You have reached the end." : "",
       onretry: () => (feed.is_loaded ? client.feed.older(true) : client.feed.load()),
     });
-    if (isEmpty && feed.fresh.size && !client.feed.loading) client.feed.load({ isRestoring: false }); // nothing is being read
+    if (isEmpty && (feed.fresh.size || feed.is_stale) && !client.feed.loading) client.feed.load({ isRestoring: false }); // nothing is being read
     this.scroller.watch(this.own, this.rows);
     this._renderPill();
   }
@@ -269,7 +269,7 @@ export class FeedView {
   _renderPill() {
     const waiting = this.app.store.feed.waiting_count;
     const count = waiting + (this.shownFeed === this.feed ? this._aboveCount() : 0);
-    const words = !count ? "" : `${count}${this.feed.has_gap ? "+" : ""} new ${count === 1 ? "post" : "posts"}`;
+    const words = !count ? (this.feed.is_stale ? "Show other posts" : "") : `${count}${this.feed.has_gap ? "+" : ""} new ${count === 1 ? "post" : "posts"}`;
     if (words && this.pill.hidden) announce(words);
     this.pill.hidden = !words;
     setText(this.pillWords, words);
