@@ -44,6 +44,7 @@ from storage.migrations import migrate
 from storage.post_reads import SqlitePostReads
 from storage.reader import Readers
 from storage.store import Outcome, Value
+from storage.trend_reads import SqliteTrendReads
 from storage.writer import Call, Writer, WriterStats
 
 log = structlog.get_logger(__name__)
@@ -109,6 +110,7 @@ class SqliteStore:
         self._arrivals = Gathered(readers, queries.arrivals)
         self._external_users = Gathered(readers, queries.external_users)
         self._log_ins = Gathered(readers, queries.log_ins)
+        self.trends = SqliteTrendReads(readers)
         self._node_lock = node_lock
         self.feeds = FeedReads(readers)
         self._lives = lives  # node_id -> its lock, held until the store closes

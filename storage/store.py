@@ -29,6 +29,8 @@ from protocol.records import (
     UnreadLine,
     User,
 )
+from storage.recommend_queries import FriendOfFriends, Standing
+from storage.trend_queries import ToldTrends, TrendKey
 
 R = TypeVar("R", bound=Row)
 Outcome = tuple[Appended, ...] | HubbubError
@@ -186,6 +188,26 @@ class FeedReads(Protocol):
 
     async def entries_head(self, partition: int) -> tuple[int, int]:
         """The first and the last seq that a partition's stream still holds; zeros for an empty one."""
+        ...
+
+
+class TrendReads(Protocol):
+    """What trends and recommendations read."""
+
+    async def told(self, app_id: str, known: Mapping[TrendKey, int], *, since_ms: int) -> ToldTrends:
+        """Trend rows of an app whose at_ms is not the known one; those from before since_ms only by key."""
+        ...
+
+    async def friends_of_friends(
+        self, user_id: str, *, uninterested_since_ms: int, limit: int
+    ) -> list[FriendOfFriends]:
+        """Whom a user might follow, as those followed do; nobody who is followed, blocked, muted or worse."""
+        ...
+
+    async def standings(
+        self, user_id: str, author_ids: Sequence[str], *, uninterested_since_ms: int
+    ) -> dict[str, Standing]:
+        """How a user stands to each of these authors."""
         ...
 
 
@@ -391,3 +413,6 @@ class Store(Protocol):
     async def deleted_seqs(self, conversation_id: str, *, after: int) -> list[int]:
         """Seqs of deleted messages beyond `after`, rising."""
         ...
+
+    @property
+    def trends(self) -> TrendReads: ...
