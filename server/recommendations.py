@@ -14,7 +14,7 @@ from protocol.feed_types import Post, Recommendation
 from protocol.limits import PAGE_BYTES
 from protocol.records import InterestRow, PostCountsRow, PostRow
 from protocol.stored_posts import post_of
-from server.chat_service import Caller
+from server.caller import Caller
 from server.trends import Trends
 from storage.recommend_queries import Standing
 from storage.store import Store

@@ -6,7 +6,7 @@ from protocol.errors import Refused
 from protocol.feed_commands import GetRecommendations, GetTrends
 from protocol.feed_replies import Recommendations, TrendList
 from protocol.feed_types import FeedOptions, Trend
-from server.chat_service import Caller
+from server.caller import Caller
 from server.recommendations import Recommender, fitting, spare
 from server.trends import Trends
 from storage.store import Store

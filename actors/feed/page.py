@@ -199,8 +199,13 @@ class PageMaker:
             is_complete=is_end or len(shown) == limit,
         )
 
-    def dress(self, shown: Sequence[Shown], scores: Sequence[float] = ()) -> list[FeedItem] | Missing:
-        """Add what is the reader's own: marks, and why each is here."""
+    def dress(
+        self, shown: Sequence[Shown], scores: Sequence[float] = (), *, is_new: bool = False
+    ) -> list[FeedItem] | Missing:
+        """Add what is the reader's own: marks, and why each is here.
+
+        `is_new`: it has come just now; marks that are not known, of what a repost repeats, are left out.
+        """
         relations, fetched = self._relations, self._fetched
         liked, reposted = relations.liked, relations.reposted
         liked_from = max(relations.liked_from, relations.reposted_from)
@@ -227,7 +232,7 @@ class PageMaker:
                     score=scores[index] if scores else 0.0,
                 )
             )
-        return Missing(marks=tuple(unknown)) if unknown else items
+        return Missing(marks=tuple(unknown)) if unknown and not is_new else items
 
     def why(self, entry: Shown) -> Why:
         """Why a post that is shown is in the feed."""

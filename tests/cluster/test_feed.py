@@ -9,9 +9,8 @@ from tests.server.feeds import follow, page, post, texts
 
 async def test_an_acked_post_is_in_the_next_read_on_every_node(tmp_path: Path) -> None:
     """The partition of a reader learns of a post from the log, not from a message that may be late."""
-    async with open_cluster(tmp_path) as cluster:
-        one, two, three = await cluster.start("n1", "n2", "n3")
-        await cluster.settled()
+    async with open_cluster(tmp_path, "n1", "n2", "n3") as cluster:
+        one, two, three = (cluster.members[name] for name in ("n1", "n2", "n3"))
         authors = [await one.person(f"author{number}") for number in range(4)]
         readers = [await node.person(f"reader{node.name}") for node in (two, three)]
         for reader in readers:
@@ -21,6 +20,8 @@ async def test_an_acked_post_is_in_the_next_read_on_every_node(tmp_path: Path) -
         expected: list[str] = []
         for number in range(12):
             author = authors[number % len(authors)]
+            for node in cluster.members.values():
+                node.now_ms = 1_700_000_000_000 + 10 * number  # the order of posts is that of their times
             await post(author, f"p{number}")
             expected.insert(0, f"p{number}")
             for reader in readers:
@@ -28,9 +29,8 @@ async def test_an_acked_post_is_in_the_next_read_on_every_node(tmp_path: Path) -
 
 
 async def test_a_deletion_and_a_block_count_at_the_next_read_on_every_node(tmp_path: Path) -> None:
-    async with open_cluster(tmp_path) as cluster:
-        one, two = await cluster.start("n1", "n2")
-        await cluster.settled()
+    async with open_cluster(tmp_path, "n1", "n2") as cluster:
+        one, two = (cluster.members[name] for name in ("n1", "n2"))
         authors = [await one.person(f"author{number}") for number in range(4)]
         reader = await two.person("reader")
         ids = []
@@ -47,9 +47,8 @@ async def test_a_deletion_and_a_block_count_at_the_next_read_on_every_node(tmp_p
 
 
 async def test_watchers_hear_of_posts_and_counts_wherever_they_are_connected(tmp_path: Path) -> None:
-    async with open_cluster(tmp_path) as cluster:
-        one, two = await cluster.start("n1", "n2")
-        await cluster.settled()
+    async with open_cluster(tmp_path, "n1", "n2") as cluster:
+        one, two = (cluster.members[name] for name in ("n1", "n2"))
         author = await one.person("author")
         reader = await two.person("reader")
         await follow(reader, author)
@@ -70,9 +69,8 @@ async def test_watchers_hear_of_posts_and_counts_wherever_they_are_connected(tmp
 
 async def test_a_post_reaches_all_followers_although_its_node_dies(tmp_path: Path) -> None:
     """Whoever takes the author's shard goes on pushing; until then the post is merged in when read."""
-    async with open_cluster(tmp_path) as cluster:
-        one, two, three = await cluster.start("n1", "n2", "n3")
-        await cluster.settled()
+    async with open_cluster(tmp_path, "n1", "n2", "n3") as cluster:
+        one, two, three = (cluster.members[name] for name in ("n1", "n2", "n3"))
         author = await one.person("author")
         readers = [await node.person(f"reader{index}") for index, node in enumerate((two, three, two, three))]
         for reader in readers:

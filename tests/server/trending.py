@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from protocol.records import Op, PostRow, Put, User
-from server.chat_service import Caller
+from server.caller import Caller
 from server.identity import Identity
 from server.trends import LIKE_WEIGHT, Trends
 from storage import Store
