@@ -76,7 +76,7 @@ async ([text, hashtags]) => {
 def test_hashtags_are_those_that_the_server_found(
     blank: Page, text: str, told: list[str], shown: list[str]
 ) -> None:
-    """What counts as a hashtag is decided in one place, so that "not interested" means the same everywhere."""
+    """What counts as a hashtag is decided in one place: "not interested" means the same everywhere."""
     found: list[dict[str, Any]] = blank.evaluate(POST_PIECES, [text, told])
     assert "".join(piece["text"] for piece in found) == text
     assert [piece["text"] for piece in found if "hashtag" in piece] == shown

@@ -253,6 +253,7 @@ export class FeedStore {
     if (!feed.is_loaded || position <= feed.position) return; // the page that was read holds it
     if (position > feed.position + 1) this.onneed("feed", "");
     feed.position = position;
+    if (!item) return; // it came into the feed, and is not shown to this person
     const taken = this.takeItem(item);
     if (this._isKnown(taken) || this.isGone(taken) || this.isHidden(taken)) return;
     feed.fresh.add(taken.post_id);

@@ -254,6 +254,7 @@ class App {
       this.aside.opened();
     }
     this.view.opened();
+    if (document.activeElement === document.body) this.view.node.querySelector(".feed-scroller").focus({ preventScroll: true });
     this._render();
   }
 

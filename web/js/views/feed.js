@@ -104,7 +104,6 @@ export class FeedView {
   opened() {
     this.app.client.feed.open();
     if (this.keptTop) this.scroller.node.scrollTop = this.keptTop;
-    if (!this.composer.area.value) this.scroller.node.focus({ preventScroll: true });
   }
 
   /** Another view takes the place; this one stays as it is until the person comes back. */

@@ -17,7 +17,7 @@ export class InterestsPage {
     this.node = h("main", { class: "feed", "aria-label": "Not interested" },
       h("div", { class: "feed-scroller", tabindex: "0", role: "region", "aria-label": "Not interested" }, columns(
         h("header", { class: "feed-head" }, button("Back", () => app.back(), { icon: "back", kind: "quiet" }), h("h1", { text: "Not interested" })),
-        h("p", { class: "hint page-hint", text: "First it is hidden, then it is ranked lower, and step by step it comes back." }),
+        h("p", { class: "hint page-hint", text: "For two weeks it is hidden; then “For you” ranks it lower, and step by step it comes back. A single post stays hidden." }),
         this.list, this.state)));
   }
 
@@ -62,12 +62,11 @@ export class InterestsPage {
   _row(item) {
     const now = Date.now();
     const isHidden = (item.hidden_until_ms || 0) > now;
-    const words = item.kind === "post" ? "Hidden"
-      : isHidden ? `Hidden until ${date(item.hidden_until_ms)}` : `Ranked at ${Math.round((item.factor || 0) * 100)} %`;
+    const words = isHidden ? `Hidden until ${date(item.hidden_until_ms)}` : `Counts ${Math.round((item.factor || 0) * 100)} % in “For you”`;
     const meter = h("meter", { min: "0", max: "1", value: String(isHidden ? 0 : item.factor || 0), "aria-label": "How much of it comes through" });
     return h("li", { class: "interest" },
       h("span", { class: "person-words" }, h("span", { class: "interest-name", text: this._name(item) }),
-        h("span", { class: "person-sub", text: `${words}${item.ends_at_ms ? ` · over by ${date(item.ends_at_ms)}` : ""}` }), item.kind === "post" ? null : meter),
+        h("span", { class: "person-sub", text: `${words}${item.ends_at_ms && item.ends_at_ms !== item.hidden_until_ms ? ` · over by ${date(item.ends_at_ms)}` : ""}` }), item.kind === "post" ? null : meter),
       h("button", { type: "button", class: "button small", text: "Undo", "aria-label": `Undo: ${this._name(item)}`, onclick: async () => {
         if (!(await attempt(this.app.client.feed.unhide(item.kind, item.target).then(() => true)))) return;
         this.items = this.items.filter((one) => one !== item);

@@ -292,7 +292,8 @@ async function explainDialog(app, item) {
       h("td", {}, h("meter", { min: "0", max: String(largest), value: String(part.factor || 0), "aria-label": FACTORS[part.name] || part.name })),
       h("td", { class: "factor", text: `× ${rounded(part.factor)}` }))),
       h("tr", { class: "factor-sum" }, h("th", { scope: "row", text: "Score" }), h("td"), h("td", { class: "factor", text: rounded(told.score) })))) : null,
-    factors.length ? h("p", { class: "hint", text: "The score is the product of its factors. In “Latest” posts stand by time alone." }) : null,
+    told.held_back ? h("p", { class: "hint", text: `It stands ${Math.abs(told.held_back)} ${Math.abs(told.held_back) === 1 ? "place" : "places"} ${told.held_back > 0 ? "lower" : "higher"} than that, so that no author fills the feed.` }) : null,
+    factors.length ? h("p", { class: "hint", text: "The score is the product of its factors. “Latest” goes by time alone." }) : null,
   ]);
 }
 
