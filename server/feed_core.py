@@ -6,7 +6,6 @@ from actors.address import Address
 from actors.entity_host import DeadLetterSink, EntityHost
 from actors.feed import address as feed_address
 from actors.feed import author as author_actor
-from actors.feed.ad_book import AdBook
 from actors.feed.author import AuthorActor
 from actors.feed.feed import FeedLimits
 from actors.feed.feed_follower import FeedFollower
@@ -25,6 +24,7 @@ from protocol import feed_commands
 from protocol.commands import Command
 from protocol.replies import Reply
 from server.caller import Caller
+from server.campaigns import Campaigns
 from server.feed_service import Read
 from server.trend_service import TrendService
 from server.trends import Trends
@@ -56,13 +56,12 @@ class FeedCore:
         self.limits = limits
         self.stats = FeedStats()
         self.trends = Trends(store, node_id, now_ms)
-        self.node = node = FeedNode(trending=self.trends, has_others=has_others)
-        self._trend_service = TrendService(
-            store, self.trends, options_of=lambda app_id: node.options_of(app_id), now_ms=now_ms
-        )
+        self.campaigns = Campaigns(store, clock=now_ms)
+        options_of = self.campaigns.options_of
+        self.node = node = FeedNode(trending=self.trends, options_of=options_of, has_others=has_others)
+        self._trend_service = TrendService(store, self.trends, options_of=options_of, now_ms=now_ms)
         self.follower = FeedFollower(node, store.feeds, is_needed=has_others)
         self.ranked = RankedFeeds()
-        self.ads = AdBook()
         self._news = FeedNewsTeller(node, fanout, now_ms=now_ms)
         self._resumer = FanoutResumer(store, router, owns=leases.owns)
         hub.feeds.heard = node.heard
@@ -94,7 +93,7 @@ class FeedCore:
                 limits=limits,
                 stats=self.stats,
                 ranked=self.ranked,
-                ads=self.ads,
+                ads=self.campaigns.book,
                 follower=self.follower,
                 now_ms=now_ms,
             )
@@ -129,6 +128,7 @@ class FeedCore:
             self.partitions.child_spec(),
             self.authors.child_spec(),
             ChildSpec(name="feed_follower", start=at_once(self.follower.run)),
+            ChildSpec(name="campaigns", start=at_once(self.campaigns.run)),
             ChildSpec(name="feed_news", start=at_once(self._news.run)),
             ChildSpec(name="fanout_resumer", start=at_once(self._resumer.run)),
             ChildSpec(name="trends", start=self.trends.run),
