@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
@@ -100,8 +101,25 @@ def wheel(page: Page, pixels: int) -> None:
     page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
-def test_a_long_feed_is_scrolled_while_new_posts_arrive(node: Node, join: Join) -> None:
-    """Nothing is missed, doubled, or moved by itself, and what is new waits behind the pill."""
+def kinds(page: Page) -> list[str]:
+    """What the rows of the feed are, in their order."""
+    found: list[str] = rows(page).evaluate_all("rows => rows.map(row => row.matches('.ad') ? 'ad' : 'post')")
+    return found
+
+
+def spaced(post_count: int) -> list[str]:
+    """So many posts, with an ad after every fifth."""
+    return ["ad" if place % 6 == 5 else "post" for place in range(post_count + post_count // 5)]
+
+
+def test_a_long_feed_is_scrolled_while_new_posts_arrive(frail_node: Node, join: Join) -> None:
+    """Nothing is missed, doubled, or moved by itself; ads keep their distance; what is new waits."""
+    with httpx.Client(base_url=frail_node.url, auth=frail_node.make_key()) as backend:
+        backend.put("/v1/app/feed_options", json={"ads": True}).raise_for_status()
+        for title in ("Fine tea", "Good shoes"):
+            campaign = {"title": title, "url": "https://shop.example/", "sponsor": title, "daily_cap": 0}
+            backend.post("/v1/app/campaigns", json=campaign).raise_for_status()
+    node = frail_node
     reader = join(node, "Rita Scrolls")
     authors = [join(node, f"{name} Writes") for name in ("Ada", "Ben", "Cleo", "Dan")]
     follow(reader, *authors)
@@ -134,12 +152,49 @@ def test_a_long_feed_is_scrolled_while_new_posts_arrive(node: Node, join: Join) 
             assert first.evaluate(seen) == before, "what is read must not move"
         wheel(page, 1800)
     assert texts(page) == expected
+    assert kinds(page) == spaced(200)
     assert len(late) == 4
     page.locator(".pill").click()
     expect(rows(page).first).to_contain_text("late 3")
     expect(page.locator(".pill")).to_be_hidden()
     assert texts(page)[:6] == ["late 3", "late 2", "late 1", "late 0", *expected[:2]]
     assert page.locator(".feed-scroller").evaluate("node => node.scrollTop") == 0
+    assert kinds(page) == spaced(len(texts(page)))
+
+
+def test_an_ad_is_labelled_and_counted_when_seen_and_clicked(frail_node: Node, join: Join) -> None:
+    """The app's backend pays by what was on a screen: once for each place, however often it was."""
+    reader, author = join(frail_node, "Rita Buys"), join(frail_node, "Ann Buys")
+    follow(reader, author)
+    publish(author, *[f"thing {number}\n" + "and so on\n" * 20 for number in range(6)])
+    with httpx.Client(base_url=frail_node.url, auth=frail_node.make_key()) as backend:
+        backend.put("/v1/app/feed_options", json={"ads": True}).raise_for_status()
+        campaign = {"title": "Fine tea", "url": "https://tea.example/", "sponsor": "Tea & Co"}
+        made = backend.post("/v1/app/campaigns", json=campaign).raise_for_status().json()
+        page = reader.page
+        with page.expect_websocket() as opened:
+            page.reload()
+        socket = opened.value
+        open_feed(reader)
+        ad = page.locator(".post.ad")
+        expect(ad).to_contain_text("Sponsored")
+        expect(ad).to_contain_text("Tea & Co")
+        expect(ad).not_to_be_in_viewport()
+        report = f"/v1/app/campaigns/{made['campaign_id']}/report"
+        assert backend.get(report).json()["impressions"] == 0
+        with socket.expect_event("framesent", lambda frame: "ad_seen" in str(frame)):
+            ad.scroll_into_view_if_needed()
+        wheel(page, -4000)
+        wheel(page, 4000)
+        with reader.context.expect_page() as opened_page:
+            ad.get_by_role("link").click()
+        opened_page.value.close()
+        for _ in range(100):  # it is told while the other tab opens
+            counts = backend.get(report).json()
+            if counts["clicks"]:
+                break
+            page.evaluate("new Promise(done => requestAnimationFrame(done))")
+        assert (counts["showings"], counts["impressions"], counts["clicks"]) == (1, 1, 1)
 
 
 def test_not_interested_hides_at_once_and_undo_brings_it_back(node: Node, join: Join) -> None:

@@ -160,7 +160,6 @@ function picture(app, file, many) {
 
 function video(app, file) {
   const player = h("video", { class: "gallery-item", controls: true, preload: "metadata", playsinline: true, "aria-label": file.name });
-  if (file.width && file.height) player.style.aspectRatio = `${file.width} / ${file.height}`;
   showFile(player, app.session.token, file.file_id, () => {
     if (player.isConnected) player.replaceWith(attachment(app, file));
   });
@@ -275,7 +274,7 @@ const LEFT_OUT = {
   deleted: "it was deleted", not_followed: "you do not follow its author", blocked: "one of you has blocked the other", muted: "you muted its author",
   not_visible: "it is for others", seen_from_author: "you got it from its author lately", not_interested: "you are not interested",
 };
-const FACTORS = { recency: "How new it is", affinity: "How often you meet its author", engagement: "What others did with it", interest: "What you are not interested in" };
+const FACTORS = { recency: "How new it is", affinity: "How often you meet its author", engagement: "What others did with it", interest: "Your “not interested”" };
 
 async function explainDialog(app, item) {
   const told = await attempt(app.client.ask({ type: "explain_post", post_id: item.post_id }));
