@@ -300,12 +300,17 @@ export class FeedClient {
     if (this.store.authors.has(user_id)) await this.loadAuthor(user_id);
   }
 
+  /** The counts follow by themselves: the author's own part hears of it a moment later. */
   async follow(user_id, isOn) {
+    const was = this.store.authors.get(user_id);
     const reply = await this.ask({ type: isOn ? "follow" : "unfollow", user_id });
-    this.store.setFollow(user_id, reply.follow || "none");
-    await this.loadAuthor(user_id).catch(() => {});
-    this.loadAuthor(this.store.my_id()).catch(() => {});
-    return reply.follow;
+    const follow = reply.follow || "none";
+    this.store.setFollow(user_id, follow);
+    if (!was) return;
+    const step = Number(follow === "following") - Number(was.follow === "following");
+    const mine = this.store.authors.get(this.store.my_id());
+    this.store.setAuthor({ user_id, followers: Math.max(0, (was.followers || 0) + step) });
+    if (mine) this.store.setAuthor({ ...mine, following: Math.max(0, mine.following + step) });
   }
 
   async mute(user_id, isOn) {
