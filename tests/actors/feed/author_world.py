@@ -4,12 +4,14 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import TypeVar, cast
 
 import pytest
 import trio
 
 from actors.address import Address
+from actors.crash_history import CrashPolicy
 from actors.entity_host import EntityHost
 from actors.feed.address import author_address, feed_address, partition_of
 from actors.feed.author import AuthorActor
@@ -23,7 +25,7 @@ from actors.router import LocalRouter
 from protocol import feed_commands, feed_replies, replies
 from protocol.codec import Encoded
 from protocol.commands import Command
-from protocol.errors import HubbubError, Unavailable
+from protocol.errors import HubbubError
 from protocol.records import (
     AuthorRow,
     FollowRow,
@@ -227,7 +229,8 @@ class World:
         self.relay = _Relay(store, self.router, owns=lambda _: True)
         self.relay.world = self
         self.resumer = FanoutResumer(store, self.router, owns=lambda _: True)
-        self.dead: list[BaseException] = []
+        self.dead: list[BaseException] = []  # what crashed an author, and was not meant to
+        self.poisoned: list[BaseException] = []
         ids = PostIds()
 
         def author(address: Address) -> AuthorActor:
@@ -248,10 +251,12 @@ class World:
             "author",
             author,
             router=self.router,
-            on_dead_letter=lambda _a, _m, error, _n: self.dead.append(error),
+            on_dead_letter=self._set_aside,
+            crash_policy=CrashPolicy(max_crashes=1_000_000),
         )
         self.router.add(self.host)
         self._client_ids = 0
+        self._name = token_hex(4)  # so that a restart makes no key anew
 
     # -- waiting ------------------------------------------------------------------------------------
 
@@ -286,7 +291,7 @@ class World:
 
     def client_id(self) -> str:
         self._client_ids += 1
-        return f"k{self._client_ids}"
+        return f"k{self._client_ids}-{self._name}"
 
     async def people(self, *names: str, app_id: str = APP) -> None:
         await self.store.commit(
@@ -389,10 +394,14 @@ class World:
         return row
 
     async def crash(self, user_id: str) -> None:
-        """End the incarnation at once, as when its shard is taken away."""
-        self.host.cut_off(lambda address: address.id == user_id, Unavailable("moved"))
-        while self.host.is_active(author_address(user_id)):
-            await trio.lowlevel.checkpoint()  # its next step is its last
+        """Crash an author's actor, twice: the message that did it is tried again, and then set aside."""
+        count = len(self.poisoned)
+        self.router.tell(author_address(user_id), "poison")
+        await self.until(lambda: len(self.poisoned) > count)
+
+    def _set_aside(self, _address: Address, message: object, error: BaseException, _count: int) -> None:
+        (self.poisoned if message == "poison" else self.dead).append(error)
+        self.news()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["World"]:

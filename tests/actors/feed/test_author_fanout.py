@@ -131,7 +131,7 @@ async def test_a_fanout_that_was_cut_off_is_done_by_the_next_incarnation(
         await world.until(lambda: len(world.partitions.held) > 7)
         world.partitions.release(taken_count)
         await world.crash("ann")
-        assert world.index.forgotten == ["ann"]
+        assert set(world.index.forgotten) == {"ann"}
         world.partitions.is_holding = False
         world.partitions.held.clear()
         world.index.pending.clear()
