@@ -175,3 +175,25 @@ def test_counts_and_edits_reach_every_list_and_old_answers_do_not_undo_them(blan
         }"""
     )
     assert held == ["new", 8, 0, True]
+
+
+def test_news_of_hot_authors_count_until_the_page_is_read(blank: Page) -> None:
+    """Of them only a number is told; the page that is read then holds the posts."""
+    seen = blank.evaluate(
+        """async () => {
+          const { FeedStore } = await import("/js/feed_store.js");
+          const store = new FeedStore();
+          const item = (post_id) => ({ post: { post_id, author_id: "star", at_ms: 1 } });
+          store.apply({ type: "feed_news", count: 5 }); // before anything was read: the page will hold them
+          store.startFeed({ items: [item(4)], position: 0 });
+          const seen = [store.waiting_count];
+          store.apply({ type: "feed_news", count: 2, user_ids: ["star"] });
+          seen.push(store.waiting_count);
+          store.refreshFeed({ items: [item(6), item(5), item(4)], position: 0 });
+          seen.push(store.waiting_count);
+          store.startFeed({ items: [item(6), item(5), item(4)], position: 0 });
+          seen.push(store.waiting_count);
+          return seen;
+        }"""
+    )
+    assert seen == [0, 2, 2, 0]

@@ -166,11 +166,11 @@ export class FeedClient {
     if (error.code === "bad_cursor") this.store.feed.is_loaded = false; // the store went back in time
   }
 
-  /** Events may have been lost: read the newest page again. */
+  /** Events may have been lost: read the newest page again. By time also for a ranked feed, whose scroll stays as it is. */
   refresh() {
     if (this.loading) return this.loading.then(() => this.refresh());
     if (!this.store.feed.is_loaded) return undefined;
-    this.refreshing ||= this._read({ limit: PAGE })
+    this.refreshing ||= this._read({ limit: PAGE, order: "chronological" })
       .then((page) => this.store.refreshFeed(page), (error) => {
         if (error.code !== "disconnected") console.warn("refreshing the feed failed", error.code);
       })

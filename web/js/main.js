@@ -287,7 +287,7 @@ class App {
   _key(event) {
     if (event.key === "Escape" && !event.defaultPrevented && !document.querySelector("dialog[open]")) {
       if (this.panel) this.closePanel();
-      else if (this.address && location.hash !== "#feed") this.back();
+      else if (this.address && location.hash !== "#feed" && !event.target.closest("textarea, input, select")) this.back();
       else if (this.openId && matchMedia("(max-width: 720px)").matches) this.go("");
     } else if ((event.ctrlKey || event.metaKey) && event.key === "k") {
       event.preventDefault();
@@ -336,6 +336,7 @@ class App {
       if (await attempt(this.client.ask({ ...command, user_id }))) await attempt(this.client.refreshContacts());
     };
     return [
+      { label: "See profile", action: () => this.visit(`u/${user_id}`) },
       !contact && !isBlocked && { label: "Add contact", action: act({ type: "request_contact" }) },
       contact && contact.state === "incoming" && { label: "Accept contact", action: act({ type: "answer_contact", accept: true }) },
       contact && contact.state === "accepted" && { label: "Remove contact", action: act({ type: "remove_contact" }) },

@@ -1,4 +1,4 @@
-// The own feed: written in at the top, read downwards without an end, and never moved under the reader's eyes.
+// The own feed: written in at the top, read downwards to the end, and never moved under the reader's eyes.
 //
 // Rows that are not on the screen are laid out but not drawn (content-visibility), so hundreds of them cost little.
 
@@ -257,7 +257,8 @@ export class FeedView {
     stateLine(this.state, {
       problem: client.feed.problem,
       isLoading: Boolean(client.feed.loading) || !feed.is_loaded,
-      words: isEmpty ? "Your feed is empty. Follow somebody, and their posts come here." : feed.is_end ? "You have reached the end." : "",
+      words: isEmpty ? "Your feed is empty. Follow somebody, and their posts come here."
+        : !feed.is_complete ? "Some posts are still missing here. Look again in a moment." : feed.is_end ? "You have reached the end." : "",
       onretry: () => (feed.is_loaded ? client.feed.older(true) : client.feed.load()),
     });
     if (isEmpty && (feed.fresh.size || feed.is_stale) && !client.feed.loading) client.feed.load({ isRestoring: false }); // nothing is being read
