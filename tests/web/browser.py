@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -18,6 +17,8 @@ from typing import Any, Final
 
 import httpx
 from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, expect, sync_playwright
+
+from tests.nodes import free_port
 
 CHROMIUM: Final = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
@@ -41,10 +42,10 @@ class Node:
     """A `hubbub serve` that can be killed and started again on the same port and data."""
 
     def __init__(self, data_dir: Path, *, module: str = "server.cli") -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment: dict[str, str] = {}  # more settings
-        self._bot_port = _free_port()
+        self._bot_port = free_port()
         self._data_dir = data_dir
         self._module = module
         self._process: subprocess.Popen[str] | None = None
@@ -130,13 +131,6 @@ class Node:
         answer.raise_for_status()
         signed_in: dict[str, Any] = answer.json()
         return signed_in
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager
