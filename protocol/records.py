@@ -525,7 +525,11 @@ class FollowRow(Row, frozen=True, kw_only=True):
 
     table: ClassVar[str] = "follow"
     key: ClassVar[tuple[str, ...]] = ("user_id", "author_id")
-    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("author_id", "state", "since_ms"),)
+    # The second holds all that is asked for whom a user follows, and whom those follow in turn.
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("author_id", "state", "since_ms"),
+        ("user_id", "state", "since_ms", "author_id"),
+    )
 
     user_id: str
     author_id: str
@@ -654,14 +658,20 @@ class CampaignRow(Row, frozen=True, kw_only=True):
 class AdShown(Row, frozen=True, kw_only=True):
     """An ad that was put into a slot of a user's feed; written by the feed partition of the user.
 
-    `slot` is the post behind which it stands, in the scroll that began at `anchor`.
+    `slot` is the post behind which it stands, in the scroll that began at `anchor`. The slot keeps its ad for
+    24 h; `day` keeps this row and what was counted by it apart from what is put there later.
     """
 
     table: ClassVar[str] = "ad_shown"
-    key: ClassVar[tuple[str, ...]] = ("user_id", "anchor", "slot")
-    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("campaign_id",), ("at_ms",))
+    key: ClassVar[tuple[str, ...]] = ("user_id", "day", "anchor", "slot")
+    # Whole answers out of an index: what a campaign counts, and what was shown lately and not told as seen.
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("campaign_id", "seen_at_ms", "clicked_at_ms"),
+        ("at_ms", "seen_at_ms", "campaign_id"),
+    )
 
     user_id: str
+    day: Annotated[int, Meta(description="Of at_ms, as days since 1970 in UTC.")]
     anchor: int
     slot: int
     campaign_id: str
@@ -675,6 +685,7 @@ class TrendRow(Row, frozen=True, kw_only=True):
 
     table: ClassVar[str] = "trend"
     key: ClassVar[tuple[str, ...]] = ("node_id", "app_id", "kind", "span")
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("app_id", "at_ms"),)
 
     node_id: str
     app_id: str
