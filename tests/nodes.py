@@ -123,7 +123,7 @@ class NodeProcess:
 
     def start_and_kill(self, after_s: float) -> None:
         """Start it, and kill it so long after: while it starts, or soon after it has."""
-        killer = threading.Timer(after_s, lambda: self._process and self._process.kill())
+        killer = threading.Timer(after_s, lambda: os.kill(self.pid, signal.SIGKILL))
         killer.start()
         try:
             self.start()
