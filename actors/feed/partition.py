@@ -7,7 +7,7 @@ made in page_desk.py; here is what comes in, and what goes out live.
 import msgspec
 
 from actors.feed.feed_keeper import Sweep, WriteDown
-from actors.feed.page import Fetched, PageMaker, Shown
+from actors.feed.page import Fetched, PageMaker
 from actors.feed.page_desk import READERS, Loaded, PageDesk, Retry
 from actors.feed.request import Request
 from actors.feed_audience import FEED_STREAM
@@ -86,7 +86,7 @@ class FeedPartition(PageDesk):
             item = None
             if maker.judge(post_id) is None:
                 root = self._node.posts.get(found.root_id) if found.root_id else None
-                dressed = maker.dress([Shown(found, root)], is_new=True)
+                dressed = maker.dress([(found, root)], is_new=True)
                 item = dressed[0] if isinstance(dressed, list) else None
             event = feed_events.FeedPosted(position=position, item=item)
             self._fanout.publish_user_live(

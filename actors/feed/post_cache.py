@@ -11,7 +11,7 @@ import msgspec
 
 from protocol.feed_events import PostCounts
 from protocol.feed_found import FoundPost
-from protocol.feed_types import Post
+from protocol.feed_types import FeedItem, Post
 from protocol.records import PostCountsRow, PostRow
 from protocol.stored_posts import post_of
 
@@ -26,23 +26,47 @@ class CachedPost:
     __slots__ = (
         "author_id",
         "counts",
+        "is_deleted",
         "is_hot",
         "is_public",
+        "plain_item",
         "post",
+        "post_id",
         "root_author_id",
         "root_id",
         "size_bytes",
     )
 
     def __init__(self, row: PostRow, counts: PostCountsRow | None) -> None:
-        self.post: Post = post_of(row, counts)
+        self.post_id = row.post_id
         self.author_id = row.author_id
         self.root_id = row.repost_of
         self.root_author_id = row.root_author_id
+        self.is_deleted = row.deleted_at_ms > 0
         self.is_public = row.visibility == "public"
         self.is_hot = row.is_hot
         self.counts = counts
+        self.post: Post
+        self.plain_item: FeedItem  # for a reader who has neither written nor marked it
+        self._show(post_of(row, counts))
         self.size_bytes = len(_encode(self.post)) + _ITEM_BYTES  # in a page, as JSON
+
+    def count(self, counts: PostCountsRow) -> None:
+        """Its counts have changed."""
+        self.counts = counts
+        self._show(
+            msgspec.structs.replace(
+                self.post, likes=counts.likes, comments=counts.comments, reposts=counts.reposts
+            )
+        )
+
+    def _show(self, post: Post) -> None:
+        self.post = post
+        self.plain_item = FeedItem(post=post, why="hot" if self.is_hot else "followed")
+
+
+Shown = tuple[CachedPost, CachedPost | None]
+"""A post, and the one that it repeats. A plain tuple: twenty are made for each page."""
 
 
 class PostCache:
@@ -104,10 +128,7 @@ class PostCache:
         self._note(counts.post_id)
         known = self.get(counts.post_id)
         if known is not None:
-            known.counts = counts
-            known.post = msgspec.structs.replace(
-                known.post, likes=counts.likes, comments=counts.comments, reposts=counts.reposts
-            )
+            known.count(counts)
 
     def heard(self, event: PostCounts) -> None:
         """Another node tells the counts of a post."""

@@ -8,7 +8,8 @@ feed goes on by time.
 
 from actors.feed.cursor import Cursor
 from actors.feed.feed import ENDLESS, Feed
-from actors.feed.page import Missing, PageMaker, Shown, Stretch
+from actors.feed.page import Missing, PageMaker, Stretch
+from actors.feed.post_cache import Shown
 from actors.feed.ranked_feed import RankedFeed, RankedFeeds
 from actors.feed.ranking import Candidate, parts, rank, score
 from protocol.feed_replies import Explanation
@@ -50,7 +51,7 @@ def ranked_page(
             if entry is not None:  # else it was deleted, blocked or muted since
                 shown.append(entry)
                 scores.append(value)
-                size_bytes += entry.size_bytes
+                size_bytes += entry[0].size_bytes + (0 if entry[1] is None else entry[1].size_bytes)
     counted = start.counted + len(shown)
     goes_on: Cursor | None = None
     if offset < len(snapshot):
@@ -80,7 +81,7 @@ def _make(maker: PageMaker, feed: Feed, anchor: int, *, cap: int, made_at_ms: in
         return Missing(affinities=True)
     candidates = []
     for entry in stretch.shown:
-        post, root = entry.post.post, None if entry.root is None else entry.root.post
+        post, root = entry[0].post, None if entry[1] is None else entry[1].post
         value = score(
             post,
             root,
@@ -106,10 +107,10 @@ def explain(
     entry = maker.entry(post_id)
     if entry is None:
         return Explanation(post_id=post_id, left_out="deleted")
-    omission = None if reason is None else maker.omission(entry.post, reason)
+    omission = None if reason is None else maker.omission(entry[0], reason)
     if reason in ("deleted", "not_followed", "blocked", "not_visible"):
         return Explanation(post_id=post_id, left_out=reason)  # of a post that one may not see, no more
-    post, root = entry.post.post, None if entry.root is None else entry.root.post
+    post, root = entry[0].post, None if entry[1] is None else entry[1].post
     factors = parts(
         post,
         root,
