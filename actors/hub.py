@@ -16,6 +16,7 @@ from typing import Protocol
 import trio
 
 from actors.delivered import DeliveredWatermarks
+from actors.feed_audience import FEED_STREAM, FeedAudience
 from actors.messages import Place
 from actors.ports import WallClock
 from actors.presence_board import INBOX, PresenceBoard, PushLive
@@ -90,6 +91,7 @@ class Hub:
     def __init__(self, *, now_ms: WallClock, debounce_s: float = PRESENCE_DEBOUNCE_S) -> None:
         self.presence = PresenceBoard(self._wake, now_ms=now_ms, debounce_s=debounce_s)
         self.watermarks = DeliveredWatermarks(self._wake)
+        self.feeds = FeedAudience()
         self.healer: Healer | None = None  # in a cluster; one node alone loses nothing on the way
         self._seats: dict[int, _Seat] = {}
         # Tuples, as most users have one seat: a dict for each is 180 bytes more.
@@ -164,7 +166,14 @@ class Hub:
             del self._inboxes[user_id]
         for conversation_id in seat.conversation_ids:
             self._stand_up(seat, conversation_id)
+        self.feeds.forget(seat.listener)
         self.presence.closed(seat.listener, was_silent=was_silent)
+
+    def watch_feed(self, conn_id: int, *, feed: bool, post_ids: Sequence[int]) -> None:
+        """Change what of the news feed is on a session's screen."""
+        seat = self._seats.get(conn_id)
+        if seat is not None:
+            self.feeds.watch(seat.listener, feed=feed, post_ids=post_ids)
 
     def set_focus(self, conn_id: int, focus: Sequence[str] | None) -> None:
         """Change what is on a session's screen."""
@@ -368,8 +377,14 @@ class Hub:
             self.close_session(user_id, event.session_id)  # what said so directly may be lost; this is not
 
     def publish_user_live(self, user_id: str, key: LiveKey, encoded: Encoded, *, stream: str) -> None:
+        if stream == FEED_STREAM:
+            self.feeds.publish_feed(user_id, key, encoded)
+            return
         for seat in self._by_user.get(user_id, ()):
             seat.listener.push_live(key, encoded, stream)
+
+    def publish_post(self, post_id: int, key: LiveKey, encoded: Encoded) -> None:
+        self.feeds.publish_post(post_id, key, encoded)
 
     def subscribe(self, conversation_id: str, user_ids: Sequence[str]) -> None:
         self._note_moves(user_ids)

@@ -91,6 +91,18 @@ class FanOut(msgspec.Struct, frozen=True, tag="fan_out"):
     user_ids: tuple[str, ...]
 
 
+class FeedWatched(msgspec.Struct, frozen=True, tag="feed_watched"):
+    """To a feed partition: a session of that user has the feed on its screen. Told again from time to time."""
+
+    user_id: str
+
+
+class Evict(msgspec.Struct, frozen=True, tag="evict"):
+    """To a feed partition: keep the feeds of these users no longer; the next read makes them anew."""
+
+    user_ids: tuple[str, ...]
+
+
 # -- durable tells: stored with their cause, as JSON in records.Tell.body ----------------------------
 
 
@@ -222,7 +234,20 @@ class Told(msgspec.Struct, frozen=True, tag="told"):
     body: str
 
 
-ActorMessage = Ask | Wake | OpenBetween | Create | Delivered | BlockMoved | Opened | Closed | Told | FanOut
+ActorMessage = (
+    Ask
+    | Wake
+    | OpenBetween
+    | Create
+    | Delivered
+    | BlockMoved
+    | Opened
+    | Closed
+    | Told
+    | FanOut
+    | FeedWatched
+    | Evict
+)
 """What actors take from outside their node."""
 
 _decoder: msgspec.json.Decoder[ActorTell] = msgspec.json.Decoder(ActorTell)

@@ -10,11 +10,13 @@ from actors.messages import Place
 from protocol.codec import Encoded
 from protocol.errors import HubbubError
 from protocol.events import ConversationEvent
+from protocol.feed_found import FeedChange, FeedState, FoundFeed, FoundPost
 from protocol.records import (
     Append,
     Appended,
     AuthorRow,
     Entry,
+    FeedRow,
     MessageState,
     PostCountsRow,
     PostRow,
@@ -59,6 +61,53 @@ class Log(Protocol):
     ) -> list[R]: ...
 
     async def find_many(self, table: type[R], column: str, values: Sequence[str | int]) -> list[R]: ...
+
+
+class FeedReads(Protocol):
+    """The reads behind feeds; see storage.store.FeedReads. All answer from one state of the store, as of after the call."""
+
+    async def load(self, user_id: str, *, cap: int, with_posts: bool) -> FoundFeed:
+        """All that decides what a reader's feed shows; `with_posts`: and the newest `cap` post ids."""
+        ...
+
+    async def pull(self, user_id: str, *, before: int = 0, after: int | None = None, limit: int) -> list[int]:
+        """Ids of posts of those whom a user follows, and own ones, deleted ones too.
+
+        Falling below `before` (0: from the newest), or rising above `after` where given.
+        """
+        ...
+
+    async def author_ids(self, author_id: str, *, after: int, before: int, limit: int) -> list[int]:
+        """Ids of an author's newest posts between two ids, both excluded, falling."""
+        ...
+
+    async def posts(self, post_ids: Sequence[int]) -> list[FoundPost]:
+        """These posts, and those that they repeat, in no order; what does not exist is left out."""
+        ...
+
+    async def marks(self, user_id: str, post_ids: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Which of these posts a user likes, and which the user has reposted."""
+        ...
+
+    async def kept_feeds(self, partition: int, *, after: str, limit: int) -> list[FeedRow]:
+        """The kept feeds of a partition, by rising user_id beyond `after`."""
+        ...
+
+    async def state(self) -> FeedState:
+        """What a node has to know before it serves feeds."""
+        ...
+
+    async def changes(self, after_lsn: int, *, limit: int) -> list[FeedChange]:
+        """What happened to posts and authors behind that place of the log, on any node, in order."""
+        ...
+
+    async def entries(self, partition: int, *, after: int, limit: int) -> list[Entry]:
+        """Rows of a partition's stream with a larger seq, rising."""
+        ...
+
+    async def entries_head(self, partition: int) -> tuple[int, int]:
+        """The first and the last seq that a partition's stream still holds; zeros for an empty one."""
+        ...
 
 
 class Leases(Protocol):
@@ -121,7 +170,14 @@ class Fanout(Protocol):
     def publish_user_live(
         self, user_id: str, key: str | tuple[str, ...], encoded: Encoded, *, stream: str
     ) -> None:
-        """Send a live event to all sessions of a user; its loss is announced as a resync of `stream`."""
+        """Send a live event to all sessions of a user; its loss is announced as a resync of `stream`.
+
+        With FEED_STREAM, to those of them that watch the feed.
+        """
+        ...
+
+    def publish_post(self, post_id: int, key: str | tuple[str, ...], encoded: Encoded) -> None:
+        """Send a live event about a post to the sessions that watch it."""
         ...
 
     def subscribe(self, conversation_id: str, user_ids: Sequence[str]) -> None:
@@ -211,7 +267,7 @@ class FeedIndex(Protocol):
 
     def commented(self, post: PostRow, user_id: str) -> None: ...
 
-    def reposted(self, post_id: int, user_id: str, *, removed: bool) -> None: ...
+    def reposted(self, post: PostRow, user_id: str, *, removed: bool) -> None: ...
 
     def author_changed(self, author: AuthorRow) -> None:
         """Privacy, or the way of new posts into feeds, or the newest hot post."""

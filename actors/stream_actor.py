@@ -16,10 +16,10 @@ import trio
 
 from actors.address import Address
 from actors.entity import Entity, EntityContext, StopEntity
-from actors.messages import ActorTell, Ask, Create, OpenBetween, Told, UserTell, Wake, encode_tell
+from actors.messages import ActorTell, Ask, Create, FanOut, OpenBetween, Told, UserTell, Wake, encode_tell
 from actors.ports import Leases, Log, Outcome, Relay, WallClock
 from actors.reply import NO_REPLY, Reply
-from protocol import commands
+from protocol import commands, feed_commands
 from protocol.errors import Fenced, HubbubError, Unavailable
 from protocol.events import ConversationEvent, InboxEvent
 from protocol.records import Advance, Append, Appended, Insert, LogRow, Op, Put, Tell
@@ -34,6 +34,9 @@ _NOT_STORED: Final = (
     commands.ListMembers,
     commands.ListInvites,
     commands.ListContacts,
+    feed_commands.ReadFeed,
+    feed_commands.ExplainPost,
+    feed_commands.ListInterests,
 )
 
 Answer = Callable[[Appended | None], object]
@@ -321,7 +324,7 @@ def _needs_store(message: object) -> bool:
     """
     if isinstance(message, Ask):
         return not isinstance(message.command, _NOT_STORED)
-    return isinstance(message, OpenBetween | Create | Told)
+    return isinstance(message, OpenBetween | Create | Told | FanOut)
 
 
 def _without_overwritten(ops: list[Op]) -> list[Op]:

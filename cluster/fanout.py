@@ -104,6 +104,12 @@ class ClusterFanout:
         if nodes := self._nodes_of(user_id):
             self._peers.send_all(nodes, wire.LiveUser(user_id, key, _event(encoded), stream))
 
+    def publish_post(self, post_id: int, key: Key, encoded: Encoded) -> None:
+        self._hub.publish_post(post_id, key, encoded)
+        # To all: who shows a post is known to each node alone, and all of them keep its counts.
+        if nodes := self._peers.node_ids:
+            self._peers.send_all(nodes, wire.PostLive(post_id, key, _event(encoded)))
+
     def subscribe(self, conversation_id: str, user_ids: Sequence[str]) -> None:
         self._hub.subscribe(conversation_id, user_ids)
         epoch = self._own_epoch(conversation_id, user_ids)
@@ -201,6 +207,9 @@ class ClusterFanout:
                 hub.publish_user(user_id, seq, Encoded(event))
             case wire.LiveUser(user_id, key, event, stream):
                 hub.publish_user_live(user_id, key, Encoded(event), stream=stream)
+            case wire.PostLive(post_id, key, event):
+                hub.publish_post(post_id, key, Encoded(event))
+                hub.feeds.heard(event)
             case wire.Subscribe(conversation_id, epoch, user_ids):
                 if self._is_current(conversation_id, epoch, user_ids):
                     hub.subscribe(conversation_id, user_ids)

@@ -107,6 +107,14 @@ class LiveUser(Item, frozen=True, tag="live_user"):
     stream: str
 
 
+class PostLive(Item, frozen=True, tag="post_live"):
+    """A live event about a post: its counts, its edit or deletion."""
+
+    post_id: int
+    key: str | tuple[str, ...]
+    event: Event
+
+
 class Subscribe(Item, frozen=True, tag="subscribe"):
     """The sessions of these users hear the conversation from now on, by its owner of that epoch."""
 
@@ -219,6 +227,7 @@ AnyItem = (
     | Live
     | PublishUser
     | LiveUser
+    | PostLive
     | Subscribe
     | Unsubscribe
     | Resync

@@ -16,7 +16,7 @@ class FeedPosted(BaseEvent, tag="feed", frozen=True, kw_only=True, omit_defaults
     """
 
     position: Count
-    item: FeedItem
+    item: Annotated[FeedItem | None, Meta(description="Null: it is not shown to this reader.")] = None
 
 
 class FeedNews(BaseEvent, tag="feed_news", frozen=True, kw_only=True, omit_defaults=True):

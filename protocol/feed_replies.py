@@ -118,6 +118,13 @@ class Explanation(BaseReply, tag="explanation", frozen=True, kw_only=True, omit_
     until_ms: AtMs = 0
     score: float = 0.0
     factors: list[ScorePart] = []
+    held_back: Annotated[
+        int,
+        Meta(
+            description="Places that it stands lower in the ranked feed than by its score alone, so that its"
+            " author does not fill it; below 0: higher."
+        ),
+    ] = 0
 
 
 class InterestInfo(BaseReply, tag="interest", frozen=True, kw_only=True, omit_defaults=True):

@@ -480,7 +480,10 @@ class CommentRow(Row, frozen=True, kw_only=True):
     table: ClassVar[str] = "comment"
     key: ClassVar[tuple[str, ...]] = ("comment_id",)
     unique: ClassVar[tuple[tuple[str, ...], ...]] = (("post_id", "user_id", "client_id"),)
-    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("post_id", "parent_id", "comment_id"),)
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("post_id", "parent_id", "comment_id"),
+        ("user_id", "comment_id"),
+    )
 
     comment_id: int
     post_id: int
@@ -777,7 +780,17 @@ class Redact(msgspec.Struct, frozen=True):
     seq: int
 
 
-Op = Put | Insert | Update | Remove | Advance | Redact
+class Trim(msgspec.Struct, frozen=True):
+    """Forget the rows of a stream with a smaller seq, but never its last one.
+
+    For streams whose effect is stored elsewhere: those of feed partitions.
+    """
+
+    stream: str
+    before_seq: int
+
+
+Op = Put | Insert | Update | Remove | Advance | Redact | Trim
 
 
 class Append(msgspec.Struct, frozen=True, kw_only=True):

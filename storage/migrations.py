@@ -14,6 +14,7 @@ from typing import Any
 from sqlite_utils import Database, Migrations
 from sqlite_utils.db import Table
 
+from storage.feed_queries import IS_FEED_KIND
 from storage.schema import SHARD_COUNT, TableSpec, all_specs
 from storage.views import VIEWS
 
@@ -24,6 +25,10 @@ _EXTRA_INDEXES = (
     " WHERE deleted_at_ms > 0",
     "CREATE INDEX IF NOT EXISTS idx_log_edited ON log (stream_id, json_extract(body, '$.target'))"
     " WHERE kind = 'edited'",
+    # What other nodes did to posts and authors is read behind the last lsn that is known.
+    f"CREATE INDEX IF NOT EXISTS idx_log_feed ON log (lsn) WHERE {IS_FEED_KIND}",
+    # Authors whose posts are merged in when feeds are read.
+    "CREATE INDEX IF NOT EXISTS idx_author_hot ON author (user_id) WHERE last_hot_id > 0",
 )
 # Rows lie in order of arrival (lsn), so that a commit dirties the tail of the table and not a page per
 # stream.

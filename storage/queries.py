@@ -144,7 +144,7 @@ def read_messages(
     compare = "AND l.seq > ?" if is_rising else "AND l.seq < ?" if before else ""
     bounds: tuple[Any, ...] = (bound,) if compare else ()
     conversation_id = stream.partition(":")[2]
-    with _snapshot(connection):
+    with snapshot(connection):
         if not thread:
             cursor: Iterable[Any] = connection.execute(
                 f"{_MESSAGES} {compare} {order} LIMIT ?", (conversation_id, stream, *bounds, limit)
@@ -295,7 +295,7 @@ def last_messages(connection: sqlite3.Connection, conversation_ids: Sequence[str
     if len(conversation_ids) > MAX_LAST_MESSAGES:
         raise ValueError(f"at most {MAX_LAST_MESSAGES} conversations, not {len(conversation_ids)}")
     found: dict[str, MessageAt] = {}
-    with _snapshot(connection):
+    with snapshot(connection):
         for conversation_id in conversation_ids:
             row = connection.execute(
                 f"{_MESSAGES} ORDER BY l.seq DESC LIMIT 1", (conversation_id, f"c:{conversation_id}")
@@ -395,7 +395,7 @@ def _asking(template: str, size: int, width: int) -> str:
 
 
 @contextmanager
-def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
     """Let several statements see one state."""
     connection.execute("BEGIN")
     try:

@@ -36,6 +36,7 @@ from protocol.records import (
 )
 from storage import ownership, queries
 from storage.check import DATABASE_NAME, FILES_NAME
+from storage.feed_reads import FeedReads
 from storage.files import FileStore
 from storage.gather import Gathered
 from storage.locks import LifeLock, NodeLock, WriteLock
@@ -107,6 +108,7 @@ class SqliteStore:
         self._external_users = Gathered(readers, queries.external_users)
         self._log_ins = Gathered(readers, queries.log_ins)
         self._node_lock = node_lock
+        self.feeds = FeedReads(readers)
         self._lives = lives  # node_id -> its lock, held until the store closes
 
     # How it is doing.

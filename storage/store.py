@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from protocol.errors import HubbubError
+from protocol.feed_found import FeedChange, FeedState, FoundFeed, FoundPost
 from protocol.records import (
     Append,
     Appended,
     Arrival,
     Entry,
+    FeedRow,
     LogIn,
     MessageState,
     NodeLease,
@@ -28,8 +30,58 @@ Outcome = tuple[Appended, ...] | HubbubError
 Value = str | int | None
 
 
+class FeedReads(Protocol):
+    """The reads behind feeds. All answer from one state of the store, as of after the call."""
+
+    async def load(self, user_id: str, *, cap: int, with_posts: bool) -> FoundFeed:
+        """All that decides what a reader's feed shows; `with_posts`: and the newest `cap` post ids."""
+        ...
+
+    async def pull(self, user_id: str, *, before: int = 0, after: int | None = None, limit: int) -> list[int]:
+        """Ids of posts of those whom a user follows, and own ones, deleted ones too.
+
+        Falling below `before` (0: from the newest), or rising above `after` where given.
+        """
+        ...
+
+    async def author_ids(self, author_id: str, *, after: int, before: int, limit: int) -> list[int]:
+        """Ids of an author's newest posts between two ids, both excluded, falling."""
+        ...
+
+    async def posts(self, post_ids: Sequence[int]) -> list[FoundPost]:
+        """These posts, and those that they repeat, in no order; what does not exist is left out."""
+        ...
+
+    async def marks(self, user_id: str, post_ids: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Which of these posts a user likes, and which the user has reposted."""
+        ...
+
+    async def kept_feeds(self, partition: int, *, after: str, limit: int) -> list[FeedRow]:
+        """The kept feeds of a partition, by rising user_id beyond `after`."""
+        ...
+
+    async def state(self) -> FeedState:
+        """What a node has to know before it serves feeds."""
+        ...
+
+    async def changes(self, after_lsn: int, *, limit: int) -> list[FeedChange]:
+        """What happened to posts and authors behind that place of the log, on any node, in order."""
+        ...
+
+    async def entries(self, partition: int, *, after: int, limit: int) -> list[Entry]:
+        """Rows of a partition's stream with a larger seq, rising."""
+        ...
+
+    async def entries_head(self, partition: int) -> tuple[int, int]:
+        """The first and the last seq that a partition's stream still holds; zeros for an empty one."""
+        ...
+
+
 class Store(Protocol):
     """Log, directory and queries over one durable engine."""
+
+    @property
+    def feeds(self) -> FeedReads: ...
 
     async def claim_all(self, node_id: str) -> dict[int, int]:
         """Take all 256 shards with new epochs, as a single node does at its start. Returns shard -> epoch.

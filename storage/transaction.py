@@ -21,7 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from protocol.errors import Conflict, Fenced, HeadMismatch, HubbubError
-from protocol.records import Advance, Append, Appended, Insert, LogRow, Op, Put, Redact, Remove, Update
+from protocol.records import Advance, Append, Appended, Insert, LogRow, Op, Put, Redact, Remove, Trim, Update
 from storage.schema import spec_of, values_of
 
 Outcome = tuple[Appended, ...] | HubbubError
@@ -71,6 +71,11 @@ _REDACT_EDITS: Final = (
     "UPDATE log SET body = json_object('type', 'edited', 'target', ?, 'text', '')"
     " WHERE stream_id = (SELECT stream_id FROM stream WHERE name = ?)"
     " AND kind = 'edited' AND json_extract(body, '$.target') = ?"
+)
+_TRIM: Final = (
+    "WITH s AS (SELECT stream_id FROM stream WHERE name = ?)"
+    " DELETE FROM log WHERE stream_id = (SELECT stream_id FROM s)"
+    " AND seq < min(?, (SELECT max(seq) FROM log WHERE stream_id = (SELECT stream_id FROM s)))"
 )
 _numbers: Final = msgspec.json.Decoder(list[int]).decode
 
@@ -392,6 +397,8 @@ class Transaction:
                 case Redact():
                     collect((_REDACT, (REDACTED_BODY, op.stream, op.seq)))
                     collect((_REDACT_EDITS, (op.seq, op.stream, op.seq)))
+                case Trim():
+                    collect((_TRIM, (op.stream, op.before_seq)))
 
 
 # A key that exists already; other broken constraints (NOT NULL) are our own bug.

@@ -1,0 +1,383 @@
+"""Make a page of a feed: one formula, whatever the posts come from.
+
+A page is what is left of the candidates, by falling (or rising) post_id, after the filter, until it is full.
+Candidates are, down to `covered_from`, the feed's entries with the posts of hot authors and those that are still being
+pushed; below it, and while an author does not push to this reader yet, what the store finds by pull. Nothing here
+waits: what is not in memory is asked for by `Missing`, and the page is made again with what was fetched.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from actors.feed.feed import ENDLESS, Feed, FeedLimits, Relations
+from actors.feed.index import RING_SIZE, FeedNode
+from actors.feed.post_cache import CachedPost, PostCache
+from protocol.feed_types import FeedItem, LeftOut, Omission, Why
+
+SEEN_FROM_AUTHOR_MS: Final = 48 * 3600 * 1000  # a repost so soon tells the author's followers nothing
+MAX_NEW_ABOVE: Final = 100  # more is shown as "100+"
+_MIN_STRETCH: Final = 10  # candidates looked at together, at least
+
+
+class Pulled(msgspec.Struct, frozen=True):
+    """Post ids that the store found beyond a bound; `is_end`: there is nothing beyond them."""
+
+    post_ids: list[int]
+    is_end: bool
+
+
+class Fetched:
+    """What was read from the store for one page so far."""
+
+    __slots__ = ("liked", "marked", "pulled", "reposted", "rings")
+
+    def __init__(self) -> None:
+        self.pulled: dict[tuple[str, int], Pulled] = {}  # ("before" or "after", bound) -> what lies beyond
+        self.rings: dict[
+            tuple[str, int], list[int]
+        ] = {}  # (hot author, before) -> older posts than the ring's
+        self.marked: set[int] = set()  # posts whose marks are known from here
+        self.liked: set[int] = set()
+        self.reposted: set[int] = set()
+
+
+class Missing(msgspec.Struct, frozen=True, kw_only=True):
+    """What has to be read from the store before the page can be made."""
+
+    post_ids: tuple[int, ...] = ()
+    marks: tuple[int, ...] = ()
+    rings: tuple[str, ...] = ()  # hot authors whose newest posts are not in memory
+    pull_before: int = -1  # 0: from the newest
+    pull_after: int = -1
+    limit: int = 0
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """A post that passed the filter, with the one that it repeats."""
+
+    post: CachedPost
+    root: CachedPost | None
+
+
+class Stretch(msgspec.Struct, frozen=True, kw_only=True):
+    """A page before it is dressed."""
+
+    shown: list[Shown]
+    left_out: list[Omission]
+    last_examined: int  # post_id; the bound itself where nothing was
+    first_examined: int
+    is_end: bool
+    is_complete: bool
+
+
+def judge(
+    relations: Relations, user_id: str, posts: PostCache, found: CachedPost, now_ms: int
+) -> LeftOut | None:
+    """Why a reader does not get a post in the feed; None: it is shown. What it repeats must be in `posts`."""
+    if found.post.deleted:
+        return "deleted"
+    author_id = found.author_id
+    if author_id not in relations.follows:
+        return "not_followed"
+    if author_id in relations.blocked:
+        return "blocked"
+    if author_id in relations.muted:
+        return "muted"
+    root: CachedPost | None = None
+    if found.root_id:
+        root = posts.get(found.root_id)
+        if root is None or root.post.deleted:
+            return "deleted"
+        root_author_id = root.author_id
+        if root_author_id in relations.blocked:
+            return "blocked"
+        if root_author_id in relations.muted:
+            return "muted"
+        is_followed = root_author_id in relations.follows
+        if not is_followed and (not root.is_public or root_author_id in posts.private_author_ids):
+            return "not_visible"
+        if is_followed and author_id != user_id and found.post.at_ms - root.post.at_ms < SEEN_FROM_AUTHOR_MS:
+            return "seen_from_author"
+    interests = relations.interests
+    if interests and interests.hidden_until(found.post, None if root is None else root.post, now_ms):
+        return "not_interested"
+    return None
+
+
+class PageMaker:
+    """Make pages of one reader's feed. Made for one request, and again after each `Missing`."""
+
+    def __init__(
+        self,
+        feed: Feed,
+        node: FeedNode,
+        limits: FeedLimits,
+        fetched: Fetched,
+        *,
+        now_ms: int,
+        explain: bool = False,
+    ) -> None:
+        assert feed.relations is not None
+        self._feed = feed
+        self._relations = feed.relations
+        self._node = node
+        self._posts = node.posts
+        self._limits = limits
+        self._fetched = fetched
+        self._now_ms = now_ms
+        self._explain = explain
+
+    def older(self, before: int, limit: int) -> Stretch | Missing:
+        """The newest posts below `before`; 0: the newest of all."""
+        upper = before or ENDLESS
+        shown: list[Shown] = []
+        left_out: list[Omission] = []
+        first = last = 0
+        examined = 0
+        is_end = False
+        while len(shown) < limit and not is_end and examined < self._limits.max_examined:
+            found = self._below(upper, max(limit + limit // 4, _MIN_STRETCH))
+            if isinstance(found, Missing):
+                return found
+            post_ids, upper, is_end = found
+            missing = self._unknown(post_ids)
+            if missing is not None:
+                return missing
+            for post_id in post_ids:
+                if len(shown) == limit:
+                    is_end = False
+                    break
+                first = first or post_id
+                last = post_id
+                examined += 1
+                self._examine(post_id, shown, left_out)
+        return Stretch(
+            shown=shown,
+            left_out=left_out,
+            last_examined=last or before,
+            first_examined=first or before,
+            is_end=is_end,
+            is_complete=is_end or len(shown) == limit,
+        )
+
+    def newer(self, after: int, limit: int) -> Stretch | Missing:
+        """The oldest posts above `after`, rising."""
+        lower = after
+        shown: list[Shown] = []
+        left_out: list[Omission] = []
+        first, last = 0, after
+        examined = 0
+        is_end = False
+        while len(shown) < limit and not is_end and examined < self._limits.max_examined:
+            found = self._above(lower, max(limit + limit // 4, _MIN_STRETCH))
+            if isinstance(found, Missing):
+                return found
+            post_ids, lower, is_end = found
+            missing = self._unknown(post_ids)
+            if missing is not None:
+                return missing
+            for post_id in post_ids:
+                if len(shown) == limit:
+                    is_end = False
+                    break
+                first = first or post_id
+                last = post_id
+                examined += 1
+                self._examine(post_id, shown, left_out)
+        return Stretch(
+            shown=shown,
+            left_out=left_out,
+            last_examined=last,
+            first_examined=first or after,
+            is_end=is_end,
+            is_complete=is_end or len(shown) == limit,
+        )
+
+    def dress(self, shown: Sequence[Shown], scores: Sequence[float] = ()) -> list[FeedItem] | Missing:
+        """Add what is the reader's own: marks, and why each is here."""
+        relations, fetched = self._relations, self._fetched
+        own_id, hot = self._feed.user_id, self._node.hot
+        liked, reposted = relations.liked, relations.reposted
+        liked_from = max(relations.liked_from, relations.reposted_from)
+        items: list[FeedItem] = []
+        unknown: list[int] = []
+        for index, entry in enumerate(shown):
+            found, root = entry.post, entry.root
+            marked_id = found.root_id or found.post.post_id
+            is_liked, is_reposted = marked_id in liked, marked_id in reposted
+            if marked_id < liked_from:
+                if marked_id not in fetched.marked:
+                    unknown.append(marked_id)
+                is_liked = is_liked or marked_id in fetched.liked
+                is_reposted = is_reposted or marked_id in fetched.reposted
+            why: Why = "followed"
+            if found.author_id == own_id:
+                why = "own"
+            elif root is not None:
+                why = "repost"
+            elif found.is_hot and found.author_id in hot:
+                why = "hot"
+            items.append(
+                FeedItem(
+                    post=found.post,
+                    original=None if root is None else root.post,
+                    why=why,
+                    liked=is_liked,
+                    reposted=is_reposted,
+                    score=scores[index] if scores else 0.0,
+                )
+            )
+        return Missing(marks=tuple(unknown)) if unknown else items
+
+    def new_above(self, position: int) -> int:
+        """How many visible posts are newer than a place, counted up to 100, by what is in memory."""
+        feed, posts = self._feed, self._posts
+        above = feed.ids[max(bisect_right(feed.ids, position), len(feed.ids) - MAX_NEW_ABOVE) :]
+        candidates = self._with_merged(list(reversed(above)), position + 1, ENDLESS)
+        count = 0
+        for post_id in candidates[:MAX_NEW_ABOVE]:
+            found = posts.get(post_id)
+            if found is None:  # not here: taken for visible, as most are
+                count += not posts.is_known(post_id)
+            elif judge(self._relations, feed.user_id, posts, found, self._now_ms) is None:
+                count += 1
+        return count
+
+    def judge(self, post_id: int) -> LeftOut | Missing | None:
+        """Why the reader does not get this post; None: it is shown, or would be."""
+        missing = self._unknown((post_id,))
+        if missing is not None:
+            return missing
+        found = self._posts.get(post_id)
+        if found is None:
+            return "deleted"
+        return judge(self._relations, self._feed.user_id, self._posts, found, self._now_ms)
+
+    # -- candidates ---------------------------------------------------------------------------------
+
+    def _below(self, upper: int, count: int) -> tuple[list[int], int, bool] | Missing:
+        """The next candidates below a bound: ids falling, the new bound, whether nothing is beyond it."""
+        feed = self._feed
+        depth = self._ring_depth(feed.covered_from)
+        if isinstance(depth, Missing):
+            return depth
+        if self._relations.uncovered or (upper <= feed.covered_from and feed.covered_from) or upper <= depth:
+            before = 0 if upper == ENDLESS else upper
+            pulled = self._fetched.pulled.get(("before", before))
+            if pulled is None:
+                return Missing(pull_before=before, limit=count)
+            low = 0 if pulled.is_end else pulled.post_ids[-1]
+            return pulled.post_ids, low, pulled.is_end
+        ids = feed.ids
+        at = len(ids) if upper == ENDLESS else bisect_left(ids, upper)
+        start = at - count
+        if start > 0:
+            post_ids, low = ids[start:at], ids[start]
+        else:
+            post_ids, low = ids[:at], feed.covered_from
+        if low < depth:  # below it there may be more than the rings hold
+            low = depth
+            post_ids = post_ids[bisect_left(post_ids, low) :]
+        falling = post_ids.tolist()
+        falling.reverse()
+        merged = self._with_merged(falling, low, upper)
+        if len(merged) > 2 * count:  # hot authors write more than all others: in portions
+            merged = merged[: 2 * count]
+            return merged, merged[-1], False
+        return merged, low, low == 0
+
+    def _above(self, lower: int, count: int) -> tuple[list[int], int, bool] | Missing:
+        """The same above a bound: ids rising."""
+        feed = self._feed
+        depth = self._ring_depth(lower + 1)
+        if isinstance(depth, Missing):
+            return depth
+        if self._relations.uncovered or lower + 1 < feed.covered_from or lower + 1 < depth:
+            pulled = self._fetched.pulled.get(("after", lower))
+            if pulled is None:
+                return Missing(pull_after=lower, limit=count)
+            high = pulled.post_ids[-1] if pulled.post_ids else lower
+            return pulled.post_ids, high, pulled.is_end
+        ids = feed.ids
+        at = bisect_right(ids, lower)
+        rising = ids[at : at + count].tolist()
+        is_end = at + count >= len(ids)
+        high = ENDLESS if is_end else rising[-1] + 1
+        falling = rising[::-1]
+        merged = self._with_merged(falling, lower + 1, high)[::-1]
+        if len(merged) > 2 * count:
+            merged = merged[: 2 * count]
+            return merged, merged[-1], False
+        return merged, merged[-1] if merged else lower, is_end
+
+    def _with_merged(self, falling: list[int], low: int, high: int) -> list[int]:
+        """Add what is not pushed (yet), from `low` on and below `high`."""
+        node, follows = self._node, self._relations.follows
+        extra: list[int] = []
+        if node.pending and not follows.isdisjoint(node.pending):
+            for author_id in follows & node.pending.keys():
+                extra += [post_id for post_id in node.pending[author_id] if low <= post_id < high]
+        if node.hot and not follows.isdisjoint(node.hot):
+            for author_id in follows & node.hot.keys():
+                hot = node.hot[author_id]
+                if hot.last_hot_id >= low:
+                    extra += hot.between(low, high)
+        if not extra:
+            return falling
+        return sorted({*falling, *extra}, reverse=True)
+
+    def _ring_depth(self, low: int) -> int | Missing:
+        """From where on the rings hold everything that hot authors have written; 0: down to `low`, at least."""
+        node, follows = self._node, self._relations.follows
+        if not node.hot or follows.isdisjoint(node.hot):
+            return 0
+        depth = 0
+        unloaded = []
+        for author_id in follows & node.hot.keys():
+            hot = node.hot[author_id]
+            if hot.last_hot_id >= low:
+                if not hot.is_loaded:
+                    unloaded.append(author_id)
+                elif low < hot.covered_from <= hot.last_hot_id:
+                    depth = max(depth, hot.covered_from)
+        return Missing(rings=tuple(unloaded), limit=RING_SIZE) if unloaded else depth
+
+    # -- posts --------------------------------------------------------------------------------------
+
+    def _unknown(self, post_ids: Sequence[int]) -> Missing | None:
+        """Those of the posts, and of what they repeat, that are not in memory."""
+        posts = self._posts
+        unknown = []
+        for post_id in post_ids:
+            found = posts.get(post_id)
+            if found is None:
+                if not posts.is_known(post_id):
+                    unknown.append(post_id)
+            elif found.root_id and posts.get(found.root_id) is None and not posts.is_known(found.root_id):
+                unknown.append(found.root_id)
+        return Missing(post_ids=tuple(unknown)) if unknown else None
+
+    def _examine(self, post_id: int, shown: list[Shown], left_out: list[Omission]) -> None:
+        found = self._posts.get(post_id)
+        if found is None:
+            return  # it was never stored
+        reason = judge(self._relations, self._feed.user_id, self._posts, found, self._now_ms)
+        if reason is None:
+            shown.append(Shown(found, self._posts.get(found.root_id) if found.root_id else None))
+        elif self._explain:
+            left_out.append(self.omission(found, reason))
+
+    def omission(self, found: CachedPost, reason: LeftOut) -> Omission:
+        """Tell of a post that is left out, and until when."""
+        until_ms = 0
+        if reason == "not_interested":
+            root = self._posts.get(found.root_id) if found.root_id else None
+            until_ms = self._relations.interests.hidden_until(
+                found.post, None if root is None else root.post, self._now_ms
+            )
+        return Omission(
+            post_id=found.post.post_id, author_id=found.author_id, reason=reason, until_ms=until_ms
+        )

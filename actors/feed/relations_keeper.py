@@ -1,0 +1,327 @@
+"""Whom a reader follows and mutes, what they are not interested in, how far they have read: decided and stored.
+
+A part of the feed partition's actor (actors.feed.partition), which is the only writer of these rows. The author's
+side of a follow, and of its count, is the author's actor's: each tells the other what has changed, durably.
+"""
+
+from collections import OrderedDict
+from typing import Final
+
+from actors.address import Address
+from actors.feed.address import KIND
+from actors.feed.feed import FeedLimits, Relations
+from actors.feed.index import FeedNode
+from actors.feed.interest import interest_of, said, target_of, undone
+from actors.messages import (
+    Ask,
+    BlockStands,
+    FollowAnswered,
+    FollowCounted,
+    FollowerMoved,
+    FollowMoved,
+    FollowSettled,
+    Told,
+    decode_tell,
+)
+from actors.ports import Fanout, FeedReads, Leases, Log, Relay, WallClock
+from actors.reply import NO_REPLY, Reply
+from actors.stream_actor import Staged, StreamActor
+from actors.user_rules import needs_other
+from protocol import feed_commands, feed_replies, replies
+from protocol.errors import Refused, Unavailable
+from protocol.feed_types import FollowState
+from protocol.limits import MAX_FOLLOWING, MAX_MUTED
+from protocol.records import (
+    Appended,
+    AuthorRow,
+    BlockRow,
+    FeedPosition,
+    FollowRow,
+    InterestRow,
+    MuteRow,
+    Op,
+    Put,
+    Remove,
+    Tell,
+    User,
+    feed_stream,
+)
+
+_KNOWN_EDGES: Final = 16_384  # follows decided lately: the store may not have them yet
+
+
+class RelationsKeeper(StreamActor):
+    """Decide on follows, mutes, interests and read positions."""
+
+    def __init__(
+        self,
+        partition: int,
+        *,
+        log: Log,
+        reads: FeedReads,
+        leases: Leases,
+        relay: Relay,
+        fanout: Fanout,
+        node: FeedNode,
+        limits: FeedLimits,
+        now_ms: WallClock,
+    ) -> None:
+        super().__init__(
+            Address(KIND, str(partition)),
+            feed_stream(partition),
+            log=log,
+            leases=leases,
+            relay=relay,
+            now_ms=now_ms,
+        )
+        self._partition = partition
+        self._reads = reads
+        self._fanout = fanout
+        self._node = node
+        self._limits = limits
+        # What this incarnation has decided and the store may not hold yet: None for an edge that was removed.
+        self._edges: OrderedDict[tuple[str, str], FollowRow | None] = OrderedDict()
+        self._version = 0
+
+    def is_arriving(self, user_id: str) -> bool:
+        """Tell whether a feed is being read from the store."""
+        raise NotImplementedError
+
+    def cover(self, user_id: str, post_ids: list[int]) -> list[Op]:
+        """Put posts of a newly followed author into a feed that is kept; returns what stores that."""
+        raise NotImplementedError
+
+    # -- commands -----------------------------------------------------------------------------------
+
+    async def relate(self, ask: Ask, reply: Reply) -> bool:
+        """Carry out a command that changes how a reader stands to others; False: it is none of these."""
+        match ask.command:
+            case feed_commands.FollowUser(user_id=author_id):
+                await self._follow(ask, author_id, reply)
+            case feed_commands.Unfollow(user_id=author_id):
+                await self._unfollow(ask.user_id, author_id, reply)
+            case feed_commands.MuteUser() as command:
+                await self._mute(ask, command, reply)
+            case feed_commands.SetInterest() as command:
+                self._set_interest(ask.user_id, command, reply)
+            case feed_commands.SetFeedPosition(post_id=post_id):
+                self._set_position(ask.user_id, post_id, reply)
+            case _:
+                return False
+        return True
+
+    async def _follow(self, ask: Ask, author_id: str, reply: Reply) -> None:
+        user_id = ask.user_id
+        needs_other(user_id, author_id)
+        author = await self._log.get(User, author_id)
+        if author is None or author.app_id != ask.app_id:
+            raise Refused("user_not_found")
+        await self._check_block(user_id, author_id)
+        edge = await self._edge(user_id, author_id)
+        if edge is not None:
+            self._answer_follow(reply, author_id, _state_of(edge))
+            return
+        feed = self._node.feeds.get(user_id)
+        if feed is not None and feed.relations is not None:
+            count = len(feed.relations.follows) - 1
+        else:
+            found = await self._log.find(FollowRow, {"user_id": user_id}, limit=MAX_FOLLOWING)
+            count = len(found)
+        if count >= MAX_FOLLOWING:
+            raise Refused("too_many_follows")
+        profile = await self._log.get(AuthorRow, author_id)
+        is_private = profile is not None and profile.is_private
+        state = "requested" if is_private else "following"
+        self._stage_edge(user_id, author_id, state, reply)
+        if is_private:
+            self._stage_tell(author_id, FollowerMoved(user_id, "requested"))
+
+    async def _unfollow(self, user_id: str, author_id: str, reply: Reply) -> None:
+        needs_other(user_id, author_id)
+        edge = await self._edge(user_id, author_id)
+        if edge is None:
+            self._answer_follow(reply, author_id, "none")
+            return
+        self._stage_end(edge, reply)
+
+    def _answer_follow(self, reply: Reply, author_id: str, state: FollowState) -> None:
+        self._answer_in_order(reply, feed_replies.FollowInfo(user_id=author_id, follow=state))
+
+    def _stage_edge(self, user_id: str, author_id: str, state: FollowState, reply: Reply) -> None:
+        """Stage that a reader follows an author, or asks to."""
+        at_ms = self._at_ms()
+        self._version = max(self._version + 1, at_ms * 1000)
+        row = FollowRow(
+            user_id=user_id, author_id=author_id, state=state, since_ms=at_ms, version=self._version
+        )
+        self._know(row.user_id, row.author_id, row)
+
+        def after(_at: Appended | None) -> None:
+            if state == "following":
+                self._node.relate(user_id, lambda relations: relations.follow(author_id))
+
+        answer = feed_replies.FollowInfo(user_id=author_id, follow=state)
+        self._stage_ops([Put(row)], Staged(reply, lambda _at: answer, after=after))
+        self._stage_tell(user_id, FollowSettled(author_id, state))
+        if state == "following":
+            self._stage_tell_to(Address("author", author_id), FollowMoved(user_id))
+
+    def _stage_end(self, edge: FollowRow, reply: Reply) -> None:
+        """Stage that a reader does not follow an author any more, or does not ask to."""
+        user_id, author_id = edge.user_id, edge.author_id
+        self._know(user_id, author_id, None)
+
+        def after(_at: Appended | None) -> None:
+            self._node.relate(user_id, lambda relations: relations.unfollow(author_id))
+
+        answer = feed_replies.FollowInfo(user_id=author_id, follow="none")
+        gone = Remove(FollowRow, {"user_id": user_id, "author_id": author_id})
+        self._stage_ops([gone], Staged(reply, lambda _at: answer, after=after))
+        self._stage_tell(user_id, FollowSettled(author_id, "none"))
+        if edge.state == "following":
+            self._stage_tell_to(Address("author", author_id), FollowMoved(user_id))
+        else:
+            self._stage_tell(author_id, FollowerMoved(user_id, "none"))
+
+    async def _mute(self, ask: Ask, command: feed_commands.MuteUser, reply: Reply) -> None:
+        user_id, other_id = ask.user_id, command.user_id
+        needs_other(user_id, other_id)
+        other = await self._log.get(User, other_id)
+        if other is None or other.app_id != ask.app_id:
+            raise Refused("user_not_found")
+        op: Op
+        if command.removed:
+            op = Remove(MuteRow, {"user_id": user_id, "other_id": other_id})
+        else:
+            known = await self._log.find(MuteRow, {"user_id": user_id}, limit=MAX_MUTED)
+            if len(known) >= MAX_MUTED and all(row.other_id != other_id for row in known):
+                raise Refused("too_many_muted")
+            op = Put(MuteRow(user_id=user_id, other_id=other_id, since_ms=self._at_ms()))
+        is_muted = not command.removed
+
+        def after(_at: Appended | None) -> None:
+            self._node.relate(user_id, lambda relations: relations.mute(other_id, muted=is_muted))
+
+        self._stage_ops([op], Staged(reply, lambda _at: replies.Ok(), after=after))
+
+    def _set_interest(self, user_id: str, command: feed_commands.SetInterest, reply: Reply) -> None:
+        target = target_of(command.kind, command.target, user_id)
+        row = said(user_id, command.kind, target, self._at_ms())
+        ops: list[Op] = []
+        if command.removed:
+            ops.append(Remove(InterestRow, {"user_id": user_id, "kind": command.kind, "target": target}))
+            answer = feed_replies.InterestInfo(interest=undone(row))
+        else:
+            ops.append(Put(row))
+            answer = feed_replies.InterestInfo(interest=interest_of(row, row.since_ms))
+            feed = self._node.feeds.get(user_id)
+            if feed is not None and feed.relations is not None:
+                oldest = feed.relations.interests.giving_way(row)
+                if oldest is not None:
+                    where: dict[str, str | int] = {
+                        "user_id": user_id,
+                        "kind": oldest.kind,
+                        "target": oldest.target,
+                    }
+                    ops.append(Remove(InterestRow, where))
+
+        def change(relations: Relations) -> None:
+            if command.removed:
+                relations.interests.remove(command.kind, target)
+            else:
+                relations.interests.add(row)
+
+        def after(_at: Appended | None) -> None:
+            self._node.relate(user_id, change)
+
+        self._stage_ops(ops, Staged(reply, lambda _at: answer, after=after))
+
+    def _set_position(self, user_id: str, post_id: int, reply: Reply) -> None:
+        row = FeedPosition(user_id=user_id, post_id=post_id, at_ms=self._at_ms())
+
+        def change(relations: Relations) -> None:
+            relations.read_position = post_id
+
+        def after(_at: Appended | None) -> None:
+            self._node.relate(user_id, change)
+
+        self._stage_ops([Put(row)], Staged(reply, lambda _at: replies.Ok(), after=after))
+
+    # -- what others told ---------------------------------------------------------------------------
+
+    async def told(self, message: Told, reply: Reply) -> None:
+        """Store the effect of a durable tell and remove the tell, in one append."""
+        done = Remove(Tell, {"tell_id": message.tell_id})
+        match decode_tell(message.body):
+            case FollowCounted() as tell:
+                await self._counted(tell)
+            case FollowAnswered() as tell:
+                edge = await self._edge(tell.user_id, tell.author_id)
+                if edge is not None and not tell.accepted:
+                    self._stage_end(edge, NO_REPLY)
+                elif edge is not None and edge.state == "requested":
+                    self._stage_edge(tell.user_id, tell.author_id, "following", NO_REPLY)
+            case BlockStands() as tell:
+                edge = await self._edge(tell.user_id, tell.other_id)
+                if edge is not None:
+                    self._stage_end(edge, NO_REPLY)
+            case tell:
+                raise TypeError(f"a feed partition is not told {type(tell).__name__}")
+        self._stage_ops([done], Staged(reply, lambda _at: replies.Ok()))
+
+    async def _counted(self, tell: FollowCounted) -> None:
+        """From now on the author pushes to this reader; what was posted before is put into the feed."""
+        user_id, author_id = tell.user_id, tell.author_id
+        edge = await self._edge(user_id, author_id)
+        if edge is None or edge.version != tell.version or edge.state != "following" or edge.covered:
+            return  # it speaks of an edge that is no more
+        if self.is_arriving(user_id):
+            raise Unavailable("busy", retry_after_s=0.1)  # what is being read may be from before it
+        ops: list[Op] = []
+        feed = self._node.feeds.get(user_id)
+        if feed is not None and tell.upto:
+            after = max(0, feed.covered_from - 1)
+            post_ids = await self._reads.author_ids(
+                author_id, after=after, before=tell.upto + 1, limit=self._limits.cap
+            )
+            if self._node.feeds.get(user_id) is feed:
+                ops = self.cover(user_id, post_ids)
+        row = FollowRow(
+            user_id=user_id,
+            author_id=author_id,
+            state="following",
+            since_ms=edge.since_ms,
+            version=edge.version,
+            covered=True,
+        )
+        self._know(user_id, author_id, row)
+
+        def after_commit(_at: Appended | None) -> None:
+            self._node.relate(user_id, lambda relations: relations.covered(author_id))
+
+        self._stage_ops([Put(row), *ops], Staged(NO_REPLY, None, after=after_commit))
+
+    # -- plumbing -----------------------------------------------------------------------------------
+
+    async def _edge(self, user_id: str, author_id: str) -> FollowRow | None:
+        key = (user_id, author_id)
+        if key in self._edges:
+            return self._edges[key]
+        return await self._log.get(FollowRow, user_id, author_id)
+
+    def _know(self, user_id: str, author_id: str, row: FollowRow | None) -> None:
+        self._edges[user_id, author_id] = row
+        self._edges.move_to_end((user_id, author_id))
+        if len(self._edges) > _KNOWN_EDGES:
+            self._edges.popitem(last=False)
+
+    async def _check_block(self, user_id: str, other_id: str) -> None:
+        if (
+            await self._log.get(BlockRow, user_id, other_id) is not None
+            or await self._log.get(BlockRow, other_id, user_id) is not None
+        ):
+            raise Refused("blocked")
+
+
+def _state_of(edge: FollowRow) -> FollowState:
+    return "requested" if edge.state == "requested" else "following"
