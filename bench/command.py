@@ -208,9 +208,7 @@ def _entrants(options: argparse.Namespace, wires: Sequence[str]) -> list[Entrant
     return entrants
 
 
-def _feed_entrants(
-    options: argparse.Namespace, names: Sequence[str], wires: Sequence[str]
-) -> list[Entrant]:
+def _feed_entrants(options: argparse.Namespace, names: Sequence[str], wires: Sequence[str]) -> list[Entrant]:
     """Who takes part in the news feed's workload, all with the same people. Raises: ValueError."""
     name = feed.WORKLOAD.name
     if name not in names:

@@ -1,30 +1,34 @@
-"""FEED: how many posts get into how many feeds a second, how many feeds are read, and how late is a live one?
+"""FEED: how many posts get into how many feeds a second, how many feeds are read, how late is a live one?
 
-The people are a graph (bench/feed_graph.py), by default one that is grown from a seed, or a file of who follows
-whom; bench/feed_rows.py writes them into the store before the server starts, with 20 earlier posts of each
-author. Four fifths of them, or as many as a node keeps feeds of, have read their feed lately; posts are pushed to
-these. A thousand posts' authors are drawn by a stated law (bench/feed_cast.py), and 3,000 of their
-followers are connected: a third of them follow cold authors (below 100 followers), a third warm ones,
+The people are a graph (bench/feed_graph.py), by default one that is grown from a seed, or a file of who
+follows whom; bench/feed_rows.py writes them into the store before the server starts, with 20 earlier posts
+of each author. Four fifths of them, or as many as a node keeps feeds of, have read their feed lately; posts
+are pushed to these. A thousand posts' authors are drawn by a stated law (bench/feed_cast.py), and 3,000 of
+their followers are connected: a third of them follow cold authors (below 100 followers), a third warm ones,
 a third hot ones (from 10,000 on, who are merged in at read), as far as there are. All texts have 200 bytes.
 
 Variants:
 
-- "posts by followers": who has twice the followers posts twice as often. Closed loop: 64 posts unacked, and no
-  more posted than 40,000 entries that the server has not yet written.
+- "posts by followers": who has twice the followers posts twice as often. Closed loop: 64 posts unacked, and
+  no more posted than 40,000 entries that the server has not yet written.
 - "posts evenly": every author posts alike, so most posts have one or two followers.
 - "posts to 200": between them, so that a post is pushed to 200 feeds on the average, which is the goal's.
 - "reads cold": the first page (20 posts with bodies) of those whose feed is not kept, once for each reader.
 - "reads after a start": the same of those whose feed is kept in the store.
 - "reads warm": the newest page over and over, 64 requests under way, each reader in turn.
-- "both": "posts to 200" and warm reads by a timetable, while all readers watch their feeds. The greatest part of
-  the goal (23,148 entries and 11,574 reads a second) that is sustained is sought, then measured: all is
-  done within a second of the end, and p99 stays under 550 ms from a post to a live event, and for a read.
+- "both": "posts to 200" and warm reads by a timetable, while all readers watch their feeds. The greatest
+  part of the goal (23,148 entries and 11,574 reads a second) that is sustained is sought, then measured: all
+  is done within a second of the end, and p99 stays under 550 ms from a post to a live event, and for a read.
 
-Entries are feeds that got a post, by the server's own counter, which must in the end be the sum of all posts'
-followers. Latencies of live events count from when a post was sent (in "both": was due) to a follower's `feed`
-event (of hot authors: `feed_news`, which is coalesced), by the author's class. Every page is checked: 20 posts
-by falling id, and none missing that was acked by an author the reader follows before it was asked for; every 50th
-wholly. Every live event must come once to each follower who watches, and positions have no hole.
+Before reads are measured, one page is read in each partition of feeds: what it takes until a partition is
+awake after a start is a figure of its own.
+
+Entries are feeds that got a post, by the server's own counter, which must in the end be the sum of all
+posts' followers. Latencies of live events count from when a post was sent (in "both": was due) to a
+follower's `feed` event (of hot authors: `feed_news`, which is coalesced), by the author's class. Every page
+is checked: 20 posts by falling id, and none missing that was acked by an author the reader follows before it was
+asked for; every 50th wholly. Every live event must come once to each follower who watches, and positions have
+no hole.
 
 Redis does its part of the same beside it: see bench/peers/redis_feed.py.
 """
@@ -36,8 +40,6 @@ from typing import Final
 from bench.feed_cast import Cast
 from bench.feed_plan import (
     AHEAD_ENTRIES,
-    BOTH,
-    COLD,
     DRAIN_TIMEOUT_S,
     PAGE,
     POSTS,
@@ -155,6 +157,7 @@ def _run_posts(setting: Setting, variant: str, people: Cast) -> Trial:
 def _run_reads(setting: Setting, variant: str, people: Cast) -> Trial:
     stage = Stage(setting, people, watches=False, posts=False)
     scene, loop, target = stage.scene, stage.loop, stage.target
+    waking_s = stage.wake_partitions()
     before = stage.begin_counting()
     rss_before_kib = target.rss_kib()
     meter = Meter(target)
@@ -195,6 +198,7 @@ def _run_reads(setting: Setting, variant: str, people: Cast) -> Trial:
         Figure(name="bytes per page", value=answer_bytes / max(1, answer_count), unit="bytes"),
         _memory(rss_kib),
         Figure(name="feeds in memory", value=after["feed_feeds_in_memory"], unit=""),
+        Figure(name="partitions awake after", value=waking_s, unit="s", is_higher_better=False),
         *meter.cpu_per_thousand(answer_count),
     ]
     if variant != WARM:
@@ -279,9 +283,7 @@ def _run_both(setting: Setting, variant: str, people: Cast) -> Trial:
 def both_figures(last: Rung, lags: Samples, rss_kib: int, meter: Meter) -> list[Figure]:
     """What is told of posts and reads at the same time, of hubbub and of Redis alike."""
     return [
-        Figure(
-            name="part of goal", value=last.part * 100 * last.is_sustained, unit="%", is_headline=True
-        ),
+        Figure(name="part of goal", value=last.part * 100 * last.is_sustained, unit="%", is_headline=True),
         Figure(name="entries", value=last.entries_per_s, unit="/s", is_headline=True),
         Figure(name="reads", value=last.reads_per_s, unit="/s", is_headline=True),
         Figure(name="posts", value=last.posts_per_s, unit="/s"),
@@ -319,8 +321,8 @@ def _story(stage: Stage, errors: Sequence[str], more: str) -> list[str]:
         )
     if scene.answered_count:
         said.append(
-            f"{scene.answered_count:,} pages of {PAGE} posts by falling id, none without what was acked before; "
-            f"{scene.whole_count:,} compared wholly"
+            f"{scene.answered_count:,} pages of {PAGE} posts by falling id, none without what was acked "
+            f"before; {scene.whole_count:,} compared wholly"
         )
     return ["; ".join((*said, more))]
 

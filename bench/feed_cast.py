@@ -100,9 +100,7 @@ def cast(
         exponent = exponent_for(counts, mean / active, hot_from=hot_from)
     order = drawn(graph, exponent=exponent, count=draw_count, seed=seed)
     entries = {author: entries_of(graph, author, hot_from, is_active) for author in set(order)}
-    readers = _readers(
-        graph, sorted(set(order)), reader_count, hot_from, is_reader, random.Random(seed + 1)
-    )
+    readers = _readers(graph, sorted(set(order)), reader_count, hot_from, is_reader, random.Random(seed + 1))
     return Cast(
         order=order,
         readers=readers,

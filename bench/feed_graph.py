@@ -15,9 +15,7 @@ HOT_FOLLOWERS: Final = 10_000  # the server's default; from there authors are me
 CLASSES: Final = ("cold", "warm", "hot")
 
 
-def class_of(
-    follower_count: int, *, warm_from: int = WARM_FOLLOWERS, hot_from: int = HOT_FOLLOWERS
-) -> str:
+def class_of(follower_count: int, *, warm_from: int = WARM_FOLLOWERS, hot_from: int = HOT_FOLLOWERS) -> str:
     """Name the class of an author with so many followers."""
     return CLASSES[bisect_left((warm_from, hot_from), follower_count + 1)]
 
@@ -161,9 +159,7 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def statistics(
-    graph: Graph, *, warm_from: int = WARM_FOLLOWERS, hot_from: int = HOT_FOLLOWERS
-) -> Statistics:
+def statistics(graph: Graph, *, warm_from: int = WARM_FOLLOWERS, hot_from: int = HOT_FOLLOWERS) -> Statistics:
     """Sum a graph up."""
     counts = sorted(graph.follower_count(author) for author in graph.followed())
     by_class: dict[str, list[int]] = {name: [] for name in CLASSES}
@@ -178,7 +174,13 @@ def statistics(
         edge_count=graph.edge_count,
         author_count=len(counts),
         reader_count=len(graph.following()),
-        follower_percentiles={"p50": at(500), "p90": at(900), "p99": at(990), "p99.9": at(999), "max": at(1000)},
+        follower_percentiles={
+            "p50": at(500),
+            "p90": at(900),
+            "p99": at(990),
+            "p99.9": at(999),
+            "max": at(1000),
+        },
         class_counts={name: len(of_class) for name, of_class in by_class.items()},
         class_edges={name: sum(of_class) for name, of_class in by_class.items()},
     )

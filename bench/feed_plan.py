@@ -69,7 +69,7 @@ class Timetable:
         read: Callable[[int, float], None],
         lag: Callable[[float, float], None],
     ) -> None:
-        """`part` of the goal. `read` gets 0 to 1,000,000, by which it chooses a reader, and when it is due."""
+        """`part` of the goal. `read` gets a number below a million, which chooses the reader."""
         self.posts_per_s = part * GOAL_ENTRIES_PER_S * scale / max(entries_each, 1.0)
         self.reads_per_s = part * GOAL_READS_PER_S * scale
         self.post_count = self.read_count = 0
@@ -124,7 +124,8 @@ class Rung(msgspec.Struct, frozen=True, kw_only=True):
         said = f"{self.part:.2f}"
         if self.is_sustained:
             return said
-        return f"{said} not (live p99 {self.live_p99_s:.2f} s, read {self.read_p99_s:.2f} s, {self.settle_s:.1f} s late)"
+        late = f"{self.settle_s:.1f} s late, p99 live {self.live_p99_s:.2f} s, read {self.read_p99_s:.2f} s"
+        return f"{said} not ({late})"
 
 
 class Ladder:

@@ -1,4 +1,4 @@
-"""The variants of `hubbub bench feed` that Redis can be asked: see bench/peers/redis_feed.py for what it does."""
+"""What `hubbub bench feed` asks of Redis; bench/peers/redis_feed.py says what Redis does there."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -70,7 +70,9 @@ class RedisApp:
 
     def preload(self, history: int) -> None:
         """Give the readers' feeds the earlier posts of whom they follow; bodies included."""
-        authors = sorted({author for reader in self.people.readers for author in self.graph.followees(reader)})
+        authors = sorted(
+            {author for reader in self.people.readers for author in self.graph.followees(reader)}
+        )
         made: dict[int, list[int]] = {author: [] for author in authors}
         words = []
         for number in range(history):
@@ -81,10 +83,9 @@ class RedisApp:
                 words.append(command(b"SET", b"post:%d" % post_id, body))
         for reader in self.people.readers:
             for author in self.graph.followees(reader):
-                if self.graph.follower_count(author) < self.people.hot_from:
-                    pairs = [b"%d" % post_id for post_id in made[author] for _ in range(2)]
-                    if pairs:
-                        words.append(command(b"ZADD", key_of(reader), *pairs))
+                pairs = [b"%d" % post_id for post_id in made[author] for _ in range(2)]
+                if pairs:
+                    words.append(command(b"ZADD", key_of(reader), *pairs))
         left_count = len(words)
 
         def done(value: object, at: float) -> None:
@@ -121,9 +122,7 @@ class RedisApp:
                 if self.on_done is not None:
                     self.on_done()
 
-        connection.send(
-            command(b"SET", b"post:%d" % post_id, body), 1, lambda _, at_done: done(0, at_done)
-        )
+        connection.send(command(b"SET", b"post:%d" % post_id, body), 1, lambda _, at_done: done(0, at_done))
         for data, entry_count in batches:
             connection.send(
                 numbered(data, post_id),
@@ -383,5 +382,7 @@ def _trial(
         errors=errors,
         findings=[f"errors: {dict(Counter(errors))}"] if errors else [story],
         is_sound=not errors,
-        notes=["no application, no rights, no filters, nobody is told: only Redis' part, played by the client"],
+        notes=[
+            "no application, no rights, no filters, nobody is told: only Redis' part, played by the client"
+        ],
     )

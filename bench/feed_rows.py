@@ -1,9 +1,9 @@
-"""Write a graph of follows straight into a store, as the actors would leave it; or have it done by commands.
+"""Write a graph of follows straight into a store, as the actors would leave it.
 
-A quarter of a million people who follow each other by commands would take minutes, and is not what is measured.
-So users, follows, followers, authors, 20 earlier posts of each author and the feeds of all who have read
-them lately are written as rows before the server starts. What commands leave besides, the events in the log that tell of
-them, is left out: nothing that is measured reads them.
+A quarter of a million people who follow each other by commands would take minutes, and is not what is
+measured. So users, follows, followers, authors, 20 earlier posts of each author and the feeds of all who have
+read them lately are written as rows before the server starts. What commands leave besides, the events in
+the log that tell of them, is left out: nothing that is measured reads them.
 """
 
 import time
@@ -85,7 +85,7 @@ def is_active(account: int, share: float) -> bool:
 
 
 class World:
-    """A graph as rows. Iterate each kind once, in this order: users, follows, followers, authors, posts, feeds."""
+    """A graph as rows. Iterate each kind once, and posts before authors and feeds."""
 
     def __init__(
         self, graph: Graph, app_id: str, *, hot_from: int, active_share: float, history: int, now_ms: int

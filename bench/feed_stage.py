@@ -1,4 +1,4 @@
-"""Who is connected to a hubbub while `hubbub bench feed` runs: they post, read, watch, and check what comes."""
+"""Who is connected to a hubbub in `hubbub bench feed`: they post, read, watch, and check what comes."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from actors.feed.address import PARTITION_COUNT, partition_of
 from bench.feed_cast import Cast
 from bench.feed_graph import CLASSES, Graph, class_of
 from bench.feed_plan import DRAIN_TIMEOUT_S, PAGE, UNANSWERED, WHOLE_EVERY
@@ -88,7 +89,7 @@ class Scene:
         self.live = {name: Samples() for name in CLASSES}
         self.errors: list[str] = []
         self.on_ack: Callable[[], None] | None = None
-        self.on_answer: Callable[["Person"], None] | None = None
+        self.on_answer: Callable[[Person], None] | None = None
         hot_from = people.hot_from
         self._classes = {
             author: class_of(graph.follower_count(author), hot_from=hot_from) for author in people.posters
@@ -226,13 +227,13 @@ class Person(Connection):
             if number is not None:
                 if post["text"] != text_of(number):
                     return "another text"
-            elif post["text"][0] == "h":
-                if post["text"] != earlier_text_of(author, int(post["text"].split(" ")[1])):
-                    return "another earlier text"
+            elif post["text"][0] == "h" and not _is_earlier(post["text"], author):
+                return "another earlier text"
         return ""
 
     def _got_live(self, seen: Seen, at: float) -> None:
-        assert seen.item is not None and seen.item.post is not None
+        assert seen.item is not None
+        assert seen.item.post is not None
         if self.position and seen.position != self.position + 1 and not self.is_told_to_sync:
             self.scene.errors.append("a hole in the positions")
         self.position = seen.position
@@ -250,7 +251,8 @@ class Person(Connection):
     def _got_error(self, seen: Seen) -> None:
         scene = self.scene
         scene.errors.append(str(seen.code))
-        if seen.id > READ_IDS and self._asked.pop(seen.id - READ_IDS, None):
+        if seen.id - READ_IDS in self._asked:
+            del self._asked[seen.id - READ_IDS]
             scene.answered_count += 1
             if scene.on_answer is not None:
                 scene.on_answer(self)
@@ -258,6 +260,11 @@ class Person(Connection):
             scene.acked_count += 1
             if scene.on_ack is not None:
                 scene.on_ack()
+
+
+def _is_earlier(text: str, author: int) -> bool:
+    """Tell whether this is the text of one of an author's earlier posts."""
+    return text == earlier_text_of(author, int(text.split(" ")[1]))
 
 
 def judge(page: Seen, floor: int) -> str:
@@ -286,23 +293,13 @@ class Stage:
         self.setting = setting
         self.target = target = setting.target
         self.loop = Loop()
+        self.wire = setting.wire
         self.scene = Scene(target.graph, people)
         self.counters = Counters(self.loop, target.addresses("json")[0])
         self.pushed_before = 0.0
         self.pushed_count = 0.0  # entries, as the server has told last
-        wire = setting.wire
         numbers = dict.fromkeys((*people.readers, *(people.posters if posts else ())))
-        self.everybody = {
-            number: Person(
-                self.loop,
-                wire,
-                setting.address(place),
-                target.account(name_of(number)),
-                self.scene,
-                number,
-            )
-            for place, number in enumerate(numbers)
-        }
+        self.everybody = {number: self._person(number, place) for place, number in enumerate(numbers)}
         self.readers = [self.everybody[number] for number in people.readers]
         # Of each hot author, those of the readers who are told by `feed_news`.
         self._news_for: dict[int, list[Person]] = {}
@@ -316,6 +313,11 @@ class Stage:
         if watches:
             ask_all(self.loop, [(reader, WatchFeed(feed=True)) for reader in self.readers])
 
+    def _person(self, number: int, place: int) -> Person:
+        setting = self.setting
+        account = self.target.account(name_of(number))
+        return Person(self.loop, self.wire, setting.address(place), account, self.scene, number)
+
     def post_next(self, at: float) -> None:
         """Send one more post; its latencies count from `at`."""
         scene = self.scene
@@ -326,6 +328,30 @@ class Stage:
         for reader in self._news_for.get(author, ()):
             reader.await_news(at)
 
+    def wake_partitions(self) -> float:
+        """Let a page be read in each partition by somebody who is no reader; return how long that took."""
+        graph = self.target.graph
+        wakers: dict[int, int] = {}  # partition -> account
+        for account in graph.following():
+            if account not in self.everybody:
+                wakers.setdefault(partition_of(user_id_of(account)), account)
+            if len(wakers) == PARTITION_COUNT:
+                break
+        people = [self._person(account, place) for place, account in enumerate(wakers.values())]
+        open_all(self.loop, people)
+        started_at = now()
+        for person in people:
+            person.ask_page(now())
+        self.loop.run_until(
+            lambda: self.scene.answered_count >= len(people),
+            timeout_s=DRAIN_TIMEOUT_S,
+            what="a page is read in every partition",
+        )
+        took_s = now() - started_at
+        for person in people:
+            person.close()
+        return took_s
+
     def read_all_once(self) -> None:
         """Let each reader's feed be read once."""
         waiting = deque(self.readers)
@@ -334,11 +360,12 @@ class Stage:
             if waiting:
                 waiting.popleft().ask_page(now())
 
+        wanted = self.scene.answered_count + len(self.readers)
         self.scene.on_answer = ask_next
         for _ in range(UNANSWERED):
             ask_next(None)
         self.loop.run_until(
-            lambda: self.scene.answered_count >= len(self.readers),
+            lambda: self.scene.answered_count >= wanted,
             timeout_s=DRAIN_TIMEOUT_S,
             what="every reader has a page",
         )
@@ -414,5 +441,3 @@ def live_faults(scene: Scene, readers: Sequence[Person]) -> list[str]:
         if not reader.is_told_to_sync and set(expected) - set(heard):
             found.append("a live event is missing")
     return found
-
-

@@ -38,8 +38,6 @@ class FeedWorld:
 class FeedTarget(Target):
     """A server that has the people of a graph."""
 
-    wires = ()
-
     def __init__(self, directory: Path, cores: Cores, *, world: FeedWorld) -> None:
         super().__init__(directory, cores)
         self.world = world
@@ -72,9 +70,7 @@ class FeedHubbub(FeedTarget, Hubbub):
 
     wires = Hubbub.wires
 
-    def __init__(
-        self, directory: Path, cores: Cores, *, world: FeedWorld, flags: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, directory: Path, cores: Cores, *, world: FeedWorld, flags: Sequence[str] = ()) -> None:
         Hubbub.__init__(self, directory, cores, flags=flags)
         self.world = world
 

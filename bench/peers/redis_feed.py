@@ -2,9 +2,9 @@
 
 Only Redis' own part is there. A post is SET, then ZADD and a trim to 800 for each follower, pipelined by 200
 (what Mastodon, Stream-Framework and most designs on paper do); a page is ZREVRANGE and MGET. The client
-(bench/feed_redis.py) plays the application: it knows all followers by heart, decides nothing, checks no token,
-filters nothing, tells nobody of a new post, and leaves hot authors' posts out without ever merging them in. So
-what hubbub does beside has no counterpart here.
+(bench/feed_redis.py) plays the application: it knows all followers by heart, decides nothing, checks no
+token, filters nothing, tells nobody of a new post, and leaves hot authors' new posts out without ever merging
+them in. So what hubbub does beside has no counterpart here.
 """
 
 import shutil
@@ -48,9 +48,10 @@ def key_of(account: int) -> bytes:
 
 def body_of(post_id: int, author_id: str, text: str) -> bytes:
     """A post as it is stored, with what hubbub's answers have of one."""
-    return (
-        b'{"post_id":%d,"author_id":"%s","at_ms":1790000000000,"text":"%s","client_id":"p"}'
-        % (post_id, author_id.encode(), text.encode())
+    return b'{"post_id":%d,"author_id":"%s","at_ms":1790000000000,"text":"%s","client_id":"p"}' % (
+        post_id,
+        author_id.encode(),
+        text.encode(),
     )
 
 
