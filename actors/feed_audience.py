@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from actors.presence_board import PushLive
+from protocol import events
 from protocol.codec import Encoded
 from protocol.events import Event
 
@@ -74,9 +75,14 @@ class FeedAudience:
             for watcher in watchers.values():
                 watcher.push_live(key, encoded, None)
 
-    def resync(self, user_id: str, encoded: Encoded) -> None:
+    def resync(self, user_id: str) -> None:
         """Tell the sessions that show the feed that live events of it may be lost."""
+        encoded = Encoded(events.Resync(conversation_id=FEED_STREAM))
         self.publish_feed(user_id, ("resync", FEED_STREAM), encoded)
+
+    def user_ids(self) -> list[str]:
+        """The users whose feed is shown here."""
+        return list(self._feeds)
 
     def _leave_feed(self, watcher: Watcher) -> None:
         watchers = self._feeds.get(watcher.user_id)

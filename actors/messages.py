@@ -92,7 +92,7 @@ class FanOut(msgspec.Struct, frozen=True, tag="fan_out"):
 
 
 class FeedWatched(msgspec.Struct, frozen=True, tag="feed_watched"):
-    """To a feed partition: a session of that user has the feed on its screen. Told again from time to time."""
+    """To a feed partition: a session of that user has the feed on its screen. Told now and then again."""
 
     user_id: str
 

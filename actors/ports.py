@@ -64,7 +64,7 @@ class Log(Protocol):
 
 
 class FeedReads(Protocol):
-    """The reads behind feeds; see storage.store.FeedReads. All answer from one state of the store, as of after the call."""
+    """The reads behind feeds; see storage.store.FeedReads. All answer from one state of the store."""
 
     async def load(self, user_id: str, *, cap: int, with_posts: bool) -> FoundFeed:
         """All that decides what a reader's feed shows; `with_posts`: and the newest `cap` post ids."""
@@ -87,6 +87,15 @@ class FeedReads(Protocol):
 
     async def marks(self, user_id: str, post_ids: Sequence[int]) -> tuple[list[int], list[int]]:
         """Which of these posts a user likes, and which the user has reposted."""
+        ...
+
+    async def affinities(
+        self, user_id: str, *, since_id: int, limit: int, weights: tuple[int, int, int]
+    ) -> list[tuple[str, int, int]]:
+        """A reader's latest likes, comments and reposts: author_id, at_ms, and the weight of each kind.
+
+        Of posts from `since_id` on, newest first.
+        """
         ...
 
     async def kept_feeds(self, partition: int, *, after: str, limit: int) -> list[FeedRow]:

@@ -13,10 +13,12 @@ from actors import user_rules
 from actors.address import Address
 from actors.conversation_rules import direct_id
 from actors.entity import EntityContext
+from actors.feed.address import feed_address
 from actors.messages import (
     AddedTo,
     Ask,
     BlockMoved,
+    BlockStands,
     Closed,
     ContactAccepted,
     ContactAsked,
@@ -30,7 +32,7 @@ from actors.messages import (
     Told,
     decode_tell,
 )
-from actors.ports import Fanout, Leases, Log, Relay, WallClock
+from actors.ports import Fanout, FeedIndex, Leases, Log, Relay, WallClock
 from actors.reply import NO_REPLY, OnFailure, Reply
 from actors.stream_actor import After, Answer, Staged, StreamActor
 from actors.user_rules import Circle
@@ -79,12 +81,14 @@ class UserActor(StreamActor):
         fanout: Fanout,
         relay: Relay,
         now_ms: WallClock,
+        index: FeedIndex,
     ) -> None:
         super().__init__(
             address, inbox_stream(address.id), log=log, leases=leases, relay=relay, now_ms=now_ms
         )
         self._id = address.id
         self._fanout = fanout
+        self._index = index
         self._circle: Circle | None = None
         self._head = 0
         self._devices: dict[str, Opened] = {}  # device_id -> its newest connection, as was told
@@ -357,6 +361,9 @@ class UserActor(StreamActor):
         circle.blocked.add(other_id)
         row = BlockRow(user_id=self._id, other_id=other_id, since_ms=self._at_ms())
         ops: list[Op] = [Put(row)]
+        # Neither follows the other any more.
+        self._stage_tell_to(feed_address(self._id), BlockStands(self._id, other_id))
+        self._stage_tell_to(feed_address(other_id), BlockStands(other_id, self._id))
         if other_id in circle.contacts:
             gone: list[Op] = []
             self._stage(self._drop_contact(other_id, gone), ops=gone)
@@ -388,6 +395,7 @@ class UserActor(StreamActor):
         """Let it take effect now where the two meet; what is not awake reads it when it wakes."""
         conversation_id = direct_id(app_id, self._id, other_id)
         self._tell_conversation(conversation_id, other_id, blocked)
+        self._index.blocked(self._id, other_id, blocked=blocked)
         if blocked:
             self._fanout.part(self._id, other_id)
 

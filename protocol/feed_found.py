@@ -18,7 +18,8 @@ class FoundRelations(msgspec.Struct, frozen=True, kw_only=True):
 
     follows: list[tuple[str, int]]  # author_id, covered
     muted: list[str]
-    blocked: list[str]  # in either direction
+    blocks: list[str]  # whom the reader has blocked
+    blocked_by: list[str]
     interests: list[InterestRow]
     liked: list[int]  # newest first, up to 5,000
     reposted: list[int]

@@ -18,6 +18,7 @@ from actors import user as user_actor
 from actors.address import Address
 from actors.conversation import Conversation
 from actors.entity_host import EntityHost
+from actors.feed.feed import FeedLimits
 from actors.hub import Hub
 from actors.messages import Ask
 from actors.ports import Fanout, Leases
@@ -29,11 +30,16 @@ from actors.user import UserActor
 from protocol.errors import HubbubError, Unavailable
 from protocol.limits import PRESENCE_DEBOUNCE_S
 from protocol.records import DeadLetter, Put
+from protocol.replies import Reply
 from protocol.types import NodeInfo
-from server.chat_service import ChatService, LogIns, People
+from server.chat_service import ASK_TIMEOUT_S, ChatService, LogIns, People
+from server.feed_core import FeedCore
+from server.feed_service import FeedService
+from server.post_service import PostService
 from server.tails import MAX_BYTES, Tails
 from storage.store import Store
 
+_FEED_LIMITS: Final = FeedLimits()
 MAX_DEAD_LETTER_CHARS: Final = 100_000
 
 log = structlog.get_logger(__name__)
@@ -120,6 +126,7 @@ class ChatCore:
         max_file_bytes: int,
         debounce_s: float = PRESENCE_DEBOUNCE_S,
         tails_bytes: int = MAX_BYTES,
+        feed_limits: FeedLimits = _FEED_LIMITS,
     ) -> None:
         """`tails_bytes`: memory for recent history; 0: the store is asked each time."""
         self._store = store
@@ -133,6 +140,20 @@ class ChatCore:
         self.hub.watermarks.router = self.router
         self.tails = Tails(store, leases, max_bytes=tails_bytes)
         self.relay = TellRelay(store, self.router, owns=leases.owns)
+
+        self.feeds = FeedCore(
+            store,
+            router=self.router,
+            hub=self.hub,
+            fanout=self.fanout,
+            leases=leases,
+            relay=self.relay,
+            turn=turn,
+            now_ms=now_ms,
+            on_dead_letter=self._keep_dead_letter,
+            has_others=surroundings.check_members is not None,
+            limits=feed_limits,
+        )
 
         def conversation(address: Address) -> Conversation:
             return Conversation(
@@ -153,6 +174,7 @@ class ChatCore:
                 fanout=self.fanout,
                 relay=self.relay,
                 now_ms=now_ms,
+                index=self.feeds.node,
             )
 
         self.conversations = EntityHost(
@@ -173,6 +195,12 @@ class ChatCore:
         )
         local.add(self.conversations)
         local.add(self.users)
+        for host in self.feeds.hosts:
+            local.add(host)
+        self._hosts = (self.users, self.conversations, *self.feeds.hosts)
+        self.feed_service = FeedService(
+            router=self.router, hub=self.hub, posts=PostService(store, ask=self._ask), reads={}
+        )
         self.service = ChatService(
             store=store,
             router=self.router,
@@ -189,15 +217,18 @@ class ChatCore:
             boot=lambda: surroundings.boot,
             check_members=surroundings.check_members,
             tails=self.tails,
+            feeds=self.feed_service,
         )
         self.supervisor = Supervisor(
             "actors",
             [
                 self.users.child_spec(),
                 self.conversations.child_spec(),
+                *self.feeds.child_specs(),
                 ChildSpec(name="hub", start=at_once(self.hub.run)),
                 ChildSpec(name="relay", start=at_once(self.relay.run)),
                 ChildSpec(name="service", start=self.service.run),
+                ChildSpec(name="feed_service", start=at_once(self.feed_service.run)),
             ],
             max_restarts=20,
             period_s=60.0,
@@ -206,20 +237,22 @@ class ChatCore:
     async def hand_over(self, shards: Collection[int], deadline_s: float) -> None:
         """Let the actors of these shards finish what waits and leave; what is late is cut off."""
         async with trio.open_nursery() as nursery:
-            for host in (self.conversations, self.users):
+            for host in self._hosts:
                 leave = partial(host.passivate_matching, deadline_s=deadline_s)
                 nursery.start_soon(leave, lambda address: address.shard in shards)
         self.tails.forget_shards(shards)
 
     def cut_off(self, shards: Collection[int]) -> None:
         """End the actors of these shards at once: another node may run them by now."""
-        for host in (self.conversations, self.users):
+        for host in self._hosts:
             host.cut_off(lambda address: address.shard in shards, Unavailable("moved", retry_after_s=0.5))
         self.tails.forget_shards(shards)
 
     def shards_moved(self, shards: Collection[int], *, ours: Collection[int]) -> None:
         """Other actors serve these shards from now on; `ours`: those that this node has taken."""
         self.service.tells.shards_moved(shards)
+        self.feed_service.shards_moved(shards)
+        self.feeds.shards_moved(ours=ours)
         if ours:
             self.relay.scan_soon()
 
@@ -234,12 +267,19 @@ class ChatCore:
             "tails": self.tails.tail_count,
             "tails_bytes": self.tails.size_bytes,
             "tails_fills": self.tails.fill_count,
+            **self.feeds.gauges(),
         }
-        for host in (self.users, self.conversations):
+        for host in self._hosts:
             for name, value in msgspec.structs.asdict(host.stats()).items():
                 if name != "kind":
                     numbers[f'{name}{{kind="{host.kind}"}}'] = value
         return numbers
+
+    async def _ask(self, address: Address, message: object) -> Reply:
+        answer: Reply = await self.router.ask(  # type: ignore[assignment]  # actors answer with Replies
+            address, message, timeout_s=ASK_TIMEOUT_S
+        )
+        return answer
 
     async def _keep_dead_letter(
         self, address: Address, message: object, error: BaseException, crash_count: int

@@ -9,7 +9,6 @@ and list_contacts, which the actor answers from its memory, so that they show wh
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, Protocol
 
-import msgspec
 import structlog
 import trio
 
@@ -25,7 +24,7 @@ from actors.ports import Fanout
 from actors.reply import Reply as ReplyPort
 from actors.router import Router
 from actors.user_rules import needs_other, profile_of
-from protocol import commands, replies
+from protocol import commands, feed_commands, replies
 from protocol.commands import Command, Hello
 from protocol.errors import CloseCode, HubbubError, ProtocolError, Refused, Unavailable
 from protocol.limits import (
@@ -62,8 +61,10 @@ from protocol.types import (
     Profile,
     ServerLimits,
 )
+from server.caller import Caller
 from server.connection_tells import ConnectionTells
 from server.device_cursors import DeviceCursors
+from server.feed_service import FeedService
 from server.identity import Identity
 from server.pages import fitting, parse_place, place_of, summary
 from server.session import Session
@@ -99,22 +100,6 @@ class LogIns(Protocol):
     async def revoke_session(self, identity: Identity, session_id: str) -> None: ...
 
     async def log_out(self, identity: Identity) -> None: ...
-
-
-class Caller(msgspec.Struct, frozen=True):
-    """Who gives a command, and over which connection; 0: by HTTP."""
-
-    identity: Identity
-    conn_id: int = 0
-    device_id: str = ""
-
-    @property
-    def user_id(self) -> str:
-        return self.identity.user.user_id
-
-    @property
-    def app_id(self) -> str:
-        return self.identity.app_id
 
 
 # Commands that the conversation's actor answers.
@@ -171,6 +156,7 @@ class ChatService:
         boot: Callable[[], int],
         check_members: Callable[[Iterable[str]], None] | None = None,
         tails: Tails,
+        feeds: FeedService,
     ) -> None:
         """`announced` returns when the other nodes know of the sessions that were attached before.
 
@@ -178,6 +164,7 @@ class ChatService:
         """
         self._store = store
         self._tails = tails
+        self._feeds = feeds
         self._router = router
         self._hub = hub
         self._fanout = fanout
@@ -220,6 +207,7 @@ class ChatService:
             commands.ListSessions: self._list_sessions,
             commands.RevokeSession: self._revoke_session,
             commands.Logout: self._log_out,
+            **feeds.reads,
         }
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -318,6 +306,8 @@ class ChatService:
                 self._nursery.start_soon(self._ask_if_member, caller, conversation_id)
         elif kind in _USER_TYPES:
             self._ask(Address("user", caller.user_id), caller, command, reply)
+        elif (address := self._feeds.actor_of(caller, kind)) is not None:
+            self._ask(address, caller, command, reply)
         elif (read := self._reads.get(kind)) is not None:
             if self._nursery is None:
                 raise Unavailable("draining")
@@ -352,6 +342,9 @@ class ChatService:
             return await self._ask_and_wait(Address("conversation", conversation_id), caller, command)
         if kind in _USER_TYPES:
             return await self._ask_and_wait(Address("user", caller.user_id), caller, command)
+        address = self._feeds.actor_of(caller, kind)
+        if address is not None:
+            return await self._ask_and_wait(address, caller, command)
         read = self._reads.get(kind)
         if read is None or kind is commands.WatchPresence:
             raise Refused("bad_request", "This command needs a connection; see /ws.")
@@ -442,6 +435,8 @@ class ChatService:
                 self._hub.set_focus(caller.conn_id, command.conversation_ids)
             case commands.Activity():
                 self._moved(caller, is_active=command.active)
+            case feed_commands.WatchFeed():
+                return self._feeds.watch(caller, command)
             case _:
                 raise ProtocolError("unknown_type", f"{type(command).__name__} is not handled here.")
         return replies.Ok()

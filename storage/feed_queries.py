@@ -52,10 +52,8 @@ _FOLLOWS = (
     " WHERE user_id = ? AND state = 'following'"
 )
 _MUTED = f"SELECT json_group_array(other_id) FROM {MuteRow.table} WHERE user_id = ?"
-_BLOCKED = (
-    f"SELECT json_group_array(other_id) FROM (SELECT other_id FROM {BlockRow.table} WHERE user_id = ?"
-    f" UNION SELECT user_id FROM {BlockRow.table} WHERE other_id = ?)"
-)
+_BLOCKS = f"SELECT json_group_array(other_id) FROM {BlockRow.table} WHERE user_id = ?"
+_BLOCKED_BY = f"SELECT json_group_array(user_id) FROM {BlockRow.table} WHERE other_id = ?"
 _INTERESTS = (
     f"SELECT json_group_array(json_array({_listed(_INTEREST, 'i')})) FROM {InterestRow.table} i"
     " WHERE i.user_id = ?"
@@ -129,7 +127,8 @@ def _relations(connection: sqlite3.Connection, user_id: str) -> FoundRelations:
     return FoundRelations(
         follows=_pairs(one(_FOLLOWS, user_id)),
         muted=_texts(one(_MUTED, user_id)),
-        blocked=_texts(one(_BLOCKED, user_id, user_id)),
+        blocks=_texts(one(_BLOCKS, user_id)),
+        blocked_by=_texts(one(_BLOCKED_BY, user_id)),
         interests=[_INTEREST.row(tuple(row)) for row in _lists(one(_INTERESTS, user_id))],
         liked=_numbers(one(_LIKED, user_id, MAX_MARKS)),
         reposted=_numbers(one(_REPOSTED, user_id, MAX_MARKS)),

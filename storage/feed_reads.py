@@ -1,10 +1,12 @@
 """The reads behind feeds, off the Trio thread."""
 
+import sqlite3
 from collections.abc import Sequence
 
 from protocol.feed_found import FeedChange, FeedState, FoundFeed, FoundPost
 from protocol.records import Entry, FeedRow, feed_stream
 from storage import feed_queries, queries
+from storage.ranking_queries import affinity_rows
 from storage.reader import Readers
 
 _ENTRIES_BYTES = 4 * 1024 * 1024  # of one read; a row has up to 1,000 user ids
@@ -30,6 +32,24 @@ class FeedReads:
 
     async def marks(self, user_id: str, post_ids: Sequence[int]) -> tuple[list[int], list[int]]:
         return await self._readers.run(feed_queries.marks, user_id, post_ids)
+
+    async def affinities(
+        self, user_id: str, *, since_id: int, limit: int, weights: tuple[int, int, int]
+    ) -> list[tuple[str, int, int]]:
+        like, comment, repost = weights
+
+        def read(connection: sqlite3.Connection) -> list[tuple[str, int, int]]:
+            return affinity_rows(
+                connection,
+                user_id,
+                since_id=since_id,
+                limit=limit,
+                like_weight=like,
+                comment_weight=comment,
+                repost_weight=repost,
+            )
+
+        return await self._readers.run(read)
 
     async def kept_feeds(self, partition: int, *, after: str, limit: int) -> list[FeedRow]:
         return await self._readers.run(feed_queries.kept_feeds, partition, after, limit)

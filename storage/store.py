@@ -56,6 +56,15 @@ class FeedReads(Protocol):
         """Which of these posts a user likes, and which the user has reposted."""
         ...
 
+    async def affinities(
+        self, user_id: str, *, since_id: int, limit: int, weights: tuple[int, int, int]
+    ) -> list[tuple[str, int, int]]:
+        """A reader's latest likes, comments and reposts: author_id, at_ms, and the weight of each kind.
+
+        Of posts from `since_id` on, newest first.
+        """
+        ...
+
     async def kept_feeds(self, partition: int, *, after: str, limit: int) -> list[FeedRow]:
         """The kept feeds of a partition, by rising user_id beyond `after`."""
         ...

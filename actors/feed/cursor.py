@@ -14,8 +14,9 @@ _NAMES: Final = {letter: kind for kind, letter in _LETTERS.items()}
 class Cursor(msgspec.Struct, frozen=True):
     """Where a scroll stands.
 
-    `bound`: the post_id that was examined last; of a ranked feed: the place in it. `counted`: organic items shown
-    since the scroll began at `anchor`, by which ads are placed. `made_at_ms`: of a ranked feed, which order it is.
+    `bound`: the post_id that was examined last; of a ranked feed: the place in it. `counted`: organic items
+    shown since the scroll began at `anchor`, by which ads are placed. `made_at_ms`: of a ranked feed, which
+    order it is.
     """
 
     kind: str  # older, newer or ranked
@@ -34,7 +35,7 @@ def write_cursor(cursor: Cursor, user_id: str) -> str:
 
 
 def read_cursor(text: str, user_id: str, *kinds: str) -> Cursor:
-    """Take a place back. Raises: Refused("bad_cursor"), where it was not given to this reader for this use."""
+    """Take a place back. Raises: Refused("bad_cursor"): it was not given to this reader for this use."""
     body, _, check = text.rpartition(".")
     if not body or check != _check(body, user_id):
         raise Refused("bad_cursor", "That cursor was not given to this user.")

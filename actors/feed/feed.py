@@ -1,7 +1,7 @@
 """One reader's feed in memory: ids of posts, and what decides which of them are shown.
 
-The ids are an index, never the truth: from `covered_from` on they are complete, but for posts of hot authors and
-posts that are still being pushed, which are merged in at read. What is older is read from the store.
+The ids are an index, never the truth: from `covered_from` on they are complete, but for posts of hot authors
+and posts that are still being pushed, which are merged in at read. What is older is read from the store.
 """
 
 from array import array
@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from actors.feed.affinity import Affinities
 from actors.feed.interest import Interests
 from protocol.feed_found import FoundRelations
 from protocol.limits import COOL_FOLLOWERS, FEED_CAP, HOT_FOLLOWERS
@@ -40,7 +41,8 @@ class Relations:
 
     __slots__ = (
         "affinities",
-        "blocked",
+        "blocked_by",
+        "blocks",
         "follows",
         "interests",
         "liked",
@@ -58,7 +60,8 @@ class Relations:
         # Followed, but the author does not push to this reader yet: pages are read from the store.
         self.uncovered: set[str] = {author_id for author_id, is_covered in found.follows if not is_covered}
         self.muted = set(found.muted)
-        self.blocked = set(found.blocked)
+        self.blocks = set(found.blocks)
+        self.blocked_by = set(found.blocked_by)
         self.interests = Interests(found.interests)
         self.liked = set(found.liked)
         self.reposted = set(found.reposted)
@@ -66,6 +69,7 @@ class Relations:
         self.liked_from = found.liked[-1] if len(found.liked) >= mark_limit else 0
         self.reposted_from = found.reposted[-1] if len(found.reposted) >= mark_limit else 0
         self.read_position = found.read_position
+        self.affinities: Affinities | None = None  # read when a ranked feed is asked for
 
     def follow(self, author_id: str) -> None:
         """The reader follows an author from now on."""
@@ -81,12 +85,13 @@ class Relations:
         self.follows.discard(author_id)
         self.uncovered.discard(author_id)
 
-    def block(self, other_id: str, *, blocked: bool) -> None:
-        """A block stands between the two, or none any more."""
+    def block(self, other_id: str, *, by_reader: bool, blocked: bool) -> None:
+        """One of the two has blocked the other, or does so no more."""
+        side = self.blocks if by_reader else self.blocked_by
         if blocked:
-            self.blocked.add(other_id)
+            side.add(other_id)
         else:
-            self.blocked.discard(other_id)
+            side.discard(other_id)
 
     def mute(self, other_id: str, *, muted: bool) -> None:
         """The reader does not want to see the other, or does again."""

@@ -1,7 +1,7 @@
 """Read from the log what other nodes did to posts and authors, so that each page counts it.
 
-One read serves all who ask while it waits to begin: the busier the node, the more pages share one. A node alone is
-told everything by its own actors, and reads only once, at its start.
+One read serves all who ask while it waits to begin: the busier the node, the more pages share one. A node
+alone is told everything by its own actors, and reads only once, at its start.
 """
 
 from typing import Final

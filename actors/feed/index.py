@@ -1,7 +1,7 @@
 """What a node knows beyond its feeds: the posts, which authors are merged in at read, and who watches.
 
-Actors tell it at the commit and before the ack (actors.ports.FeedIndex). In a cluster what other nodes did is read
-from the log (actors.feed.follower) before each page is made.
+Actors tell it at the commit and before the ack (actors.ports.FeedIndex). In a cluster what other nodes did is
+read from the log (actors.feed.follower) before each page is made.
 """
 
 from array import array
@@ -11,9 +11,11 @@ from typing import Final, Protocol
 
 from actors.feed.feed import ENDLESS, Feed, Relations
 from actors.feed.post_cache import PostCache
+from actors.feed.ranking import COMMENT_WEIGHT, LIKE_WEIGHT, REPOST_WEIGHT
 from protocol.events import Event
 from protocol.feed_events import PostCounts
 from protocol.feed_found import FeedChange, FeedState
+from protocol.feed_types import FeedOptions
 from protocol.records import AuthorRow, PostCountsRow, PostRow
 from protocol.stored_posts import post_of
 
@@ -36,6 +38,12 @@ class Trending(Protocol):
         hashtags: Iterable[str],
         weight: int,
     ) -> None: ...
+
+
+def note_act(relations: Relations, post: PostRow, weight: int) -> None:
+    """A reader did something with a post, or took it back: it counts in ranked feeds."""
+    if relations.affinities is not None:
+        relations.affinities.noted(post.author_id, post.at_ms, weight)
 
 
 class HotAuthor:
@@ -80,7 +88,13 @@ class HotAuthor:
 class FeedNode:
     """Fits actors.ports.FeedIndex. All methods are for the Trio thread and return at once."""
 
-    def __init__(self, *, trending: Trending | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        trending: Trending | None = None,
+        options_of: Callable[[str], FeedOptions] = lambda _app_id: FeedOptions(),
+    ) -> None:
+        """`options_of`: what an app has switched on."""
         self.posts = PostCache()
         self.feeds: dict[str, Feed] = {}  # user_id -> those in memory, put here by the partitions
         self.hot: dict[str, HotAuthor] = {}
@@ -92,6 +106,7 @@ class FeedNode:
         self.is_loaded = False
         self.lsn = 0  # of the log: up to here it knows what other nodes did
         self.trending = trending
+        self.options_of = options_of
         self.post_count = 0
 
     def start(self, state: FeedState) -> None:
@@ -160,15 +175,21 @@ class FeedNode:
                 relations.liked.discard(post_id)
             else:
                 relations.liked.add(post_id)
+            note_act(relations, post, -LIKE_WEIGHT if removed else LIKE_WEIGHT)
 
         self.relate(user_id, change)
         if not removed and self.trending is not None:
-            self.trending.noted_act(post.app_id, post_id, author_id, user_id, post_of(post).hashtags, 1)
+            self.trending.noted_act(
+                post.app_id, post_id, author_id, user_id, post_of(post).hashtags, LIKE_WEIGHT
+            )
 
     def commented(self, post: PostRow, user_id: str) -> None:
+        self.relate(user_id, lambda relations: note_act(relations, post, COMMENT_WEIGHT))
         if self.trending is not None:
             hashtags = post_of(post).hashtags
-            self.trending.noted_act(post.app_id, post.post_id, post.author_id, user_id, hashtags, 2)
+            self.trending.noted_act(
+                post.app_id, post.post_id, post.author_id, user_id, hashtags, COMMENT_WEIGHT
+            )
 
     def reposted(self, post: PostRow, user_id: str, *, removed: bool) -> None:
         post_id = post.post_id
@@ -178,11 +199,12 @@ class FeedNode:
                 relations.reposted.discard(post_id)
             else:
                 relations.reposted.add(post_id)
+            note_act(relations, post, -REPOST_WEIGHT if removed else REPOST_WEIGHT)
 
         self.relate(user_id, change)
         if not removed and self.trending is not None:
             hashtags = post_of(post).hashtags
-            self.trending.noted_act(post.app_id, post_id, post.author_id, user_id, hashtags, 3)
+            self.trending.noted_act(post.app_id, post_id, post.author_id, user_id, hashtags, REPOST_WEIGHT)
 
     def author_changed(self, author: AuthorRow) -> None:
         self.posts.set_private(author.user_id, is_private=author.is_private)
@@ -192,8 +214,8 @@ class FeedNode:
             self._watch_hot(author.user_id)
 
     def blocked(self, user_id: str, other_id: str, *, blocked: bool) -> None:
-        self.relate(user_id, lambda relations: relations.block(other_id, blocked=blocked))
-        self.relate(other_id, lambda relations: relations.block(user_id, blocked=blocked))
+        self.relate(user_id, lambda own: own.block(other_id, by_reader=True, blocked=blocked))
+        self.relate(other_id, lambda own: own.block(user_id, by_reader=False, blocked=blocked))
 
     # -- what other nodes did -----------------------------------------------------------------------
 

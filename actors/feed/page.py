@@ -1,9 +1,10 @@
 """Make a page of a feed: one formula, whatever the posts come from.
 
 A page is what is left of the candidates, by falling (or rising) post_id, after the filter, until it is full.
-Candidates are, down to `covered_from`, the feed's entries with the posts of hot authors and those that are still being
-pushed; below it, and while an author does not push to this reader yet, what the store finds by pull. Nothing here
-waits: what is not in memory is asked for by `Missing`, and the page is made again with what was fetched.
+Candidates are, down to `covered_from`, the feed's entries with the posts of hot authors and those that are
+still being pushed; below it, and while an author does not push to this reader yet, what the store finds by
+pull. Nothing here waits: what is not in memory is asked for by `Missing`, and the page is made again with
+what was fetched.
 """
 
 from bisect import bisect_left, bisect_right
@@ -50,6 +51,7 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True):
     post_ids: tuple[int, ...] = ()
     marks: tuple[int, ...] = ()
     rings: tuple[str, ...] = ()  # hot authors whose newest posts are not in memory
+    affinities: bool = False  # how much the reader has to do with each author
     pull_before: int = -1  # 0: from the newest
     pull_after: int = -1
     limit: int = 0
@@ -82,7 +84,7 @@ def judge(
     author_id = found.author_id
     if author_id not in relations.follows:
         return "not_followed"
-    if author_id in relations.blocked:
+    if author_id in relations.blocks or author_id in relations.blocked_by:
         return "blocked"
     if author_id in relations.muted:
         return "muted"
@@ -92,7 +94,7 @@ def judge(
         if root is None or root.post.deleted:
             return "deleted"
         root_author_id = root.author_id
-        if root_author_id in relations.blocked:
+        if root_author_id in relations.blocks or root_author_id in relations.blocked_by:
             return "blocked"
         if root_author_id in relations.muted:
             return "muted"
@@ -199,7 +201,6 @@ class PageMaker:
     def dress(self, shown: Sequence[Shown], scores: Sequence[float] = ()) -> list[FeedItem] | Missing:
         """Add what is the reader's own: marks, and why each is here."""
         relations, fetched = self._relations, self._fetched
-        own_id, hot = self._feed.user_id, self._node.hot
         liked, reposted = relations.liked, relations.reposted
         liked_from = max(relations.liked_from, relations.reposted_from)
         items: list[FeedItem] = []
@@ -213,24 +214,45 @@ class PageMaker:
                     unknown.append(marked_id)
                 is_liked = is_liked or marked_id in fetched.liked
                 is_reposted = is_reposted or marked_id in fetched.reposted
-            why: Why = "followed"
-            if found.author_id == own_id:
-                why = "own"
-            elif root is not None:
-                why = "repost"
-            elif found.is_hot and found.author_id in hot:
-                why = "hot"
             items.append(
                 FeedItem(
                     post=found.post,
                     original=None if root is None else root.post,
-                    why=why,
+                    why=self.why(entry),
                     liked=is_liked,
                     reposted=is_reposted,
                     score=scores[index] if scores else 0.0,
                 )
             )
         return Missing(marks=tuple(unknown)) if unknown else items
+
+    def why(self, entry: Shown) -> Why:
+        """Why a post that is shown is in the feed."""
+        found = entry.post
+        if found.author_id == self._feed.user_id:
+            return "own"
+        if entry.root is not None:
+            return "repost"
+        return "hot" if found.is_hot else "followed"
+
+    def still_shown(self, post_ids: Sequence[int]) -> list[Shown | None] | Missing:
+        """These posts, None for each that the reader does not get any more."""
+        missing = self._unknown(post_ids)
+        if missing is not None:
+            return missing
+        entries: list[Shown | None] = []
+        for post_id in post_ids:
+            shown: list[Shown] = []
+            self._examine(post_id, shown, [])
+            entries.append(shown[0] if shown else None)
+        return entries
+
+    def entry(self, post_id: int) -> Shown | None:
+        """A post with what it repeats, by what is in memory."""
+        found = self._posts.get(post_id)
+        if found is None:
+            return None
+        return Shown(found, self._posts.get(found.root_id) if found.root_id else None)
 
     def new_above(self, position: int) -> int:
         """How many visible posts are newer than a place, counted up to 100, by what is in memory."""
@@ -330,7 +352,7 @@ class PageMaker:
         return sorted({*falling, *extra}, reverse=True)
 
     def _ring_depth(self, low: int) -> int | Missing:
-        """From where on the rings hold everything that hot authors have written; 0: down to `low`, at least."""
+        """From where on the rings hold all that hot authors have written; 0: down to `low`, at least."""
         node, follows = self._node, self._relations.follows
         if not node.hot or follows.isdisjoint(node.hot):
             return 0

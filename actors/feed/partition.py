@@ -1,11 +1,12 @@
 """The actor of one partition: it owns the feeds of its readers, and answers their pages from memory.
 
-What is pushed is one row of the partition's stream for each message, with all who got it; feeds in memory follow the
-commits. Each feed is also written down from time to time (`FeedRow`), so that after a restart the stream is read from
-there on, and can be trimmed. A feed that is not in memory is made by pull when it is read, and kept from then on.
+What is pushed is one row of the partition's stream for each message, with all who got it; feeds in memory
+follow the commits. Each feed is also written down from time to time (`FeedRow`), so that after a restart the
+stream is read from there on, and can be trimmed. A feed that is not in memory is made by pull when it is
+read, and kept from then on.
 
-Reading from the store never holds up the mailbox: a request that lacks something waits beside it, as a `_Request`,
-and is taken up again when what it lacked has been posted back.
+Reading from the store never holds up the mailbox: a request that lacks something waits beside it, as a
+`_Request`, and is taken up again when what it lacked has been posted back.
 """
 
 from collections.abc import Sequence
@@ -15,11 +16,16 @@ from typing import Final
 import msgspec
 
 from actors.entity import EntityContext
+from actors.feed.affinity import HISTORY_MS, HISTORY_ROWS, Affinities
 from actors.feed.cursor import Cursor, read_cursor, write_cursor
 from actors.feed.feed import Feed, FeedLimits, Relations, read_entries
 from actors.feed.feed_follower import FeedFollower
+from actors.feed.ids import first_id_at
 from actors.feed.index import Change, FeedNode
 from actors.feed.page import Fetched, Missing, PageMaker, Pulled, Shown, Stretch
+from actors.feed.ranked_feed import RankedFeeds
+from actors.feed.ranked_page import explain, ranked_page
+from actors.feed.ranking import COMMENT_WEIGHT, LIKE_WEIGHT, REPOST_WEIGHT
 from actors.feed.relations_keeper import RelationsKeeper
 from actors.feed_audience import FEED_STREAM
 from actors.messages import Ask, Evict, FanOut, FeedWatched, Told
@@ -144,6 +150,7 @@ class FeedPartition(RelationsKeeper):
         node: FeedNode,
         limits: FeedLimits,
         stats: FeedStats,
+        ranked: RankedFeeds,
         follower: FeedFollower,
         now_ms: WallClock,
     ) -> None:
@@ -166,6 +173,7 @@ class FeedPartition(RelationsKeeper):
         self._first_seq = 1
         self._is_writing_down = False
         self._stats = stats
+        self._ranked = ranked
         self._follower = follower
 
     # -- life ---------------------------------------------------------------------------------------
@@ -398,7 +406,8 @@ class FeedPartition(RelationsKeeper):
         if isinstance(command, feed_commands.ListInterests):
             return feed_replies.InterestList(items=feed.relations.interests.listed(now_ms))
         if isinstance(command, feed_commands.ExplainPost):
-            return self._explain(command, feed, request.fetched, now_ms)
+            maker = PageMaker(feed, self._node, self._limits, request.fetched, now_ms=now_ms)
+            return explain(maker, feed, self._ranked, command.post_id, now_ms)
         assert isinstance(command, feed_commands.ReadFeed)
         if command.before and command.after is not None:
             raise ProtocolError("bad_field", "Give `before` or `after`, not both.")
@@ -406,19 +415,29 @@ class FeedPartition(RelationsKeeper):
             feed, self._node, self._limits, request.fetched, now_ms=now_ms, explain=command.explain
         )
         user_id = feed.user_id
+        cap = self._limits.cap
+        start = Cursor("older", 0, 0, 0)
+        if command.before:
+            start = read_cursor(command.before, user_id, "older", "ranked")
+        is_ranked = start.kind == "ranked"
+        if not command.before and command.after is None:
+            is_ranked = (command.order or self._node.options_of(request.ask.app_id).order) == "ranked"
+        if is_ranked:
+            made = ranked_page(maker, feed, self._ranked, start, command.limit, cap=cap, now_ms=now_ms)
+            if isinstance(made, Missing):
+                return made
+            stretch, scores, goes_on = made
+            return self._page(maker, feed, command, start, stretch, scores, goes_on)
         if command.after is not None:
             start = Cursor("newer", 0, 0, 0)
             if command.after:
                 start = read_cursor(command.after, user_id, "newer")
-            stretch = maker.newer(start.bound, command.limit)
+            found = maker.newer(start.bound, command.limit)
         else:
-            start = Cursor("older", 0, 0, 0)
-            if command.before:
-                start = read_cursor(command.before, user_id, "older", "ranked")
-            stretch = maker.older(start.bound, command.limit)
-        if isinstance(stretch, Missing):
-            return stretch
-        return self._page(maker, feed, command, start, stretch)
+            found = maker.older(start.bound, command.limit)
+        if isinstance(found, Missing):
+            return found
+        return self._page(maker, feed, command, start, found)
 
     def _page(
         self,
@@ -427,8 +446,11 @@ class FeedPartition(RelationsKeeper):
         command: feed_commands.ReadFeed,
         start: Cursor,
         stretch: Stretch,
+        scores: Sequence[float] = (),
+        goes_on: Cursor | None = None,
     ) -> feed_replies.FeedPage | Missing:
-        items = maker.dress(stretch.shown)
+        """Dress what was found. `goes_on`: where a ranked page goes on; others say so themselves."""
+        items = maker.dress(stretch.shown, scores)
         if isinstance(items, Missing):
             return items
         assert feed.relations is not None
@@ -442,7 +464,9 @@ class FeedPartition(RelationsKeeper):
             if not command.after and stretch.first_examined:
                 before = write_cursor(Cursor("older", stretch.first_examined, 0, 0), user_id)
         else:
-            if not stretch.is_end:
+            if goes_on is not None:
+                before = write_cursor(goes_on, user_id)
+            elif not stretch.is_end:
                 before = write_cursor(Cursor("older", stretch.last_examined, counted, anchor), user_id)
             after = write_cursor(Cursor("newer", stretch.first_examined, 0, 0), user_id)
         position = feed.relations.read_position
@@ -452,20 +476,12 @@ class FeedPartition(RelationsKeeper):
             before=before,
             after=after,
             complete=stretch.is_complete,
+            order="ranked" if scores else "chronological",
             position=feed.position,
             read_position=position,
             new_above=maker.new_above(position) if is_first and position else 0,
             left_out=stretch.left_out,
         )
-
-    def _explain(
-        self, command: feed_commands.ExplainPost, feed: Feed, fetched: Fetched, now_ms: int
-    ) -> feed_replies.Explanation | Missing:
-        maker = PageMaker(feed, self._node, self._limits, fetched, now_ms=now_ms)
-        reason = maker.judge(command.post_id)
-        if isinstance(reason, Missing):
-            return reason
-        raise NotImplementedError
 
     # -- reading from the store ---------------------------------------------------------------------
 
@@ -558,6 +574,8 @@ class FeedPartition(RelationsKeeper):
                         author_id, after=0, before=1 << 62, limit=missing.limit
                     )
                     hot.load(post_ids, is_whole=len(post_ids) < missing.limit)
+            if missing.affinities:
+                await self._fetch_affinities(user_id, request.feed)
             if missing.marks:
                 liked, reposted = await self._reads.marks(user_id, missing.marks)
                 fetched.marked.update(missing.marks)
@@ -568,6 +586,22 @@ class FeedPartition(RelationsKeeper):
         except HubbubError as failure:
             error = failure
         self._ctx.post(_Retry(request, error))
+
+    async def _fetch_affinities(self, user_id: str, unkept: Feed | None) -> None:
+        now_ms = self._now_ms()
+        rows = await self._reads.affinities(
+            user_id,
+            since_id=first_id_at(now_ms - HISTORY_MS),
+            limit=HISTORY_ROWS,
+            weights=(LIKE_WEIGHT, COMMENT_WEIGHT, REPOST_WEIGHT),
+        )
+
+        def change(relations: Relations) -> None:
+            relations.affinities = Affinities(rows, now_ms=now_ms)
+
+        self._node.relate(user_id, change)
+        if unkept is not None and unkept.relations is not None:
+            change(unkept.relations)
 
     async def _fetch_posts(self, post_ids: Sequence[int]) -> None:
         posts = self._node.posts

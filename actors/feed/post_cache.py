@@ -1,7 +1,7 @@
 """Posts that pages were made of lately, apart from the feeds that show them: one copy for all readers.
 
-It is filled by what authors write on this node and by what pages had to read. Two generations make it a cache:
-what is used moves into the younger one, and when that is full the older one goes.
+It is filled by what authors write on this node and by what pages had to read. Two generations make it a
+cache: what is used moves into the younger one, and when that is full the older one goes.
 """
 
 from collections.abc import Iterable

@@ -1,7 +1,9 @@
-"""Whom a reader follows and mutes, what they are not interested in, how far they have read: decided and stored.
+"""Whom a reader follows and mutes, what they are not interested in, how far they have read: decided and
+stored.
 
-A part of the feed partition's actor (actors.feed.partition), which is the only writer of these rows. The author's
-side of a follow, and of its count, is the author's actor's: each tells the other what has changed, durably.
+A part of the feed partition's actor (actors.feed.partition), which is the only writer of these rows. The
+author's side of a follow, and of its count, is the author's actor's: each tells the other what has changed,
+durably.
 """
 
 from collections import OrderedDict
@@ -131,7 +133,7 @@ class RelationsKeeper(StreamActor):
             raise Refused("too_many_follows")
         profile = await self._log.get(AuthorRow, author_id)
         is_private = profile is not None and profile.is_private
-        state = "requested" if is_private else "following"
+        state: FollowState = "requested" if is_private else "following"
         self._stage_edge(user_id, author_id, state, reply)
         if is_private:
             self._stage_tell(author_id, FollowerMoved(user_id, "requested"))

@@ -1,0 +1,140 @@
+"""The news feed's part of a node: authors and feed partitions as hosts of actors, and what they share."""
+
+from collections.abc import Callable, Collection
+
+from actors.address import Address
+from actors.entity_host import DeadLetterSink, EntityHost
+from actors.feed import address as feed_address
+from actors.feed import author as author_actor
+from actors.feed.author import AuthorActor
+from actors.feed.feed import FeedLimits
+from actors.feed.feed_follower import FeedFollower
+from actors.feed.ids import PostIds
+from actors.feed.index import FeedNode
+from actors.feed.news import FeedNewsTeller
+from actors.feed.partition import FeedPartition, FeedStats
+from actors.feed.ranked_feed import RankedFeeds
+from actors.feed.resumer import FanoutResumer
+from actors.hub import Hub
+from actors.ports import Fanout, Leases, Relay
+from actors.rounds import Turn
+from actors.router import Router
+from actors.supervisor import ChildSpec, at_once
+from storage.store import Store
+
+MAX_AUTHORS = 20_000  # awake at once; one who rests costs nothing
+
+
+class FeedCore:
+    """Wire the feed's actors over one store."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        router: Router,
+        hub: Hub,
+        fanout: Fanout,
+        leases: Leases,
+        relay: Relay,
+        turn: Turn,
+        now_ms: Callable[[], int],
+        on_dead_letter: DeadLetterSink,
+        has_others: bool,
+        limits: FeedLimits,
+    ) -> None:
+        """`has_others`: there may be other nodes, whose posts are read from the log."""
+        self.limits = limits
+        self.stats = FeedStats()
+        self.node = node = FeedNode()
+        self.follower = FeedFollower(node, store.feeds, is_needed=has_others)
+        self.ranked = RankedFeeds()
+        self._news = FeedNewsTeller(node, fanout, now_ms=now_ms)
+        self._resumer = FanoutResumer(store, router, owns=leases.owns)
+        hub.feeds.heard = node.heard
+        ids = PostIds()
+
+        def author(address: Address) -> AuthorActor:
+            return AuthorActor(
+                address,
+                log=store,
+                leases=leases,
+                relay=relay,
+                now_ms=now_ms,
+                fanout=fanout,
+                index=node,
+                ids=ids,
+                hot_followers=limits.hot_followers,
+                cool_followers=limits.cool_followers,
+            )
+
+        def partition(address: Address) -> FeedPartition:
+            return FeedPartition(
+                int(address.id),
+                log=store,
+                reads=store.feeds,
+                leases=leases,
+                relay=relay,
+                fanout=fanout,
+                node=node,
+                limits=limits,
+                stats=self.stats,
+                ranked=self.ranked,
+                follower=self.follower,
+                now_ms=now_ms,
+            )
+
+        self.authors = EntityHost(
+            author_actor.KIND,
+            author,
+            router=router,
+            on_dead_letter=on_dead_letter,
+            max_active=MAX_AUTHORS,
+            wakes_after_crash=True,
+            turn=turn,
+        )
+        self.partitions = EntityHost(
+            feed_address.KIND,
+            partition,
+            router=router,
+            on_dead_letter=on_dead_letter,
+            mailbox_capacity=2048,  # it speaks for thousands of readers
+            wakes_after_crash=True,
+            turn=turn,
+        )
+
+    @property
+    def hosts(self) -> tuple[EntityHost, EntityHost]:
+        """The hosts, for routing and hand-over."""
+        return self.authors, self.partitions
+
+    def child_specs(self) -> list[ChildSpec]:
+        """What to supervise, in the order of starting."""
+        return [
+            self.partitions.child_spec(),
+            self.authors.child_spec(),
+            ChildSpec(name="feed_follower", start=at_once(self.follower.run)),
+            ChildSpec(name="feed_news", start=at_once(self._news.run)),
+            ChildSpec(name="fanout_resumer", start=at_once(self._resumer.run)),
+        ]
+
+    def shards_moved(self, *, ours: Collection[int]) -> None:
+        """This node has taken shards: posts that their authors were pushing go on."""
+        if ours:
+            self._resumer.scan_soon()
+
+    def gauges(self) -> dict[str, float]:
+        """How the feeds are doing, for the metrics."""
+        stats = self.stats
+        return {
+            "feed_entries_pushed": stats.entry_count,
+            "feed_posts": self.node.post_count,
+            "feed_pages": stats.page_count,
+            "feed_late_pages": stats.late_page_count,
+            "feed_cold_loads": stats.cold_load_count,
+            "feeds_written_down": stats.written_down_count,
+            "feeds_in_memory": len(self.node.feeds),
+            "feed_posts_in_memory": len(self.node.posts),
+            "feed_posts_pending": sum(map(len, self.node.pending.values())),
+            "hot_authors": len(self.node.hot),
+        }
