@@ -26,9 +26,9 @@ awake after a start is a figure of its own.
 Entries are feeds that got a post, by the server's own counter, which must in the end be the sum of all
 posts' followers. Latencies of live events count from when a post was sent (in "both": was due) to a
 follower's `feed` event (of hot authors: `feed_news`, which is coalesced), by the author's class. Every page
-is checked: 20 posts by falling id, and none missing that was acked by an author the reader follows before it was
-asked for; every 50th wholly. Every live event must come once to each follower who watches, and positions have
-no hole.
+is checked: 20 posts by falling id, and none missing that was acked by an author the reader follows before it
+was asked for; every 50th wholly. Every live event must come once to each follower who watches, and positions
+have no hole.
 
 Redis does its part of the same beside it: see bench/peers/redis_feed.py.
 """

@@ -140,10 +140,10 @@ class Ladder:
         """Return the measured rung; not sustained, where none was."""
         part = self._search(seconds / 2, steps)
         last = self._try(part, seconds)
-        for _ in range(3):  # a longer time finds queues that a shorter one did not
+        for _ in range(4):  # a longer time finds queues that a shorter one did not
             if last.is_sustained:
                 break
-            part *= 0.9
+            part *= 0.85
             last = self._try(part, seconds)
         return last
 

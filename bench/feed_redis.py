@@ -122,13 +122,12 @@ class RedisApp:
                 if self.on_done is not None:
                     self.on_done()
 
-        connection.send(command(b"SET", b"post:%d" % post_id, body), 1, lambda _, at_done: done(0, at_done))
+        def counting(entry_count: int) -> Callable[[object, float], None]:
+            return lambda _, at_done: done(entry_count, at_done)
+
+        connection.send(command(b"SET", b"post:%d" % post_id, body), 1, counting(0))
         for data, entry_count in batches:
-            connection.send(
-                numbered(data, post_id),
-                2 * entry_count,
-                lambda _, at_done, count=entry_count: done(count, at_done),
-            )
+            connection.send(numbered(data, post_id), 2 * entry_count, counting(entry_count))
 
     def read_page(self, place: int, at: float) -> None:
         """Read the newest page of a reader; its latency counts from `at`."""
@@ -265,7 +264,7 @@ def _run_reads(setting: Setting, variant: str, app: RedisApp) -> Trial:
 
     def ask_next() -> None:
         nonlocal place
-        if is_asking:
+        if is_asking and (variant == WARM or place < len(app.people.readers)):
             place += 1
             app.read_page(place, now())
 
@@ -284,11 +283,12 @@ def _run_reads(setting: Setting, variant: str, app: RedisApp) -> Trial:
         else:  # all is in memory at all times, so this is one round of the same
             app.forget()
             meter.start()
-            app.on_answer = lambda: place < len(app.people.readers) and ask_next()
-            for _ in range(min(UNANSWERED, len(app.people.readers))):
+            reader_count = len(app.people.readers)
+            app.on_answer = ask_next
+            for _ in range(min(UNANSWERED, reader_count)):
                 ask_next()
             app.loop.run_until(
-                lambda: app.answered_count >= len(app.people.readers),
+                lambda: app.answered_count >= reader_count,
                 timeout_s=SETTLE_TIMEOUT_S,
                 what="every reader has a page",
             )
