@@ -8,6 +8,7 @@ import msgspec
 
 from actors import conversation_rules as rules
 from actors.address import Address
+from actors.attachments import attachments_of
 from actors.conversation_base import ConversationBase
 from actors.conversation_rules import MemberState, Target
 from actors.messages import (
@@ -21,7 +22,6 @@ from protocol.errors import HubbubError, Refused
 from protocol.events import ConversationEvent
 from protocol.records import (
     Appended,
-    FileRow,
     LogRow,
     Mention,
     MessageState,
@@ -81,7 +81,7 @@ class Messages(ConversationBase):
         at_ms = self._may_send(ask, command)
         if command.reply_to:
             await self._target(command.reply_to)
-        files = await self._attachments(command.file_ids) if command.file_ids else []
+        files = await attachments_of(self._log, self._known.app_id, command.file_ids)
         root: Target | None = None
         if command.thread:
             root = await self._target(command.thread)
@@ -230,26 +230,6 @@ class Messages(ConversationBase):
         first = self._sent(at, is_repetition=True)
         self._answer_in_order(reply, first)
         return True
-
-    async def _attachments(self, file_ids: list[str]) -> list[Attachment]:
-        state = self._known
-        rows = {row.file_id: row for row in await self._log.find_many(FileRow, "file_id", file_ids)}
-        files = []
-        for file_id in file_ids:
-            row = rows.get(file_id)
-            if row is None or row.app_id != state.app_id:
-                raise Refused("file_not_found", f"There is no file {file_id}.")
-            files.append(
-                Attachment(
-                    file_id=file_id,
-                    name=row.name,
-                    media_type=row.media_type,
-                    size_bytes=row.size_bytes,
-                    width=row.width,
-                    height=row.height,
-                )
-            )
-        return files
 
     async def _target(self, seq: int) -> Target:
         """The message that a command is about.

@@ -15,6 +15,7 @@ from protocol.records import (
     Append,
     Appended,
     AuthorRow,
+    AuthorStart,
     Entry,
     FeedRow,
     MessageState,
@@ -29,8 +30,37 @@ R = TypeVar("R", bound=Row)
 Outcome = tuple[Appended, ...] | HubbubError
 
 
+class PostLog(Protocol):
+    """The part of the store that authors read; see storage.store.PostReads."""
+
+    async def largest_id(self) -> int: ...
+
+    async def author_start(self, author_id: str) -> AuthorStart: ...
+
+    async def post(self, post_id: int) -> tuple[PostRow, PostCountsRow | None] | None: ...
+
+    async def repost_by(self, user_id: str, post_id: int) -> PostRow | None: ...
+
+    async def requests(
+        self, author_id: str, *, after: tuple[int, str] | None = None, limit: int
+    ) -> list[tuple[int, str]]: ...
+
+    async def following_count(self, user_id: str) -> int: ...
+
+    async def marks(self, user_id: str, post_ids: Sequence[int]) -> tuple[set[int], set[int]]: ...
+
+    async def follower_versions(
+        self, author_id: str, *, after: str = "", limit: int
+    ) -> list[tuple[str, int]]: ...
+
+    async def unfinished(self, *, after: str = "", limit: int) -> list[tuple[str, int]]: ...
+
+
 class Log(Protocol):
     """The part of the store that actors write and load their state through; see storage.store.Store."""
+
+    @property
+    def posts(self) -> PostLog: ...
 
     def append_nowait(self, append: Append, on_done: Callable[[Outcome], None]) -> None: ...
 
@@ -284,6 +314,14 @@ class FeedIndex(Protocol):
 
     def blocked(self, user_id: str, other_id: str, *, blocked: bool) -> None: ...
 
+    def forget(self, author_id: str) -> None:
+        """The author's actor has ended out of turn: more may be stored than told, until one starts."""
+        ...
+
+    def started(self, author: AuthorRow) -> None:
+        """The author's actor has begun, and has told of the posts that it is still pushing."""
+        ...
+
 
 class WallClock(Protocol):
     """Unix time in milliseconds; for display and for limits set by people, never for order."""
@@ -299,6 +337,7 @@ __all__ = [
     "Log",
     "MessageState",
     "Outcome",
+    "PostLog",
     "Recent",
     "Relay",
     "WallClock",

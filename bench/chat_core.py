@@ -40,6 +40,7 @@ from server.directory import Directory
 from server.identity import Identity
 from server.log_ins import LogIns
 from server.session import Session
+from server.tails import MAX_BYTES
 from storage import open_store
 from storage.sqlite import SqliteStore
 
@@ -156,7 +157,7 @@ class Node:
 
 
 @asynccontextmanager
-async def open_node(directory: Path, user_count: int, **options: int) -> AsyncIterator[Node]:
+async def open_node(directory: Path, user_count: int, *, tails_bytes: int = MAX_BYTES) -> AsyncIterator[Node]:
     users = [
         User(
             user_id=f"u{number}",
@@ -182,7 +183,7 @@ async def open_node(directory: Path, user_count: int, **options: int) -> AsyncIt
             now_ms=lambda: time.time_ns() // 1_000_000,
             max_file_bytes=1 << 20,
             debounce_s=0.0,
-            **options,
+            tails_bytes=tails_bytes,
         )
         await store.commit([Insert(user) for user in users])
         async with trio.open_nursery() as nursery:

@@ -454,7 +454,10 @@ class PostLike(Row, frozen=True, kw_only=True):
 
     table: ClassVar[str] = "post_like"
     key: ClassVar[tuple[str, ...]] = ("post_id", "user_id")
-    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("user_id", "post_id"),)
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("user_id", "post_id"),
+        ("post_id", "at_ms", "user_id"),
+    )
 
     post_id: int
     user_id: str
@@ -651,14 +654,20 @@ class CampaignRow(Row, frozen=True, kw_only=True):
 class AdShown(Row, frozen=True, kw_only=True):
     """An ad that was put into a slot of a user's feed; written by the feed partition of the user.
 
-    `slot` is the post behind which it stands, in the scroll that began at `anchor`.
+    `slot` is the post behind which it stands, in the scroll that began at `anchor`. The slot keeps its ad for
+    24 h; `day` keeps this row and what was counted by it apart from what is put there later.
     """
 
     table: ClassVar[str] = "ad_shown"
-    key: ClassVar[tuple[str, ...]] = ("user_id", "anchor", "slot")
-    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("campaign_id",), ("at_ms",))
+    key: ClassVar[tuple[str, ...]] = ("user_id", "day", "anchor", "slot")
+    # Whole answers out of an index: what a campaign counts, and what was shown lately and not told as seen.
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("campaign_id", "seen_at_ms", "clicked_at_ms"),
+        ("at_ms", "seen_at_ms", "campaign_id"),
+    )
 
     user_id: str
+    day: Annotated[int, Meta(description="Of at_ms, as days since 1970 in UTC.")]
     anchor: int
     slot: int
     campaign_id: str
@@ -862,3 +871,29 @@ class LogIn(msgspec.Struct, frozen=True, kw_only=True):
     user: User | None
     is_disabled: bool
     last_seen_ms: int = 0
+
+
+class AuthorView(msgspec.Struct, frozen=True, kw_only=True):
+    """A user as an author, and how one viewer stands to them, as the store joins it."""
+
+    author_id: str
+    app_id: str  # empty: there is no such user
+    is_private: bool = False
+    is_hot: bool = False
+    follower_count: int = 0
+    post_count: int = 0
+    follow: str = ""  # the viewer's: requested or following; empty: neither
+    follows_viewer: bool = False
+    is_muted: bool = False  # by the viewer
+    is_blocked: bool = False  # by the viewer
+    blocks_viewer: bool = False
+
+
+class AuthorStart(msgspec.Struct, frozen=True, kw_only=True):
+    """What an author's actor begins with, of one moment."""
+
+    app_id: str  # empty: there is no such user
+    author: AuthorRow | None
+    head: StreamHead
+    unfinished: list[PostRow] = []  # posts that are still being pushed, the oldest first
+    has_requests: bool = False

@@ -46,7 +46,7 @@ class FeedCore:
         """`has_others`: there may be other nodes, whose posts are read from the log."""
         self.limits = limits
         self.stats = FeedStats()
-        self.node = node = FeedNode()
+        self.node = node = FeedNode(has_others=has_others)
         self.follower = FeedFollower(node, store.feeds, is_needed=has_others)
         self.ranked = RankedFeeds()
         self._news = FeedNewsTeller(node, fanout, now_ms=now_ms)

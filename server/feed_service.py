@@ -59,7 +59,7 @@ class FeedService:
     ) -> None:
         self._router = router
         self._hub = hub
-        self.reads: dict[type[Command], Read] = {**posts.handlers(), **reads}
+        self.reads: dict[type[Command], Read] = {**posts.handlers, **reads}
 
     @staticmethod
     def actor_of(caller: Caller, kind: type[Command]) -> Address | None:

@@ -19,7 +19,8 @@ from storage.schema import SHARD_COUNT, TableSpec, all_specs
 from storage.views import VIEWS
 
 # Beyond what the Structs tell. Deleted messages are counted for each unread badge: only these rows are
-# indexed. And a message's edits are found when it is deleted, to erase them too.
+# indexed. A message's edits are found when it is deleted, to erase them too. And few posts are reposts, of
+# which each author has at most one of each post.
 _EXTRA_INDEXES = (
     "CREATE INDEX IF NOT EXISTS idx_message_state_deleted ON message_state (conversation_id, seq)"
     " WHERE deleted_at_ms > 0",
@@ -29,6 +30,7 @@ _EXTRA_INDEXES = (
     f"CREATE INDEX IF NOT EXISTS idx_log_feed ON log (lsn) WHERE {IS_FEED_KIND}",
     # Authors whose posts are merged in when feeds are read.
     "CREATE INDEX IF NOT EXISTS idx_author_hot ON author (user_id) WHERE last_hot_id > 0",
+    "CREATE INDEX IF NOT EXISTS idx_post_repost ON post (author_id, repost_of) WHERE repost_of > 0",
 )
 # Rows lie in order of arrival (lsn), so that a commit dirties the tail of the table and not a page per
 # stream.

@@ -41,6 +41,7 @@ from storage.files import FileStore
 from storage.gather import Gathered
 from storage.locks import LifeLock, NodeLock, WriteLock
 from storage.migrations import migrate
+from storage.post_reads import SqlitePostReads
 from storage.reader import Readers
 from storage.store import Outcome, Value
 from storage.writer import Call, Writer, WriterStats
@@ -102,6 +103,7 @@ class SqliteStore:
     ) -> None:
         self.directory = directory
         self.files = FileStore(directory / FILES_NAME)
+        self.posts = SqlitePostReads(readers)
         self._writer = writer
         self._readers = readers
         self._arrivals = Gathered(readers, queries.arrivals)

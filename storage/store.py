@@ -12,12 +12,17 @@ from protocol.records import (
     Append,
     Appended,
     Arrival,
+    AuthorStart,
+    AuthorView,
+    CommentRow,
     Entry,
     FeedRow,
     LogIn,
     MessageState,
     NodeLease,
     Op,
+    PostCountsRow,
+    PostRow,
     Row,
     ShardOwner,
     StreamHead,
@@ -28,6 +33,104 @@ from protocol.records import (
 R = TypeVar("R", bound=Row)
 Outcome = tuple[Appended, ...] | HubbubError
 Value = str | int | None
+PostAt = tuple[PostRow, PostCountsRow | None]
+"""A post with its counts; None: all are 0."""
+UserAt = tuple[int, str]
+"""When something began (Unix ms), and whom it is about: also where a list goes on."""
+
+
+class PostReads(Protocol):
+    """What is read of posts, and of who stands how to whom. Each read is of one state of the store.
+
+    Lists of users are by (time, user_id), newest first but for requests; `after` is the last one of the page
+    before. With `viewer_id` they leave out whom a block parts from the viewer.
+    """
+
+    async def largest_id(self) -> int:
+        """The largest id of any post or comment; 0 for none."""
+        ...
+
+    async def author_start(self, author_id: str) -> AuthorStart:
+        """All that an author's actor begins with."""
+        ...
+
+    async def post(self, post_id: int) -> PostAt | None:
+        """One post, deleted or not."""
+        ...
+
+    async def posts(self, post_ids: Sequence[int]) -> dict[int, PostAt]:
+        """Those of up to 1,000 posts that exist, deleted or not."""
+        ...
+
+    async def timeline(
+        self, author_id: str, *, before: int = 0, limit: int, is_public_only: bool = False
+    ) -> list[PostAt]:
+        """An author's posts and reposts by falling post_id, below `before` if that is not 0; no deleted ones.
+
+        `is_public_only` keeps to those with that visibility. What a repost repeats is not looked at.
+        """
+        ...
+
+    async def repost_by(self, user_id: str, post_id: int) -> PostRow | None:
+        """The user's own repost of that post, if it is not deleted."""
+        ...
+
+    async def comments(
+        self, post_id: int, *, parent_id: int = 0, after: int = 0, limit: int, viewer_id: str
+    ) -> list[CommentRow]:
+        """Comments on a post (or answers to one) by rising comment_id, deleted ones in their places.
+
+        Without those of users whom the viewer has muted, or whom a block parts from the viewer.
+        """
+        ...
+
+    async def likes(
+        self, post_id: int, *, after: UserAt | None = None, limit: int, viewer_id: str
+    ) -> list[UserAt]:
+        """Who likes a post."""
+        ...
+
+    async def followers(
+        self, author_id: str, *, after: UserAt | None = None, limit: int, viewer_id: str
+    ) -> list[UserAt]:
+        """Who follows an author, as that one's actor has counted."""
+        ...
+
+    async def following(
+        self, user_id: str, *, after: UserAt | None = None, limit: int, viewer_id: str
+    ) -> list[UserAt]:
+        """Whom a user follows; requests are left out."""
+        ...
+
+    async def requests(self, author_id: str, *, after: UserAt | None = None, limit: int) -> list[UserAt]:
+        """Who asks to follow an author, oldest first."""
+        ...
+
+    async def muted(self, user_id: str, *, after: UserAt | None = None, limit: int) -> list[UserAt]:
+        """Whom a user has muted."""
+        ...
+
+    async def following_count(self, user_id: str) -> int:
+        """How many authors a user follows."""
+        ...
+
+    async def marks(self, user_id: str, post_ids: Sequence[int]) -> tuple[set[int], set[int]]:
+        """Those of the posts that the user likes, and those that the user has reposted."""
+        ...
+
+    async def views(self, viewer_id: str, author_ids: Sequence[str]) -> dict[str, AuthorView]:
+        """Each of the authors as the viewer stands to them; also of users who do not exist."""
+        ...
+
+    async def follower_versions(
+        self, author_id: str, *, after: str = "", limit: int
+    ) -> list[tuple[str, int]]:
+        """(follower_id, version) of an author's followers, by rising follower_id."""
+        ...
+
+    async def unfinished(self, *, after: str = "", limit: int) -> list[tuple[str, int]]:
+        """(author_id, shard) of authors with posts that are still being pushed, by rising author_id."""
+        ...
 
 
 class FeedReads(Protocol):
@@ -91,6 +194,8 @@ class Store(Protocol):
 
     @property
     def feeds(self) -> FeedReads: ...
+    @property
+    def posts(self) -> PostReads: ...
 
     async def claim_all(self, node_id: str) -> dict[int, int]:
         """Take all 256 shards with new epochs, as a single node does at its start. Returns shard -> epoch.

@@ -11,6 +11,7 @@ from typing import Final
 from actors.address import Address
 
 KIND: Final = "feed"
+AUTHOR_KIND: Final = "author"
 PARTITION_COUNT: Final = (
     32  # fixed for the life of a data directory: enough for a dozen nodes to share evenly
 )
@@ -31,6 +32,11 @@ def partition_address(partition: int) -> Address:
 def feed_address(user_id: str) -> Address:
     """The address of the actor that owns a user's feed."""
     return _ADDRESSES[partition_of(user_id)]
+
+
+def author_address(user_id: str) -> Address:
+    """The address of the actor that owns a user's posts."""
+    return Address(AUTHOR_KIND, user_id)
 
 
 _ADDRESSES: Final = [Address(KIND, str(partition)) for partition in range(PARTITION_COUNT)]

@@ -1,14 +1,18 @@
 """Places in a feed as clients carry them: opaque, and good for the reader who got them alone."""
 
+import re
 from hashlib import blake2b
 from typing import Final
 
 import msgspec
 
 from protocol.errors import Refused
+from protocol.limits import MAX_SAFE_INTEGER
 
 _LETTERS: Final = {"older": "o", "newer": "n", "ranked": "r"}
 _NAMES: Final = {letter: kind for kind, letter in _LETTERS.items()}
+
+_PATTERN: Final = re.compile(r"([onr])([0-9a-f]{1,14})\.([0-9a-f]{1,14})\.([0-9a-f]{1,14})\.([0-9a-f]{1,14})")
 
 
 class Cursor(msgspec.Struct, frozen=True):
@@ -37,15 +41,16 @@ def write_cursor(cursor: Cursor, user_id: str) -> str:
 def read_cursor(text: str, user_id: str, *kinds: str) -> Cursor:
     """Take a place back. Raises: Refused("bad_cursor"): it was not given to this reader for this use."""
     body, _, check = text.rpartition(".")
-    if not body or check != _check(body, user_id):
+    found = _PATTERN.fullmatch(body)
+    if found is None or check != _check(body, user_id):
         raise Refused("bad_cursor", "That cursor was not given to this user.")
-    bound, counted, anchor, made_at = (int(part, 16) for part in body[1:].split("."))
-    kind = _NAMES[body[0]]
-    if kind not in kinds:
+    kind = _NAMES[found[1]]
+    bound, counted, anchor, made_at = (int(part, 16) for part in found.groups()[1:])
+    if kind not in kinds or max(bound, counted, anchor, made_at) > MAX_SAFE_INTEGER:
         raise Refused("bad_cursor", f"That cursor is for another use: {kind}.")
     return Cursor(kind, bound, counted, anchor, made_at)
 
 
 def _check(text: str, user_id: str) -> str:
-    """Not a secret: it tells a mistake from a place, and whoever makes one up sees only the own feed."""
+    """No secret: it tells a mistake from a place, and who makes one up sees only the own feed."""
     return blake2b(f"{user_id}\x00{text}".encode(errors="surrogatepass"), digest_size=5).hexdigest()

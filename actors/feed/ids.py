@@ -9,6 +9,7 @@ from typing import Final
 EPOCH_MS: Final = 1_577_836_800_000  # 2020-01-01; 41 bits last until 2089
 _SHARD_BITS: Final = 8
 _COUNT_BITS: Final = 4
+_MAX_LEAD_MS: Final = 50  # by which ids may run ahead of the clock to keep the order between shards
 _LOW_BITS: Final = _SHARD_BITS + _COUNT_BITS
 
 
@@ -28,6 +29,7 @@ class PostIds:
     def __init__(self) -> None:
         self._last: dict[int, int] = {}  # shard -> (ms << 4 | count) of its last id
         self._epochs: dict[int, int] = {}
+        self._newest = 0
 
     def is_seeded(self, shard: int, epoch: int) -> bool:
         """Tell whether ids of that shard can be made."""
@@ -42,9 +44,27 @@ class PostIds:
         self._last[shard] = max(self._last.get(shard, 0), (largest_id >> _LOW_BITS) + 1 << _COUNT_BITS)
 
     def next(self, shard: int, now_ms: int) -> int:
-        """Make the next id of a shard, which is larger than all before it."""
+        """Make the next id of a shard, which is larger than all before it.
+
+        It is also larger than those of other shards of this node, unless they are made so fast that this
+        would take ids away from the clock.
+        """
         moment = max(0, now_ms - EPOCH_MS) << _COUNT_BITS
         last = self._last.get(shard, 0)
-        made = self._last[shard] = moment if moment > last else last + 1
-        count_mask = (1 << _COUNT_BITS) - 1
-        return (made >> _COUNT_BITS) << _LOW_BITS | shard << _COUNT_BITS | made & count_mask
+        made = moment if moment > last else last + 1
+        post_id = _join(shard, made)
+        if post_id < self._newest < _join(shard, moment + (_MAX_LEAD_MS << _COUNT_BITS)):
+            newest_moment = (self._newest >> _LOW_BITS) << _COUNT_BITS
+            made = max(made, newest_moment)
+            if _join(shard, made) < self._newest:
+                made = newest_moment + (1 << _COUNT_BITS)
+            post_id = _join(shard, made)
+        self._last[shard] = made
+        self._newest = max(self._newest, post_id)
+        return post_id
+
+
+def _join(shard: int, made: int) -> int:
+    """Put the shard between the milliseconds and the count."""
+    count_mask = (1 << _COUNT_BITS) - 1
+    return (made >> _COUNT_BITS) << _LOW_BITS | shard << _COUNT_BITS | made & count_mask

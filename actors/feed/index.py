@@ -93,11 +93,16 @@ class FeedNode:
         *,
         trending: Trending | None = None,
         options_of: Callable[[str], FeedOptions] = lambda _app_id: FeedOptions(),
+        has_others: bool = False,
     ) -> None:
-        """`options_of`: what an app has switched on."""
+        """`options_of`: what an app has switched on. `has_others`: there may be other nodes."""
+        self.has_others = has_others
         self.posts = PostCache()
         self.feeds: dict[str, Feed] = {}  # user_id -> those in memory, put here by the partitions
         self.hot: dict[str, HotAuthor] = {}
+        self.doubtful: set[str] = (
+            set()
+        )  # authors of whom more may be stored than was told: pages are read anew
         self.pending: dict[str, list[int]] = {}  # author_id -> posts that are being pushed
         # Readers whose relations are being read: what changes meanwhile, in order.
         self.arriving: dict[str, list[Change]] = {}
@@ -216,6 +221,17 @@ class FeedNode:
     def blocked(self, user_id: str, other_id: str, *, blocked: bool) -> None:
         self.relate(user_id, lambda own: own.block(other_id, by_reader=True, blocked=blocked))
         self.relate(other_id, lambda own: own.block(user_id, by_reader=False, blocked=blocked))
+
+    def forget(self, author_id: str) -> None:
+        self.doubtful.add(author_id)
+        self.posts.forget_author(author_id)
+        hot = self.hot.get(author_id)
+        if hot is not None:
+            self.hot[author_id] = HotAuthor(hot.last_hot_id)
+
+    def started(self, author: AuthorRow) -> None:
+        self.doubtful.discard(author.user_id)
+        self.author_changed(author)
 
     # -- what other nodes did -----------------------------------------------------------------------
 

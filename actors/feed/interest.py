@@ -9,7 +9,7 @@ day, here in four steps, so that a person can be told when what changes.
 import re
 from collections.abc import Iterable, Iterator
 from typing import Final
-from unicodedata import category
+from unicodedata import category, normalize
 
 from protocol.errors import ProtocolError, Refused
 from protocol.feed_types import Interest, InterestKind, Post
@@ -27,6 +27,7 @@ MAX_HASHTAG_CHARS: Final = 100  # as protocol.feed_types.Hashtag
 
 _POST_ID = re.compile(r"[1-9][0-9]{0,15}")
 _USER_ID = re.compile(ID_PATTERN)
+_JOINERS: Final = "\u200c\u200d"  # within words of Persian and of Indian languages
 
 
 def factor_at(since_ms: int, now_ms: int) -> float:
@@ -71,11 +72,11 @@ def target_of(kind: InterestKind, target: str, user_id: str) -> str:
         if target == user_id:
             raise Refused("self_not_allowed", "One's own posts cannot be hidden.")
         return target
-    hashtag = target.removeprefix("#").casefold()
-    if not 0 < len(hashtag) <= MAX_HASHTAG_CHARS or not all(map(_is_of_a_word, hashtag)):
+    hashtag = _folded(target[1:] if target[:1] in ("#", "\uff03") else target)
+    if not 0 < len(hashtag) <= MAX_HASHTAG_CHARS or not all(map(_is_of_tag, hashtag)):
         raise ProtocolError("bad_field", f"{target[:20]!r} is not a hashtag.")
-    if hashtag.isdigit():
-        raise ProtocolError("bad_field", "A hashtag is not only digits.")
+    if not any(map(str.isalpha, hashtag)):
+        raise ProtocolError("bad_field", "A hashtag has a letter.")
     return hashtag
 
 
@@ -210,6 +211,11 @@ def _age_order(row: InterestRow) -> tuple[int, str, str]:
     return row.since_ms, row.kind, row.target
 
 
-def _is_of_a_word(char: str) -> bool:
+def _folded(hashtag: str) -> str:
+    # As in posts: what differs only in case, or in how its letters are composed, is the same.
+    return normalize("NFC", normalize("NFC", hashtag).casefold()).strip(_JOINERS)
+
+
+def _is_of_tag(char: str) -> bool:
     # Vowel signs of many scripts are marks, not letters; str.isalnum() alone would cut their words.
-    return char.isalnum() or char == "_" or category(char).startswith("M")
+    return char.isalnum() or char == "_" or char in _JOINERS or category(char).startswith("M")

@@ -203,6 +203,8 @@ class PageMaker:
         relations, fetched = self._relations, self._fetched
         liked, reposted = relations.liked, relations.reposted
         liked_from = max(relations.liked_from, relations.reposted_from)
+        if self._node.has_others:  # likes are counted where the post's author is, maybe on another node
+            liked_from = ENDLESS
         items: list[FeedItem] = []
         unknown: list[int] = []
         for index, entry in enumerate(shown):
@@ -254,19 +256,10 @@ class PageMaker:
             return None
         return Shown(found, self._posts.get(found.root_id) if found.root_id else None)
 
-    def new_above(self, position: int) -> int:
-        """How many visible posts are newer than a place, counted up to 100, by what is in memory."""
-        feed, posts = self._feed, self._posts
-        above = feed.ids[max(bisect_right(feed.ids, position), len(feed.ids) - MAX_NEW_ABOVE) :]
-        candidates = self._with_merged(list(reversed(above)), position + 1, ENDLESS)
-        count = 0
-        for post_id in candidates[:MAX_NEW_ABOVE]:
-            found = posts.get(post_id)
-            if found is None:  # not here: taken for visible, as most are
-                count += not posts.is_known(post_id)
-            elif judge(self._relations, feed.user_id, posts, found, self._now_ms) is None:
-                count += 1
-        return count
+    def new_above(self, position: int) -> int | Missing:
+        """How many visible posts are newer than a place, counted up to 100."""
+        found = self.newer(position, MAX_NEW_ABOVE)
+        return found if isinstance(found, Missing) else len(found.shown)
 
     def judge(self, post_id: int) -> LeftOut | Missing | None:
         """Why the reader does not get this post; None: it is shown, or would be."""
@@ -286,7 +279,7 @@ class PageMaker:
         depth = self._ring_depth(feed.covered_from)
         if isinstance(depth, Missing):
             return depth
-        if self._relations.uncovered or (upper <= feed.covered_from and feed.covered_from) or upper <= depth:
+        if self._is_unsure() or (upper <= feed.covered_from and feed.covered_from) or upper <= depth:
             before = 0 if upper == ENDLESS else upper
             pulled = self._fetched.pulled.get(("before", before))
             if pulled is None:
@@ -317,7 +310,7 @@ class PageMaker:
         depth = self._ring_depth(lower + 1)
         if isinstance(depth, Missing):
             return depth
-        if self._relations.uncovered or lower + 1 < feed.covered_from or lower + 1 < depth:
+        if self._is_unsure() or lower + 1 < feed.covered_from or lower + 1 < depth:
             pulled = self._fetched.pulled.get(("after", lower))
             if pulled is None:
                 return Missing(pull_after=lower, limit=count)
@@ -350,6 +343,11 @@ class PageMaker:
         if not extra:
             return falling
         return sorted({*falling, *extra}, reverse=True)
+
+    def _is_unsure(self) -> bool:
+        """Tell whether some author's newest posts may be missing from what is in memory."""
+        doubtful, relations = self._node.doubtful, self._relations
+        return bool(relations.uncovered) or not (doubtful.isdisjoint(relations.follows) if doubtful else True)
 
     def _ring_depth(self, low: int) -> int | Missing:
         """From where on the rings hold all that hot authors have written; 0: down to `low`, at least."""

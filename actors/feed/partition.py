@@ -470,6 +470,9 @@ class FeedPartition(RelationsKeeper):
                 before = write_cursor(Cursor("older", stretch.last_examined, counted, anchor), user_id)
             after = write_cursor(Cursor("newer", stretch.first_examined, 0, 0), user_id)
         position = feed.relations.read_position
+        new_above = maker.new_above(position) if is_first and position else 0
+        if isinstance(new_above, Missing):
+            return new_above
         self._stats.page_count += 1
         return feed_replies.FeedPage(
             items=items,
@@ -479,7 +482,7 @@ class FeedPartition(RelationsKeeper):
             order="ranked" if scores else "chronological",
             position=feed.position,
             read_position=position,
-            new_above=maker.new_above(position) if is_first and position else 0,
+            new_above=new_above,
             left_out=stretch.left_out,
         )
 

@@ -79,6 +79,14 @@ class PostCache:
         self._young.pop(post_id, None)
         self._old.pop(post_id, None)
 
+    def forget_author(self, author_id: str) -> None:
+        """More of an author's posts, or of their counts, may be stored than is known here."""
+        self._note(author_id)
+        for generation in (self._young, self._old):
+            for post_id in [i for i, post in generation.items() if post and post.author_id == author_id]:
+                self._note(post_id)
+                del generation[post_id]
+
     def count(self, counts: PostCountsRow) -> None:
         """The counts of a post have changed."""
         self._note(counts.post_id)

@@ -284,8 +284,8 @@ class RelationsKeeper(StreamActor):
         if feed is not None and tell.upto:
             after = max(0, feed.covered_from - 1)
             post_ids = await self._reads.author_ids(
-                author_id, after=after, before=tell.upto + 1, limit=self._limits.cap
-            )
+                author_id, after=after, before=tell.upto + 1, limit=self._limits.cap + 1
+            )  # one more than fits: only then the feed knows that there are older ones
             if self._node.feeds.get(user_id) is feed:
                 ops = self.cover(user_id, post_ids)
         row = FollowRow(

@@ -10,6 +10,7 @@ from typing import TypeVar, cast
 import pytest
 import trio
 
+from actors.feed.feed import FeedLimits
 from actors.reply import ReplySlot
 from protocol import commands, events, replies
 from protocol.codec import Encoded
@@ -262,7 +263,12 @@ class World:
 
 @asynccontextmanager
 async def open_world(
-    directory: Path, *, debounce_s: float = 0.0, timeout_s: float = 30.0, tails_bytes: int = MAX_BYTES
+    directory: Path,
+    *,
+    debounce_s: float = 0.0,
+    timeout_s: float = 30.0,
+    tails_bytes: int = MAX_BYTES,
+    feed_limits: FeedLimits | None = None,
 ) -> AsyncIterator[World]:
     """Bring a node to life on a directory; opening it again is a restart."""
     async with open_store(directory) as store:
@@ -283,6 +289,7 @@ async def open_world(
             max_file_bytes=1 << 20,
             debounce_s=debounce_s,
             tails_bytes=tails_bytes,
+            feed_limits=feed_limits or FeedLimits(),
         )
         log_ins.on_session_revoked = core.service.session_revoked
         world = World(store, flaky, core)

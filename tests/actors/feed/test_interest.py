@@ -26,7 +26,8 @@ NOW_MS = 1_800_000_000_000
 
 kinds: st.SearchStrategy[InterestKind] = st.sampled_from(["post", "author", "hashtag"])
 names = st.sampled_from("abc")
-ages_ms = st.integers(-DAY_MS, ENDS_MS + 10 * DAY_MS)
+edges_ms = st.sampled_from([HIDDEN_MS - 1, HIDDEN_MS, ENDS_MS - 1, ENDS_MS])
+ages_ms = edges_ms | st.integers(-DAY_MS, ENDS_MS + 10 * DAY_MS)
 
 
 def row(kind: InterestKind, target: str, since_ms: int = NOW_MS) -> InterestRow:
@@ -196,6 +197,8 @@ def test_the_oldest_gives_way_and_is_named_before_it_goes() -> None:
         ("hashtag", "#Straße", "strasse"),
         ("hashtag", "हिन्दी", "हिन्दी"),
         ("hashtag", "a_1", "a_1"),
+        ("hashtag", "\uff03CAFE\u0301", "café"),
+        ("hashtag", "نمی\u200cدانم", "نمی\u200cدانم"),
     ],
 )
 def test_targets_are_stored_as_posts_have_them(kind: InterestKind, target: str, stored: str) -> None:
@@ -224,6 +227,8 @@ def test_targets_are_stored_as_posts_have_them(kind: InterestKind, target: str, 
         ("hashtag", "##cats", "bad_field"),
         ("hashtag", "two words", "bad_field"),
         ("hashtag", "2024", "bad_field"),
+        ("hashtag", "_1", "bad_field"),
+        ("hashtag", "#\u200d", "bad_field"),
         ("hashtag", "x" * 101, "bad_field"),
         ("hashtag", "ß" * 51, "bad_field"),
         ("hashtag", "a\x00", "bad_field"),
@@ -234,3 +239,15 @@ def test_bad_targets_are_told_by_a_stable_code(kind: InterestKind, target: str, 
     with pytest.raises(HubbubError) as caught:
         target_of(kind, target, "reader")
     assert caught.value.code == code
+
+
+@given(typed=st.text(min_size=1, max_size=100))
+def test_a_hashtag_that_was_taken_can_be_taken_back(typed: str) -> None:
+    """The list shows the stored form, and "undo" sends that."""
+    try:
+        stored = target_of("hashtag", typed, "reader")
+    except HubbubError as error:
+        assert error.code == "bad_field"
+        return
+    assert target_of("hashtag", stored, "reader") == stored
+    assert len(stored) <= 100
