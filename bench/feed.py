@@ -55,7 +55,7 @@ from bench.feed_plan import (
     people_of,
 )
 from bench.feed_redis import run_redis
-from bench.feed_stage import Person, Scene, Stage
+from bench.feed_stage import COLD_LOADS, IN_MEMORY, Person, Scene, Stage
 from bench.feed_target import FeedHubbub, FeedTarget
 from bench.load.loop import TimedOut, now
 from bench.load.meter import Meter, calm
@@ -143,7 +143,7 @@ def _run_posts(setting: Setting, variant: str, people: Cast) -> Trial:
                 is_higher_better=False,
             ),
             _memory(rss_kib),
-            Figure(name="feeds in memory", value=counters["feed_feeds_in_memory"], unit=""),
+            Figure(name="feeds in memory", value=counters[IN_MEMORY], unit=""),
             *meter.cpu_per_thousand(entry_count),
         ],
         samples=_samples(scene),
@@ -192,12 +192,12 @@ def _run_reads(setting: Setting, variant: str, people: Cast) -> Trial:
     rss_kib = target.rss_kib()
     errors = stage.faults(watches=False)
     stage.close()
-    loaded_count = after["feed_cold_loads"] - before["feed_cold_loads"]
+    loaded_count = after[COLD_LOADS] - before[COLD_LOADS]
     figures = [
         Figure(name="reads", value=answer_count / meter.seconds, unit="/s", is_headline=True),
         Figure(name="bytes per page", value=answer_bytes / max(1, answer_count), unit="bytes"),
         _memory(rss_kib),
-        Figure(name="feeds in memory", value=after["feed_feeds_in_memory"], unit=""),
+        Figure(name="feeds in memory", value=after[IN_MEMORY], unit=""),
         Figure(name="partitions awake after", value=waking_s, unit="s", is_higher_better=False),
         *meter.cpu_per_thousand(answer_count),
     ]

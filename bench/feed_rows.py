@@ -208,6 +208,16 @@ class World:
         return sorted(((account, self._user_ids[account]) for account in accounts), key=lambda pair: pair[1])
 
 
+def prepare(directory: Path) -> None:
+    """Make an empty data directory, as a node's first start does."""
+    trio.run(_prepare, directory)
+
+
+async def _prepare(directory: Path) -> None:
+    async with open_store(directory):
+        pass
+
+
 def write(
     directory: Path,
     graph: Graph,

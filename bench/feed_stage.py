@@ -19,6 +19,10 @@ from bench.load.trial import Samples, Setting, close_all
 from bench.load.wires import WireFormat, encoded
 from protocol.feed_commands import CreatePost, ReadFeed, WatchFeed
 
+# The server's counters, by their names in /metrics.
+PUSHED: Final = "actors_feed_entries_pushed"
+COLD_LOADS: Final = "actors_feed_cold_loads"
+IN_MEMORY: Final = "actors_feeds_in_memory"
 READ_IDS: Final = 500_000_000  # from here: ids of reads; below: of posts
 
 
@@ -377,7 +381,7 @@ class Stage:
             self.counters.ask(self._told)
 
     def _told(self, counters: dict[str, float]) -> None:
-        self.pushed_count = counters["feed_entries_pushed"] - self.pushed_before
+        self.pushed_count = counters[PUSHED] - self.pushed_before
 
     @property
     def ahead(self) -> float:
@@ -387,7 +391,7 @@ class Stage:
     def begin_counting(self) -> dict[str, float]:
         """Take the counters of the start."""
         counters = self.counters.read()
-        self.pushed_before = counters["feed_entries_pushed"]
+        self.pushed_before = counters[PUSHED]
         return counters
 
     def settle(self, timeout_s: float = DRAIN_TIMEOUT_S) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.feed_graph import HOT_FOLLOWERS, Graph, statistics
-from bench.feed_rows import HISTORY, Loaded, write
+from bench.feed_rows import HISTORY, Loaded, prepare, write
 from bench.load.target import Cores, Hubbub, Target, make_app_key
 
 
@@ -30,7 +30,7 @@ class FeedWorld:
         shutil.copytree(Path(self._directory.name, "data"), data)
 
     def _fill(self, data: Path) -> None:
-        data.mkdir()
+        prepare(data)
         self.app_key, self.app_secret = make_app_key(str(data))
         self.loaded = write(data, self.graph, hot_from=self.hot_from, history=self.history)
 

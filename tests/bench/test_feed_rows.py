@@ -8,7 +8,7 @@ import trio
 
 from actors.feed.feed import read_entries
 from bench.feed_graph import Graph, from_lines
-from bench.feed_rows import is_active, text_of, user_id_of, write
+from bench.feed_rows import is_active, prepare, text_of, user_id_of, write
 from bench.load.target import make_app_key
 from protocol.records import AuthorRow, FeedRow, FollowerRow, FollowRow, PostRow, Row, User
 from storage import open_store
@@ -26,7 +26,7 @@ def graph() -> Graph:
 def rows(graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> dict[type[Row], list[Row]]:
     """All rows of a store that the graph was written into."""
     data = tmp_path_factory.mktemp("world") / "data"
-    data.mkdir()
+    prepare(data)
     make_app_key(str(data))
     loaded = write(data, graph, hot_from=4, history=HISTORY, active_share=1.0, now_ms=1_800_000_000_000)
     assert (loaded.user_count, loaded.follow_count, loaded.post_count) == (6, 7, 2 * HISTORY)
