@@ -6,6 +6,7 @@ from actors.address import Address
 from actors.entity_host import DeadLetterSink, EntityHost
 from actors.feed import address as feed_address
 from actors.feed import author as author_actor
+from actors.feed.ad_book import AdBook
 from actors.feed.author import AuthorActor
 from actors.feed.feed import FeedLimits
 from actors.feed.feed_follower import FeedFollower
@@ -49,6 +50,7 @@ class FeedCore:
         self.node = node = FeedNode(has_others=has_others)
         self.follower = FeedFollower(node, store.feeds, is_needed=has_others)
         self.ranked = RankedFeeds()
+        self.ads = AdBook()
         self._news = FeedNewsTeller(node, fanout, now_ms=now_ms)
         self._resumer = FanoutResumer(store, router, owns=leases.owns)
         hub.feeds.heard = node.heard
@@ -80,6 +82,7 @@ class FeedCore:
                 limits=limits,
                 stats=self.stats,
                 ranked=self.ranked,
+                ads=self.ads,
                 follower=self.follower,
                 now_ms=now_ms,
             )

@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from actors.feed.ad_slots import AdSlots
 from actors.feed.affinity import Affinities
 from actors.feed.interest import Interests
 from protocol.feed_found import FoundRelations
@@ -40,11 +41,13 @@ class Relations:
     """How a reader stands to authors, posts and hashtags: what a page is filtered by."""
 
     __slots__ = (
+        "ad_slots",
         "affinities",
         "blocked_by",
         "blocks",
         "follows",
         "interests",
+        "language",
         "liked",
         "liked_from",
         "muted",
@@ -70,6 +73,8 @@ class Relations:
         self.reposted_from = found.reposted[-1] if len(found.reposted) >= mark_limit else 0
         self.read_position = found.read_position
         self.affinities: Affinities | None = None  # read when a ranked feed is asked for
+        self.ad_slots: AdSlots | None = None  # read when the app shows ads, and so is
+        self.language = ""  # of the reader
 
     def follow(self, author_id: str) -> None:
         """The reader follows an author from now on."""

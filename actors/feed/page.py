@@ -51,6 +51,7 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True):
     post_ids: tuple[int, ...] = ()
     marks: tuple[int, ...] = ()
     rings: tuple[str, ...] = ()  # hot authors whose newest posts are not in memory
+    ads: bool = False  # what ads the reader was shown lately
     affinities: bool = False  # how much the reader has to do with each author
     pull_before: int = -1  # 0: from the newest
     pull_after: int = -1

@@ -16,6 +16,9 @@ from typing import Final
 import msgspec
 
 from actors.entity import EntityContext
+from actors.feed.ad_book import AdBook
+from actors.feed.ad_rules import DAY_MS, Reader
+from actors.feed.ad_slots import AdSlots, Organic, fill
 from actors.feed.affinity import HISTORY_MS, HISTORY_ROWS, Affinities
 from actors.feed.cursor import Cursor, read_cursor, write_cursor
 from actors.feed.feed import Feed, FeedLimits, Relations, read_entries
@@ -36,7 +39,8 @@ from protocol import feed_commands, feed_events, feed_replies, replies
 from protocol.codec import Encoded
 from protocol.errors import HubbubError, ProtocolError, Unavailable
 from protocol.feed_found import FoundFeed
-from protocol.records import Appended, FeedRow, LogRow, Op, Put, Remove, Trim
+from protocol.feed_types import FeedItem
+from protocol.records import AdShown, Appended, FeedRow, LogRow, Op, Put, Remove, Trim, User
 
 _SWEEP_S: Final = 60.0  # between looks for feeds that nobody reads any more
 _STEP: Final = 64  # feeds that are written down, or dropped, in one append: some ms
@@ -122,7 +126,23 @@ class _Pushing(Staged):
 
 _entries = msgspec.json.Decoder(_Entries)
 _encode = msgspec.json.Encoder().encode
-_READERS: Final = (feed_commands.ReadFeed, feed_commands.ExplainPost, feed_commands.ListInterests)
+# Commands that need the reader's feed in memory.
+_READERS: Final = (
+    feed_commands.ReadFeed,
+    feed_commands.ExplainPost,
+    feed_commands.ListInterests,
+    feed_commands.AdSeen,
+    feed_commands.AdClicked,
+)
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    """What a reader is answered, and what has to be stored before; the book of ads is told after that."""
+
+    reply: replies.Reply
+    shown: tuple[AdShown, ...] = ()
+    told: AdShown | None = None  # an ad that was seen or clicked
+    is_impression: bool = False  # it had not been seen before
 
 
 class FeedStats(msgspec.Struct):
@@ -151,6 +171,7 @@ class FeedPartition(RelationsKeeper):
         limits: FeedLimits,
         stats: FeedStats,
         ranked: RankedFeeds,
+        ads: AdBook,
         follower: FeedFollower,
         now_ms: WallClock,
     ) -> None:
@@ -174,6 +195,7 @@ class FeedPartition(RelationsKeeper):
         self._is_writing_down = False
         self._stats = stats
         self._ranked = ranked
+        self._ads = ads
         self._follower = follower
 
     # -- life ---------------------------------------------------------------------------------------
@@ -396,18 +418,34 @@ class FeedPartition(RelationsKeeper):
                 self._ctx.start_soon(self._fetch, request, answer)
             return
         feed.read_at_s = self._now_ms() / 1000
-        request.reply.resolve(answer)
+        if not answer.shown and answer.told is None:
+            request.reply.resolve(answer.reply)
+            return
 
-    def _make(self, request: _Request, feed: Feed) -> replies.Reply | Missing:
+        def note(_at: Appended | None) -> None:
+            for row in answer.shown:
+                self._ads.noted_shown(row)
+            if answer.told is not None and answer.is_impression:
+                self._ads.noted_seen(answer.told)
+
+        rows = [*answer.shown, *(() if answer.told is None else (answer.told,))]
+        self._stage_ops(
+            [Put(row) for row in rows], Staged(request.reply, lambda _at: answer.reply, after=note)
+        )
+
+    def _make(self, request: _Request, feed: Feed) -> _Answer | Missing:
         """Work out the answer from what is in memory. Raises: HubbubError."""
         command = request.ask.command
         assert feed.relations is not None
         now_ms = self._now_ms()
         if isinstance(command, feed_commands.ListInterests):
-            return feed_replies.InterestList(items=feed.relations.interests.listed(now_ms))
+            return _Answer(feed_replies.InterestList(items=feed.relations.interests.listed(now_ms)))
         if isinstance(command, feed_commands.ExplainPost):
             maker = PageMaker(feed, self._node, self._limits, request.fetched, now_ms=now_ms)
-            return explain(maker, feed, self._ranked, command.post_id, now_ms)
+            explanation = explain(maker, feed, self._ranked, command.post_id, now_ms)
+            return explanation if isinstance(explanation, Missing) else _Answer(explanation)
+        if isinstance(command, feed_commands.AdSeen | feed_commands.AdClicked):
+            return self._count_ad(command, feed.relations, now_ms)
         assert isinstance(command, feed_commands.ReadFeed)
         if command.before and command.after is not None:
             raise ProtocolError("bad_field", "Give `before` or `after`, not both.")
@@ -427,7 +465,7 @@ class FeedPartition(RelationsKeeper):
             if isinstance(made, Missing):
                 return made
             stretch, scores, goes_on = made
-            return self._page(maker, feed, command, start, stretch, scores, goes_on)
+            return self._page(maker, feed, request.ask, start, stretch, scores, goes_on)
         if command.after is not None:
             start = Cursor("newer", 0, 0, 0)
             if command.after:
@@ -437,19 +475,21 @@ class FeedPartition(RelationsKeeper):
             found = maker.older(start.bound, command.limit)
         if isinstance(found, Missing):
             return found
-        return self._page(maker, feed, command, start, found)
+        return self._page(maker, feed, request.ask, start, found)
 
     def _page(
         self,
         maker: PageMaker,
         feed: Feed,
-        command: feed_commands.ReadFeed,
+        ask: Ask,
         start: Cursor,
         stretch: Stretch,
         scores: Sequence[float] = (),
         goes_on: Cursor | None = None,
-    ) -> feed_replies.FeedPage | Missing:
+    ) -> _Answer | Missing:
         """Dress what was found. `goes_on`: where a ranked page goes on; others say so themselves."""
+        command = ask.command
+        assert isinstance(command, feed_commands.ReadFeed)
         items = maker.dress(stretch.shown, scores)
         if isinstance(items, Missing):
             return items
@@ -473,8 +513,15 @@ class FeedPartition(RelationsKeeper):
         new_above = maker.new_above(position) if is_first and position else 0
         if isinstance(new_above, Missing):
             return new_above
+        rows: tuple[AdShown, ...] = ()
+        if self._node.options_of(ask.app_id).ads and self._has_room():
+            is_falling = not scores and command.after is None
+            filled = self._with_ads(feed.relations, ask, items, anchor, start.counted, is_falling=is_falling)
+            if isinstance(filled, Missing):
+                return filled
+            items, rows = filled
         self._stats.page_count += 1
-        return feed_replies.FeedPage(
+        page = feed_replies.FeedPage(
             items=items,
             before=before,
             after=after,
@@ -485,6 +532,55 @@ class FeedPartition(RelationsKeeper):
             new_above=new_above,
             left_out=stretch.left_out,
         )
+        return _Answer(page, rows)
+
+    def _with_ads(
+        self,
+        relations: Relations,
+        ask: Ask,
+        items: list[FeedItem],
+        anchor: int,
+        counted: int,
+        *,
+        is_falling: bool,
+    ) -> tuple[list[FeedItem], tuple[AdShown, ...]] | Missing:
+        """Put ads between the posts of a page: those that stand there already, and new ones."""
+        slots = relations.ad_slots
+        if slots is None:
+            return Missing(ads=True)
+        organic = []
+        for item in items:
+            assert item.post is not None
+            content = item.original or item.post
+            organic.append(Organic(item.post.post_id, content.hashtags))
+        filled = fill(
+            organic,
+            anchor=anchor,
+            counted_before=counted,
+            slots=slots,
+            book=self._ads,
+            reader=Reader(ask.user_id, ask.app_id, relations.language),
+            is_falling=is_falling,
+            now_ms=self._now_ms(),
+        )
+        dressed = list(items)
+        for index, ad in reversed(filled.ads):
+            dressed.insert(index + 1, FeedItem(kind="ad", ad=ad))
+        return dressed, tuple(filled.rows)
+
+    def _count_ad(
+        self, command: feed_commands.AdSeen | feed_commands.AdClicked, relations: Relations, now_ms: int
+    ) -> _Answer | Missing:
+        """Count that an ad was seen or clicked, once. Raises: Refused("slot_not_found"); as check_room."""
+        slots = relations.ad_slots
+        if slots is None:
+            return Missing(ads=True)
+        self._log.check_room()
+        count = slots.clicked if isinstance(command, feed_commands.AdClicked) else slots.seen
+        told = count(command.slot_id, now_ms)
+        if told is None:
+            return _Answer(replies.Ok())
+        return _Answer(replies.Ok(), told=told.row, is_impression=told.is_impression)
 
     # -- reading from the store ---------------------------------------------------------------------
 
@@ -577,6 +673,8 @@ class FeedPartition(RelationsKeeper):
                         author_id, after=0, before=1 << 62, limit=missing.limit
                     )
                     hot.load(post_ids, is_whole=len(post_ids) < missing.limit)
+            if missing.ads:
+                await self._fetch_ads(user_id, request.feed)
             if missing.affinities:
                 await self._fetch_affinities(user_id, request.feed)
             if missing.marks:
@@ -601,6 +699,23 @@ class FeedPartition(RelationsKeeper):
 
         def change(relations: Relations) -> None:
             relations.affinities = Affinities(rows, now_ms=now_ms)
+
+        self._node.relate(user_id, change)
+        if unkept is not None and unkept.relations is not None:
+            change(unkept.relations)
+
+    async def _fetch_ads(self, user_id: str, unkept: Feed | None) -> None:
+        """Read what ads the reader was shown in the last 24 hours, and the reader's language."""
+        today = self._now_ms() // DAY_MS
+        rows = await self._log.find(AdShown, {"user_id": user_id, "day": today})
+        rows += await self._log.find(AdShown, {"user_id": user_id, "day": today - 1})
+        reader = await self._log.get(User, user_id)
+        slots = AdSlots(user_id, [row for row in rows if row.at_ms + DAY_MS > self._now_ms()])
+
+        def change(relations: Relations) -> None:
+            if relations.ad_slots is None:
+                relations.ad_slots = slots
+                relations.language = "" if reader is None else reader.language
 
         self._node.relate(user_id, change)
         if unkept is not None and unkept.relations is not None:
