@@ -84,6 +84,7 @@ def _run_posts(setting: Setting, variant: str, people: Cast) -> Trial:
     stage = Stage(setting, people, watches=True, posts=True)
     scene, loop, target = stage.scene, stage.loop, stage.target
     size_before = target.data_bytes()
+    stage.read_all_once()  # as who shows a feed does; from then on its events are told
     stage.begin_counting()
     is_posting = False
 

@@ -14,7 +14,7 @@ from bench.feed_rows import earlier_text_of, name_of, text_of, user_id_of
 from bench.feed_target import FeedHubbub
 from bench.load.client import Account, Connection, as_dict, ask_all, open_all
 from bench.load.counters import Counters
-from bench.load.loop import Loop, now
+from bench.load.loop import Loop, TimedOut, now
 from bench.load.trial import Samples, Setting, close_all
 from bench.load.wires import WireFormat, encoded
 from protocol.feed_commands import CreatePost, ReadFeed, WatchFeed
@@ -407,7 +407,14 @@ class Stage:
                 and scene.answered_count >= scene.read_count
             )
 
-        self.loop.run_until(is_done, timeout_s=timeout_s, what="every post is acked and in every feed")
+        try:
+            self.loop.run_until(is_done, timeout_s=timeout_s, what="all is acked, answered and in every feed")
+        except TimedOut as exc:
+            raise TimedOut(
+                f"{exc}: {scene.post_count - scene.acked_count:,} posts, "
+                f"{scene.read_count - scene.answered_count:,} reads, {self.ahead:+,.0f} entries are missing"
+                f"{': ' if scene.errors else ''}{dict(Counter(scene.errors)) or ''}"
+            ) from None
         return now() - started_at
 
     def close(self) -> None:
