@@ -525,7 +525,11 @@ class FollowRow(Row, frozen=True, kw_only=True):
 
     table: ClassVar[str] = "follow"
     key: ClassVar[tuple[str, ...]] = ("user_id", "author_id")
-    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("author_id", "state", "since_ms"),)
+    # The second holds all that is asked for whom a user follows, and whom those follow in turn.
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("author_id", "state", "since_ms"),
+        ("user_id", "state", "since_ms", "author_id"),
+    )
 
     user_id: str
     author_id: str
@@ -681,6 +685,7 @@ class TrendRow(Row, frozen=True, kw_only=True):
 
     table: ClassVar[str] = "trend"
     key: ClassVar[tuple[str, ...]] = ("node_id", "app_id", "kind", "span")
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("app_id", "at_ms"),)
 
     node_id: str
     app_id: str

@@ -193,6 +193,7 @@ class Node:
             metrics=self.metrics.text,
             cluster_origins=self._cluster_origins,
             cluster_view=lambda: None if self._cluster is None else self._cluster.overview.view(),
+            campaigns=self._core.feeds.campaigns,
         )
         self._gateway = Gateway(
             _gateway_settings(settings),

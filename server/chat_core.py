@@ -143,6 +143,7 @@ class ChatCore:
 
         self.feeds = FeedCore(
             store,
+            node_id=node_id,
             router=self.router,
             hub=self.hub,
             fanout=self.fanout,
@@ -199,7 +200,7 @@ class ChatCore:
             local.add(host)
         self._hosts = (self.users, self.conversations, *self.feeds.hosts)
         self.feed_service = FeedService(
-            router=self.router, hub=self.hub, posts=PostService(store, ask=self._ask), reads={}
+            router=self.router, hub=self.hub, posts=PostService(store, ask=self._ask), reads=self.feeds.reads
         )
         self.service = ChatService(
             store=store,

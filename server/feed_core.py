@@ -6,7 +6,6 @@ from actors.address import Address
 from actors.entity_host import DeadLetterSink, EntityHost
 from actors.feed import address as feed_address
 from actors.feed import author as author_actor
-from actors.feed.ad_book import AdBook
 from actors.feed.author import AuthorActor
 from actors.feed.feed import FeedLimits
 from actors.feed.feed_follower import FeedFollower
@@ -21,6 +20,14 @@ from actors.ports import Fanout, Leases, Relay
 from actors.rounds import Turn
 from actors.router import Router
 from actors.supervisor import ChildSpec, at_once
+from protocol import feed_commands
+from protocol.commands import Command
+from protocol.replies import Reply
+from server.caller import Caller
+from server.campaigns import Campaigns
+from server.feed_service import Read
+from server.trend_service import TrendService
+from server.trends import Trends
 from storage.store import Store
 
 MAX_AUTHORS = 20_000  # awake at once; one who rests costs nothing
@@ -33,6 +40,7 @@ class FeedCore:
         self,
         store: Store,
         *,
+        node_id: str,
         router: Router,
         hub: Hub,
         fanout: Fanout,
@@ -47,10 +55,13 @@ class FeedCore:
         """`has_others`: there may be other nodes, whose posts are read from the log."""
         self.limits = limits
         self.stats = FeedStats()
-        self.node = node = FeedNode(has_others=has_others)
+        self.trends = Trends(store, node_id, now_ms)
+        self.campaigns = Campaigns(store, clock=now_ms)
+        options_of = self.campaigns.options_of
+        self.node = node = FeedNode(trending=self.trends, options_of=options_of, has_others=has_others)
+        self._trend_service = TrendService(store, self.trends, options_of=options_of, now_ms=now_ms)
         self.follower = FeedFollower(node, store.feeds, is_needed=has_others)
         self.ranked = RankedFeeds()
-        self.ads = AdBook()
         self._news = FeedNewsTeller(node, fanout, now_ms=now_ms)
         self._resumer = FanoutResumer(store, router, owns=leases.owns)
         hub.feeds.heard = node.heard
@@ -82,7 +93,7 @@ class FeedCore:
                 limits=limits,
                 stats=self.stats,
                 ranked=self.ranked,
-                ads=self.ads,
+                ads=self.campaigns.book,
                 follower=self.follower,
                 now_ms=now_ms,
             )
@@ -117,9 +128,29 @@ class FeedCore:
             self.partitions.child_spec(),
             self.authors.child_spec(),
             ChildSpec(name="feed_follower", start=at_once(self.follower.run)),
+            ChildSpec(name="campaigns", start=at_once(self.campaigns.run)),
             ChildSpec(name="feed_news", start=at_once(self._news.run)),
             ChildSpec(name="fanout_resumer", start=at_once(self._resumer.run)),
+            ChildSpec(name="trends", start=self.trends.run),
         ]
+
+    @property
+    def reads(self) -> dict[type[Command], Read]:
+        """The reads that are answered here."""
+        trends = self._trend_service
+
+        async def get_trends(caller: Caller, command: Command) -> Reply:
+            assert isinstance(command, feed_commands.GetTrends)
+            return await trends.get_trends(caller, command)
+
+        async def get_recommendations(caller: Caller, command: Command) -> Reply:
+            assert isinstance(command, feed_commands.GetRecommendations)
+            return await trends.get_recommendations(caller, command)
+
+        return {
+            feed_commands.GetTrends: get_trends,
+            feed_commands.GetRecommendations: get_recommendations,
+        }
 
     def shards_moved(self, *, ours: Collection[int]) -> None:
         """This node has taken shards: posts that their authors were pushing go on."""

@@ -11,6 +11,7 @@ from litestar.exceptions import HTTPException
 from protocol.errors import HubbubError
 from server.http.accounts import account_router
 from server.http.backend import backend_router
+from server.http.campaigns import campaign_router
 from server.http.commands import command
 from server.http.context import SMALL_BODY_BYTES, HttpServices
 from server.http.cross_origin import cross_origin
@@ -32,6 +33,7 @@ def make_http_app(services: HttpServices, *, web_folder: Path = WEB_FOLDER) -> A
         route_handlers=[
             account_router(),
             backend_router(),
+            campaign_router(),
             file_router(),
             command,
             nodes,

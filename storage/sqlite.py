@@ -35,6 +35,7 @@ from protocol.records import (
     User,
 )
 from storage import ownership, queries
+from storage.ad_reads import SqliteAdReads
 from storage.check import DATABASE_NAME, FILES_NAME
 from storage.feed_reads import FeedReads
 from storage.files import FileStore
@@ -44,6 +45,7 @@ from storage.migrations import migrate
 from storage.post_reads import SqlitePostReads
 from storage.reader import Readers
 from storage.store import Outcome, Value
+from storage.trend_reads import SqliteTrendReads
 from storage.writer import Call, Writer, WriterStats
 
 log = structlog.get_logger(__name__)
@@ -109,8 +111,10 @@ class SqliteStore:
         self._arrivals = Gathered(readers, queries.arrivals)
         self._external_users = Gathered(readers, queries.external_users)
         self._log_ins = Gathered(readers, queries.log_ins)
+        self.trends = SqliteTrendReads(readers)
         self._node_lock = node_lock
         self.feeds = FeedReads(readers)
+        self.ads = SqliteAdReads(readers)
         self._lives = lives  # node_id -> its lock, held until the store closes
 
     # How it is doing.

@@ -6,6 +6,7 @@ All methods are for the Trio thread. Appends are durable when their outcome is k
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
+from protocol.ads_found import AdCounts, AdState, Seen
 from protocol.errors import HubbubError
 from protocol.feed_found import FeedChange, FeedState, FoundFeed, FoundPost
 from protocol.records import (
@@ -29,6 +30,8 @@ from protocol.records import (
     UnreadLine,
     User,
 )
+from storage.recommend_queries import FriendOfFriends, Standing
+from storage.trend_queries import ToldTrends, TrendKey
 
 R = TypeVar("R", bound=Row)
 Outcome = tuple[Appended, ...] | HubbubError
@@ -189,6 +192,45 @@ class FeedReads(Protocol):
         ...
 
 
+class AdReads(Protocol):
+    """The reads behind ads. All answer from one state of the store, as of after the call."""
+
+    async def state(
+        self, now_ms: int, *, settled: Mapping[str, Seen], settle_to_ms: int, untold_after_ms: int
+    ) -> AdState:
+        """All campaigns that run or will, all options of feeds, and what the budgets are used by.
+
+        `settled` are the counts of the call before (none: all is counted), `settle_to_ms` up to when
+        impressions are settled: rows seen before that are all stored. `untold`: showings after
+        `untold_after_ms` that were not told as seen.
+        """
+        ...
+
+    async def counts(self, campaign_id: str) -> AdCounts:
+        """What has become of a campaign, from all of its showings."""
+        ...
+
+
+class TrendReads(Protocol):
+    """What trends and recommendations read."""
+
+    async def told(self, app_id: str, known: Mapping[TrendKey, int], *, since_ms: int) -> ToldTrends:
+        """Trend rows of an app whose at_ms is not the known one; those from before since_ms only by key."""
+        ...
+
+    async def friends_of_friends(
+        self, user_id: str, *, uninterested_since_ms: int, limit: int
+    ) -> list[FriendOfFriends]:
+        """Whom a user might follow, as those followed do; nobody who is followed, blocked, muted or worse."""
+        ...
+
+    async def standings(
+        self, user_id: str, author_ids: Sequence[str], *, uninterested_since_ms: int
+    ) -> dict[str, Standing]:
+        """How a user stands to each of these authors."""
+        ...
+
+
 class Store(Protocol):
     """Log, directory and queries over one durable engine."""
 
@@ -196,6 +238,9 @@ class Store(Protocol):
     def feeds(self) -> FeedReads: ...
     @property
     def posts(self) -> PostReads: ...
+
+    @property
+    def ads(self) -> AdReads: ...
 
     async def claim_all(self, node_id: str) -> dict[int, int]:
         """Take all 256 shards with new epochs, as a single node does at its start. Returns shard -> epoch.
@@ -391,3 +436,6 @@ class Store(Protocol):
     async def deleted_seqs(self, conversation_id: str, *, after: int) -> list[int]:
         """Seqs of deleted messages beyond `after`, rising."""
         ...
+
+    @property
+    def trends(self) -> TrendReads: ...

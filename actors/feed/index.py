@@ -36,7 +36,7 @@ class Trending(Protocol):
         author_id: str,
         user_id: str,
         hashtags: Iterable[str],
-        weight: int,
+        weight: float,
     ) -> None: ...
 
 
@@ -137,7 +137,7 @@ class FeedNode:
     def posted(self, post: PostRow, *, is_pending: bool) -> None:
         self._posted(post, is_pending=is_pending)
         self.post_count += 1
-        if self.trending is not None:
+        if self.trending is not None and not post.repost_of and self._is_for_all(post):
             self.trending.noted_post(post.app_id, post.post_id, post.author_id, post_of(post).hashtags)
 
     def _posted(self, post: PostRow, *, is_pending: bool) -> None:
@@ -173,7 +173,7 @@ class FeedNode:
         self.posts.count(counts)
 
     def liked(self, post: PostRow, user_id: str, *, removed: bool) -> None:
-        post_id, author_id = post.post_id, post.author_id
+        post_id = post.post_id
 
         def change(relations: Relations) -> None:
             if removed:
@@ -183,10 +183,8 @@ class FeedNode:
             note_act(relations, post, -LIKE_WEIGHT if removed else LIKE_WEIGHT)
 
         self.relate(user_id, change)
-        if not removed and self.trending is not None:
-            self.trending.noted_act(
-                post.app_id, post_id, author_id, user_id, post_of(post).hashtags, LIKE_WEIGHT
-            )
+        if not removed:
+            self._note_act(post, user_id, LIKE_WEIGHT)
 
     def commented(self, post: PostRow, user_id: str) -> None:
         self.relate(user_id, lambda relations: note_act(relations, post, COMMENT_WEIGHT))
@@ -207,9 +205,8 @@ class FeedNode:
             note_act(relations, post, -REPOST_WEIGHT if removed else REPOST_WEIGHT)
 
         self.relate(user_id, change)
-        if not removed and self.trending is not None:
-            hashtags = post_of(post).hashtags
-            self.trending.noted_act(post.app_id, post_id, post.author_id, user_id, hashtags, REPOST_WEIGHT)
+        if not removed:
+            self._note_act(post, user_id, REPOST_WEIGHT)
 
     def author_changed(self, author: AuthorRow) -> None:
         self.posts.set_private(author.user_id, is_private=author.is_private)
@@ -286,6 +283,15 @@ class FeedNode:
             feed = self.feeds.get(user_id)
             if feed is not None and feed.relations is not None and author_id in feed.relations.follows:
                 self.watching.setdefault(author_id, set()).add(user_id)
+
+    def _note_act(self, post: PostRow, user_id: str, weight: float) -> None:
+        if self.trending is not None and self._is_for_all(post):
+            hashtags = post_of(post).hashtags
+            self.trending.noted_act(post.app_id, post.post_id, post.author_id, user_id, hashtags, weight)
+
+    def _is_for_all(self, post: PostRow) -> bool:
+        """Tell whether everybody may see a post, and so what trends because of it."""
+        return post.visibility == "public" and post.author_id not in self.posts.private_author_ids
 
     def _hot(self, author_id: str, last_hot_id: int) -> HotAuthor:
         hot = self.hot.get(author_id)

@@ -17,6 +17,7 @@ from actors.feed.feed import ENDLESS, Feed, FeedLimits, Relations
 from actors.feed.index import RING_SIZE, FeedNode
 from actors.feed.post_cache import CachedPost, PostCache
 from protocol.feed_types import FeedItem, LeftOut, Omission, Why
+from protocol.limits import PAGE_BYTES
 
 SEEN_FROM_AUTHOR_MS: Final = 48 * 3600 * 1000  # a repost so soon tells the author's followers nothing
 MAX_NEW_ABOVE: Final = 100  # more is shown as "100+"
@@ -63,6 +64,11 @@ class Shown(msgspec.Struct, frozen=True):
 
     post: CachedPost
     root: CachedPost | None
+
+    @property
+    def size_bytes(self) -> int:
+        """How much of a page it takes, about."""
+        return self.post.size_bytes + (0 if self.root is None else self.root.size_bytes)
 
 
 class Stretch(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,10 +138,12 @@ class PageMaker:
         self._fetched = fetched
         self._now_ms = now_ms
         self._explain = explain
+        self._size_bytes = 0
 
-    def older(self, before: int, limit: int) -> Stretch | Missing:
-        """The newest posts below `before`; 0: the newest of all."""
+    def older(self, before: int, limit: int, *, max_bytes: int = PAGE_BYTES) -> Stretch | Missing:
+        """The newest posts below `before`; 0: the newest of all. One is shown, more up to `max_bytes`."""
         upper = before or ENDLESS
+        self._size_bytes = 0
         shown: list[Shown] = []
         left_out: list[Omission] = []
         first = last = 0
@@ -150,8 +158,9 @@ class PageMaker:
             if missing is not None:
                 return missing
             for post_id in post_ids:
-                if len(shown) == limit:
+                if len(shown) >= limit or self._size_bytes > max_bytes:
                     is_end = False
+                    limit = len(shown)  # a page ends early rather than exceed a frame
                     break
                 first = first or post_id
                 last = post_id
@@ -163,12 +172,13 @@ class PageMaker:
             last_examined=last or before,
             first_examined=first or before,
             is_end=is_end,
-            is_complete=is_end or len(shown) == limit,
+            is_complete=is_end or len(shown) >= limit,
         )
 
-    def newer(self, after: int, limit: int) -> Stretch | Missing:
+    def newer(self, after: int, limit: int, *, max_bytes: int = PAGE_BYTES) -> Stretch | Missing:
         """The oldest posts above `after`, rising."""
         lower = after
+        self._size_bytes = 0
         shown: list[Shown] = []
         left_out: list[Omission] = []
         first, last = 0, after
@@ -183,8 +193,9 @@ class PageMaker:
             if missing is not None:
                 return missing
             for post_id in post_ids:
-                if len(shown) == limit:
+                if len(shown) >= limit or self._size_bytes > max_bytes:
                     is_end = False
+                    limit = len(shown)  # a page ends early rather than exceed a frame
                     break
                 first = first or post_id
                 last = post_id
@@ -196,11 +207,16 @@ class PageMaker:
             last_examined=last,
             first_examined=first or after,
             is_end=is_end,
-            is_complete=is_end or len(shown) == limit,
+            is_complete=is_end or len(shown) >= limit,
         )
 
-    def dress(self, shown: Sequence[Shown], scores: Sequence[float] = ()) -> list[FeedItem] | Missing:
-        """Add what is the reader's own: marks, and why each is here."""
+    def dress(
+        self, shown: Sequence[Shown], scores: Sequence[float] = (), *, is_new: bool = False
+    ) -> list[FeedItem] | Missing:
+        """Add what is the reader's own: marks, and why each is here.
+
+        `is_new`: it has come just now; marks that are not known, of what a repost repeats, are left out.
+        """
         relations, fetched = self._relations, self._fetched
         liked, reposted = relations.liked, relations.reposted
         liked_from = max(relations.liked_from, relations.reposted_from)
@@ -227,7 +243,7 @@ class PageMaker:
                     score=scores[index] if scores else 0.0,
                 )
             )
-        return Missing(marks=tuple(unknown)) if unknown else items
+        return Missing(marks=tuple(unknown)) if unknown and not is_new else items
 
     def why(self, entry: Shown) -> Why:
         """Why a post that is shown is in the feed."""
@@ -259,7 +275,7 @@ class PageMaker:
 
     def new_above(self, position: int) -> int | Missing:
         """How many visible posts are newer than a place, counted up to 100."""
-        found = self.newer(position, MAX_NEW_ABOVE)
+        found = self.newer(position, MAX_NEW_ABOVE, max_bytes=ENDLESS)
         return found if isinstance(found, Missing) else len(found.shown)
 
     def judge(self, post_id: int) -> LeftOut | Missing | None:
@@ -387,7 +403,10 @@ class PageMaker:
             return  # it was never stored
         reason = judge(self._relations, self._feed.user_id, self._posts, found, self._now_ms)
         if reason is None:
-            shown.append(Shown(found, self._posts.get(found.root_id) if found.root_id else None))
+            root = self._posts.get(found.root_id) if found.root_id else None
+            entry = Shown(found, root)
+            self._size_bytes += entry.size_bytes
+            shown.append(entry)
         elif self._explain:
             left_out.append(self.omission(found, reason))
 

@@ -364,7 +364,7 @@ class FeedPartition(RelationsKeeper):
             item = None
             if maker.judge(post_id) is None:
                 root = self._node.posts.get(found.root_id) if found.root_id else None
-                dressed = maker.dress([Shown(found, root)])
+                dressed = maker.dress([Shown(found, root)], is_new=True)
                 item = dressed[0] if isinstance(dressed, list) else None
             event = feed_events.FeedPosted(position=position, item=item)
             self._fanout.publish_user_live(

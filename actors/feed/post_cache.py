@@ -16,12 +16,23 @@ from protocol.records import PostCountsRow, PostRow
 from protocol.stored_posts import post_of
 
 MAX_POSTS: Final = 200_000  # of both generations: some 200 MB of short posts
+_ITEM_BYTES: Final = 150  # of an item beside its post, once its counts have grown
+_encode = msgspec.json.Encoder().encode
 
 
 class CachedPost:
     """A post as pages need it."""
 
-    __slots__ = ("author_id", "counts", "is_hot", "is_public", "post", "root_author_id", "root_id")
+    __slots__ = (
+        "author_id",
+        "counts",
+        "is_hot",
+        "is_public",
+        "post",
+        "root_author_id",
+        "root_id",
+        "size_bytes",
+    )
 
     def __init__(self, row: PostRow, counts: PostCountsRow | None) -> None:
         self.post: Post = post_of(row, counts)
@@ -31,6 +42,7 @@ class CachedPost:
         self.is_public = row.visibility == "public"
         self.is_hot = row.is_hot
         self.counts = counts
+        self.size_bytes = len(_encode(self.post)) + _ITEM_BYTES  # in a page, as JSON
 
 
 class PostCache:

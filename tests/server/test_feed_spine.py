@@ -3,32 +3,8 @@
 from pathlib import Path
 
 from protocol import commands, feed_commands, feed_events, feed_replies
-from tests.server.world import Device, open_world
-
-
-async def post(device: Device, text: str, **more: object) -> int:
-    device.world.now_ms += 1  # else the order of two authors is that of their shards
-    reply = await device.do(
-        feed_commands.CreatePost(client_id=device.world.new_client_id(), text=text, **more)  # type: ignore[arg-type]
-    )
-    assert isinstance(reply, feed_replies.PostInfo)
-    return reply.post.post_id
-
-
-async def follow(device: Device, other: Device) -> str:
-    reply = await device.do(feed_commands.FollowUser(user_id=other.user_id))
-    assert isinstance(reply, feed_replies.FollowInfo)
-    return reply.follow
-
-
-async def page(device: Device, **more: object) -> feed_replies.FeedPage:
-    reply = await device.do(feed_commands.ReadFeed(**more))  # type: ignore[arg-type]
-    assert isinstance(reply, feed_replies.FeedPage)
-    return reply
-
-
-def texts(found: feed_replies.FeedPage) -> list[str]:
-    return [item.post.text for item in found.items if item.post is not None]
+from tests.server.feeds import follow, page, post, texts
+from tests.server.world import open_world
 
 
 async def test_a_post_is_in_the_feeds_of_its_followers_at_once(tmp_path: Path) -> None:
