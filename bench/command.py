@@ -91,6 +91,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     people.add_argument(
         "--follows", type=int, default=FOLLOWS_EACH, metavar="M", help=f"by each, default {FOLLOWS_EACH}"
     )
+    people.add_argument(
+        "--people", type=Path, metavar="DIR", help="keep the filled store there, and find it in later runs"
+    )
     address = parser.add_argument_group("a server that runs already, instead of starting one")
     address.add_argument("--address", metavar="HOST:PORT", help="its page's port; limits must be raised")
     address.add_argument("--bot-address", metavar="HOST:PORT", help="its bot port")
@@ -222,7 +225,7 @@ def _feed_entrants(options: argparse.Namespace, names: Sequence[str], wires: Seq
             graph = power_law(round(options.accounts * options.scale), options.follows, seed=GRAPH_SEED)
     except OSError as exc:
         raise ValueError(f"--graph: {exc}") from exc
-    world: dict[str, object] = {"world": FeedWorld(graph)}
+    world: dict[str, object] = {"world": FeedWorld(graph, directory=options.people)}
     entrants = [Entrant(FeedHubbub, wire, options=world, workload=name) for wire in wires]
     if not options.no_peer and is_installed():
         entrants += [Entrant(kind, "resp", options=world, workload=name) for kind in REDIS]
