@@ -167,6 +167,7 @@ class Node:
             nodes=self._nodes_for_welcome,
             now_ms=wall_clock_ms,
             max_file_bytes=settings.max_file_bytes,
+            feed_limits=settings.feeds,
         )
         store.deliver_within(self._core.turn)
         if self._cluster is not None:

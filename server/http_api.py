@@ -18,6 +18,7 @@ from server.http.cross_origin import cross_origin
 from server.http.docs import openapi_config, style
 from server.http.edge import Edge
 from server.http.errors import on_exception, on_http_exception, on_hubbub_error
+from server.http.feed import feed_router
 from server.http.files import file_router
 from server.http.operating import cluster, health, metrics, nodes, ready
 from server.http.pages import WEB_FOLDER, page_handler
@@ -35,6 +36,7 @@ def make_http_app(services: HttpServices, *, web_folder: Path = WEB_FOLDER) -> A
             backend_router(),
             campaign_router(),
             file_router(),
+            feed_router(),
             command,
             nodes,
             health,

@@ -121,6 +121,18 @@ class NodeProcess:
         self._process.wait()
         self._process = None
 
+    def start_and_kill(self, after_s: float) -> None:
+        """Start it, and kill it so long after: while it starts, or soon after it has."""
+        killer = threading.Timer(after_s, lambda: self._process and self._process.kill())
+        killer.start()
+        try:
+            self.start()
+        except AssertionError:
+            pass  # it was not up yet
+        finally:
+            killer.join()
+            self.kill()
+
     def stop(self, timeout_s: float = 30.0) -> int:
         """Ask it to end, as systemd would: SIGTERM. Returns the exit code."""
         assert self._process is not None

@@ -126,14 +126,9 @@ class _Pushing(Staged):
 
 _entries = msgspec.json.Decoder(_Entries)
 _encode = msgspec.json.Encoder().encode
+_PURE_READERS: Final = (feed_commands.ReadFeed, feed_commands.ExplainPost, feed_commands.ListInterests)
 # Commands that need the reader's feed in memory.
-_READERS: Final = (
-    feed_commands.ReadFeed,
-    feed_commands.ExplainPost,
-    feed_commands.ListInterests,
-    feed_commands.AdSeen,
-    feed_commands.AdClicked,
-)
+_READERS: Final = (*_PURE_READERS, feed_commands.AdSeen, feed_commands.AdClicked)
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -408,6 +403,13 @@ class FeedPartition(RelationsKeeper):
             answer = self._make(request, feed)
         except HubbubError as error:
             request.reply.fail(error)
+            return
+        except Exception:
+            if not isinstance(request.ask.command, _PURE_READERS):
+                raise
+            # Nothing was changed, and a thirty-second of all readers must not pay for one broken page.
+            self._ctx.log.exception("feed_page_failed", user_id=feed.user_id)
+            request.reply.fail(Unavailable("internal"))
             return
         if isinstance(answer, Missing):
             request.rounds += 1
