@@ -81,6 +81,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="leave the servers' directories and logs there"
     )
+    add_people_arguments(parser)
+    address = parser.add_argument_group("a server that runs already, instead of starting one")
+    address.add_argument("--address", metavar="HOST:PORT", help="its page's port; limits must be raised")
+    address.add_argument("--bot-address", metavar="HOST:PORT", help="its bot port")
+    address.add_argument("--app-key", metavar="KEY", help="of `hubbub keys create`")
+    address.add_argument("--app-secret", metavar="SECRET", help="of the same")
+
+
+def add_people_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what the news feed's workload takes."""
     people = parser.add_argument_group("the people of `hubbub bench feed`")
     people.add_argument(
         "--graph", type=Path, metavar="FILE", help='lines "u v", u follows v; .gz too; default: one is grown'
@@ -94,11 +104,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     people.add_argument(
         "--people", type=Path, metavar="DIR", help="keep the filled store there, and find it in later runs"
     )
-    address = parser.add_argument_group("a server that runs already, instead of starting one")
-    address.add_argument("--address", metavar="HOST:PORT", help="its page's port; limits must be raised")
-    address.add_argument("--bot-address", metavar="HOST:PORT", help="its bot port")
-    address.add_argument("--app-key", metavar="KEY", help="of `hubbub keys create`")
-    address.add_argument("--app-secret", metavar="SECRET", help="of the same")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -218,18 +223,23 @@ def _feed_entrants(options: argparse.Namespace, names: Sequence[str], wires: Seq
         return []
     if options.address:
         raise ValueError("feed prepares its servers itself: not with --address")
-    try:
-        if options.graph is not None:
-            graph = read_edges(options.graph)
-        else:
-            graph = power_law(round(options.accounts * options.scale), options.follows, seed=GRAPH_SEED)
-    except OSError as exc:
-        raise ValueError(f"--graph: {exc}") from exc
-    world: dict[str, object] = {"world": FeedWorld(graph, directory=options.people)}
+    world: dict[str, object] = {"world": world_of(options, scale=options.scale)}
     entrants = [Entrant(FeedHubbub, wire, options=world, workload=name) for wire in wires]
     if not options.no_peer and is_installed():
         entrants += [Entrant(kind, "resp", options=world, workload=name) for kind in REDIS]
     return entrants
+
+
+def world_of(options: argparse.Namespace, *, scale: float = 1.0) -> FeedWorld:
+    """Make sense of the arguments about the feed's people. Raises: ValueError, with a sentence."""
+    if options.graph is None:
+        graph = power_law(round(options.accounts * scale), options.follows, seed=GRAPH_SEED)
+    else:
+        try:
+            graph = read_edges(options.graph)
+        except OSError as exc:
+            raise ValueError(f"--graph: {exc}") from exc
+    return FeedWorld(graph, directory=options.people)
 
 
 def _check_address(option: str, address: str) -> None:

@@ -16,15 +16,16 @@ Variants:
 - "reads cold": the first page (20 posts with bodies) of those whose feed is not kept, once for each reader.
 - "reads after a start": the same of those whose feed is kept in the store.
 - "reads warm": the newest page over and over, 64 requests under way, each reader in turn.
-- "both": "posts to 200" and warm reads by a timetable, while all readers watch their feeds. The greatest
-  part of the goal (23,148 entries and 11,574 reads a second) that is sustained is sought, then measured: all
-  is done within a second of the end, and p99 stays under 550 ms from a post to a live event, and for a read.
+- "at the goal": "posts to 200" and warm reads by a timetable, 23,148 entries and 11,574 reads a second, while
+  all readers watch their feeds.
+- "both": the same, but the greatest part of the goal that is sustained is sought, then measured: all is done
+  within a second of the end, and p99 stays under 550 ms from a post to a live event, and for a read.
 
 Before reads are measured, one page is read in each partition of feeds: what it takes until a partition is
 awake after a start is a figure of its own.
 
 Entries are feeds that got a post, by the server's own counter, which must in the end be the sum of all
-posts' followers. Latencies of live events count from when a post was sent (in "both": was due) to a
+posts' followers. Latencies of live events count from when a post was sent (by a timetable: was due) to a
 follower's `feed` event (of hot authors: `feed_news`, which is coalesced), by the author's class. Every page
 is checked: 20 posts by falling id, and none missing that was acked by an author the reader follows before it
 was asked for; every 50th wholly. Every live event must come once to each follower who watches, and positions
@@ -40,6 +41,7 @@ from typing import Final
 from bench.feed_cast import Cast
 from bench.feed_plan import (
     AHEAD_ENTRIES,
+    BOTH,
     DRAIN_TIMEOUT_S,
     PAGE,
     POSTS,
@@ -264,11 +266,14 @@ def _run_both(setting: Setting, variant: str, people: Cast) -> Trial:
     with calm():
         stage.read_all_once()
         climb(0.1, WARM_UP_S)
-        last = ladder.find(setting.seconds)
+        last = ladder.find(setting.seconds) if variant == BOTH else ladder.measure(1.0, setting.seconds)
         loop.run_for(NEWS_WITHIN_S)
     rss_kib = target.rss_kib()
     errors = stage.faults(watches=True)
     stage.close()
+    notes = _notes(stage)
+    if not last.is_sustained:
+        notes.append("not sustained")
     return measured(
         meter,
         variant=variant,
@@ -277,7 +282,7 @@ def _run_both(setting: Setting, variant: str, people: Cast) -> Trial:
         errors=errors,
         findings=_story(stage, errors, str(ladder)),
         is_sound=not errors,
-        notes=[*_notes(stage), *([] if last.is_sustained else ["no part of the goal was sustained"])],
+        notes=notes,
     )
 
 

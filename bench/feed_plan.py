@@ -20,9 +20,10 @@ COLD: Final = "reads cold"
 KEPT: Final = "reads after a start"
 WARM: Final = "reads warm"
 BOTH: Final = "both"
+AT_GOAL: Final = "at the goal"
 POSTS: Final = (BY_FOLLOWERS, EVENLY, TO_200)
 READS: Final = (COLD, KEPT, WARM)
-VARIANTS: Final = (*POSTS, *READS, BOTH)
+VARIANTS: Final = (*POSTS, *READS, AT_GOAL, BOTH)
 
 GOAL_ENTRIES_PER_S: Final = 23_148  # 10 million posts a day × 200 followers
 GOAL_READS_PER_S: Final = 11_574  # 100 million users × 10 a day
@@ -163,6 +164,10 @@ class Ladder:
         rung = self._climb(part, seconds)
         self.rungs.append(rung)
         return rung
+
+    def measure(self, part: float, seconds: float) -> Rung:
+        """Measure one part, sustained or not."""
+        return self._try(part, seconds)
 
     def __str__(self) -> str:
         return "parts of the goal tried: " + ", ".join(map(str, self.rungs))

@@ -7,6 +7,7 @@ from typing import Final
 from bench.feed_cast import Cast
 from bench.feed_plan import (
     AHEAD_ENTRIES,
+    AT_GOAL,
     BOTH,
     DRAIN_TIMEOUT_S,
     PAGE,
@@ -197,7 +198,7 @@ def run_redis(setting: Setting, variant: str, people: Cast) -> Trial:
     app.preload(target.world.history)
     if variant in POSTS:
         trial = _run_posts(setting, variant, app)
-    elif variant == BOTH:
+    elif variant in (AT_GOAL, BOTH):
         trial = _run_both(setting, variant, app)
     else:
         trial = _run_reads(setting, variant, app)
@@ -344,7 +345,7 @@ def _run_both(setting: Setting, variant: str, app: RedisApp) -> Trial:
     ladder = Ladder(climb)
     with calm():
         climb(0.1, WARM_UP_S)
-        last = ladder.find(setting.seconds)
+        last = ladder.find(setting.seconds) if variant == BOTH else ladder.measure(1.0, setting.seconds)
     return _trial(
         app,
         meter,

@@ -26,6 +26,8 @@ class Meter:
         self.started_at = self._server_before = self._client_before = 0.0
 
     def start(self) -> None:
+        if self._target.on_measure is not None:
+            self._target.on_measure()
         self.knows_costs = bool(self._target.pids())
         self._server_before = self._target.cpu_s()
         self._client_before = own_cpu_s()
