@@ -169,7 +169,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int,
         Meta(
             ge=1,
-            description="From so many followers on an author's posts are merged into feeds when they are read; "
+            description="From so many followers on, posts are merged into feeds when they are read; "
             "below nine tenths of it they are pushed again. The same on all nodes.",
         ),
     ] = HOT_FOLLOWERS

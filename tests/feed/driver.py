@@ -138,6 +138,16 @@ class Driver:
         for user_id in followers[stay:]:
             await self.unfollow(self.users.index(user_id), whom)
 
+    async def cross(self, whom: int, waits: int) -> None:
+        """Take an author over the threshold, or back, and let them post; `waits`: once that is counted."""
+        if len(self.oracle.followers(self.users[whom])) < len(self.users) - 2:
+            await self.everybody_follows(whom)
+        else:
+            await self.most_unfollow(whom, 2)
+        if waits:
+            await self.node.settle()
+        await self.post(whom, 0, 0)
+
     async def set_private(self, who: int, is_private: int) -> None:
         user_id = self.users[who]
         reply = await self._ask(user_id, f.UpdateAuthor(is_private=bool(is_private)), r.AuthorInfo)
@@ -290,6 +300,8 @@ class Driver:
         if not self.posts:
             return
         post_id = self._post(what)
+        if visibility:  # of a repost: of what it repeats, whose reposts come and go with that
+            post_id = self.root_of.get(post_id, post_id)
         author_id = self.author_of[post_id]
         text = self._text(author_id, tag)
         wanted = _VISIBILITIES[visibility]
@@ -693,6 +705,7 @@ OPERATIONS: Final = (
     Operation("unfollow", 2, {"who": _USER, "whom": _USER}),
     Operation("everybody_follows", 1, {"whom": _USER}),
     Operation("most_unfollow", 1, {"whom": _USER, "stay": 5}),
+    Operation("cross", 3, {"whom": 3, "waits": 2}),  # few authors, so that they go both ways
     Operation("set_private", 1, {"who": _USER, "is_private": 2}),
     Operation("answer", 1, {"who": _USER, "which": _USER, "accept": 2}),
     Operation("remove_follower", 1, {"who": _USER, "which": _USER}),
@@ -702,7 +715,7 @@ OPERATIONS: Final = (
     Operation("set_interest", 1, {"who": _USER, "kind": 3, "what": _RECENT, "removed": 2}),
     Operation("post", 8, {"who": _USER, "tag": len(HASHTAGS), "followers_only": 2}),
     Operation("repost", 3, {"who": _USER, "what": _RECENT}),
-    Operation("edit", 1, {"what": _RECENT, "tag": len(HASHTAGS), "visibility": 3}),
+    Operation("edit", 2, {"what": _RECENT, "tag": len(HASHTAGS), "visibility": 3}),
     Operation("delete", 2, {"what": _RECENT}),
     Operation("like", 1, {"who": _USER, "what": _RECENT, "removed": 2}),
     Operation("comment", 1, {"who": _USER, "what": _RECENT}),

@@ -230,6 +230,7 @@ class SmallNode:
                     for (who, _), state in self._state.follows.items()
                 ),
                 posts=len(self._live(author_id)),
+                follow=self._follow_state(user_id, author_id),
             )
         )
 
