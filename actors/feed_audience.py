@@ -39,6 +39,7 @@ class FeedAudience:
         self._feeds: dict[str, dict[int, Watcher]] = {}  # user_id -> conn_id -> the sessions with the feed on
         self._posts: dict[int, dict[int, Watcher]] = {}  # post_id -> conn_id -> the sessions that show it
         self._shown: dict[int, frozenset[int]] = {}  # conn_id -> post_ids
+        self._users: dict[int, str] = {}  # conn_id -> user_id, of those who show posts
         # What this node knows of a post that everybody may see; see `watch`.
         self.counts_of: Callable[[int], PostCounts | None] = lambda _post_id: None
         # Gets the live events about posts that other nodes have sent.
@@ -57,6 +58,9 @@ class FeedAudience:
         old, new = self._shown.pop(conn_id, frozenset()), frozenset(post_ids)
         if new:
             self._shown[conn_id] = new
+            self._users[conn_id] = watcher.user_id
+        else:
+            self._users.pop(conn_id, None)
         for post_id in new - old:
             self._posts.setdefault(post_id, {})[conn_id] = watcher
             counts = self.counts_of(post_id)
@@ -68,8 +72,16 @@ class FeedAudience:
     def forget(self, watcher: Watcher) -> None:
         """A session has gone."""
         self._leave_feed(watcher)
+        self._users.pop(watcher.conn_id, None)
         for post_id in self._shown.pop(watcher.conn_id, ()):
             self._leave_post(watcher.conn_id, post_id)
+
+    def part(self, user_id: str) -> None:
+        """The user may not see some author's posts any more: hear of none until the session says anew."""
+        for conn_id in [c for c, user in self._users.items() if user == user_id]:
+            for post_id in self._shown.pop(conn_id, ()):
+                self._leave_post(conn_id, post_id)
+            del self._users[conn_id]
 
     def is_watched(self, user_id: str) -> bool:
         """Tell whether any session here shows that user's feed."""

@@ -12,8 +12,9 @@ from actors.feed.feed_follower import FeedFollower
 from actors.feed.ids import PostIds
 from actors.feed.index import FeedNode
 from actors.feed.news import FeedNewsTeller
-from actors.feed.partition import FeedPartition, FeedStats
+from actors.feed.partition import FeedPartition
 from actors.feed.ranked_feed import RankedFeeds
+from actors.feed.relations_keeper import FeedStats, PartitionNeeds
 from actors.feed.resumer import FanoutResumer
 from actors.hub import Hub
 from actors.ports import Fanout, Leases, Relay
@@ -82,22 +83,23 @@ class FeedCore:
                 cool_followers=limits.cool_followers,
             )
 
+        needs = PartitionNeeds(
+            log=store,
+            reads=store.feeds,
+            leases=leases,
+            relay=relay,
+            fanout=fanout,
+            now_ms=now_ms,
+            node=node,
+            follower=self.follower,
+            limits=limits,
+            stats=self.stats,
+            ranked=self.ranked,
+            ads=self.campaigns.book,
+        )
+
         def partition(address: Address) -> FeedPartition:
-            return FeedPartition(
-                int(address.id),
-                log=store,
-                reads=store.feeds,
-                leases=leases,
-                relay=relay,
-                fanout=fanout,
-                node=node,
-                limits=limits,
-                stats=self.stats,
-                ranked=self.ranked,
-                ads=self.campaigns.book,
-                follower=self.follower,
-                now_ms=now_ms,
-            )
+            return FeedPartition(int(address.id), needs)
 
         self.authors = EntityHost(
             author_actor.KIND,

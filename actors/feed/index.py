@@ -135,6 +135,9 @@ class FeedNode:
     # -- actors.ports.FeedIndex ---------------------------------------------------------------------
 
     def posted(self, post: PostRow, *, is_pending: bool) -> None:
+        if post.post_id in self.pending.get(post.author_id, ()):
+            self.posts.put(post)  # told again by the next actor of its author, who goes on pushing it
+            return
         self._posted(post, is_pending=is_pending)
         self.post_count += 1
         if self.trending is not None and not post.repost_of and self._is_for_all(post):

@@ -119,7 +119,9 @@ async def test_a_post_is_edited_and_deleted_by_its_author_alone(tmp_path: Path) 
         assert (info.post.text, info.post.hashtags, info.post.mentions) == ("#two", ["two"], ["bob"])
         assert info.post.edited_at_ms > 0
         assert world.listeners.events == []  # who watches need not be a follower
-        await world.do("ann", feed_commands.EditPost(post_id=post_id, mentions=[]))
+        await world.do("ann", feed_commands.EditPost(post_id=post_id, text="#three"))
+        assert world.listeners.events == []  # and may have been one before
+        await world.do("ann", feed_commands.EditPost(post_id=post_id, mentions=[], visibility="public"))
         event = world.listeners.events[0][1]
         assert isinstance(event, FeedChanged)
         assert event.post.mentions == []

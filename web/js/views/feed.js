@@ -258,7 +258,7 @@ export class FeedView {
       problem: client.feed.problem,
       isLoading: Boolean(client.feed.loading) || !feed.is_loaded,
       words: isEmpty ? "Your feed is empty. Follow somebody, and their posts come here."
-        : !feed.is_complete ? "Some posts are still missing here. Look again in a moment." : feed.is_end ? "You have reached the end." : "",
+        : !feed.is_end ? "" : feed.is_complete ? "You have reached the end." : "Some posts are still missing here. Look again in a moment.",
       onretry: () => (feed.is_loaded ? client.feed.older(true) : client.feed.load()),
     });
     if (isEmpty && (feed.fresh.size || feed.is_stale) && !client.feed.loading) client.feed.load({ isRestoring: false }); // nothing is being read

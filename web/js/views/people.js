@@ -142,14 +142,14 @@ export class PeoplePage {
 }
 
 export const PAGES = {
-  followers: (app, user_id) => new PeoplePage(app, `Followers of ${nameOf(app, user_id)}`, {
-    command: { type: "list_followers", user_id }, words: "Nobody follows them yet.",
+  followers: (app, user_id) => new PeoplePage(app, user_id === app.store.my_id ? "Your followers" : `Followers of ${app.store.nameOf(user_id)}`, {
+    command: { type: "list_followers", user_id }, words: "No followers yet.",
     actions: (other_id, page) => (user_id !== app.store.my_id ? [] : [small("Remove", async () => {
       if (await attempt(app.client.ask({ type: "remove_follower", user_id: other_id }))) page.list.drop(other_id);
     }, `Remove ${app.store.nameOf(other_id)} from your followers`)]),
   }),
-  following: (app, user_id) => new PeoplePage(app, `Followed by ${nameOf(app, user_id)}`, {
-    command: { type: "list_following", user_id }, words: "They follow nobody yet.",
+  following: (app, user_id) => new PeoplePage(app, user_id === app.store.my_id ? "Whom you follow" : `Followed by ${app.store.nameOf(user_id)}`, {
+    command: { type: "list_following", user_id }, words: "Nobody yet.",
     actions: (other_id, page) => (user_id !== app.store.my_id ? [] : [small("Unfollow", async () => {
       if (await attempt(app.client.feed.follow(other_id, false))) page.list.drop(other_id);
     }, `Unfollow ${app.store.nameOf(other_id)}`)]),
@@ -171,10 +171,6 @@ export const PAGES = {
     }, `Unmute ${app.store.nameOf(other_id)}`)],
   }),
 };
-
-function nameOf(app, user_id) {
-  return user_id === app.store.my_id ? "you" : app.store.nameOf(user_id);
-}
 
 function small(text, onclick, label, kind = "") {
   return h("button", { type: "button", class: `button small ${kind}`, text, "aria-label": label, onclick });
