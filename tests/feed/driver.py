@@ -251,10 +251,10 @@ class Driver:
     # -- operations: posts --------------------------------------------------------------------------
 
     async def post(self, who: int, tag: int, followers_only: int) -> None:
-        await self._post_as(self.users[who], tag, followers_only)
+        await self.post_as(self.users[who], tag, followers_only)
         await self._after(self.users[who])
 
-    async def _post_as(self, user_id: str, tag: int, followers_only: int) -> int:
+    async def post_as(self, user_id: str, tag: int, followers_only: int) -> int:
         text = self._text(user_id, tag)
         visibility: Visibility = "followers" if followers_only else "public"
         self._numbers += 1
@@ -390,7 +390,7 @@ class Driver:
 
         async with trio.open_nursery() as nursery:
             for writer in writers:
-                nursery.start_soon(self._post_as, writer, 0, 0)
+                nursery.start_soon(self.post_as, writer, 0, 0)
             for user_id in readers:
                 nursery.start_soon(read, user_id)
         for user_id, page in found:
