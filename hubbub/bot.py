@@ -357,7 +357,7 @@ class Bot:
 
     async def _begin_posts(self, client: Client) -> None:
         """Go on in the feed where the bot was, or begin with what is new."""
-        known = (await client.feed.read(limit=1, order="chronological")).read_position
+        known = (await client.feed.read(limit=1, order="chronological", ads=False)).read_position
         page = await client.feed.start_live(limit=1, since=known or None, expand_news=True)
         newest = max((item.post.post_id for item in page.items if item.post is not None), default=0)
         self._posts = PostProgress(known or newest)

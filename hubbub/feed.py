@@ -285,29 +285,36 @@ class Feed(_Noun):
         limit: int = 20,
         order: FeedOrder | None = None,
         explain: bool = False,
+        ads: bool = True,
     ) -> fr.FeedPage:
         """Read one page: the newest, or what is beyond a cursor of another page.
 
         `before` goes on with older items and `after` with newer ones; neither skips or repeats anything,
         whatever comes in meanwhile. `order`: None as the app has set. `explain` also tells what was
-        examined and left out, and why.
+        examined and left out, and why. `ads=False` suits a program that nobody looks at.
         """
         return await self._ask(
             c.ReadFeed(
-                id=self._next_id(), before=before, after=after, limit=limit, order=order, explain=explain
+                id=self._next_id(),
+                before=before,
+                after=after,
+                limit=limit,
+                order=order,
+                explain=explain,
+                ads=ads,
             ),
             fr.FeedPage,
         )
 
     def items(
-        self, *, before: str = "", order: FeedOrder | None = None, page_size: int = 20
+        self, *, before: str = "", order: FeedOrder | None = None, page_size: int = 20, ads: bool = True
     ) -> Pages[FeedItem]:
         """Iterate over the feed, newest first, to its end. Ads are items of kind "ad"."""
         place = before
 
         async def fetch() -> tuple[Sequence[FeedItem], bool]:
             nonlocal place
-            page = await self.read(before=place, limit=page_size, order=order)
+            page = await self.read(before=place, limit=page_size, order=order, ads=ads)
             place = page.before
             return page.items, bool(place)
 

@@ -16,7 +16,7 @@ from typing import Final
 from protocol.feed_events import FeedPosted
 from protocol.feed_types import FeedItem, Post
 
-OVERLAP_MS: Final = 60_000  # a slow store, or another node's late news of a post, is not later than that
+OVERLAP_MS: Final = 15_000  # a command may wait 10 s for the store, and other nodes hear of it within seconds
 HELD_EVENTS: Final = 256  # live events that wait for a catch-up; beyond, they are read as well
 MAX_TOLD: Final = 10_000  # post_ids remembered: twice what one catch-up brings
 
@@ -31,7 +31,8 @@ class FeedStream:
         self._floor_id = since or 0  # nothing is owed from here down
         self._good_ms = 0  # server time up to which everything was told
         self._told: dict[int, None] = {}  # post_ids, the one noted last at the end
-        self._held: list[FeedPosted] = []
+        self._held: list[FeedPosted] = []  # what came since the catch-up began, or before one
+        self._covered: list[FeedPosted] = []  # what came before it began, and so can be read
         self._is_started = False
         self._is_missing = since is not None  # something was not told, as far as is known
         self._is_catching_up = False
@@ -59,7 +60,7 @@ class FeedStream:
         self.position = position
         return self._release()
 
-    def offer(self, event: FeedPosted, *, has_room: bool = True) -> bool:
+    def offer(self, event: FeedPosted, *, clock_ms: int = 0, has_room: bool = True) -> bool:
         """Take a live event. Returns whether to tell it now; else it was told, or a catch-up tells it."""
         if not has_room:
             self._is_missing = True
@@ -80,6 +81,8 @@ class FeedStream:
         if post is None:
             return False
         self._note(post.post_id)
+        # By the post's time, as it may have lain unread; but not by a clock that runs ahead of ours.
+        self._good_ms = max(self._good_ms, min(post.at_ms, clock_ms))
         return True
 
     def miss(self) -> None:
@@ -95,6 +98,8 @@ class FeedStream:
         """Begin a catch-up. What is lost from now on needs another one."""
         self._is_missing = False
         self._is_catching_up = True
+        self._covered += self._held
+        self._held = []
 
     def reaches_back(self, items: Iterable[FeedItem]) -> bool:
         """Tell whether a page goes back to what is not owed, so that no older one is needed."""
@@ -118,11 +123,15 @@ class FeedStream:
         self._is_catching_up = False
         self.position = position
         self._good_ms = max(self._good_ms, clock_ms)
-        return self._release()
+        # Their positions say nothing any more: a feed that lost its count would be caught up with for ever.
+        covered, self._covered = self._covered, []
+        return self._fresh(covered) + self._release()
 
     def give_up(self) -> None:
         """End a catch-up that failed; another one is needed."""
         self._is_catching_up = False
+        self._held = (self._covered + self._held)[:HELD_EVENTS]
+        self._covered = []
         self._is_missing = True
 
     def _is_owed(self, post: Post) -> bool:
@@ -140,19 +149,26 @@ class FeedStream:
             self._is_missing = True
 
     def _release(self) -> list[FeedPosted]:
+        """Take what was held up to the next hole."""
         held, self._held = sorted(self._held, key=lambda event: event.position), []
         ready: list[FeedPosted] = []
         for event in held:
             if self._is_missing or event.position > self.position + 1:
-                self._is_missing = True  # another hole: they wait on
+                self._is_missing = True  # another hole
                 self._hold(event)
-                continue
-            self.position = max(self.position, event.position)
+            else:
+                self.position = max(self.position, event.position)
+                ready.append(event)
+        return self._fresh(ready)
+
+    def _fresh(self, events: Iterable[FeedPosted]) -> list[FeedPosted]:
+        fresh: list[FeedPosted] = []
+        for event in events:
             post = _post_of(event)
             if post is not None and post.post_id not in self._told:
                 self._note(post.post_id)
-                ready.append(event)
-        return ready
+                fresh.append(event)
+        return fresh
 
 
 def _post_of(event: FeedPosted) -> Post | None:

@@ -46,7 +46,9 @@ class FeedWatch:
         self._telling = trio.Lock()
         self._wake = trio.Event()
         self._is_listening = False
-        self._clock_ms = 0
+        self._welcomes = 0
+        self._clock_ms = 0  # what the server said of the time last, and when
+        self._clock_at = 0.0
 
     # -- the user's side ----------------------------------------------------------------------------
 
@@ -57,8 +59,8 @@ class FeedWatch:
         self._wanted += 1
         try:
             await self._tell()
-            clock_ms = self._clock_ms
-            page = await self._read("", limit)
+            clock_ms = self._clock()
+            page = await self._read("", limit, ads=True)  # for the user's eyes
         except BaseException:
             if self._stream is stream:
                 self._stream = None
@@ -91,7 +93,8 @@ class FeedWatch:
 
     def on_welcome(self, now_ms: int) -> None:
         """A new connection: the server knows nothing of what is watched, and events may have been lost."""
-        self._clock_ms = max(self._clock_ms, now_ms)
+        self._set_clock(now_ms)
+        self._welcomes += 1
         self._told = 0
         self.on_resync()
 
@@ -103,7 +106,7 @@ class FeedWatch:
 
     def note_time(self, now_ms: int) -> None:
         """The server has said so late that it lives."""
-        self._clock_ms = max(self._clock_ms, now_ms)
+        self._set_clock(now_ms)
         if self._stream is not None and self._told == self._wanted:
             self._stream.note_time(now_ms)
 
@@ -113,7 +116,8 @@ class FeedWatch:
         if isinstance(event, FeedPosted):
             if stream is None:
                 return  # the watch has ended, or was not told to this user
-            if stream.offer(event, has_room=self._is_listening and self._queue.has_room):
+            has_room = self._is_listening and self._queue.has_room
+            if stream.offer(event, clock_ms=self._clock(), has_room=has_room):
                 self._queue.put(event, None)
             elif stream.is_behind:
                 self._wake.set()
@@ -122,6 +126,14 @@ class FeedWatch:
             self._wake.set()
         elif self._is_listening:
             self._queue.put_live(event)
+
+    def _set_clock(self, now_ms: int) -> None:
+        if now_ms >= self._clock():
+            self._clock_ms, self._clock_at = now_ms, trio.current_time()
+
+    def _clock(self) -> int:
+        """The server's time by now, or a little less: what it said last came with a delay."""
+        return self._clock_ms + int((trio.current_time() - self._clock_at) * 1000) if self._clock_ms else 0
 
     # -- the task -----------------------------------------------------------------------------------
 
@@ -157,15 +169,18 @@ class FeedWatch:
         """Tell the server what is watched now. Raises: HubbubError."""
         async with self._telling:  # a command that is tried again must not undo a later one
             while self._told != self._wanted:  # ends when nobody changed it meanwhile
-                told = self._wanted
+                told, welcomes = self._wanted, self._welcomes
                 command = WatchFeed(
                     id=self._asker.next_id(), feed=self._stream is not None, post_ids=self._post_ids
                 )
                 await self._asker.ask_now(command, r.Ok)
-                self._told = told
+                if self._welcomes == welcomes:  # else tell the new connection as well
+                    self._told = told
 
-    async def _read(self, before: str, limit: int) -> FeedPage:
-        command = ReadFeed(id=self._asker.next_id(), before=before, limit=limit, order="chronological")
+    async def _read(self, before: str, limit: int, *, ads: bool = False) -> FeedPage:
+        command = ReadFeed(
+            id=self._asker.next_id(), before=before, limit=limit, order="chronological", ads=ads
+        )
         return await self._asker.ask_now(command, FeedPage)
 
     async def _catch_up(self, stream: FeedStream) -> None:
@@ -175,7 +190,7 @@ class FeedWatch:
         """
         stream.begin()
         newest_id = stream.newest_id
-        clock_ms = self._clock_ms
+        clock_ms = self._clock()
         try:
             first = page = await self._read("", CATCH_UP_PAGE)
             places: list[str] = []

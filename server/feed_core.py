@@ -65,6 +65,7 @@ class FeedCore:
         self._news = FeedNewsTeller(node, fanout, now_ms=now_ms)
         self._resumer = FanoutResumer(store, router, owns=leases.owns)
         hub.feeds.heard = node.heard
+        hub.feeds.counts_of = node.posts.counts_of
         ids = PostIds()
 
         def author(address: Address) -> AuthorActor:

@@ -1,6 +1,7 @@
-"""What every test shares: hypothesis profiles, and the rule for the `long` marker."""
+"""What every test shares: hypothesis profiles, the rule for the `long` marker, and Ctrl-C."""
 
 import os
+import signal
 
 import hypothesis
 import pytest
@@ -17,6 +18,11 @@ hypothesis.settings.register_profile(
     "long", max_examples=5_000, deadline=None, suppress_health_check=BUSY_MACHINE, print_blob=True
 )
 hypothesis.settings.load_profile("long" if IS_LONG_RUN else "short")
+
+# What a shell starts in the background, as ./check does with the slow tests, is deaf to Ctrl-C, and so would
+# be the nodes that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

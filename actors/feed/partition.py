@@ -516,7 +516,7 @@ class FeedPartition(RelationsKeeper):
         if isinstance(new_above, Missing):
             return new_above
         rows: tuple[AdShown, ...] = ()
-        if self._node.options_of(ask.app_id).ads and self._has_room():
+        if command.ads and self._node.options_of(ask.app_id).ads and self._has_room():
             is_falling = not scores and command.after is None
             filled = self._with_ads(feed.relations, ask, items, anchor, start.counted, is_falling=is_falling)
             if isinstance(filled, Missing):

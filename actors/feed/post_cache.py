@@ -117,6 +117,14 @@ class PostCache:
             )
         )
 
+    def counts_of(self, post_id: int) -> PostCounts | None:
+        """The counts of a post that everybody may see, if it is here."""
+        known = self._young.get(post_id) or self._old.get(post_id)
+        if known is None or not known.is_public or known.author_id in self.private_author_ids:
+            return None
+        post = known.post
+        return PostCounts(post_id=post_id, likes=post.likes, comments=post.comments, reposts=post.reposts)
+
     def set_private(self, author_id: str, *, is_private: bool) -> None:
         """An author's posts are for followers only, or for all."""
         self._note(author_id)

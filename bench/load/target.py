@@ -25,6 +25,7 @@ import jwt
 
 from bench.load.client import Account
 from server.launch import leash
+from server.launch.plan import find_free_ports
 
 START_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 30.0
@@ -58,7 +59,9 @@ class Cores:
         """These, with `count` cores for the servers, or as many as there are while the client keeps one."""
         others = [core for core in self._usable if core not in self.servers]
         more = others[: max(0, min(count - len(self.servers), len(others) - 1))]
-        return Cores((*self.servers, *more), usable=self._usable)
+        wide = Cores((*self.servers, *more), usable=self._usable)
+        wide.is_pinned = self.is_pinned
+        return wide
 
     def pin_client(self) -> None:
         """Keep this process off the servers' cores."""
@@ -224,6 +227,9 @@ class Hubbub(Target):
         self._port = self._bot_port = 0
 
     def start(self) -> None:
+        if not self._port:
+            self._port = lasting_ports()
+            self._bot_port = self._port + 1
         data = str(self.directory / "data")
         command = ["-m", "server", "serve", "--data-dir", data, "--log-format", "json", "--log-level", "info"]
         command += ["--port", str(self._port), "--bot-port", str(self._bot_port), *LIMITS, *self._flags]
@@ -251,6 +257,7 @@ class Uvicorn(Target):
         self._port = 0
 
     def start(self) -> None:
+        self._port = self._port or lasting_ports()
         data = self.directory / "data"
         data.mkdir(exist_ok=True)
         command = ["-m", self.program, "--data-dir", str(data), "--port", str(self._port)]
@@ -322,6 +329,11 @@ def running(
         target.stop()
         if keep is None:
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def lasting_ports() -> int:
+    """The first of four ports that nobody has, and that no connection gets while a killed server is down."""
+    return find_free_ports("127.0.0.1", ())
 
 
 def make_app_key(data_dir: str) -> tuple[str, str]:

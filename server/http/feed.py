@@ -335,9 +335,10 @@ async def read_feed(
         str | None, QueryParameter(description="chronological or ranked; absent: as the app has set.")
     ] = None,
     explain: Annotated[bool, QueryParameter(description="Also tell what was left out, and why.")] = False,
+    ads: Annotated[bool, QueryParameter(description="false: no ads, where nobody looks at the page.")] = True,
 ) -> r.FeedPage:
     """A page, newest first. `complete` says whether anything that belongs into it is missing."""
-    command = made(c.ReadFeed, before=before, after=after, limit=limit, order=order, explain=explain)
+    command = made(c.ReadFeed, before=before, after=after, limit=limit, order=order, explain=explain, ads=ads)
     return await carried_out(request, r.FeedPage, command)
 
 

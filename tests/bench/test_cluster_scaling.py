@@ -1,6 +1,7 @@
 """W9, and W1 and W2 on several nodes: run small, on a real cluster of `hubbub cluster`."""
 
 import contextlib
+import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +24,10 @@ HELD_UP = {"outcome_unknown", "overloaded", "busy", "timeout"}
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[HubbubCluster]:
-    with running(HubbubCluster, Cores(), node_count=NODE_COUNT) as target:
+    """Nothing is pinned: other tests run too."""
+    cores = Cores()
+    cores.is_pinned = False
+    with running(HubbubCluster, cores, node_count=NODE_COUNT) as target:
         assert isinstance(target, HubbubCluster)
         yield target
 
@@ -82,6 +86,9 @@ def test_each_node_gets_a_core_while_the_client_keeps_one() -> None:
     assert Cores([0], usable=range(2)).widened(3).servers == (0,)
     assert Cores([0], usable=range(3)).widened(3).servers == (0, 1)
     assert Cores([4, 5], usable=range(8)).widened(1).servers == (4, 5)
+    loose = Cores([0], usable=range(8))
+    loose.is_pinned = False
+    assert not loose.widened(3).is_pinned
 
 
 def test_a_cluster_on_too_few_cores_says_so(tmp_path: Path) -> None:
@@ -121,10 +128,22 @@ def test_every_node_serves_at_its_own_address_and_owns_its_share(cluster: Hubbub
     assert cluster.rss_kib() > 0
 
 
-def test_a_killed_cluster_is_gone_and_comes_back_at_the_same_addresses() -> None:
+@pytest.fixture
+def own_cores() -> Iterator[None]:
+    """Afterwards this process may use all its cores again: a benchmark that ends need not give them back."""
+    usable = os.sched_getaffinity(0)
+    yield
+    os.sched_setaffinity(0, usable)
+
+
+def test_a_killed_cluster_is_gone_and_comes_back_at_the_same_addresses(own_cores: None) -> None:
     """A crash is only one if no node survives it; clients come back to where they were."""
     with running(HubbubCluster, Cores(), node_count=2) as target:
         addresses, pids = target.addresses("json"), target.pids()
+        if target.cores.is_pinned:
+            assert os.sched_getaffinity(0) == set(target.cores.client)
+            threads = {int(task.name) for pid in pids for task in Path(f"/proc/{pid}/task").iterdir()}
+            assert set().union(*map(os.sched_getaffinity, threads)) == set(target.cores.servers)
         target.kill()
         assert not any(Path(f"/proc/{pid}/exe").exists() for pid in pids)
         with pytest.raises(ConnectionRefusedError):

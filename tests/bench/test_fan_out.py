@@ -126,9 +126,15 @@ def test_a_member_that_stalls_is_told_to_sync(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(Stalling, "stop_reading", stop_reading)
     with small_setting("hubbub", "json", scale=0.02) as setting:
-        trial = WORKLOAD.run(msgspec.structs.replace(setting, seconds=2.0), "5 senders x 5, one stalls")
-    assert trial.is_sound, trial.findings
-    ((member, room),) = stalled
+        for seconds in (2.0, 8.0, 30.0):  # beside other tests it takes longer until there is too much for it
+            stalled.clear()
+            trial = WORKLOAD.run(
+                msgspec.structs.replace(setting, seconds=seconds), "5 senders x 5, one stalls"
+            )
+            assert trial.is_sound, trial.findings
+            ((member, room),) = stalled
+            if member.is_told_to_sync:
+                break
     assert room <= 2 * STALLED_BUFFER_BYTES  # the kernel doubles it, for its own needs
     assert member.count > 0  # it heard the group before
     assert member.is_told_to_sync

@@ -65,10 +65,10 @@ def test_a_view_is_worked_out_once() -> None:
     """The keeper asks every second."""
     names = [f"quick{number}" for number in range(8)]
     desired_owners(names)
-    started_at = time.perf_counter()
+    started_at = time.thread_time()
     for _ in range(1000):
         desired_owners(names)
-    assert time.perf_counter() - started_at < 0.5
+    assert time.thread_time() - started_at < 0.5
 
 
 def test_only_a_live_lease_of_the_same_life_holds_a_shard() -> None:

@@ -126,8 +126,8 @@ async def test_a_join_a_drain_and_a_death_on_one_directory(tmp_path: Path) -> No
         # Its store is closed without a word, as by kill -9: the lease had two seconds to go.
         started_at = trio.current_time()
         a.peer.keeper.poke()
-        await until_owned(a, within_s=1)
-        assert trio.current_time() - started_at < 0.8
+        await until_owned(a, within_s=1.5)
+        assert trio.current_time() - started_at < 1.5  # its lease would last 1.6 s at least
         nursery.cancel_scope.cancel()
     seqs: dict[int, list[int]] = {}
     for node in nodes:

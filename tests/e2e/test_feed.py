@@ -12,6 +12,7 @@ import hubbub
 from hubbub.client import Events
 from protocol.feed_events import FeedPosted, FollowChanged, FollowerChanged, PostCounts
 from protocol.feed_types import Post
+from tests.examples.test_running import operate
 from tests.nodes import NodeProcess, running_node
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -219,3 +220,22 @@ async def test_a_feed_over_http_alone(tmp_path: Path) -> None:
             assert (own.status_code, own.json()["code"]) == (400, "self_not_allowed")
             assert (await call(bob, "DELETE", f"/v1/posts/{post_id}")).status_code == 204
             assert len((await call(ann, "GET", "/v1/feed")).json()["items"]) == 5
+
+
+async def test_pages_that_nobody_looks_at_take_no_ads(tmp_path: Path) -> None:
+    """Who pays for ads: what the SDK reads to catch up must not use up what a reader may be shown."""
+    with running_node(tmp_path) as node, trio.fail_after(60):
+        key = operate(node, "keys", "create")
+        app = (key["app_key"], key["app_secret"])
+        async with two_people(node) as (ann, bob), httpx.AsyncClient(base_url=node.url, auth=app) as backend:
+            options = await backend.put("/v1/app/feed_options", json={"ads": True})
+            assert options.status_code == 200, options.text
+            campaign = {"title": "Tea", "url": "https://tea.example/", "client_id": "tea", "daily_cap": 1}
+            made = await backend.post("/v1/app/campaigns", json=campaign)
+            assert made.status_code in (200, 201), made.text
+            for number in range(12):
+                await bob.posts.create(f"{number}")
+            kinds = [item.kind for item in (await ann.feed.read(ads=False)).items]
+            assert kinds == ["post"] * 12
+            kinds = [item.kind for item in (await ann.feed.read()).items]
+            assert kinds == ["post"] * 5 + ["ad"] + ["post"] * 7  # its one ad was still to be shown

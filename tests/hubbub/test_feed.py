@@ -127,8 +127,8 @@ CALLS: list[tuple[Call, Command, Any]] = [
     (lambda _p, f, _n: f.unmute("bob"), fc.MuteUser(user_id="bob", removed=True), None),
     (lambda _p, f, _n: f.muted(page_size=3), fc.ListMuted(limit=3), [Follow(user_id="bob")]),
     (
-        lambda _p, _f, n: n.read(before="c", limit=3, order="ranked", explain=True),
-        fc.ReadFeed(before="c", limit=3, order="ranked", explain=True),
+        lambda _p, _f, n: n.read(before="c", limit=3, order="ranked", explain=True, ads=False),
+        fc.ReadFeed(before="c", limit=3, order="ranked", explain=True, ads=False),
         REPLIES[fr.FeedPage],
     ),
     (lambda _p, _f, n: n.read(after="c"), fc.ReadFeed(after="c"), REPLIES[fr.FeedPage]),

@@ -146,6 +146,36 @@ def test_a_position_that_goes_back_is_looked_into() -> None:
     assert stream.offer(posted(2, 3))
 
 
+def test_a_count_that_was_lost_is_not_caught_up_with_for_ever() -> None:
+    """After a crash a feed may count from less than what it had told."""
+    stream = FeedStream()
+    stream.start([], position=0, clock_ms=0)
+    assert not stream.offer(posted(9, 9))
+    assert catch_up(stream, {8: item(8), 9: item(9)}, 3) == [8, 9]
+    assert not stream.is_behind
+    assert stream.offer(posted(4, 10))
+
+
+def test_an_event_that_no_page_shows_is_told_all_the_same() -> None:
+    """Pushed very late, it lies below what a catch-up looks at."""
+    stream = FeedStream()
+    stream.start([item(500)], position=1, clock_ms=1_000_500)
+    assert not stream.offer(posted(3, 7))
+    assert catch_up(stream, {500: item(500)}, 3) == [7]
+
+
+def test_what_was_told_lately_narrows_what_a_catch_up_looks_at() -> None:
+    """A busy feed is not read from yesterday on; and a clock that runs ahead hides nothing."""
+    stream = FeedStream()
+    stream.start([], position=0, clock_ms=1_000)
+    assert stream.offer(FeedPosted(position=1, item=item(5, at_ms=90_000_000)), clock_ms=50_000_000)
+    assert stream.reaches_back([item(6, at_ms=50_000_000 - OVERLAP_MS - 1)])
+    assert not stream.reaches_back([item(6, at_ms=50_000_000 - OVERLAP_MS)])
+    assert stream.offer(FeedPosted(position=2, item=item(7, at_ms=51_000_000)), clock_ms=99_000_000)
+    assert stream.reaches_back([item(6, at_ms=51_000_000 - OVERLAP_MS - 1)])
+    assert not stream.reaches_back([item(6, at_ms=51_000_000 - OVERLAP_MS)])
+
+
 def test_memory_is_bounded_on_every_side() -> None:
     """A client that runs for years beside a busy feed."""
     stream = FeedStream()

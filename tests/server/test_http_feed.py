@@ -5,7 +5,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import msgspec
 import pytest
@@ -61,8 +61,9 @@ class Recorder:
             raise self.failure
         if self.failure is not None:
             return self.failure
-        reply: Any = REPLIES[type(command).reply]
-        return reply
+        reply = REPLIES[type(command).reply]
+        assert isinstance(reply, get_args(Reply))
+        return cast("Reply", reply)
 
 
 @asynccontextmanager
@@ -162,10 +163,10 @@ CALLS: list[tuple[str, str, dict[str, Any], int, Command]] = [
     ("GET", "/v1/feed", {}, 200, fc.ReadFeed()),
     (
         "GET",
-        "/v1/feed?before=c&limit=5&order=ranked&explain=true",
+        "/v1/feed?before=c&limit=5&order=ranked&explain=true&ads=false",
         {},
         200,
-        fc.ReadFeed(before="c", limit=5, order="ranked", explain=True),
+        fc.ReadFeed(before="c", limit=5, order="ranked", explain=True, ads=False),
     ),
     ("GET", "/v1/feed?after=c", {}, 200, fc.ReadFeed(after="c")),
     ("PUT", "/v1/feed/position", {"json": {"post_id": 7}}, 204, fc.SetFeedPosition(post_id=7)),
@@ -203,7 +204,7 @@ async def test_each_address_is_its_command_and_answers_with_its_reply(tmp_path: 
             if status == 204:
                 assert response.content == b""
             else:
-                reply = msgspec.json.decode(response.content, type=type(command).reply)
+                reply: Any = msgspec.json.decode(response.content, type=type(command).reply)
                 assert reply == REPLIES[type(command).reply], path
 
 
@@ -337,6 +338,7 @@ async def test_the_description_tells_of_posts_and_feeds(tmp_path: Path) -> None:
             "limit",
             "order",
             "explain",
+            "ads",
         }
         made = schema["paths"]["/v1/posts"]["post"]
         assert "Idempotency-Key" in {item["name"] for item in made["parameters"]}

@@ -32,6 +32,7 @@ from protocol.records import (
 )
 from storage import SqliteStore, open_store, post_queries
 from storage.store import UserAt
+from tests.strategies import examples
 
 
 @pytest.fixture
@@ -168,6 +169,7 @@ async def whole(page: _Page) -> list[UserAt]:
     return found
 
 
+@examples(25, long=500)
 @given(
     edges=st.dictionaries(st.sampled_from("bcdefghij"), st.integers(1, 3), max_size=9),
     limit=st.integers(1, 4),

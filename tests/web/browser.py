@@ -1,10 +1,10 @@
 """What the browser tests share: a node in a process of its own, a Chromium, and people who use the page."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -17,6 +17,8 @@ from typing import Any, Final
 
 import httpx
 from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, expect, sync_playwright
+
+from tests.nodes import free_port
 
 CHROMIUM: Final = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
@@ -40,10 +42,10 @@ class Node:
     """A `hubbub serve` that can be killed and started again on the same port and data."""
 
     def __init__(self, data_dir: Path, *, module: str = "server.cli") -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment: dict[str, str] = {}  # more settings
-        self._bot_port = _free_port()
+        self._bot_port = free_port()
         self._data_dir = data_dir
         self._module = module
         self._process: subprocess.Popen[str] | None = None
@@ -51,17 +53,9 @@ class Node:
 
     def start(self) -> None:
         """Return once it listens."""
-        environment = os.environ | {
-            "HUBBUB_DATA_DIR": str(self._data_dir),
-            "HUBBUB_PORT": str(self.port),
-            "HUBBUB_BOT_PORT": str(self._bot_port),
-            "HUBBUB_LOG_FORMAT": "json",
-            "HUBBUB_SIGN_UPS_PER_ADDRESS_PER_H": "1000000",
-            **self.environment,
-        }
         process = subprocess.Popen(
             [sys.executable, "-m", self._module, "serve"],
-            env=environment,
+            env=self._environ(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -71,6 +65,28 @@ class Node:
         threading.Thread(target=self._read, args=(process, is_ready), daemon=True).start()
         assert is_ready.wait(30), "the node did not start:\n" + "".join(self._lines)
         assert process.poll() is None, "the node ended at once:\n" + "".join(self._lines)
+
+    def _environ(self) -> dict[str, str]:
+        return os.environ | {
+            "HUBBUB_DATA_DIR": str(self._data_dir),
+            "HUBBUB_PORT": str(self.port),
+            "HUBBUB_BOT_PORT": str(self._bot_port),
+            "HUBBUB_LOG_FORMAT": "json",
+            "HUBBUB_SIGN_UPS_PER_ADDRESS_PER_H": "1000000",
+            **self.environment,
+        }
+
+    def make_key(self) -> tuple[str, str]:
+        """Make a key for the backend of the people's app; returns key and secret."""
+        made = subprocess.run(
+            [sys.executable, "-m", "server.cli", "keys", "create", "--name", "backend", "--json"],
+            env=self._environ(),
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        key: dict[str, str] = json.loads(made.stdout)
+        return key["app_key"], key["app_secret"]
 
     def _read(self, process: subprocess.Popen[str], is_ready: threading.Event) -> None:
         assert process.stdout is not None
@@ -115,13 +131,6 @@ class Node:
         answer.raise_for_status()
         signed_in: dict[str, Any] = answer.json()
         return signed_in
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Authors against a model, with crashes and refusals at any time: nothing acked is lost, or counted twice."""
 
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import TypeVar, cast
 
 import hypothesis
 import pytest
@@ -25,6 +25,8 @@ from protocol.records import (
 from tests.actors.feed.author_world import World, open_world
 from tests.strategies import examples
 
+K = TypeVar("K")
+V = TypeVar("V")
 PEOPLE = ("ann", "bob", "cai")
 AUTHORS = ("ann", "bob")
 
@@ -103,7 +105,7 @@ async def do(world: World, model: Model, step: tuple[str, str, int]) -> Callable
         await world.edge(user_id, author_id, "following" if kind == "follow" else "", model.versions)
         if kind == "follow":
             return lambda: model.follows.__setitem__((user_id, author_id), 0)
-        return lambda: model.follows.pop((user_id, author_id), None) and None
+        return lambda: _discard(model.follows, (user_id, author_id))
     post_id = model.pick(number)
     if not post_id:
         return None
@@ -128,7 +130,7 @@ async def do(world: World, model: Model, step: tuple[str, str, int]) -> Callable
         if on in model.posts:
             command = feed_commands.DeleteComment(post_id=on, comment_id=comment_id)
             await insist(world, user_id, model.posts[on], command)
-            return lambda: model.comments.pop(comment_id, None) and None
+            return lambda: _discard(model.comments, comment_id)
         return None
     if kind == "repost":
         command = feed_commands.Repost(post_id=post_id, client_id=world.client_id())
@@ -140,7 +142,11 @@ async def do(world: World, model: Model, step: tuple[str, str, int]) -> Callable
     if repost is None:
         return None
     await insist(world, user_id, user_id, feed_commands.DeletePost(post_id=repost))
-    return lambda: model.reposts.pop((post_id, user_id), None) and None
+    return lambda: _discard(model.reposts, (post_id, user_id))
+
+
+def _discard(found: dict[K, V], key: K) -> None:
+    found.pop(key, None)
 
 
 def key_of(model: Model, step: tuple[str, str, int]) -> object:
@@ -194,7 +200,7 @@ async def all_jobs_done(world: World) -> None:
         await trio.sleep(0.005)
 
 
-@examples(12, long=400)
+@examples(15, long=400)
 @given(_rounds)
 @hypothesis.example(
     [([("post", "ann", 1), ("follow", "bob", 0)] * 5, "crash"), ([("like", "cai", 0)], "restart")]
