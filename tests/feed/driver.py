@@ -105,9 +105,9 @@ class Driver:
     async def follow(self, who: int, whom: int) -> None:
         user_id, author_id = self.users[who], self.users[whom]
         if user_id == author_id:
-            await self._refused(user_id, f.FollowUser(user_id=author_id), "self_not_allowed")
+            await self.refused(user_id, f.FollowUser(user_id=author_id), "self_not_allowed")
         elif self.oracle.is_blocked(user_id, author_id):
-            await self._refused(user_id, f.FollowUser(user_id=author_id), "blocked", "user_not_found")
+            await self.refused(user_id, f.FollowUser(user_id=author_id), "blocked", "user_not_found")
         else:
             reply = await self._ask(user_id, f.FollowUser(user_id=author_id), r.FollowInfo)
             self.oracle.follow(user_id, author_id)
@@ -184,7 +184,7 @@ class Driver:
         else:
             user_id = self.users[which % len(self.users)]
             if self.oracle.follow_state(user_id, author_id) == "none":
-                await self._refused(
+                await self.refused(
                     author_id,
                     f.AnswerFollow(user_id=user_id, accept=bool(accept)),
                     *("follow_not_found", "self_not_allowed"),
@@ -217,7 +217,7 @@ class Driver:
     async def mute(self, who: int, whom: int, muted: int) -> None:
         command = f.MuteUser(user_id=self.users[whom], removed=not muted)
         if who == whom:
-            await self._refused(self.users[who], command, "self_not_allowed")
+            await self.refused(self.users[who], command, "self_not_allowed")
         else:
             await self._do(self.users[who], command)
             self.oracle.mute(self.users[who], self.users[whom], bool(muted))
@@ -251,10 +251,10 @@ class Driver:
     # -- operations: posts --------------------------------------------------------------------------
 
     async def post(self, who: int, tag: int, followers_only: int) -> None:
-        await self._post_as(self.users[who], tag, followers_only)
+        await self.post_as(self.users[who], tag, followers_only)
         await self._after(self.users[who])
 
-    async def _post_as(self, user_id: str, tag: int, followers_only: int) -> int:
+    async def post_as(self, user_id: str, tag: int, followers_only: int) -> int:
         text = self._text(user_id, tag)
         visibility: Visibility = "followers" if followers_only else "public"
         self._numbers += 1
@@ -284,7 +284,7 @@ class Driver:
         root_author_id = self.author_of[root_id]
         if not self.oracle.is_repostable(root_id) or self.oracle.is_blocked(user_id, root_author_id):
             if not self.oracle.repost_by(user_id, root_id):  # else it may be answered with that one
-                await self._refused(user_id, command, "post_not_found", "not_repostable", "blocked")
+                await self.refused(user_id, command, "post_not_found", "not_repostable", "blocked")
             return
         reply = await self._ask(user_id, command, r.PostInfo)
         earlier = self.oracle.repost_by(user_id, root_id)
@@ -307,10 +307,10 @@ class Driver:
         wanted = _VISIBILITIES[visibility]
         command = f.EditPost(post_id=post_id, text=text, visibility=wanted)
         if post_id in self.root_of or post_id not in self.oracle.live_posts(author_id):
-            await self._refused(author_id, command)
+            await self.refused(author_id, command)
             return
         stranger = next(user_id for user_id in self.users if user_id != author_id)
-        await self._refused(stranger, command, "not_author", "post_not_found")
+        await self.refused(stranger, command, "not_author", "post_not_found")
         reply = await self._ask(author_id, command, r.PostInfo)
         assert reply.post.text == text
         self.oracle.edit(post_id, text, _tags_of(tag), wanted)
@@ -324,7 +324,7 @@ class Driver:
         if post_id not in self.oracle.live_posts(author_id):
             return
         stranger = next(user_id for user_id in self.users if user_id != author_id)
-        await self._refused(stranger, f.DeletePost(post_id=post_id), "not_author", "post_not_found")
+        await self.refused(stranger, f.DeletePost(post_id=post_id), "not_author", "post_not_found")
         await self.node.do(author_id, f.DeletePost(post_id=post_id))
         self.oracle.delete(post_id)
         await self._after(author_id, *self.oracle.followers(author_id)[:1])
@@ -338,7 +338,7 @@ class Driver:
         command = f.LikePost(post_id=post_id, removed=bool(removed))
         if not self.oracle.may_see(user_id, post_id):
             if not removed:  # a like may be taken back of what is not visible any more
-                await self._refused(user_id, command, "post_not_found", "blocked")
+                await self.refused(user_id, command, "post_not_found", "blocked")
             return
         await self._ask(user_id, command, r.PostCountsInfo)
         reply = await self._ask(user_id, command, r.PostCountsInfo)  # an impatient finger
@@ -355,7 +355,7 @@ class Driver:
         self._numbers += 1
         command = f.AddComment(client_id=f"c{self._numbers}", post_id=post_id, text=f"c {self._numbers}")
         if not self.oracle.may_see(user_id, post_id):
-            await self._refused(user_id, command, "post_not_found", "blocked")
+            await self.refused(user_id, command, "post_not_found", "blocked")
             return
         reply = await self._ask(user_id, command, r.CommentInfo)
         again = await self._ask(user_id, command, r.CommentInfo)
@@ -390,7 +390,7 @@ class Driver:
 
         async with trio.open_nursery() as nursery:
             for writer in writers:
-                nursery.start_soon(self._post_as, writer, 0, 0)
+                nursery.start_soon(self.post_as, writer, 0, 0)
             for user_id in readers:
                 nursery.start_soon(read, user_id)
         for user_id, page in found:
@@ -611,7 +611,7 @@ class Driver:
         assert isinstance(reply, kind), f"{command} was answered by {reply}"
         return reply
 
-    async def _refused(self, user_id: str, command: Command, *codes: str) -> None:
+    async def refused(self, user_id: str, command: Command, *codes: str) -> None:
         try:
             reply = await self.node.do(user_id, command)
         except HubbubError as error:

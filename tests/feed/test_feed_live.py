@@ -59,16 +59,19 @@ async def test_events_and_catch_up_are_the_feed(tmp_path: Path) -> None:
                 nursery.start_soon(feed.run)
             for author in range(3):
                 await driver.everybody_follows(author)
+            for author in range(3, len(USERS)):  # and these are never hot
+                for step in range(1, 4):
+                    await driver.follow((author + step) % len(USERS), author)
             for _ in range(ROUNDS):
                 await _something(driver, watched, dice)
             await driver.node.settle()
             for feed in watched.feeds:  # a follow tells its devices to read; here they come back for it
                 feed.disconnect()
             await watched.until_whole(driver)
-            # From here on nothing but posts: no reading is needed for what events bring.
-            for who in range(len(USERS)):
+            # From here on each event is needed: no later one shows that it is missing.
+            for who in [*range(len(USERS)), *range(len(USERS))]:
                 await driver.post(who, 0, 0)
-            await watched.until_whole(driver)
+                await watched.until_whole(driver)
             nursery.cancel_scope.cancel()
         assert sum(feed.live_count for feed in watched.feeds) > ROUNDS // 4, "hardly anything came live"
         assert sum(feed.connects for feed in watched.feeds) > len(USERS) * 2
