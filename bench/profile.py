@@ -17,7 +17,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -90,7 +90,7 @@ def _area_of(frames: list[str]) -> str:
 
 
 def record(
-    workload_name: str, variant: str, wire: str, seconds: float, kind: type[Target], **options: object
+    workload_name: str, variant: str, wire: str, seconds: float, kind: type[Target], **options: Any
 ) -> list[str]:
     """Run a workload against such a server, and return what py-spy has recorded in its measured part."""
     profiler = shutil.which("py-spy", path=str(Path(sys.executable).parent)) or shutil.which("py-spy")
