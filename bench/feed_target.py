@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,7 +41,7 @@ class FeedWorld:
         self.history = history
         self.statistics = statistics(graph, hot_from=hot_from)
         self._kept = directory
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._temporary: Path | None = None
         self._filled: _Filled | None = None
 
     @property
@@ -56,8 +57,9 @@ class FeedWorld:
         directory = self._kept
         if directory is None:
             if self._temporary is None:
-                self._temporary = tempfile.TemporaryDirectory(prefix="hubbub-bench-people-")
-            directory = Path(self._temporary.name)
+                self._temporary = Path(tempfile.mkdtemp(prefix="hubbub-bench-people-"))
+                weakref.finalize(self, shutil.rmtree, self._temporary, ignore_errors=True)
+            directory = self._temporary
         if self._filled is None:
             self._filled = self._find(directory) or self._fill(directory)
         shutil.copytree(directory / "data", data)
