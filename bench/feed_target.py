@@ -8,8 +8,9 @@ from pathlib import Path
 
 import msgspec
 
+from bench.feed_commands import write_by_commands
 from bench.feed_graph import HOT_FOLLOWERS, Graph, Statistics, statistics
-from bench.feed_rows import HISTORY, Loaded, prepare, write
+from bench.feed_rows import HISTORY, Loaded, active_share_of, prepare, write
 from bench.load.target import CannotRun, Cores, Hubbub, Target, make_app_key
 
 
@@ -34,8 +35,13 @@ class FeedWorld:
         hot_from: int = HOT_FOLLOWERS,
         history: int = HISTORY,
         directory: Path | None = None,
+        by_commands: bool = False,
     ) -> None:
-        """`directory`: where to keep what was filled, for later runs; None: until this process ends."""
+        """`directory`: where to keep what was filled, for later runs; None: until this process ends.
+
+        `by_commands`: people shall follow and post for real, which takes its time.
+        """
+        self.by_commands = by_commands
         self.graph = graph
         self.hot_from = hot_from
         self.history = history
@@ -85,7 +91,16 @@ class FeedWorld:
             raise CannotRun(f"{directory} was not filled to its end: remove it, or name another directory.")
         prepare(data)
         app_key, app_secret = make_app_key(str(data))
-        loaded = write(data, self.graph, hot_from=self.hot_from, history=self.history)
+        if self.by_commands:
+            loaded = write_by_commands(
+                directory,
+                self.graph,
+                cores=Cores(),
+                history=self.history,
+                active_share=active_share_of(self.graph),
+            )
+        else:
+            loaded = write(data, self.graph, hot_from=self.hot_from, history=self.history)
         filled = _Filled(
             app_key=app_key,
             app_secret=app_secret,
