@@ -23,6 +23,7 @@ from protocol.errors import HubbubError
 from protocol.records import Appended, FeedRow, LogRow, Op, Put, Remove, Trim
 
 _SWEEP_S: Final = 60.0  # between looks for feeds that nobody reads any more
+_RELATIONS_S: Final = 600.0  # of a feed that nobody reads: follows may be a hundred kilobytes, and one read
 _STEP: Final = 64  # feeds that are written down, or dropped, in one append: some ms
 _PAGE_ROWS: Final = 512  # of the stream, or kept feeds, in one read when the partition wakes up
 _ENTRIES_KIND: Final = "entries"
@@ -263,6 +264,9 @@ class FeedKeeper(RelationsKeeper):
         if gone:
             self._watched -= gone
             self._node.unwatch(gone)
+        for feed in self._feeds.values():
+            if now_s - feed.read_at_s > _RELATIONS_S and feed.user_id not in self._watched:
+                feed.relations = None
         if not self.has_room():
             self._ctx.post_after(_SWEEP_S, Sweep())
             return

@@ -223,7 +223,8 @@ class FeedNode:
         self.relate(other_id, lambda own: own.block(user_id, by_reader=False, blocked=blocked))
 
     def forget(self, author_id: str) -> None:
-        self.doubtful.add(author_id)
+        if not self.has_others:  # else each page reads first what was stored, by this node as well
+            self.doubtful.add(author_id)
         self.posts.forget_author(author_id)
         hot = self.hot.get(author_id)
         if hot is not None:

@@ -16,6 +16,7 @@ from protocol.records import PostCountsRow, PostRow
 from protocol.stored_posts import post_of
 
 MAX_POSTS: Final = 200_000  # of both generations: some 200 MB of short posts
+MAX_BYTES: Final = 256 * 1024 * 1024  # the same for long ones, as JSON; objects take about as much
 _ITEM_BYTES: Final = 150  # of an item beside its post, once its counts have grown
 _encode = msgspec.json.Encoder().encode
 
@@ -72,10 +73,12 @@ Shown = tuple[CachedPost, CachedPost | None]
 class PostCache:
     """Posts by id, and which of their authors are private."""
 
-    def __init__(self, *, max_posts: int = MAX_POSTS) -> None:
+    def __init__(self, *, max_posts: int = MAX_POSTS, max_bytes: int = MAX_BYTES) -> None:
         self._young: dict[int, CachedPost | None] = {}
         self._old: dict[int, CachedPost | None] = {}
         self._generation_size = max(1, max_posts // 2)
+        self._generation_bytes = max_bytes // 2
+        self._young_bytes = 0  # at most: what was replaced or forgotten is still counted
         # What changed while posts were being read: the store may have been asked before the change.
         self._reading_count = 0
         self._moment = 0
@@ -188,5 +191,8 @@ class PostCache:
     def _put(self, post_id: int, post: CachedPost | None) -> None:
         self._old.pop(post_id, None)
         self._young[post_id] = post
-        if len(self._young) >= self._generation_size:
+        if post is not None:
+            self._young_bytes += post.size_bytes
+        if len(self._young) >= self._generation_size or self._young_bytes >= self._generation_bytes:
             self._old, self._young = self._young, {}
+            self._young_bytes = 0
