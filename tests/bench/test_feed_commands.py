@@ -54,7 +54,7 @@ async def _read(data: Path) -> dict[str, object]:
                     row.user_id,
                     row.partition,
                     row.covered_from,
-                    sorted(map(posts.get, read_entries(row.entries))),
+                    sorted(posts[post_id] for post_id in read_entries(row.entries)),
                 )
                 for row in feeds
             ),
