@@ -7,10 +7,16 @@ from actors.presence_board import PushLive
 from protocol import events
 from protocol.codec import Encoded
 from protocol.events import Event
+from protocol.feed_events import PostCounts
 
 FEED_STREAM: Final = "feed"  # what a Resync names when live events of the feed were lost
 
 LiveKey = str | tuple[str, ...]
+
+
+def counts_key(post_id: int) -> LiveKey:
+    """Under which the counts of a post wait in an outbox: newer ones take their place."""
+    return ("post_counts", str(post_id))
 
 
 class Watcher(Protocol):
@@ -33,11 +39,17 @@ class FeedAudience:
         self._feeds: dict[str, dict[int, Watcher]] = {}  # user_id -> conn_id -> the sessions with the feed on
         self._posts: dict[int, dict[int, Watcher]] = {}  # post_id -> conn_id -> the sessions that show it
         self._shown: dict[int, frozenset[int]] = {}  # conn_id -> post_ids
+        self._users: dict[int, str] = {}  # conn_id -> user_id, of those who show posts
+        # What this node knows of a post that everybody may see; see `watch`.
+        self.counts_of: Callable[[int], PostCounts | None] = lambda _post_id: None
         # Gets the live events about posts that other nodes have sent.
         self.heard: Callable[[Event], None] = lambda _event: None
 
     def watch(self, watcher: Watcher, *, feed: bool, post_ids: Sequence[int]) -> None:
-        """Replace what a session watches."""
+        """Replace what a session watches, and send the counts of what is new in it.
+
+        A post is watched a moment after it was read: a like in between would not be heard of.
+        """
         conn_id = watcher.conn_id
         if feed:
             self._feeds.setdefault(watcher.user_id, {})[conn_id] = watcher
@@ -46,16 +58,30 @@ class FeedAudience:
         old, new = self._shown.pop(conn_id, frozenset()), frozenset(post_ids)
         if new:
             self._shown[conn_id] = new
+            self._users[conn_id] = watcher.user_id
+        else:
+            self._users.pop(conn_id, None)
         for post_id in new - old:
             self._posts.setdefault(post_id, {})[conn_id] = watcher
+            counts = self.counts_of(post_id)
+            if counts is not None:
+                watcher.push_live(counts_key(post_id), Encoded(counts), None)
         for post_id in old - new:
             self._leave_post(conn_id, post_id)
 
     def forget(self, watcher: Watcher) -> None:
         """A session has gone."""
         self._leave_feed(watcher)
+        self._users.pop(watcher.conn_id, None)
         for post_id in self._shown.pop(watcher.conn_id, ()):
             self._leave_post(watcher.conn_id, post_id)
+
+    def part(self, user_id: str) -> None:
+        """The user may not see some author's posts any more: hear of none until the session says anew."""
+        for conn_id in [c for c, user in self._users.items() if user == user_id]:
+            for post_id in self._shown.pop(conn_id, ()):
+                self._leave_post(conn_id, post_id)
+            del self._users[conn_id]
 
     def is_watched(self, user_id: str) -> bool:
         """Tell whether any session here shows that user's feed."""

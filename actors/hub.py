@@ -447,6 +447,8 @@ class Hub:
 
     def part(self, user_id: str, other_id: str) -> None:
         self.presence.part(user_id, other_id)
+        self.feeds.part(user_id)
+        self.feeds.part(other_id)
 
     # -- healing, in a cluster ----------------------------------------------------------------------
 

@@ -243,7 +243,7 @@ class Fanout(Protocol):
         ...
 
     def part(self, user_id: str, other_id: str) -> None:
-        """From now on two users do not see each other's presence."""
+        """From now on two users do not see each other's presence, nor hear of each other's posts."""
         ...
 
     def close_session(self, user_id: str, session_id: str) -> None:

@@ -17,8 +17,12 @@ from typing import Final
 
 from rich.console import Console
 
+from bench import feed
+from bench.feed_graph import power_law, read_edges
+from bench.feed_target import FeedHubbub, FeedWorld
 from bench.load.cluster_target import HubbubCluster
 from bench.load.target import PEERS, Cores, Hubbub, Remote
+from bench.peers.redis_feed import REDIS, is_installed
 from bench.report import Measurement, append_line, machine, to_html, to_table
 from bench.runner import CannotRun, Entrant, Job, Plan, run_jobs
 from bench.workloads import WORKLOADS
@@ -26,6 +30,9 @@ from bench.workloads import WORKLOADS
 OK: Final = 0
 FAILED: Final = 1
 INTERRUPTED: Final = 130  # as shells say it: 128 and the number of SIGINT
+ACCOUNT_COUNT: Final = 100_000  # of a feed's graph that is grown: enough for authors above 10,000 followers
+FOLLOWS_EACH: Final = 5
+GRAPH_SEED: Final = 1
 _PLAIN_WIDTH: Final = 100  # columns, where no terminal says how many it has
 
 
@@ -37,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"  {workload.name}  {workload.title}\n      {'; '.join(workload.variants)}"
         for workload in WORKLOADS.values()
     )
-    parser.add_argument("workloads", nargs="*", metavar="W1", help="which; all, if none is named")
+    parser.add_argument("workloads", nargs="*", metavar="W1", help="which; W1 to W9, if none is named")
     parser.add_argument(
         "--variant",
         action="append",
@@ -74,11 +81,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="leave the servers' directories and logs there"
     )
+    add_people_arguments(parser)
     address = parser.add_argument_group("a server that runs already, instead of starting one")
     address.add_argument("--address", metavar="HOST:PORT", help="its page's port; limits must be raised")
     address.add_argument("--bot-address", metavar="HOST:PORT", help="its bot port")
     address.add_argument("--app-key", metavar="KEY", help="of `hubbub keys create`")
     address.add_argument("--app-secret", metavar="SECRET", help="of the same")
+
+
+def add_people_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what the news feed's workload takes."""
+    people = parser.add_argument_group("the people of `hubbub bench feed`")
+    people.add_argument(
+        "--graph", type=Path, metavar="FILE", help='lines "u v", u follows v; .gz too; default: one is grown'
+    )
+    people.add_argument(
+        "--accounts", type=int, default=ACCOUNT_COUNT, metavar="N", help=f"grown; default {ACCOUNT_COUNT:,}"
+    )
+    people.add_argument(
+        "--follows", type=int, default=FOLLOWS_EACH, metavar="M", help=f"by each, default {FOLLOWS_EACH}"
+    )
+    people.add_argument(
+        "--people", type=Path, metavar="DIR", help="keep the filled store there, and find it in later runs"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -93,6 +118,10 @@ def run(options: argparse.Namespace) -> int:
     except ValueError as exc:
         console.print(f"hubbub bench: {exc}", style="red", highlight=False)
         return FAILED
+    if any(workload.has_own_targets for workload in plan.workloads) and not (
+        options.no_peer or is_installed()
+    ):
+        console.print("There is no redis-server here to measure beside it: apt install redis-server.")
     cores.pin_client()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.keep is not None:
@@ -127,7 +156,9 @@ def run(options: argparse.Namespace) -> int:
 
 def make_plan(options: argparse.Namespace) -> Plan:
     """Make sense of the arguments. Raises: ValueError, with a sentence."""
-    names = [name.upper() for name in options.workloads] or list(WORKLOADS)
+    names = [name.upper() for name in options.workloads] or [
+        name for name, workload in WORKLOADS.items() if not workload.has_own_targets
+    ]
     for name in names:
         if name not in WORKLOADS:
             raise ValueError(f"there is no workload {name}; there are {', '.join(WORKLOADS)}")
@@ -143,7 +174,7 @@ def make_plan(options: argparse.Namespace) -> Plan:
     plan = Plan(
         workloads=[WORKLOADS[name] for name in names],
         variants=options.variant,
-        entrants=_entrants(options, wires),
+        entrants=[*_entrants(options, wires), *_feed_entrants(options, names, wires)],
         rounds=options.rounds,
         seconds=options.seconds,
         scale=options.scale,
@@ -183,6 +214,32 @@ def _entrants(options: argparse.Namespace, wires: Sequence[str]) -> list[Entrant
         entrants += [Entrant(Hubbub, wire) for wire in wires]
         entrants += [Entrant(PEERS[name], "json") for name in peers]
     return entrants
+
+
+def _feed_entrants(options: argparse.Namespace, names: Sequence[str], wires: Sequence[str]) -> list[Entrant]:
+    """Who takes part in the news feed's workload, all with the same people. Raises: ValueError."""
+    name = feed.WORKLOAD.name
+    if name not in names:
+        return []
+    if options.address:
+        raise ValueError("feed prepares its servers itself: not with --address")
+    world: dict[str, object] = {"world": world_of(options, scale=options.scale)}
+    entrants = [Entrant(FeedHubbub, wire, options=world, workload=name) for wire in wires]
+    if not options.no_peer and is_installed():
+        entrants += [Entrant(kind, "resp", options=world, workload=name) for kind in REDIS]
+    return entrants
+
+
+def world_of(options: argparse.Namespace, *, scale: float = 1.0) -> FeedWorld:
+    """Make sense of the arguments about the feed's people. Raises: ValueError, with a sentence."""
+    if options.graph is None:
+        graph = power_law(round(options.accounts * scale), options.follows, seed=GRAPH_SEED)
+    else:
+        try:
+            graph = read_edges(options.graph)
+        except OSError as exc:
+            raise ValueError(f"--graph: {exc}") from exc
+    return FeedWorld(graph, directory=options.people)
 
 
 def _check_address(option: str, address: str) -> None:

@@ -17,12 +17,14 @@ import threading
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from bench.load.target import Cores, Hubbub, running
-from bench.load.trial import WARM_UP_S, Setting
+from bench.command import add_people_arguments, world_of
+from bench.feed_target import FeedHubbub
+from bench.load.target import Cores, Hubbub, Target, running
+from bench.load.trial import Setting
 from bench.workloads import WORKLOADS
 
 RATE_HZ: Final = 100  # each sample stops the node for a millisecond or so
@@ -36,6 +38,8 @@ AREAS: Final[tuple[tuple[str, str], ...]] = (
         r"^server/(poller|socket_pump|transport)|^trio/(_socket|_highlevel_socket)",
     ),
     ("frames and codecs", r"^protocol/|^server/(ws_frames|websocket|bot_gateway)"),
+    ("feeds: pages", r"^actors/feed/(page|post_cache|index|feed\.|ranked_feed|ad_)"),
+    ("feeds: authors, partitions, pushing", r"^actors/feed"),
     ("outboxes and fan-out", r"^server/outbox|^actors/(hub|stream_gate|presence)"),
     ("sessions: limits, replies", r"^server/(session|ratelimit|weights|metrics|gateway)"),
     ("service and routing", r"^server/(chat_service|chat_core)|^actors/(router|address|reply)"),
@@ -85,23 +89,29 @@ def _area_of(frames: list[str]) -> str:
     return _OTHER
 
 
-def record(workload_name: str, variant: str, wire: str, seconds: float) -> list[str]:
-    """Run a workload and return what py-spy has recorded in its measured part."""
+def record(
+    workload_name: str, variant: str, wire: str, seconds: float, kind: type[Target], **options: Any
+) -> list[str]:
+    """Run a workload against such a server, and return what py-spy has recorded in its measured part."""
     profiler = shutil.which("py-spy", path=str(Path(sys.executable).parent)) or shutil.which("py-spy")
     if profiler is None:
         raise FileNotFoundError("py-spy is not installed: ./check installs it, or pip install -e '.[bench]'")
     workload = WORKLOADS[workload_name]
     cores = Cores()
     cores.pin_client()
-    with running(Hubbub, cores) as target, tempfile.TemporaryDirectory() as directory:
+    with running(kind, cores, **options) as target, tempfile.TemporaryDirectory() as directory:
         raw = Path(directory, "raw")
         command = [profiler, "record", "--pid", str(target.pids()[0]), "--rate", str(RATE_HZ)]
         command += ["--duration", str(int(seconds)), "--format", "raw", "--output", str(raw), "--gil"]
-        # The preparation is over when the measured part begins; the profiler is let loose a little later.
-        timer = threading.Timer(WARM_UP_S + 2.0, subprocess.run, [command], {"capture_output": True})
-        timer.start()
-        workload.run(Setting(target=target, wire_name=wire, seconds=seconds + 4.0), variant)
-        timer.join()
+        profiling = threading.Thread(target=subprocess.run, args=[command], kwargs={"capture_output": True})
+
+        def begin() -> None:
+            if profiling.ident is None:  # the first of several measured parts
+                profiling.start()
+
+        target.on_measure = begin
+        workload.run(Setting(target=target, wire_name=wire, seconds=seconds + 2.0), variant)
+        profiling.join()
         return raw.read_text().splitlines()
 
 
@@ -129,10 +139,17 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--raw", type=Path, help="keep the samples: input of flame graphs")
+    add_people_arguments(parser)
     options = parser.parse_args()
+    kind: type[Target] = Hubbub
+    more: dict[str, object] = {}
+    if WORKLOADS[options.workload].has_own_targets:
+        kind, more = FeedHubbub, {"world": world_of(options)}
     variants = WORKLOADS[options.workload].variants
     try:
-        lines = record(options.workload, options.variant or variants[-1], options.wire, options.seconds)
+        lines = record(
+            options.workload, options.variant or variants[-1], options.wire, options.seconds, kind, **more
+        )
     except FileNotFoundError as exc:
         print(f"bench.profile: {exc}", file=sys.stderr)
         return 1

@@ -23,6 +23,7 @@ class Entrant(msgspec.Struct, frozen=True):
     wire: str
     node_count: int = 1
     options: dict[str, object] = {}
+    workload: str = ""  # the only one that it is prepared for; empty: all that have no servers of their own
 
     @property
     def title(self) -> str:
@@ -73,6 +74,8 @@ def _turned(entrants: Sequence[Entrant], by: int) -> Sequence[Entrant]:
 
 def _takes_part(workload: Workload, entrant: Entrant) -> bool:
     if entrant.node_count not in workload.node_counts or entrant.wire not in workload.wires:
+        return False
+    if (entrant.workload or workload.has_own_targets) and entrant.workload != workload.name:
         return False
     if workload.kills and entrant.kind is Remote:
         return False

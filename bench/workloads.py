@@ -7,6 +7,7 @@ from bench import (
     connections,
     crash,
     fan_out,
+    feed,
     fixed_rate,
     history,
     one_to_one,
@@ -27,5 +28,6 @@ WORKLOADS: Final[dict[str, Workload]] = {
         reconnect_storm.WORKLOAD,
         presence_load.WORKLOAD,
         cluster_scaling.WORKLOAD,
+        feed.WORKLOAD,
     )
 }

@@ -4,6 +4,7 @@
         login = await accounts.log_in("ann", password)
     async with hubbub.connect("http://127.0.0.1:8080", token=login.token) as client:
         await client.send(conversation_id, "hello")
+        await client.posts.create("hello, followers")
         async for event in client.events(): ...
 
 Owns connecting, reconnecting, resuming, ordering and the bot framework. Leaves to others: every rule of chat
@@ -13,6 +14,7 @@ Owns connecting, reconnecting, resuming, ordering and the bot framework. Leaves 
 from hubbub.accounts import Accounts, AppBackend, sign_user_token
 from hubbub.asker import Ticket
 from hubbub.bot import Bot, Context, Invocation
+from hubbub.bot_posts import PostContext
 from hubbub.client import Client, connect
 from hubbub.connection import Backoff
 from hubbub.cursors import CursorStore, FileCursors, MemoryCursors, SavedCursors
@@ -34,6 +36,7 @@ __all__ = [
     "HubbubError",
     "Invocation",
     "MemoryCursors",
+    "PostContext",
     "ProtocolError",
     "Refused",
     "SavedCursors",

@@ -1,4 +1,4 @@
-"""Bots: handlers for messages, commands, mentions and timers, on top of a client.
+"""Bots: handlers for messages, commands, mentions, posts and timers, on top of a client.
 
     bot = hubbub.Bot("hubbub://127.0.0.1:8081", token=token)
 
@@ -12,6 +12,9 @@ Handlers of one conversation run one after the other, in the order of its messag
 conversations side by side, at most so many at a time. A handler that raises is logged and nothing else
 happens. With a cursor file a bot that was stopped goes on where it was: a message whose handler was cut
 short by a crash comes again, so handlers should be safe to repeat (`context.client_id` helps with that).
+
+The same holds for posts, those of one author one after the other. Where the bot is in its feed is kept by the
+server, as the feed's read position.
 """
 
 import logging
@@ -21,6 +24,7 @@ import signal
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from math import inf
 from pathlib import Path
 from typing import Final, TypeVar
@@ -28,12 +32,14 @@ from typing import Final, TypeVar
 import msgspec
 import trio
 
+from hubbub.bot_posts import PostContext, PostProgress, new_post
 from hubbub.client import Client, connect
 from hubbub.connection import Backoff
 from hubbub.cursors import CursorStore, FileCursors, MemoryCursors
 from protocol import replies as r
 from protocol.errors import HubbubError
 from protocol.events import Event, MessagePosted
+from protocol.feed_events import FeedPosted
 from protocol.types import ConversationSummary, Profile
 
 logger = logging.getLogger("hubbub.bot")
@@ -42,11 +48,14 @@ MAX_CONVERSATIONS_AT_ONCE: Final = 32  # handlers that run side by side
 MAX_WAITING: Final = 1_000  # messages that wait for a handler; then no more are read
 STOP_TIMEOUT_S: Final = 10.0  # a stopping bot lets the handlers that run come to their end for so long
 MAX_KNOWN_PROFILES: Final = 10_000  # names kept in memory
+POSITION_INTERVAL_S: Final = 1.0  # how far the bot is in its feed is told at most this often
 PREFIXES: Final = ("/", "!")
 
 Handler = Callable[["Context"], Awaitable[None]]
+PostHandler = Callable[[PostContext], Awaitable[None]]
 Timer = Callable[["Bot"], Awaitable[None]]
 HandlerT = TypeVar("HandlerT", bound=Handler)
+PostHandlerT = TypeVar("PostHandlerT", bound=PostHandler)
 TimerT = TypeVar("TimerT", bound=Timer)
 
 
@@ -182,12 +191,14 @@ class Bot:
         self._on_message: list[Handler] = []
         self._on_mention: list[Handler] = []
         self._commands: dict[str, Handler] = {}
+        self._on_post: list[PostHandler] = []
         self._on_event: list[Callable[[Event], Awaitable[None]]] = []
         self._timers: list[tuple[float, Timer]] = []
         self._on_start: list[Timer] = []
         self._profiles: dict[str, Profile] = {}
         self._client: Client | None = None
-        self._queues: dict[str, deque[Event]] = {}  # conversations with work, each with one task
+        self._posts = PostProgress(0)
+        self._queues: dict[str, deque[Event]] = {}  # conversations or authors with work, each with one task
         self._waiting = trio.Semaphore(MAX_WAITING)
         self._running = trio.Semaphore(MAX_CONVERSATIONS_AT_ONCE)
         self._stop = trio.Event()
@@ -202,6 +213,15 @@ class Bot:
     def on_mention(self, handler: HandlerT) -> HandlerT:
         """Call this for each message that mentions the bot, before `on_message`."""
         self._on_mention.append(handler)
+        return handler
+
+    def on_post(self, handler: PostHandlerT) -> PostHandlerT:
+        """Call this for each new post of somebody else in the bot's feed: of those whom it follows.
+
+        A new bot begins with what is posted from now on; one that was stopped gets what it has missed, at
+        most the newest 5,000.
+        """
+        self._on_post.append(handler)
         return handler
 
     def command(self, name: str) -> Callable[[HandlerT], HandlerT]:
@@ -296,9 +316,13 @@ class Bot:
             self._profiles[client.user_id] = client.user
             failure: HubbubError | None = None
             logger.info("bot_started user_id=%s username=%s", client.user_id, client.user.username)
+            if self._on_post:
+                await self._begin_posts(client)
             for handler in self._on_start:
                 await handler(self)
             async with trio.open_nursery() as nursery:
+                if self._on_post:
+                    nursery.start_soon(self._keep_position, client)
                 for seconds, timer in self._timers:
                     nursery.start_soon(self._tick, seconds, timer)
                 try:
@@ -307,6 +331,9 @@ class Bot:
                     failure = exc
                 await self._finish_handlers()
                 nursery.cancel_scope.cancel()
+            if self._on_post and not client.is_closed:
+                with trio.move_on_after(1.0), suppress(HubbubError):
+                    await client.feed.set_position(self._posts.position)
             self._client = None
         if failure is not None:
             raise failure
@@ -328,8 +355,33 @@ class Bot:
         if failure is not None:
             raise failure
 
+    async def _begin_posts(self, client: Client) -> None:
+        """Go on in the feed where the bot was, or begin with what is new."""
+        known = (await client.feed.read(limit=1, order="chronological", ads=False)).read_position
+        page = await client.feed.start_live(limit=1, since=known or None, expand_news=True)
+        newest = max((item.post.post_id for item in page.items if item.post is not None), default=0)
+        self._posts = PostProgress(known or newest)
+
+    async def _keep_position(self, client: Client) -> None:
+        """Tell the server how far the bot has got with its feed."""
+        told = 0
+        while True:  # until the bot is stopped
+            if self._posts.position != told:
+                told = self._posts.position
+                try:
+                    await client.feed.set_position(told)
+                except HubbubError as exc:
+                    if client.is_closed:
+                        return
+                    logger.warning("feed_position_not_kept code=%s", exc.code)
+            await trio.sleep(POSITION_INTERVAL_S)
+
     def _enqueue(self, event: Event, nursery: trio.Nursery) -> None:
         key = getattr(event, "conversation_id", "")
+        post = new_post(event)
+        if post is not None:
+            key = f"@{post.author_id}"  # no conversation is called so
+            self._posts.begin(post.post_id)
         queue = self._queues.get(key)
         if queue is not None:
             queue.append(event)
@@ -346,16 +398,27 @@ class Bot:
                 try:
                     await self._handle(event)
                     if not self.client.is_closed:  # else its handler may have failed for that reason
-                        self.client.confirm(event)
+                        self._confirm(event)
                 finally:
                     self._waiting.release()
         for _ in queue:  # left for the next start: they are not confirmed
             self._waiting.release()
         del self._queues[key]
 
+    def _confirm(self, event: Event) -> None:
+        self.client.confirm(event)
+        post = new_post(event)
+        if post is not None:
+            self._posts.done(post.post_id)
+
     async def _handle(self, event: Event) -> None:
         for handler in self._on_event:
             await self._guard(handler, event)
+        if isinstance(event, FeedPosted) and event.item is not None and event.item.post is not None:
+            item, post = event.item, event.item.post
+            if post.author_id != self.client.user_id:
+                for on_post in self._on_post:
+                    await self._guard(on_post, PostContext(self, self.client, item, post))
         if isinstance(event, MessagePosted) and event.user_id != self.client.user_id:
             for chosen, context in self._choose(event):
                 await self._guard(chosen, context)

@@ -23,6 +23,7 @@ import trio
 from hubbub.backoff import full_jitter_s
 from hubbub.errors import error_from_reply, is_retried
 from protocol import commands as c
+from protocol import feed_commands as fc
 from protocol import replies as r
 from protocol.commands import Command
 from protocol.errors import HubbubError, Unavailable
@@ -45,6 +46,10 @@ _DONE_ALREADY: Final[dict[type, frozenset[str]]] = {
     c.RemoveContact: frozenset({"contact_not_found"}),
     c.AnswerContact: frozenset({"contact_not_found"}),
     c.RevokeSession: frozenset({"not_found"}),
+    fc.DeletePost: frozenset({"post_not_found"}),
+    fc.DeleteComment: frozenset({"comment_not_found"}),
+    fc.AnswerFollow: frozenset({"follow_not_found"}),
+    fc.RemoveFollower: frozenset({"follow_not_found"}),
 }
 
 

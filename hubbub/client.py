@@ -6,8 +6,8 @@
             ...
 
 Tasks, all in one nursery that ends with the block: the connection, which connects, and connects again, with
-its own reader, writer and heartbeat; and, once somebody listens, a few sync workers, which read what was
-missed, and the saver of cursors.
+its own reader, writer and heartbeat; once somebody listens, a few sync workers, which read what was missed,
+and the saver of cursors; and once the feed is live, the one that keeps it whole.
 
 What the user of `events()` may rely on: within one process each durable event comes exactly once, in the
 order of its stream, however connections drop and whatever the live stream loses, repeats or reorders. The
@@ -32,6 +32,7 @@ from hubbub.connection import CLIENT_NAME, Backoff, Connection, TokenSource
 from hubbub.cursors import CursorStore, MemoryCursors
 from hubbub.endpoint import parse_urls
 from hubbub.errors import ClientClosed
+from hubbub.feed import Follows, LiveFeed, Posts
 from hubbub.intake import History, Intake
 from hubbub.nodes import Nodes
 from hubbub.streams import DurableEvent, Stream
@@ -60,6 +61,10 @@ class Client(Commands):
         self._intake = intake
         self._connection = connection
         self._nursery: trio.Nursery | None = None
+        self._is_feed_kept = False
+        self.posts = Posts(self._next_id, self._ask)
+        self.follows = Follows(self._next_id, self._ask)
+        self.feed = LiveFeed(self._next_id, self._ask, intake.feed, self._keep_feed)
 
     # -- what is known of the session ---------------------------------------------------------------
 
@@ -207,9 +212,10 @@ class Client(Commands):
         """Iterate over everything that happens, typed.
 
         Durable events come in the order of their stream, each once; live events (typing, receipts, presence,
-        read, heads) as they come. Before the first call nothing is kept, only remembered as missed, so that
-        a client that only sends costs no memory. One consumer at a time. The iteration ends with an
-        exception: the reason why the server ended the session, or `ClientClosed`.
+        read, heads) as they come; after `feed.start_live`, each new post of the feed once. Before the first
+        call nothing is kept, only remembered as missed, so that a client that only sends costs no memory.
+        One consumer at a time. The iteration ends with an exception: the reason why the server ended the
+        session, or `ClientClosed`.
 
         Asking for the next event confirms the one before: only then its cursor is told to the server and
         saved. With `auto_confirm=False` the caller confirms by `confirm(event)`.
@@ -245,6 +251,12 @@ class Client(Commands):
         self._intake.start(nursery)
         if self._intake.history == "all":
             nursery.start_soon(self._discover)
+
+    def _keep_feed(self) -> None:
+        """Start what keeps the live feed whole: a client without one is a task smaller."""
+        if not self._is_feed_kept and self._nursery is not None and self._asker.ended is None:
+            self._is_feed_kept = True
+            self._nursery.start_soon(self._intake.feed.run)
 
     async def _discover(self) -> None:
         """With history="all": find every conversation, also those without news."""

@@ -346,6 +346,7 @@ class Connection:
             except Unavailable as exc:
                 logger.debug("heartbeat_unanswered code=%s", exc.code)
             if answer is not None:
+                self._intake.feed.note_time(answer.now_ms)
                 self._intake.learn_inbox_head(answer.inbox_head)
                 for head in answer.heads:
                     self._intake.learn_head(head.conversation_id, head.head)

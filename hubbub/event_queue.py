@@ -8,7 +8,9 @@ import trio
 
 from hubbub.streams import Stream
 from protocol.events import Event, Presence, Read, Receipts, Typing
+from protocol.feed_events import FeedChanged, FeedNews, PostCounts
 
+MAX_NEWS_AUTHORS: Final = 10  # named in one FeedNews of ours
 MAX_COALESCED: Final = 5_000  # latest states of receipts and presence kept for a user who is not reading
 
 
@@ -16,8 +18,8 @@ class EventQueue:
     """A queue of events, each with the stream whose cursor it moves (None: a live event).
 
     `limit` is a promise of the producer, who asks `has_room` first; one batch may overshoot it. Live events
-    that come while there is no room are merged by what they are about: the latest receipt, presence or badge
-    is what counts. Typing marks are dropped then: they end by themselves.
+    that come while there is no room are merged by what they are about: the latest receipt, presence, badge or
+    count is what counts, and news of the feed add up. Typing marks are dropped then: they end by themselves.
     """
 
     def __init__(self, limit: int) -> None:
@@ -51,7 +53,9 @@ class EventQueue:
         if isinstance(event, Typing):
             return
         for key, part in _parts(event):
-            self._coalesced.pop(key, None)  # the newest goes to the end
+            old = self._coalesced.pop(key, None)  # the newest goes to the end
+            if isinstance(old, FeedNews) and isinstance(part, FeedNews):
+                part = _sum(old, part)
             self._coalesced[key] = part
         while len(self._coalesced) > MAX_COALESCED:
             del self._coalesced[next(iter(self._coalesced))]
@@ -83,6 +87,11 @@ class EventQueue:
         return None
 
 
+def _sum(first: FeedNews, second: FeedNews) -> FeedNews:
+    user_ids = list(dict.fromkeys((*second.user_ids, *first.user_ids)))
+    return FeedNews(count=first.count + second.count, user_ids=user_ids[:MAX_NEWS_AUTHORS])
+
+
 def _parts(event: Event) -> list[tuple[tuple[str, str, str], Event]]:
     """Split an event into the smallest ones that replace each other, with their keys."""
     if isinstance(event, Receipts):
@@ -97,4 +106,8 @@ def _parts(event: Event) -> list[tuple[tuple[str, str, str], Event]]:
         return [(("presence", "", item.user_id), Presence(items=[item])) for item in event.items]
     if isinstance(event, Read):
         return [(("read", event.conversation_id, ""), event)]
+    if isinstance(event, PostCounts):
+        return [(("post_counts", "", str(event.post_id)), event)]
+    if isinstance(event, FeedChanged):
+        return [(("feed_changed", "", str(event.post.post_id)), event)]
     return [((type(event).__name__, str(getattr(event, "conversation_id", "")), ""), event)]

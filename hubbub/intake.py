@@ -16,12 +16,14 @@ from hubbub.backoff import full_jitter_s
 from hubbub.cursor_keeper import CursorKeeper
 from hubbub.cursors import CursorStore
 from hubbub.event_queue import EventQueue
+from hubbub.feed_watch import FEED, FeedWatch
 from hubbub.streams import CONVERSATION_EVENTS, INBOX_EVENTS, DurableEvent, Stream, stream_start
 from protocol import commands as c
 from protocol import events as e
 from protocol import replies as r
 from protocol.errors import HubbubError, Refused
 from protocol.events import ConversationEvent, Event, InboxEvent
+from protocol.feed_events import FeedChanged, FeedNews, FeedPosted, PostCounts
 from protocol.replies import Reply
 
 logger = logging.getLogger("hubbub")
@@ -53,6 +55,7 @@ class Intake:
         self.streams: dict[str, Stream] = {}
         self.inbox = Stream("")
         self.keeper = CursorKeeper(cursors, asker, self.streams, self.inbox)
+        self.feed = FeedWatch(asker, self.queue, chance)
         self.focus = None if focus is None else list(focus)
         self.is_listening = False
         self._asker = asker
@@ -76,6 +79,7 @@ class Intake:
         if self.is_listening:
             return False
         self.is_listening = True
+        self.feed.listen()
         self._note_all_behind()
         return True
 
@@ -174,12 +178,16 @@ class Intake:
                 self.learn_head(item.conversation_id, item.head)
             self._on_live(message)
         elif isinstance(message, e.Resync):
-            if message.conversation_id:
+            if message.conversation_id == FEED:
+                self.feed.on_resync()
+            elif message.conversation_id:
                 self.learn_head(message.conversation_id, message.head)
             else:
                 self.learn_inbox_head(message.head)
         elif isinstance(message, (e.Typing, e.Receipts, e.Read, e.Presence)):
             self._on_live(message)
+        elif isinstance(message, (FeedPosted, FeedNews, FeedChanged, PostCounts)):
+            self.feed.take(message)
         else:
             return False
         return True
@@ -210,6 +218,7 @@ class Intake:
                 stream.start_at(0)
         self._note_behind(self.inbox)
         self._note_all_behind()
+        self.feed.on_welcome(welcome.now_ms)
 
     def learn_inbox_head(self, head: int) -> None:
         """Note that the user's inbox reaches to `head`."""

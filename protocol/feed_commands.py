@@ -248,6 +248,9 @@ class ReadFeed(_Command, tag="read_feed", frozen=True, kw_only=True, omit_defaul
     limit: PageLimit = 20
     order: Annotated[FeedOrder | None, Meta(description="Absent: as the app has set.")] = None
     explain: Annotated[bool, Meta(description="Also tell what was examined and left out.")] = False
+    ads: Annotated[
+        bool, Meta(description="False: no ads, for who reads what nobody looks at, such as to catch up.")
+    ] = True
 
 
 class SetFeedPosition(_Command, tag="set_feed_position", frozen=True, kw_only=True, omit_defaults=True):

@@ -167,6 +167,7 @@ class Node:
             nodes=self._nodes_for_welcome,
             now_ms=wall_clock_ms,
             max_file_bytes=settings.max_file_bytes,
+            feed_limits=settings.feeds,
         )
         store.deliver_within(self._core.turn)
         if self._cluster is not None:
@@ -193,6 +194,7 @@ class Node:
             metrics=self.metrics.text,
             cluster_origins=self._cluster_origins,
             cluster_view=lambda: None if self._cluster is None else self._cluster.overview.view(),
+            campaigns=self._core.feeds.campaigns,
         )
         self._gateway = Gateway(
             _gateway_settings(settings),

@@ -24,7 +24,7 @@ from actors.ports import Fanout
 from actors.reply import Reply as ReplyPort
 from actors.router import Router
 from actors.user_rules import needs_other, profile_of
-from protocol import commands, feed_commands, replies
+from protocol import commands, replies
 from protocol.commands import Command, Hello
 from protocol.errors import CloseCode, HubbubError, ProtocolError, Refused, Unavailable
 from protocol.limits import (
@@ -435,8 +435,6 @@ class ChatService:
                 self._hub.set_focus(caller.conn_id, command.conversation_ids)
             case commands.Activity():
                 self._moved(caller, is_active=command.active)
-            case feed_commands.WatchFeed():
-                return self._feeds.watch(caller, command)
             case _:
                 raise ProtocolError("unknown_type", f"{type(command).__name__} is not handled here.")
         return replies.Ok()

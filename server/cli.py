@@ -213,6 +213,18 @@ def make_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
         apps, "sign-up", "open or close an app's sign-up", desk.apps_sign_up, name="NAME", has_app=False
     )
     sign_up.add_argument("state", choices=("open", "closed"))
+    feed = _desk(
+        apps, "feed", "show or switch what an app's feeds have", desk.apps_feed, name="NAME", has_app=False
+    )
+    feed.add_argument(
+        "--order", choices=("chronological", "ranked"), help="of feeds, where readers say nothing"
+    )
+    for switch in ("ads", "trending", "recommendations"):
+        feed.add_argument(f"--{switch}", choices=("on", "off"))
+    feed.epilog = "A node that is running follows within seconds."
+
+    campaigns = _group(commands, "campaigns", "ads in the feeds of apps")
+    _desk(campaigns, "list", "list the campaigns of an app, and count them", desk.campaigns_list)
 
     keys = _group(commands, "keys", "keys for the backends of apps")
     _desk(keys, "list", "list the keys of an app", desk.keys_list)

@@ -20,6 +20,9 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
+from actors.feed.address import PARTITION_COUNT
+from actors.feed.feed import FeedLimits
+from protocol.limits import HOT_FOLLOWERS
 from server.ratelimit import Rate, trusted_networks
 
 ENV_PREFIX: Final = "HUBBUB_"
@@ -142,7 +145,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 400.0
     creations_per_s: Annotated[
         Positive,
-        Meta(description="Groups, direct chats, joins and batches of members per second of one user."),
+        Meta(description="Groups, joins, posts, comments, follows and the like per second of one user."),
     ] = 20.0
     creations_burst: Annotated[
         Positive, Meta(description="The same at once; a script that sets up a team, or a replay.")
@@ -162,6 +165,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sign_ups_per_address_per_h: Annotated[
         Positive, Meta(description="New accounts per hour from one address, after the first twenty.")
     ] = 120.0
+    hot_followers: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="From so many followers on, posts are merged into feeds when they are read; "
+            "below nine tenths of it they are pushed again. The same on all nodes.",
+        ),
+    ] = HOT_FOLLOWERS
+    feed_ttl_days: Annotated[
+        float,
+        Meta(
+            ge=0, description="A feed that nobody has read for so long is not kept, and made anew when read."
+        ),
+    ] = 7.0
+    max_feeds: Annotated[
+        int, Meta(ge=32, description="Feeds kept at most; about 10 KB of memory each, most of it follows.")
+    ] = 200_000
     drain_s: Annotated[
         float, Meta(ge=0, le=300, description="How long SIGTERM waits for work in flight before it stops.")
     ] = 10.0
@@ -228,6 +248,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def requests(self) -> Rate:
         return Rate(self.requests_per_s, self.requests_burst)
+
+    @property
+    def feeds(self) -> FeedLimits:
+        return FeedLimits(
+            hot_followers=self.hot_followers,
+            cool_followers=self.hot_followers * 9 // 10,
+            ttl_s=self.feed_ttl_days * 24 * 3600,
+            max_feeds=self.max_feeds // PARTITION_COUNT,
+        )
 
     @property
     def connections(self) -> Rate:

@@ -17,9 +17,11 @@ import trio
 from rich.console import Console
 from rich.table import Table
 
+from protocol.feed_types import FeedOptions
 from protocol.records import App, AppKey, DeadLetter, User
 from server import config
 from server.accounts import Accounts
+from server.campaigns import Campaigns
 from server.config import Settings
 from server.directory import Directory
 from server.log_ins import LogIns
@@ -221,6 +223,29 @@ async def apps_sign_up(desk: Desk) -> None:
     app = await desk.directory.find_app(desk.args.name)
     app = await desk.directory.set_sign_up(app, is_allowed=desk.args.state == "open")
     desk.printer.one(_app_line(app))
+
+
+async def apps_feed(desk: Desk) -> None:
+    app = await desk.directory.find_app(desk.args.name)
+    campaigns = Campaigns(desk.store)
+    options = await campaigns.read_options(app.app_id)
+    given = {name: getattr(desk.args, name) for name in FeedOptions.__struct_fields__}
+    wanted = {name: {"on": True, "off": False}.get(value, value) for name, value in given.items() if value}
+    if wanted:
+        options = msgspec.structs.replace(options, **wanted)
+        await campaigns.put_options(app.app_id, options)
+    desk.printer.one({"app_id": app.app_id, **msgspec.structs.asdict(options)})
+
+
+async def campaigns_list(desk: Desk) -> None:
+    campaigns, app_id = Campaigns(desk.store), await desk.app_id()
+    lines: list[Line] = []
+    while rows := await campaigns.list_page(app_id, after=lines[-1]["campaign_id"] if lines else ""):
+        for row in rows:
+            _, counts = await campaigns.report(app_id, row.campaign_id)
+            lines.append({**msgspec.structs.asdict(row), **msgspec.structs.asdict(counts)})
+    columns = ("campaign_id", "title", "is_paused", "budget", "showings", "impressions", "clicks")
+    desk.printer.lines(lines, columns)
 
 
 def _key_line(key: AppKey) -> Line:

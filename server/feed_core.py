@@ -6,15 +6,15 @@ from actors.address import Address
 from actors.entity_host import DeadLetterSink, EntityHost
 from actors.feed import address as feed_address
 from actors.feed import author as author_actor
-from actors.feed.ad_book import AdBook
 from actors.feed.author import AuthorActor
 from actors.feed.feed import FeedLimits
 from actors.feed.feed_follower import FeedFollower
 from actors.feed.ids import PostIds
 from actors.feed.index import FeedNode
 from actors.feed.news import FeedNewsTeller
-from actors.feed.partition import FeedPartition, FeedStats
+from actors.feed.partition import FeedPartition
 from actors.feed.ranked_feed import RankedFeeds
+from actors.feed.relations_keeper import FeedStats, PartitionNeeds
 from actors.feed.resumer import FanoutResumer
 from actors.hub import Hub
 from actors.ports import Fanout, Leases, Relay
@@ -25,6 +25,7 @@ from protocol import feed_commands
 from protocol.commands import Command
 from protocol.replies import Reply
 from server.caller import Caller
+from server.campaigns import Campaigns
 from server.feed_service import Read
 from server.trend_service import TrendService
 from server.trends import Trends
@@ -56,16 +57,16 @@ class FeedCore:
         self.limits = limits
         self.stats = FeedStats()
         self.trends = Trends(store, node_id, now_ms)
-        self.node = node = FeedNode(trending=self.trends, has_others=has_others)
-        self._trend_service = TrendService(
-            store, self.trends, options_of=lambda app_id: node.options_of(app_id), now_ms=now_ms
-        )
+        self.campaigns = Campaigns(store, clock=now_ms)
+        options_of = self.campaigns.options_of
+        self.node = node = FeedNode(trending=self.trends, options_of=options_of, has_others=has_others)
+        self._trend_service = TrendService(store, self.trends, options_of=options_of, now_ms=now_ms)
         self.follower = FeedFollower(node, store.feeds, is_needed=has_others)
         self.ranked = RankedFeeds()
-        self.ads = AdBook()
         self._news = FeedNewsTeller(node, fanout, now_ms=now_ms)
         self._resumer = FanoutResumer(store, router, owns=leases.owns)
         hub.feeds.heard = node.heard
+        hub.feeds.counts_of = node.posts.counts_of
         ids = PostIds()
 
         def author(address: Address) -> AuthorActor:
@@ -82,22 +83,23 @@ class FeedCore:
                 cool_followers=limits.cool_followers,
             )
 
+        needs = PartitionNeeds(
+            log=store,
+            reads=store.feeds,
+            leases=leases,
+            relay=relay,
+            fanout=fanout,
+            now_ms=now_ms,
+            node=node,
+            follower=self.follower,
+            limits=limits,
+            stats=self.stats,
+            ranked=self.ranked,
+            ads=self.campaigns.book,
+        )
+
         def partition(address: Address) -> FeedPartition:
-            return FeedPartition(
-                int(address.id),
-                log=store,
-                reads=store.feeds,
-                leases=leases,
-                relay=relay,
-                fanout=fanout,
-                node=node,
-                limits=limits,
-                stats=self.stats,
-                ranked=self.ranked,
-                ads=self.ads,
-                follower=self.follower,
-                now_ms=now_ms,
-            )
+            return FeedPartition(int(address.id), needs)
 
         self.authors = EntityHost(
             author_actor.KIND,
@@ -129,6 +131,7 @@ class FeedCore:
             self.partitions.child_spec(),
             self.authors.child_spec(),
             ChildSpec(name="feed_follower", start=at_once(self.follower.run)),
+            ChildSpec(name="campaigns", start=at_once(self.campaigns.run)),
             ChildSpec(name="feed_news", start=at_once(self._news.run)),
             ChildSpec(name="fanout_resumer", start=at_once(self._resumer.run)),
             ChildSpec(name="trends", start=self.trends.run),

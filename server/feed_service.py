@@ -1,6 +1,7 @@
 """Give commands of the news feed their meaning: which actor decides, and what is read from the store."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from itertools import count
 from typing import Final
 
 import structlog
@@ -15,6 +16,7 @@ from actors.reply import NO_REPLY
 from actors.router import Router
 from protocol import feed_commands, replies
 from protocol.commands import Command
+from protocol.errors import Refused
 from protocol.replies import Reply
 from server.caller import Caller
 from server.post_service import PostService
@@ -59,7 +61,14 @@ class FeedService:
     ) -> None:
         self._router = router
         self._hub = hub
-        self.reads: dict[type[Command], Read] = {**posts.handlers, **reads}
+        self._posts = posts
+        self._numbers = count(1)
+        self._watch_numbers: dict[int, int] = {}  # conn_id -> its newest watch_feed that is being looked at
+        self.reads: dict[type[Command], Read] = {
+            **posts.handlers,
+            **reads,
+            feed_commands.WatchFeed: self._watch,
+        }
 
     @staticmethod
     def actor_of(caller: Caller, kind: type[Command]) -> Address | None:
@@ -70,9 +79,21 @@ class FeedService:
             return Address(author_actor.KIND, caller.user_id)
         return None
 
-    def watch(self, caller: Caller, command: feed_commands.WatchFeed) -> Reply:
-        """Change what a session hears live."""
-        self._hub.watch_feed(caller.conn_id, feed=command.feed, post_ids=command.post_ids)
+    async def _watch(self, caller: Caller, command: Command) -> Reply:
+        """Change what a session hears live: of posts that it may see."""
+        assert isinstance(command, feed_commands.WatchFeed)
+        if not caller.conn_id:
+            raise Refused("bad_request", "This command needs a connection; see /ws.")
+        number = self._watch_numbers[caller.conn_id] = next(self._numbers)
+        try:
+            post_ids = await self._posts.visible(caller, command.post_ids) if command.post_ids else []
+        finally:
+            is_latest = self._watch_numbers.get(caller.conn_id) == number
+            if is_latest:
+                del self._watch_numbers[caller.conn_id]
+        if not is_latest:
+            return replies.Ok()  # overtaken by what the session has said since
+        self._hub.watch_feed(caller.conn_id, feed=command.feed, post_ids=post_ids)
         if command.feed:
             self._tell_watched(caller.user_id)
         return replies.Ok()

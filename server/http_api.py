@@ -11,12 +11,14 @@ from litestar.exceptions import HTTPException
 from protocol.errors import HubbubError
 from server.http.accounts import account_router
 from server.http.backend import backend_router
+from server.http.campaigns import campaign_router
 from server.http.commands import command
 from server.http.context import SMALL_BODY_BYTES, HttpServices
 from server.http.cross_origin import cross_origin
 from server.http.docs import openapi_config, style
 from server.http.edge import Edge
 from server.http.errors import on_exception, on_http_exception, on_hubbub_error
+from server.http.feed import feed_router
 from server.http.files import file_router
 from server.http.operating import cluster, health, metrics, nodes, ready
 from server.http.pages import WEB_FOLDER, page_handler
@@ -32,7 +34,9 @@ def make_http_app(services: HttpServices, *, web_folder: Path = WEB_FOLDER) -> A
         route_handlers=[
             account_router(),
             backend_router(),
+            campaign_router(),
             file_router(),
+            feed_router(),
             command,
             nodes,
             health,

@@ -23,19 +23,7 @@ from actors.reply import Reply as ReplyPort
 from protocol.codec import CommandError, Encoded, Wire, decode_command, encode_frame
 from protocol.commands import (
     Command,
-    FindUsers,
-    GetUsers,
-    Heartbeat,
     Hello,
-    History,
-    ListContacts,
-    ListConversations,
-    ListInvites,
-    ListMembers,
-    ListSessions,
-    Sync,
-    SyncInbox,
-    WatchPresence,
 )
 from protocol.errors import CLOSE_MEANINGS, CloseCode, HubbubError, ProtocolError, Unavailable
 from protocol.limits import (
@@ -57,7 +45,7 @@ from server.poller import Poller
 from server.ratelimit import Rate, TokenBucket
 from server.socket_pump import SocketPump
 from server.transport import Transport, TransportClosed
-from server.weights import CREATING, WEIGHED, weight_of
+from server.weights import CREATING, LONG_ANSWERS, WEIGHED, weight_of
 
 log = structlog.get_logger(__name__)
 
@@ -139,23 +127,6 @@ class SessionLimits(msgspec.Struct, frozen=True, kw_only=True):
     flush_timeout_s: float = 2.0  # how long a closing connection may take to accept what was still queued
 
 
-# Commands whose answer may be as long as a page; the others' answers are a line.
-_LONG_ANSWERS: Final = frozenset(
-    {
-        FindUsers,
-        GetUsers,
-        Heartbeat,
-        History,
-        ListContacts,
-        ListConversations,
-        ListInvites,
-        ListMembers,
-        ListSessions,
-        Sync,
-        SyncInbox,
-        WatchPresence,
-    }
-)
 MAX_BAD_HELLOS: Final = 5  # a client that cannot say hello in five attempts will not learn it
 # How a refused hello closes the connection; anything else that is refused cannot be mended by trying again.
 _REFUSED_HELLO: Final = {
@@ -568,7 +539,7 @@ class Session:
                 self._fail(exc, command.id)
                 return
         size_bytes = len(payload)
-        reserved_bytes = PAGE_BYTES if kind in _LONG_ANSWERS else 0
+        reserved_bytes = PAGE_BYTES if kind in LONG_ANSWERS else 0
         reply = _CommandReply(self, command.id, size_bytes, reserved_bytes)
         self.unanswered_count += 1
         self._unanswered_bytes += size_bytes

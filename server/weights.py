@@ -7,6 +7,7 @@ batched write. `weight_of` is charged to the session, `creation_weight_of` to th
 from collections.abc import Callable
 from typing import Any, Final
 
+from protocol import feed_commands
 from protocol.commands import (
     Ack,
     AddMembers,
@@ -15,6 +16,7 @@ from protocol.commands import (
     FindUsers,
     GetUsers,
     Heartbeat,
+    History,
     Join,
     ListContacts,
     ListConversations,
@@ -22,9 +24,40 @@ from protocol.commands import (
     ListMembers,
     ListSessions,
     OpenDirect,
+    Sync,
+    SyncInbox,
     WatchPresence,
 )
 
+# Commands whose answer may be as long as a page; the others' answers are a line.
+LONG_ANSWERS: Final = frozenset(
+    {
+        feed_commands.GetPost,
+        feed_commands.GetRecommendations,
+        feed_commands.GetTrends,
+        feed_commands.ListComments,
+        feed_commands.ListFollowRequests,
+        feed_commands.ListFollowers,
+        feed_commands.ListFollowing,
+        feed_commands.ListInterests,
+        feed_commands.ListLikes,
+        feed_commands.ListMuted,
+        feed_commands.ListPosts,
+        feed_commands.ReadFeed,
+        FindUsers,
+        GetUsers,
+        Heartbeat,
+        History,
+        ListContacts,
+        ListConversations,
+        ListInvites,
+        ListMembers,
+        ListSessions,
+        Sync,
+        SyncInbox,
+        WatchPresence,
+    }
+)
 IDS_PER_UNIT: Final = 10  # rows read by their ids, or actors told
 CURSORS_PER_UNIT: Final = 100  # entries compared in memory and written in one batch
 MEMBERS_PER_CREATION: Final = 50  # each is a row, an inbox event and a wake-up, but in batches
@@ -61,6 +94,16 @@ _WEIGHTS: Final[dict[type, Callable[[Any], float]]] = {
     ListInvites: _list,
     ListMembers: _list,
     ListSessions: _list,
+    feed_commands.GetRecommendations: lambda _command: 4 * _LIST,  # some ms of a reader's thread
+    feed_commands.GetTrends: _list,
+    feed_commands.ListComments: _list,
+    feed_commands.ListFollowRequests: _list,
+    feed_commands.ListFollowers: _list,
+    feed_commands.ListFollowing: _list,
+    feed_commands.ListLikes: _list,
+    feed_commands.ListMuted: _list,
+    feed_commands.ListPosts: _list,
+    feed_commands.WatchFeed: lambda command: 1.0 + len(command.post_ids) / CURSORS_PER_UNIT,
 }
 # They leave rows and wake actors that nobody clears away, so opening more sessions must not help.
 _CREATIONS: Final[dict[type, Callable[[Any], float]]] = {
@@ -68,6 +111,10 @@ _CREATIONS: Final[dict[type, Callable[[Any], float]]] = {
     AddMembers: lambda command: 1.0 + len(command.user_ids) / MEMBERS_PER_CREATION,
     OpenDirect: lambda _command: 1.0,
     Join: lambda _command: 1.0,
+    feed_commands.AddComment: lambda _command: 1.0,
+    feed_commands.CreatePost: lambda _command: 1.0,
+    feed_commands.FollowUser: lambda _command: 1.0,
+    feed_commands.Repost: lambda _command: 1.0,
 }
 
 WEIGHED: Final = frozenset(_WEIGHTS)

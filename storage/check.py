@@ -127,6 +127,29 @@ _RULES: Final[dict[str, tuple[str, str]]] = {
         "SELECT d.user_id || ' ' || d.device_id || ' ' || d.stream FROM device_cursor d WHERE d.seq > ("
         "SELECT coalesce(max(l.seq), 0) FROM stream s JOIN log l USING (stream_id) WHERE s.name = d.stream)",
     ),
+    "post_counts_wrong": (
+        "Posts whose counts are not the number of their likes, comments and reposts",
+        "SELECT p.post_id FROM post p LEFT JOIN post_counts c USING (post_id) WHERE coalesce(c.likes, 0) <>"
+        " (SELECT count(*) FROM post_like l WHERE l.post_id = p.post_id) OR coalesce(c.comments, 0) <>"
+        " (SELECT count(*) FROM comment m WHERE m.post_id = p.post_id AND m.deleted_at_ms = 0)"
+        " OR coalesce(c.reposts, 0) <> (SELECT count(*) FROM repost r WHERE r.post_id = p.post_id)",
+    ),
+    "author_counts_wrong": (
+        "Authors whose counts are not the number of their followers and posts",
+        "SELECT a.user_id FROM author a WHERE a.follower_count <>"
+        " (SELECT count(*) FROM follower f WHERE f.author_id = a.user_id) OR a.post_count <>"
+        " (SELECT count(*) FROM post p WHERE p.author_id = a.user_id AND p.deleted_at_ms = 0)",
+    ),
+    "follow_not_counted": (
+        "Follows that are covered and that their author does not know of",
+        "SELECT f.user_id || ' ' || f.author_id FROM follow f WHERE f.covered = 1 AND f.state = 'following'"
+        " AND NOT EXISTS (SELECT 1 FROM follower r WHERE r.author_id = f.author_id"
+        " AND r.follower_id = f.user_id)",
+    ),
+    "feed_too_long": (
+        "Feeds with more than 800 entries",
+        "SELECT user_id FROM feed WHERE json_array_length(entries) > 800",
+    ),
     "session_without_user": (
         "Sessions of a user who does not exist",
         "SELECT session_id FROM session WHERE user_id NOT IN (SELECT user_id FROM user_account)",

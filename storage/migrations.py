@@ -30,7 +30,7 @@ _EXTRA_INDEXES = (
     f"CREATE INDEX IF NOT EXISTS idx_log_feed ON log (lsn) WHERE {IS_FEED_KIND}",
     # Authors whose posts are merged in when feeds are read.
     "CREATE INDEX IF NOT EXISTS idx_author_hot ON author (user_id) WHERE last_hot_id > 0",
-    "CREATE INDEX IF NOT EXISTS idx_post_repost ON post (author_id, repost_of) WHERE repost_of > 0",
+    "CREATE INDEX IF NOT EXISTS idx_post_repost ON post (author_id, repost_of) WHERE repost_of <> 0",
 )
 # Rows lie in order of arrival (lsn), so that a commit dirties the tail of the table and not a page per
 # stream.

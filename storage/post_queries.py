@@ -67,7 +67,7 @@ SELECT json_group_array(json_array({_POST_AND_COUNTS})) FROM (
 _WHOLE_TIMELINE = _TIMELINE.replace("{condition}", "")
 _PUBLIC_TIMELINE = _TIMELINE.replace("{condition}", " AND visibility = 'public'")
 _REPOST = (
-    f"{_POST.select} WHERE author_id = ? AND repost_of = ? AND repost_of > 0 AND deleted_at_ms = 0"
+    f"{_POST.select} WHERE author_id = ? AND repost_of = ? AND repost_of <> 0 AND deleted_at_ms = 0"
     " ORDER BY post_id DESC LIMIT 1"
 )
 # Nobody sees whom they have blocked, or who has blocked them. `{{user}}` is the column with the other one.
@@ -120,7 +120,7 @@ _LIKED = (
 )
 _REPOSTED = (
     f"SELECT json_group_array(p.repost_of) FROM json_each(?) asked CROSS JOIN {PostRow.table} p"
-    " ON p.author_id = ? AND p.repost_of = asked.value AND p.repost_of > 0 AND p.deleted_at_ms = 0"
+    " ON p.author_id = ? AND p.repost_of = asked.value AND p.repost_of <> 0 AND p.deleted_at_ms = 0"
 )
 _VIEWS = f"""
 SELECT json_group_array(json_array(

@@ -35,6 +35,7 @@ from protocol.records import (
     User,
 )
 from storage import ownership, queries
+from storage.ad_reads import SqliteAdReads
 from storage.check import DATABASE_NAME, FILES_NAME
 from storage.feed_reads import FeedReads
 from storage.files import FileStore
@@ -113,6 +114,7 @@ class SqliteStore:
         self.trends = SqliteTrendReads(readers)
         self._node_lock = node_lock
         self.feeds = FeedReads(readers)
+        self.ads = SqliteAdReads(readers)
         self._lives = lives  # node_id -> its lock, held until the store closes
 
     # How it is doing.

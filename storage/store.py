@@ -6,6 +6,7 @@ All methods are for the Trio thread. Appends are durable when their outcome is k
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
+from protocol.ads_found import AdCounts, AdState, Seen
 from protocol.errors import HubbubError
 from protocol.feed_found import FeedChange, FeedState, FoundFeed, FoundPost
 from protocol.records import (
@@ -191,6 +192,25 @@ class FeedReads(Protocol):
         ...
 
 
+class AdReads(Protocol):
+    """The reads behind ads. All answer from one state of the store, as of after the call."""
+
+    async def state(
+        self, now_ms: int, *, settled: Mapping[str, Seen], settle_to_ms: int, untold_after_ms: int
+    ) -> AdState:
+        """All campaigns that run or will, all options of feeds, and what the budgets are used by.
+
+        `settled` are the counts of the call before (none: all is counted), `settle_to_ms` up to when
+        impressions are settled: rows seen before that are all stored. `untold`: showings after
+        `untold_after_ms` that were not told as seen.
+        """
+        ...
+
+    async def counts(self, campaign_id: str) -> AdCounts:
+        """What has become of a campaign, from all of its showings."""
+        ...
+
+
 class TrendReads(Protocol):
     """What trends and recommendations read."""
 
@@ -218,6 +238,9 @@ class Store(Protocol):
     def feeds(self) -> FeedReads: ...
     @property
     def posts(self) -> PostReads: ...
+
+    @property
+    def ads(self) -> AdReads: ...
 
     async def claim_all(self, node_id: str) -> dict[int, int]:
         """Take all 256 shards with new epochs, as a single node does at its start. Returns shard -> epoch.

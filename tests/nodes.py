@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -119,6 +119,21 @@ class NodeProcess:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
+        self._process = None
+
+    def start_and_kill(self, after_s: float) -> None:
+        """Start it, and kill it so long after: while it starts, or soon after it has."""
+
+        def end() -> None:
+            assert self._process is not None
+            self._process.kill()
+            self._process.wait()  # who waits for its log does so until it is reaped
+
+        killer = threading.Timer(after_s, end)
+        killer.start()
+        with suppress(AssertionError):  # it was not up yet
+            self.start()
+        killer.join()
         self._process = None
 
     def stop(self, timeout_s: float = 30.0) -> int:

@@ -269,9 +269,7 @@ class AuthorPosts(AuthorFanout):
 
         def after(_at: Appended | None) -> None:
             self._index.edited(new)
-            if new.visibility == row.visibility or new.visibility == "public":
-                # Else those who watch are not all followers: they learn it by their next read.
-                self._publish_changed(new, known.counts)
+            self._publish_changed(new, known.counts)
 
         self._stage_ops([Put(new)])
         self._stage_row(
@@ -309,6 +307,9 @@ class AuthorPosts(AuthorFanout):
         )
 
     def _publish_changed(self, row: PostRow, counts: PostCountsRow) -> None:
+        is_for_all = row.visibility == "public" and not self._author.is_private
+        if not (is_for_all or row.deleted_at_ms):
+            return  # who watches it may have stopped following, and learns it by the next read
         event = Encoded(FeedChanged(post=post_of(row, counts)))
         self._fanout.publish_post(row.post_id, ("feed_changed", str(row.post_id)), event)
 

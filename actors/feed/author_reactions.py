@@ -12,6 +12,7 @@ from actors.address import Address
 from actors.feed import author_rules as rules
 from actors.feed.author_base import CACHED, AuthorBase, KnownPost, Needs
 from actors.feed.lately import Lately
+from actors.feed_audience import counts_key
 from actors.messages import Ask, RepostMoved
 from actors.reply import Reply
 from actors.stream_actor import After, Staged
@@ -264,8 +265,7 @@ class AuthorReactions(AuthorBase):
                 comments=counts.comments,
                 reposts=counts.reposts,
             )
-            key = ("post_counts", str(counts.post_id))
-            self._fanout.publish_post(counts.post_id, key, Encoded(event))
+            self._fanout.publish_post(counts.post_id, counts_key(counts.post_id), Encoded(event))
 
 
 def _counts_info(counts: PostCountsRow, *, liked: bool) -> PostCountsInfo:

@@ -76,6 +76,11 @@ class Relations:
         self.ad_slots: AdSlots | None = None  # read when the app shows ads, and so is
         self.language = ""  # of the reader
 
+    @property
+    def shuts_out_anything(self) -> bool:
+        """Whether anything of those who are followed is left out."""
+        return bool(self.blocks or self.blocked_by or self.muted or self.interests)
+
     def follow(self, author_id: str) -> None:
         """The reader follows an author from now on."""
         self.follows.add(author_id)

@@ -135,6 +135,9 @@ class FeedNode:
     # -- actors.ports.FeedIndex ---------------------------------------------------------------------
 
     def posted(self, post: PostRow, *, is_pending: bool) -> None:
+        if post.post_id in self.pending.get(post.author_id, ()):
+            self.posts.put(post)  # told again by the next actor of its author, who goes on pushing it
+            return
         self._posted(post, is_pending=is_pending)
         self.post_count += 1
         if self.trending is not None and not post.repost_of and self._is_for_all(post):
@@ -220,7 +223,8 @@ class FeedNode:
         self.relate(other_id, lambda own: own.block(user_id, by_reader=False, blocked=blocked))
 
     def forget(self, author_id: str) -> None:
-        self.doubtful.add(author_id)
+        if not self.has_others:  # else each page reads first what was stored, by this node as well
+            self.doubtful.add(author_id)
         self.posts.forget_author(author_id)
         hot = self.hot.get(author_id)
         if hot is not None:

@@ -8,18 +8,22 @@ what was fetched.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
 
 from actors.feed.feed import ENDLESS, Feed, FeedLimits, Relations
 from actors.feed.index import RING_SIZE, FeedNode
-from actors.feed.post_cache import CachedPost, PostCache
+from actors.feed.post_cache import CachedPost, PostCache, Shown
 from protocol.feed_types import FeedItem, LeftOut, Omission, Why
+from protocol.limits import PAGE_BYTES
 
 SEEN_FROM_AUTHOR_MS: Final = 48 * 3600 * 1000  # a repost so soon tells the author's followers nothing
 MAX_NEW_ABOVE: Final = 100  # more is shown as "100+"
+_Portion = tuple[list[int], int, bool]
+"""Candidates in the order of the page, where the next portion begins, and whether there is none."""
+_NextPortion = Callable[[int, int], "_Portion | Missing"]
 _MIN_STRETCH: Final = 10  # candidates looked at together, at least
 
 
@@ -58,13 +62,6 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True):
     limit: int = 0
 
 
-class Shown(msgspec.Struct, frozen=True):
-    """A post that passed the filter, with the one that it repeats."""
-
-    post: CachedPost
-    root: CachedPost | None
-
-
 class Stretch(msgspec.Struct, frozen=True, kw_only=True):
     """A page before it is dressed."""
 
@@ -80,7 +77,7 @@ def judge(
     relations: Relations, user_id: str, posts: PostCache, found: CachedPost, now_ms: int
 ) -> LeftOut | None:
     """Why a reader does not get a post in the feed; None: it is shown. What it repeats must be in `posts`."""
-    if found.post.deleted:
+    if found.is_deleted:
         return "deleted"
     author_id = found.author_id
     if author_id not in relations.follows:
@@ -92,7 +89,7 @@ def judge(
     root: CachedPost | None = None
     if found.root_id:
         root = posts.get(found.root_id)
-        if root is None or root.post.deleted:
+        if root is None or root.is_deleted:
             return "deleted"
         root_author_id = root.author_id
         if root_author_id in relations.blocks or root_author_id in relations.blocked_by:
@@ -133,70 +130,61 @@ class PageMaker:
         self._now_ms = now_ms
         self._explain = explain
 
-    def older(self, before: int, limit: int) -> Stretch | Missing:
-        """The newest posts below `before`; 0: the newest of all."""
-        upper = before or ENDLESS
-        shown: list[Shown] = []
-        left_out: list[Omission] = []
-        first = last = 0
-        examined = 0
-        is_end = False
-        while len(shown) < limit and not is_end and examined < self._limits.max_examined:
-            found = self._below(upper, max(limit + limit // 4, _MIN_STRETCH))
-            if isinstance(found, Missing):
-                return found
-            post_ids, upper, is_end = found
-            missing = self._unknown(post_ids)
-            if missing is not None:
-                return missing
-            for post_id in post_ids:
-                if len(shown) == limit:
-                    is_end = False
-                    break
-                first = first or post_id
-                last = post_id
-                examined += 1
-                self._examine(post_id, shown, left_out)
-        return Stretch(
-            shown=shown,
-            left_out=left_out,
-            last_examined=last or before,
-            first_examined=first or before,
-            is_end=is_end,
-            is_complete=is_end or len(shown) == limit,
-        )
+    def older(self, before: int, limit: int, *, max_bytes: int = PAGE_BYTES) -> Stretch | Missing:
+        """The newest posts below `before`; 0: the newest of all. One is shown, more up to `max_bytes`."""
+        return self._gather(before, limit, max_bytes, self._below, before or ENDLESS)
 
-    def newer(self, after: int, limit: int) -> Stretch | Missing:
+    def newer(self, after: int, limit: int, *, max_bytes: int = PAGE_BYTES) -> Stretch | Missing:
         """The oldest posts above `after`, rising."""
-        lower = after
+        return self._gather(after, limit, max_bytes, self._above, after)
+
+    def _gather(
+        self, start: int, limit: int, max_bytes: int, next_portion: _NextPortion, bound: int
+    ) -> Stretch | Missing:
+        """Examine candidates, portion by portion, until the page is full or nothing is left."""
+        relations, posts, user_id, now_ms = self._relations, self._posts, self._feed.user_id, self._now_ms
+        follows, is_plain = relations.follows, not relations.shuts_out_anything
+        count = max(limit + limit // 4, _MIN_STRETCH)
         shown: list[Shown] = []
         left_out: list[Omission] = []
-        first, last = 0, after
-        examined = 0
+        first, last = 0, start
+        examined = size_bytes = 0
         is_end = False
         while len(shown) < limit and not is_end and examined < self._limits.max_examined:
-            found = self._above(lower, max(limit + limit // 4, _MIN_STRETCH))
-            if isinstance(found, Missing):
-                return found
-            post_ids, lower, is_end = found
-            missing = self._unknown(post_ids)
-            if missing is not None:
-                return missing
-            for post_id in post_ids:
-                if len(shown) == limit:
+            portion = next_portion(bound, count)
+            if isinstance(portion, Missing):
+                return portion
+            post_ids, bound, is_end = portion
+            entries = self._entries(post_ids)
+            if isinstance(entries, Missing):
+                return entries
+            for post_id, entry in zip(post_ids, entries, strict=True):
+                if len(shown) >= limit or size_bytes > max_bytes:
                     is_end = False
+                    limit = len(shown)  # a page ends early rather than exceed a frame
                     break
                 first = first or post_id
                 last = post_id
                 examined += 1
-                self._examine(post_id, shown, left_out)
+                if entry is None:
+                    continue  # it was never stored
+                found, root = entry
+                if is_plain and root is None and not found.is_deleted and found.author_id in follows:
+                    reason = None  # as judge would say, at a third of the price: most posts are like this
+                else:
+                    reason = judge(relations, user_id, posts, found, now_ms)
+                if reason is None:
+                    size_bytes += found.size_bytes + (0 if root is None else root.size_bytes)
+                    shown.append(entry)
+                elif self._explain:
+                    left_out.append(self.omission(found, reason))
         return Stretch(
             shown=shown,
             left_out=left_out,
             last_examined=last,
-            first_examined=first or after,
+            first_examined=first or start,
             is_end=is_end,
-            is_complete=is_end or len(shown) == limit,
+            is_complete=is_end or len(shown) >= limit,
         )
 
     def dress(
@@ -211,17 +199,21 @@ class PageMaker:
         liked_from = max(relations.liked_from, relations.reposted_from)
         if self._node.has_others:  # likes are counted where the post's author is, maybe on another node
             liked_from = ENDLESS
+        own_id = self._feed.user_id
         items: list[FeedItem] = []
         unknown: list[int] = []
         for index, entry in enumerate(shown):
-            found, root = entry.post, entry.root
-            marked_id = found.root_id or found.post.post_id
+            found, root = entry
+            marked_id = found.root_id or found.post_id
             is_liked, is_reposted = marked_id in liked, marked_id in reposted
             if marked_id < liked_from:
                 if marked_id not in fetched.marked:
                     unknown.append(marked_id)
                 is_liked = is_liked or marked_id in fetched.liked
                 is_reposted = is_reposted or marked_id in fetched.reposted
+            if root is None and not (is_liked or is_reposted or scores or found.author_id == own_id):
+                items.append(found.plain_item)  # the same for most readers
+                continue
             items.append(
                 FeedItem(
                     post=found.post,
@@ -236,50 +228,46 @@ class PageMaker:
 
     def why(self, entry: Shown) -> Why:
         """Why a post that is shown is in the feed."""
-        found = entry.post
+        found, root = entry
         if found.author_id == self._feed.user_id:
             return "own"
-        if entry.root is not None:
+        if root is not None:
             return "repost"
         return "hot" if found.is_hot else "followed"
 
     def still_shown(self, post_ids: Sequence[int]) -> list[Shown | None] | Missing:
         """These posts, None for each that the reader does not get any more."""
-        missing = self._unknown(post_ids)
-        if missing is not None:
-            return missing
-        entries: list[Shown | None] = []
-        for post_id in post_ids:
-            shown: list[Shown] = []
-            self._examine(post_id, shown, [])
-            entries.append(shown[0] if shown else None)
-        return entries
+        entries = self._entries(post_ids)
+        if isinstance(entries, Missing):
+            return entries
+        return [entry if entry is not None and self._reason(entry[0]) is None else None for entry in entries]
+
+    def _reason(self, found: CachedPost) -> LeftOut | None:
+        return judge(self._relations, self._feed.user_id, self._posts, found, self._now_ms)
 
     def entry(self, post_id: int) -> Shown | None:
         """A post with what it repeats, by what is in memory."""
         found = self._posts.get(post_id)
         if found is None:
             return None
-        return Shown(found, self._posts.get(found.root_id) if found.root_id else None)
+        return found, self._posts.get(found.root_id) if found.root_id else None
 
     def new_above(self, position: int) -> int | Missing:
         """How many visible posts are newer than a place, counted up to 100."""
-        found = self.newer(position, MAX_NEW_ABOVE)
+        found = self.newer(position, MAX_NEW_ABOVE, max_bytes=ENDLESS)
         return found if isinstance(found, Missing) else len(found.shown)
 
     def judge(self, post_id: int) -> LeftOut | Missing | None:
         """Why the reader does not get this post; None: it is shown, or would be."""
-        missing = self._unknown((post_id,))
-        if missing is not None:
-            return missing
-        found = self._posts.get(post_id)
-        if found is None:
-            return "deleted"
-        return judge(self._relations, self._feed.user_id, self._posts, found, self._now_ms)
+        entries = self._entries((post_id,))
+        if isinstance(entries, Missing):
+            return entries
+        entry = entries[0]
+        return "deleted" if entry is None else self._reason(entry[0])
 
     # -- candidates ---------------------------------------------------------------------------------
 
-    def _below(self, upper: int, count: int) -> tuple[list[int], int, bool] | Missing:
+    def _below(self, upper: int, count: int) -> _Portion | Missing:
         """The next candidates below a bound: ids falling, the new bound, whether nothing is beyond it."""
         feed = self._feed
         depth = self._ring_depth(feed.covered_from)
@@ -310,7 +298,7 @@ class PageMaker:
             return merged, merged[-1], False
         return merged, low, low == 0
 
-    def _above(self, lower: int, count: int) -> tuple[list[int], int, bool] | Missing:
+    def _above(self, lower: int, count: int) -> _Portion | Missing:
         """The same above a bound: ids rising."""
         feed = self._feed
         depth = self._ring_depth(lower + 1)
@@ -373,28 +361,25 @@ class PageMaker:
 
     # -- posts --------------------------------------------------------------------------------------
 
-    def _unknown(self, post_ids: Sequence[int]) -> Missing | None:
-        """Those of the posts, and of what they repeat, that are not in memory."""
-        posts = self._posts
-        unknown = []
+    def _entries(self, post_ids: Sequence[int]) -> list[Shown | None] | Missing:
+        """These posts with what they repeat; None for what does not exist."""
+        get, is_known = self._posts.get, self._posts.is_known
+        entries: list[Shown | None] = []
+        unknown: list[int] = []
         for post_id in post_ids:
-            found = posts.get(post_id)
+            found = get(post_id)
             if found is None:
-                if not posts.is_known(post_id):
+                entries.append(None)
+                if not is_known(post_id):
                     unknown.append(post_id)
-            elif found.root_id and posts.get(found.root_id) is None and not posts.is_known(found.root_id):
-                unknown.append(found.root_id)
-        return Missing(post_ids=tuple(unknown)) if unknown else None
-
-    def _examine(self, post_id: int, shown: list[Shown], left_out: list[Omission]) -> None:
-        found = self._posts.get(post_id)
-        if found is None:
-            return  # it was never stored
-        reason = judge(self._relations, self._feed.user_id, self._posts, found, self._now_ms)
-        if reason is None:
-            shown.append(Shown(found, self._posts.get(found.root_id) if found.root_id else None))
-        elif self._explain:
-            left_out.append(self.omission(found, reason))
+            elif found.root_id:
+                root = get(found.root_id)
+                entries.append((found, root))
+                if root is None and not is_known(found.root_id):
+                    unknown.append(found.root_id)
+            else:
+                entries.append((found, None))
+        return Missing(post_ids=tuple(unknown)) if unknown else entries
 
     def omission(self, found: CachedPost, reason: LeftOut) -> Omission:
         """Tell of a post that is left out, and until when."""

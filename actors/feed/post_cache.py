@@ -11,35 +11,74 @@ import msgspec
 
 from protocol.feed_events import PostCounts
 from protocol.feed_found import FoundPost
-from protocol.feed_types import Post
+from protocol.feed_types import FeedItem, Post
 from protocol.records import PostCountsRow, PostRow
 from protocol.stored_posts import post_of
 
 MAX_POSTS: Final = 200_000  # of both generations: some 200 MB of short posts
+MAX_BYTES: Final = 256 * 1024 * 1024  # the same for long ones, as JSON; objects take about as much
+_ITEM_BYTES: Final = 150  # of an item beside its post, once its counts have grown
+_encode = msgspec.json.Encoder().encode
 
 
 class CachedPost:
     """A post as pages need it."""
 
-    __slots__ = ("author_id", "counts", "is_hot", "is_public", "post", "root_author_id", "root_id")
+    __slots__ = (
+        "author_id",
+        "counts",
+        "is_deleted",
+        "is_hot",
+        "is_public",
+        "plain_item",
+        "post",
+        "post_id",
+        "root_author_id",
+        "root_id",
+        "size_bytes",
+    )
 
     def __init__(self, row: PostRow, counts: PostCountsRow | None) -> None:
-        self.post: Post = post_of(row, counts)
+        self.post_id = row.post_id
         self.author_id = row.author_id
         self.root_id = row.repost_of
         self.root_author_id = row.root_author_id
+        self.is_deleted = row.deleted_at_ms > 0
         self.is_public = row.visibility == "public"
         self.is_hot = row.is_hot
         self.counts = counts
+        self.post: Post
+        self.plain_item: FeedItem  # for a reader who has neither written nor marked it
+        self._show(post_of(row, counts))
+        self.size_bytes = len(_encode(self.post)) + _ITEM_BYTES  # in a page, as JSON
+
+    def count(self, counts: PostCountsRow) -> None:
+        """Its counts have changed."""
+        self.counts = counts
+        self._show(
+            msgspec.structs.replace(
+                self.post, likes=counts.likes, comments=counts.comments, reposts=counts.reposts
+            )
+        )
+
+    def _show(self, post: Post) -> None:
+        self.post = post
+        self.plain_item = FeedItem(post=post, why="hot" if self.is_hot else "followed")
+
+
+Shown = tuple[CachedPost, CachedPost | None]
+"""A post, and the one that it repeats. A plain tuple: twenty are made for each page."""
 
 
 class PostCache:
     """Posts by id, and which of their authors are private."""
 
-    def __init__(self, *, max_posts: int = MAX_POSTS) -> None:
+    def __init__(self, *, max_posts: int = MAX_POSTS, max_bytes: int = MAX_BYTES) -> None:
         self._young: dict[int, CachedPost | None] = {}
         self._old: dict[int, CachedPost | None] = {}
         self._generation_size = max(1, max_posts // 2)
+        self._generation_bytes = max_bytes // 2
+        self._young_bytes = 0  # at most: what was replaced or forgotten is still counted
         # What changed while posts were being read: the store may have been asked before the change.
         self._reading_count = 0
         self._moment = 0
@@ -92,10 +131,7 @@ class PostCache:
         self._note(counts.post_id)
         known = self.get(counts.post_id)
         if known is not None:
-            known.counts = counts
-            known.post = msgspec.structs.replace(
-                known.post, likes=counts.likes, comments=counts.comments, reposts=counts.reposts
-            )
+            known.count(counts)
 
     def heard(self, event: PostCounts) -> None:
         """Another node tells the counts of a post."""
@@ -104,6 +140,14 @@ class PostCache:
                 post_id=event.post_id, likes=event.likes, comments=event.comments, reposts=event.reposts
             )
         )
+
+    def counts_of(self, post_id: int) -> PostCounts | None:
+        """The counts of a post that everybody may see, if it is here."""
+        known = self._young.get(post_id) or self._old.get(post_id)
+        if known is None or not known.is_public or known.author_id in self.private_author_ids:
+            return None
+        post = known.post
+        return PostCounts(post_id=post_id, likes=post.likes, comments=post.comments, reposts=post.reposts)
 
     def set_private(self, author_id: str, *, is_private: bool) -> None:
         """An author's posts are for followers only, or for all."""
@@ -147,5 +191,8 @@ class PostCache:
     def _put(self, post_id: int, post: CachedPost | None) -> None:
         self._old.pop(post_id, None)
         self._young[post_id] = post
-        if len(self._young) >= self._generation_size:
+        if post is not None:
+            self._young_bytes += post.size_bytes
+        if len(self._young) >= self._generation_size or self._young_bytes >= self._generation_bytes:
             self._old, self._young = self._young, {}
+            self._young_bytes = 0

@@ -59,12 +59,13 @@ class Pushes:
         self._left[post_id] = count
 
     def take(self) -> list[Push]:
-        """What is to be sent now."""
+        """What is to be sent now: one to each partition before the second to any."""
         taken: list[Push] = []
-        for queue in self._queues.values():
-            while queue.waiting and not queue.is_held and queue.in_flight < IN_FLIGHT_PER_PARTITION:
-                queue.in_flight += 1
-                taken.append(queue.waiting.popleft())
+        for depth in range(IN_FLIGHT_PER_PARTITION):
+            for queue in self._queues.values():
+                if queue.waiting and not queue.is_held and queue.in_flight <= depth:
+                    queue.in_flight += 1
+                    taken.append(queue.waiting.popleft())
         return taken
 
     def arrived(self, push: Push) -> bool:

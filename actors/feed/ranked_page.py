@@ -7,11 +7,13 @@ feed goes on by time.
 """
 
 from actors.feed.cursor import Cursor
-from actors.feed.feed import Feed
-from actors.feed.page import Missing, PageMaker, Shown, Stretch
+from actors.feed.feed import ENDLESS, Feed
+from actors.feed.page import Missing, PageMaker, Stretch
+from actors.feed.post_cache import Shown
 from actors.feed.ranked_feed import RankedFeed, RankedFeeds
 from actors.feed.ranking import Candidate, parts, rank, score
 from protocol.feed_replies import Explanation
+from protocol.limits import PAGE_BYTES
 
 
 def ranked_page(
@@ -36,16 +38,20 @@ def ranked_page(
     shown: list[Shown] = []
     scores: list[float] = []
     offset = start.bound
-    while len(shown) < limit and offset < len(snapshot):
+    size_bytes = 0
+    while len(shown) < limit and offset < len(snapshot) and size_bytes <= PAGE_BYTES:
         ids = snapshot.page(offset, limit - len(shown))
         found = maker.still_shown([post_id for post_id, _ in ids])
         if isinstance(found, Missing):
             return found
         for (_, value), entry in zip(ids, found, strict=True):
+            if size_bytes > PAGE_BYTES:
+                break
+            offset += 1
             if entry is not None:  # else it was deleted, blocked or muted since
                 shown.append(entry)
                 scores.append(value)
-        offset += len(ids)
+                size_bytes += entry[0].size_bytes + (0 if entry[1] is None else entry[1].size_bytes)
     counted = start.counted + len(shown)
     goes_on: Cursor | None = None
     if offset < len(snapshot):
@@ -65,7 +71,7 @@ def ranked_page(
 
 def _make(maker: PageMaker, feed: Feed, anchor: int, *, cap: int, made_at_ms: int) -> RankedFeed | Missing:
     """Rank the newest posts, or the newest up to an anchor."""
-    stretch = maker.older(anchor + 1 if anchor else 0, cap)
+    stretch = maker.older(anchor + 1 if anchor else 0, cap, max_bytes=ENDLESS)
     if isinstance(stretch, Missing):
         return stretch
     relations = feed.relations
@@ -75,7 +81,7 @@ def _make(maker: PageMaker, feed: Feed, anchor: int, *, cap: int, made_at_ms: in
         return Missing(affinities=True)
     candidates = []
     for entry in stretch.shown:
-        post, root = entry.post.post, None if entry.root is None else entry.root.post
+        post, root = entry[0].post, None if entry[1] is None else entry[1].post
         value = score(
             post,
             root,
@@ -101,10 +107,10 @@ def explain(
     entry = maker.entry(post_id)
     if entry is None:
         return Explanation(post_id=post_id, left_out="deleted")
-    omission = None if reason is None else maker.omission(entry.post, reason)
+    omission = None if reason is None else maker.omission(entry[0], reason)
     if reason in ("deleted", "not_followed", "blocked", "not_visible"):
         return Explanation(post_id=post_id, left_out=reason)  # of a post that one may not see, no more
-    post, root = entry.post.post, None if entry.root is None else entry.root.post
+    post, root = entry[0].post, None if entry[1] is None else entry[1].post
     factors = parts(
         post,
         root,

@@ -7,13 +7,19 @@ durably.
 """
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from actors.address import Address
-from actors.feed.address import KIND
+from actors.feed.ad_book import AdBook
+from actors.feed.address import KIND, author_address
 from actors.feed.feed import FeedLimits, Relations
+from actors.feed.feed_follower import FeedFollower
 from actors.feed.index import FeedNode
 from actors.feed.interest import interest_of, said, target_of, undone
+from actors.feed.ranked_feed import RankedFeeds
 from actors.messages import (
     Ask,
     BlockStands,
@@ -52,35 +58,51 @@ from protocol.records import (
 _KNOWN_EDGES: Final = 16_384  # follows decided lately: the store may not have them yet
 
 
+class FeedStats(msgspec.Struct):
+    """Counters since the start, of all partitions of a node."""
+
+    entry_count: int = 0
+    page_count: int = 0
+    cold_load_count: int = 0
+    late_page_count: int = 0  # pages that had to wait for the store
+    written_down_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionNeeds:
+    """What a feed partition needs of the world, and shares with the others of its node."""
+
+    log: Log
+    reads: FeedReads
+    leases: Leases
+    relay: Relay
+    fanout: Fanout
+    now_ms: WallClock
+    node: FeedNode
+    follower: FeedFollower
+    limits: FeedLimits
+    stats: FeedStats
+    ranked: RankedFeeds
+    ads: AdBook
+
+
 class RelationsKeeper(StreamActor):
     """Decide on follows, mutes, interests and read positions."""
 
-    def __init__(
-        self,
-        partition: int,
-        *,
-        log: Log,
-        reads: FeedReads,
-        leases: Leases,
-        relay: Relay,
-        fanout: Fanout,
-        node: FeedNode,
-        limits: FeedLimits,
-        now_ms: WallClock,
-    ) -> None:
+    def __init__(self, partition: int, needs: PartitionNeeds) -> None:
         super().__init__(
             Address(KIND, str(partition)),
             feed_stream(partition),
-            log=log,
-            leases=leases,
-            relay=relay,
-            now_ms=now_ms,
+            log=needs.log,
+            leases=needs.leases,
+            relay=needs.relay,
+            now_ms=needs.now_ms,
         )
         self._partition = partition
-        self._reads = reads
-        self._fanout = fanout
-        self._node = node
-        self._limits = limits
+        self._reads = needs.reads
+        self._fanout = needs.fanout
+        self._node = needs.node
+        self._limits = needs.limits
         # What this incarnation has decided and the store may not hold yet: None for an edge that was removed.
         self._edges: OrderedDict[tuple[str, str], FollowRow | None] = OrderedDict()
         self._version = 0
@@ -165,8 +187,8 @@ class RelationsKeeper(StreamActor):
         answer = feed_replies.FollowInfo(user_id=author_id, follow=state)
         self._stage_ops([Put(row)], Staged(reply, lambda _at: answer, after=after))
         self._stage_tell(user_id, FollowSettled(author_id, state))
-        if state == "following":
-            self._stage_tell_to(Address("author", author_id), FollowMoved(user_id))
+        # Also of a request: the account may have become public meanwhile, and then it is accepted.
+        self._stage_tell_to(author_address(author_id), FollowMoved(user_id))
 
     def _stage_end(self, edge: FollowRow, reply: Reply) -> None:
         """Stage that a reader does not follow an author any more, or does not ask to."""
@@ -181,7 +203,7 @@ class RelationsKeeper(StreamActor):
         self._stage_ops([gone], Staged(reply, lambda _at: answer, after=after))
         self._stage_tell(user_id, FollowSettled(author_id, "none"))
         if edge.state == "following":
-            self._stage_tell_to(Address("author", author_id), FollowMoved(user_id))
+            self._stage_tell_to(author_address(author_id), FollowMoved(user_id))
         else:
             self._stage_tell(author_id, FollowerMoved(user_id, "none"))
 

@@ -19,12 +19,16 @@ class Meter:
 
     def __init__(self, target: Target) -> None:
         self._target = target
+        self.knows_costs = False  # whether the servers' CPU can be read: not where others have started them
         self.seconds = 0.0
         self.server_cpu_s = 0.0
         self.client_cpu_s = 0.0
         self.started_at = self._server_before = self._client_before = 0.0
 
     def start(self) -> None:
+        if self._target.on_measure is not None:
+            self._target.on_measure()
+        self.knows_costs = bool(self._target.pids())
         self._server_before = self._target.cpu_s()
         self._client_before = own_cpu_s()
         self.started_at = now()
@@ -48,11 +52,6 @@ class Meter:
     def is_client_bound(self) -> bool:
         """Tell whether the client may have set the pace."""
         return is_bound(self.client_cpu_s, self.seconds)
-
-    @property
-    def knows_costs(self) -> bool:
-        """Tell whether the servers' CPU can be read: not where others have started them."""
-        return bool(self._target.pids())
 
     def cpu_per_thousand(self, count: int) -> list[Figure]:
         """What a thousand of what was counted have cost the servers; nothing, where that is not known."""

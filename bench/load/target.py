@@ -98,6 +98,7 @@ class Target:
         self.directory = directory
         self.cores = cores
         self.processes: list[subprocess.Popen[str]] = []
+        self.on_measure: Callable[[], None] | None = None  # called when what is measured begins
         self._killed_cpu_s = 0.0
         self._app_key = ""
         self._app_secret = ""

@@ -39,6 +39,18 @@ class Samples:
     def __len__(self) -> int:
         return len(self.values) // 2
 
+    @classmethod
+    def joined(cls, several: "Iterable[Samples]") -> "Samples":
+        """All of several together, in order."""
+        joined = cls()
+        for at, latency_s in sorted(
+            (each.values[place], each.values[place + 1])
+            for each in several
+            for place in range(0, len(each.values), 2)
+        ):
+            joined.add(at, latency_s)
+        return joined
+
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
     """What a workload runs against."""
@@ -89,6 +101,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     wires: tuple[str, ...] = ("json", "msgpack", "bot")
     has_peer: bool = True  # whether peers can be asked the same
     kills: bool = False  # whether the server is killed, which has to be one of ours then
+    has_own_targets: bool = False  # whether only servers that were prepared for it take part
     node_counts: tuple[int, ...] = (1,)
 
 

@@ -16,6 +16,7 @@ from protocol.records import AppKey
 from protocol.replies import Reply
 from protocol.types import NodeInfo
 from server.accounts import Accounts
+from server.campaigns import Campaigns
 from server.config import Settings
 from server.directory import Directory
 from server.files import Files
@@ -60,6 +61,7 @@ class HttpServices(msgspec.Struct, frozen=True, kw_only=True):
     cluster_origins: Callable[[], Collection[str]] = frozenset
     cluster_view: Callable[[], ClusterView | None] = lambda: None
     charge_creation: Callable[[str, Command], None] = _free
+    campaigns: Campaigns | None = None
 
 
 def services_of(request: AnyRequest) -> HttpServices:

@@ -175,8 +175,8 @@ def openapi_config(version: str) -> OpenAPIConfig:
     return OpenAPIConfig(
         title="hubbub",
         version=version,
-        description="Accounts, files and single commands over HTTP. Everything live goes over WebSocket at"
-        " /ws; its language is protocol/REFERENCE.md.",
+        description="Accounts, files, posts, feeds and single commands over HTTP. Everything live goes over"
+        " WebSocket at /ws; its language is protocol/REFERENCE.md.",
         openapi_router=_DocsRouter(path="/v1", route_handlers=[], include_in_schema=False),
         render_plugins=[
             HtmlPage(path="/docs"),

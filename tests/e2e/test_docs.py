@@ -1,5 +1,6 @@
 """What the documents tell people to run, run as it stands there; what they name must exist."""
 
+import json
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -238,6 +240,53 @@ def test_the_backend_of_the_apps_page_runs_and_may_run_again(tmp_path: Path) -> 
         token = run_python(node, signing, **mine).strip()
         me = httpx.get(f"{node.url}/v1/me", headers={"authorization": f"Bearer {token}"}, timeout=30)
         assert me.json()["user"]["name"] == "Carla"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("curl") is None, reason="the page shows calls of curl, which is not installed"
+)
+def test_the_calls_of_the_ads_page_put_an_ad_into_a_feed(tmp_path: Path) -> None:
+    """Whoever sells ads begins with them."""
+    start, report = blocks("docs/ADS.md", "sh")
+    with running_node(tmp_path) as node:
+        key, secret, app_id = told(node, "keys", "create", "--name", "backend")
+
+        def run_shell(code: str) -> list[dict[str, Any]]:
+            done = subprocess.run(
+                ["bash", "-ec", code],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                env=environment(node, HUBBUB_APP_KEY=key, HUBBUB_APP_SECRET=secret),
+                check=True,
+            )
+            return [json.loads(answer) for answer in done.stdout.replace("}{", "}\n{").splitlines()]
+
+        options, campaign = run_shell(start)
+        assert options == {"ads": True}
+        assert campaign["hashtags"] == ["breakfast", "tea"]
+        with httpx.Client(base_url=node.url, auth=(key, secret), timeout=30) as backend:
+            users = {"users": [{"external_id": "1", "language": "en-GB"}]}
+            made = backend.post("/v1/app/users", json=users).json()["items"]
+            backend.headers["X-Hubbub-User"] = made[0]["user"]["user_id"]
+
+            def call(command: dict[str, Any]) -> dict[str, Any]:
+                answer = backend.post("/v1/app/commands", json=command)
+                assert answer.status_code == 200, answer.text
+                found: dict[str, Any] = answer.json()
+                return found
+
+            for number in range(5):
+                call({"type": "create_post", "client_id": f"p{number}", "text": f"{number} cups of #Tea"})
+            ad = call({"type": "read_feed"})["items"][5]["ad"]
+            assert ad["title"] == "Fresh tea"
+            call({"type": "ad_seen", "slot_id": ad["slot_id"]})
+        [counted] = run_shell(f"{start.splitlines()[0]}\n{report.replace('ad_…', campaign['campaign_id'])}")
+        [shown] = re.findall(r"^# (\{.*\})$", report, re.MULTILINE)
+        assert set(counted) == set(json.loads(shown))
+        assert [counted[name] for name in ("showings", "impressions", "left")] == [1, 1, 49_999]
+        assert told(node, "campaigns", "list", "--app", app_id) == ["Fresh tea"]
 
 
 @pytest.mark.slow

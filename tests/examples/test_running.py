@@ -16,6 +16,8 @@ import trio
 import hubbub
 from hubbub.client import Events
 from protocol import events as e
+from protocol.feed_events import FeedPosted
+from protocol.feed_types import Comment, Post
 from tests.nodes import ROOT, NodeProcess, running_node
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -112,6 +114,51 @@ async def test_the_reminder_bot_reminds(tmp_path: Path) -> None:
             assert "number 1" in await next_text(events, bot.user_id)
             assert "drink water" in await next_text(events, bot.user_id)
         assert state.exists()
+
+
+async def test_the_feed_bot_posts_what_its_file_says_and_answers(tmp_path: Path) -> None:
+    """An organisation's news in the feeds of who follows it."""
+    source = tmp_path / "news.txt"
+    source.write_text("The first line #news\n")
+    with running_node(tmp_path) as node, trio.fail_after(60):
+        token = operate(node, "bots", "create", "news")["token"]
+        _, ann_token = node.sign_up("ann")
+        async with hubbub.connect(node.url, token=ann_token) as ann:
+            events = ann.events()
+            (bot,) = await ann.find_users("news")
+            await ann.follows.follow(bot.user_id)
+            await ann.feed.start_live()
+            arguments = ("--source", str(source), "--state", str(tmp_path / "news.db"), "--every", "0.2")
+            async with running_bot("examples/feed_bot.py", "--url", node.bot_url, *arguments, token=token):
+                first = await next_post(events)
+                assert (first.text, first.hashtags) == ("The first line #news", ["news"])
+                comment = await ann.posts.comment(first.post_id, "really, @news?", mentions=[bot.user_id])
+                answers = await comments_of(ann, first.post_id, comment.comment_id)
+                assert [answer.user_id for answer in answers] == [bot.user_id]
+                with source.open("a") as file:
+                    file.write("The second line\n")
+                assert (await next_post(events)).text == "The second line"
+            # Stopped and started again, it posts nothing twice.
+            async with running_bot("examples/feed_bot.py", "--url", node.bot_url, *arguments, token=token):
+                with source.open("a") as file:
+                    file.write("The third line\n")
+                assert (await next_post(events)).text == "The third line"
+
+
+async def next_post(events: Events) -> Post:
+    async for event in events:
+        if isinstance(event, FeedPosted) and event.item is not None and event.item.post is not None:
+            return event.item.post
+    raise AssertionError("the events ended")
+
+
+async def comments_of(client: hubbub.Client, post_id: int, parent_id: int) -> list[Comment]:
+    """The answers to a comment, once there are some."""
+    while True:  # ends by an answer, or by the test's deadline
+        found = [one async for one in client.posts.comments(post_id, parent_id=parent_id)]
+        if found:
+            return found
+        await trio.sleep(0.02)
 
 
 async def test_the_replay_plays_a_folder_of_logs(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ class Api:
         self.client = client
         self.accounts = services.accounts
         self.directory = services.directory
+        self.campaigns = services.campaigns
         self.store = store
         self.revoked: list[tuple[str, str]] = []
         self.reason = ""  # why the node is not ready
@@ -101,6 +102,7 @@ async def open_api(
     web_folder: Path | None = None,
     nodes: Sequence[NodeInfo] = (NodeInfo(node_id="n1", url="ws://127.0.0.1/ws"),),
     cluster_origins: Callable[[], Collection[str]] = frozenset,
+    has_campaigns: bool = True,
 ) -> AsyncIterator[Api]:
     settings = settings or Settings(requests_per_s=10_000, requests_burst=10_000)
     api: Api
@@ -145,6 +147,7 @@ async def open_api(
             cluster_origins=cluster_origins,
             not_ready=lambda: api.reason,
             metrics=lambda: b"hubbub_up 1\n",
+            campaigns=core.feeds.campaigns if has_campaigns else None,
         )
         app = make_http_app(services, **({"web_folder": web_folder} if web_folder else {}))
         config = Config()

@@ -181,6 +181,14 @@ def test_lists_are_lines_for_pipes_and_json_where_asked(data: Path) -> None:
     told("bots", "delete", "helper", "--app", "shop", data=data)
     assert told("bots", "list", "--app", "shop", data=data) == []
     assert [line["name"] for line in told("apps", "list", data=data)] == ["default", "shop"]
+    feed = {"order": "chronological", "ads": False, "trending": True, "recommendations": True}
+    assert told("apps", "feed", "shop", data=data) == {"app_id": app["app_id"], **feed}
+    changed = feed | {"ads": True, "trending": False, "order": "ranked"}
+    switched = told(
+        "apps", "feed", "shop", "--ads", "on", "--trending", "off", "--order", "ranked", data=data
+    )
+    assert switched == {"app_id": app["app_id"], **changed} == told("apps", "feed", "shop", data=data)
+    assert told("campaigns", "list", "--app", "shop", data=data) == []
     assert told("users", "list", data=data) == []
     assert told("dead-letters", "list", data=data) == []
     assert told("keys", "list", "--app", "shop", data=data) == []

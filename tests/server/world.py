@@ -98,6 +98,11 @@ class Device:
                 return found
             await self._news.wait()
 
+    async def until_count(self, count: int) -> None:
+        """Wait until that many events were heard, whatever they are."""
+        while len(self.events) < count:
+            await self._news.wait()
+
     async def until_heard(self, test: Callable[[Event], bool]) -> Event:
         """Wait for the first event that passes the test."""
         while True:
@@ -146,6 +151,8 @@ class FlakyStore:
     """The real store, but for appends that a test lets fail: with the errors of `failures`, in order.
 
     Appends to conversations alone: what users' actors do meanwhile about something earlier is not meant.
+    `concluded` is set, and replaced, whenever an append was stored or refused. After `unplug_after` nothing
+    is stored any more, and nobody hears of it, as when the process is killed.
     """
 
     def __init__(self, store: SqliteStore) -> None:
@@ -153,6 +160,40 @@ class FlakyStore:
         self.failures: list[HubbubError | None] = []
         self.is_failing_at_once = False  # raised by append_nowait, as an overloaded store does
         self.is_down = False  # says that there is no room, before anybody tries
+        self.concluded = trio.Event()
+        self._left: int | None = None  # appends until the plug is pulled
+        self._stores_last = False
+        self._unplugged = trio.Event()
+        self._unheard: list[Callable[[Outcome], None]] = []
+        self._has_let_go = False
+
+    def unplug_after(self, appends: int, *, stores_last: bool = False) -> trio.Event:
+        """Let so many appends through, and then none; `stores_last`: one more, whose outcome nobody hears.
+
+        Returns what is set when that has happened.
+        """
+        self._left = appends
+        self._stores_last = stores_last
+        return self._unplugged
+
+    def let_go(self) -> None:
+        """Refuse what nobody has heard of since the plug was pulled, so that its actors can end."""
+        self._has_let_go = True
+        unheard, self._unheard = self._unheard, []
+        for on_done in unheard:
+            on_done(StorageUnavailable("disk"))
+
+    def _is_unplugged(self, append: Append) -> bool:
+        if self._left is None:
+            return False
+        if self._left > 0:
+            self._left -= 1
+            return False
+        if not self._unplugged.is_set():
+            if self._stores_last:
+                self._store.append_nowait(append, lambda _outcome: None)
+            self._unplugged.set()
+        return True
 
     def check_room(self) -> None:
         if self.is_down:
@@ -160,10 +201,21 @@ class FlakyStore:
         self._store.check_room()
 
     def append_nowait(self, append: Append, on_done: Callable[[Outcome], None]) -> None:
+        if self._is_unplugged(append):
+            if self._has_let_go:
+                raise StorageUnavailable("disk")
+            self._unheard.append(on_done)
+            return
         is_meant = any(row.stream.startswith("c:") for row in append.rows)
         error = self.failures.pop(0) if self.failures and is_meant else None
         if error is None:
-            self._store.append_nowait(append, on_done)
+
+            def conclude(outcome: Outcome) -> None:
+                on_done(outcome)
+                concluded, self.concluded = self.concluded, trio.Event()
+                concluded.set()
+
+            self._store.append_nowait(append, conclude)
         elif self.is_failing_at_once:
             raise error
         else:

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from protocol.errors import Fenced, Refused
-from protocol.records import DeviceCursor, FileRow, Mention, Put
+from protocol.records import AuthorRow, DeviceCursor, FileRow, FollowerRow, FollowRow, Mention, PostRow, Put
 from storage import backup, check, open_store, restore, verify_backup
 from storage.ownership import now_ms
 from tests.storage.rooms import Room, change
@@ -34,6 +34,17 @@ async def _fill(directory: Path) -> str:
             at_ms=1,
         )
         await store.commit([Put(row), Put(Mention(user_id="bob", conversation_id="room", seq=4))])
+        edge = FollowRow(
+            user_id="bob", author_id="ann", state="following", since_ms=1, version=1, covered=True
+        )
+        await store.commit(
+            [
+                Put(PostRow(post_id=1, author_id="ann", app_id="app", at_ms=1, text="hello")),
+                Put(AuthorRow(user_id="ann", app_id="app", follower_count=1, post_count=1, last_post_id=1)),
+                Put(edge),
+                Put(FollowerRow(author_id="ann", follower_id="bob", since_ms=1, version=1)),
+            ]
+        )
     return stored.sha256
 
 
@@ -172,6 +183,14 @@ ROOM = "(SELECT stream_id FROM stream WHERE name = 'c:room')"
             {"session_without_user"},
             "INSERT INTO session (session_id, user_id, app_id, token_hash, created_at_ms)"
             " VALUES ('s', 'x', 'app', 'h', 1)",
+        ),
+        ({"post_counts_wrong"}, "INSERT INTO post_like (post_id, user_id, at_ms) VALUES (1, 'bob', 1)"),
+        ({"author_counts_wrong"}, "UPDATE author SET follower_count = 2"),
+        ({"follow_not_counted"}, "DELETE FROM follower"),
+        (
+            {"feed_too_long"},
+            "INSERT INTO feed (user_id, partition, covered_from, position, upto_seq, read_at_ms, entries)"
+            f" VALUES ('bob', 1, 0, 0, 0, 0, '{[1] * 801}')",
         ),
         ({"file_damaged"}, "UPDATE file SET size_bytes = 1"),
         ({"file_missing"}, f"UPDATE file SET sha256 = '{'0' * 64}'"),

@@ -1,6 +1,7 @@
 """What the browser tests share: a node in a process of its own, a Chromium, and people who use the page."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -52,17 +53,9 @@ class Node:
 
     def start(self) -> None:
         """Return once it listens."""
-        environment = os.environ | {
-            "HUBBUB_DATA_DIR": str(self._data_dir),
-            "HUBBUB_PORT": str(self.port),
-            "HUBBUB_BOT_PORT": str(self._bot_port),
-            "HUBBUB_LOG_FORMAT": "json",
-            "HUBBUB_SIGN_UPS_PER_ADDRESS_PER_H": "1000000",
-            **self.environment,
-        }
         process = subprocess.Popen(
             [sys.executable, "-m", self._module, "serve"],
-            env=environment,
+            env=self._environ(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -72,6 +65,28 @@ class Node:
         threading.Thread(target=self._read, args=(process, is_ready), daemon=True).start()
         assert is_ready.wait(30), "the node did not start:\n" + "".join(self._lines)
         assert process.poll() is None, "the node ended at once:\n" + "".join(self._lines)
+
+    def _environ(self) -> dict[str, str]:
+        return os.environ | {
+            "HUBBUB_DATA_DIR": str(self._data_dir),
+            "HUBBUB_PORT": str(self.port),
+            "HUBBUB_BOT_PORT": str(self._bot_port),
+            "HUBBUB_LOG_FORMAT": "json",
+            "HUBBUB_SIGN_UPS_PER_ADDRESS_PER_H": "1000000",
+            **self.environment,
+        }
+
+    def make_key(self) -> tuple[str, str]:
+        """Make a key for the backend of the people's app; returns key and secret."""
+        made = subprocess.run(
+            [sys.executable, "-m", "server.cli", "keys", "create", "--name", "backend", "--json"],
+            env=self._environ(),
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        key: dict[str, str] = json.loads(made.stdout)
+        return key["app_key"], key["app_secret"]
 
     def _read(self, process: subprocess.Popen[str], is_ready: threading.Event) -> None:
         assert process.stdout is not None

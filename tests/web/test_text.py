@@ -53,3 +53,31 @@ def test_only_web_addresses_become_links(blank: Page, text: str, links: list[str
 def test_only_members_are_mentioned(blank: Page, text: str, user_ids: list[str]) -> None:
     """A mention alerts somebody, so it has to be meant."""
     assert [piece["user_id"] for piece in pieces(blank, text) if "user_id" in piece] == user_ids
+
+
+POST_PIECES = """
+async ([text, hashtags]) => {
+  const { postPieces } = await import("/js/text.js");
+  return postPieces(text, new Map([["ann", "u1"]]), hashtags);
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "told", "shown"),
+    [
+        ("#Tea and #coffee, #water", ["tea", "coffee"], ["#Tea", "#coffee"]),
+        ("#Straße #STRASSE", ["strasse"], ["#Straße", "#STRASSE"]),
+        ("https://example.com/#tea @ann#tea #tea", ["tea"], ["#tea", "#tea"]),
+        ("#tea", [], []),
+        ("(#日本語)", ["日本語"], ["#日本語"]),
+    ],
+)
+def test_hashtags_are_those_that_the_server_found(
+    blank: Page, text: str, told: list[str], shown: list[str]
+) -> None:
+    """What counts as a hashtag is decided in one place: "not interested" means the same everywhere."""
+    found: list[dict[str, Any]] = blank.evaluate(POST_PIECES, [text, told])
+    assert "".join(piece["text"] for piece in found) == text
+    assert [piece["text"] for piece in found if "hashtag" in piece] == shown
+    assert all(piece["hashtag"] in told for piece in found if "hashtag" in piece)

@@ -3,6 +3,7 @@
 
 import { useNodes } from "./api.js";
 import { Connection } from "./connection.js";
+import { FeedClient } from "./feed_client.js";
 import { Nodes } from "./nodes.js";
 import { Outbox } from "./outbox.js";
 import { askPatiently } from "./patience.js";
@@ -52,6 +53,7 @@ export class Client {
       onsent: (item, ack) => this._sent(item, ack),
       onchange: (item) => onchange("outbox", item.conversation_id),
     });
+    this.feed = new FeedClient(this);
     const nodes = new Nodes();
     useNodes(nodes);
     this.connection = new Connection({
@@ -117,6 +119,7 @@ export class Client {
     if (isFirst) this.store.inbox_cursor = frame.inbox_head || 0; // the snapshots below are younger
     else if ((frame.inbox_head || 0) !== this.store.inbox_cursor) this._need("inbox", "");
     this.outbox.pumpAll();
+    this.feed.welcomed();
     if (!this.isActive) this.connection.tell({ type: "activity", active: false });
     this.watched = "";
     try {
@@ -182,7 +185,7 @@ export class Client {
   async _run(kind, id, key) {
     this.needs.delete(key);
     const work = { sync: () => this._sync(id), summary: () => this._summary(id), inbox: () => this._syncInbox(),
-      members: () => this.loadMembers(id) }[kind];
+      members: () => this.loadMembers(id), feed: () => this.feed.refresh(), author: () => this.feed.loadAuthorAgain(id) }[kind];
     const running = work();
     this.running.set(key, running);
     try {

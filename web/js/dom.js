@@ -39,7 +39,8 @@ export function setText(node, text) {
 
 /**
  * Make the children of `container` match `specs`, by key, touching only what changed.
- * A spec is {key, deps: [...], render: () => Node}. A node is made again when one of its deps is another value.
+ * A spec is {key, deps: [...], render: (old) => Node}. When one of its deps is another value its node is made again,
+ * or changed in place and returned: `old` is what stands there, or null.
  */
 export function reconcile(container, specs) {
   const known = container.hubbubRows || new Map();
@@ -52,11 +53,15 @@ export function reconcile(container, specs) {
       else container.insertBefore(row.node, cursor);
     } else {
       const node = spec.render(row ? row.node : null);
-      if (row) {
+      if (row && row.node === node) {
+        // Changed in place, and left where it stands: moving it would stop its video and take its focus.
+        if (node === cursor) cursor = cursor.nextSibling;
+        else container.insertBefore(node, cursor);
+      } else if (row) {
         if (row.node === cursor) cursor = cursor.nextSibling;
-        const hadFocus = row.node !== node && row.node.contains(document.activeElement);
+        const hadFocus = row.node.contains(document.activeElement);
         const focusName = hadFocus ? document.activeElement.dataset.focus : "";
-        if (row.node !== node) row.node.remove();
+        row.node.remove();
         container.insertBefore(node, cursor);
         if (hadFocus) {
           const target = focusName ? node.querySelector(`[data-focus="${focusName}"]`) : null;
@@ -112,6 +117,15 @@ const ICONS = {
   search: "M11 4a7 7 0 1 0 0 14 7 7 0 0 0 0-14M16 16l5 5",
   link: "M10 14a4 4 0 0 0 6 0l3-3a4 4 0 0 0-6-6l-1 1M14 10a4 4 0 0 0-6 0l-3 3a4 4 0 0 0 6 6l1-1",
   file: "M6 3h8l4 4v14H6zM14 3v4h4",
+  feed: "M5 4h14v16H5zM8.5 8.5h7M8.5 12h7M8.5 15.5h4",
+  chat: "M4 5h16v11H10l-4 4v-4H4z",
+  trend: "M3 17l6-6 4 4 8-9M15 6h6v6",
+  heart: "M12 20s-7.5-4.6-9-9.2C2 7 4.3 4.5 7 4.5c2.2 0 3.8 1.2 5 3 1.2-1.8 2.8-3 5-3 2.7 0 5 2.5 4 6.3-1.5 4.6-9 9.2-9 9.2z",
+  repeat: "M5 12V9a3 3 0 0 1 3-3h10M15 3l3 3-3 3M19 12v3a3 3 0 0 1-3 3H6M9 21l-3-3 3-3",
+  up: "M12 19V5M6 11l6-6 6 6",
+  lock: "M6 11h12v9H6zM8.5 11V8a3.5 3.5 0 0 1 7 0v3",
+  picture: "M4 5h16v14H4zM4 16l5-5 4 4 3-3 4 4M15.5 9v.01",
+  pen: "M4 20h4L19 9l-4-4L4 16z",
   out: "M14 4h5v16h-5M4 12h11M11 8l4 4-4 4",
 };
 

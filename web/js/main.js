@@ -1,6 +1,7 @@
 // Start the page: who is signed in, what the address says, and which view shows what changed.
 //
-// Addresses: #c/<conversation_id> an open conversation, #join/<code> an invite, nothing: the list.
+// Addresses: #c/<conversation_id> an open conversation, #join/<code> an invite, nothing: the list of conversations;
+// #feed, #post/<post_id>, #u/<user_id>, #trends and the lists below: the pages of the feed.
 
 import { logOut as apiLogOut } from "./api.js";
 import { Client } from "./client.js";
@@ -10,18 +11,43 @@ import { setLocale } from "./time.js";
 import { showAuth } from "./views/auth.js";
 import { ConversationView } from "./views/conversation.js";
 import { openContactsDialog, openNewDialog, openProfileDialog, openSessionsDialog } from "./views/dialogs.js";
+import { FeedView } from "./views/feed.js";
+import { InterestsPage } from "./views/interests.js";
+import { Nav } from "./views/nav.js";
 import { MembersPanel, ThreadPanel } from "./views/panel.js";
 import { attempt, closeMenu, confirmDialog, toast } from "./views/parts.js";
+import { PAGES } from "./views/people.js";
+import { PostPage } from "./views/post_page.js";
+import { ProfilePage } from "./views/profile.js";
 import { Sidebar } from "./views/sidebar.js";
+import { TrendsPage, TrendsPart } from "./views/trends.js";
 
 const root = document.getElementById("app");
+const ID = "([A-Za-z0-9_-]{1,64})";
+/** Address, the part of the page that it belongs to, and what is shown there. */
+const ROUTES = [
+  [/^#feed$/, "feed", (app) => (app.feedView ||= new FeedView(app))],
+  [/^#trends$/, "trends", (app) => new TrendsPage(app)],
+  [/^#post\/([1-9][0-9]{0,15})$/, "feed", (app, post_id) => new PostPage(app, Number(post_id))],
+  [new RegExp(`^#u/${ID}$`), "profile", (app, user_id) => new ProfilePage(app, user_id)],
+  [new RegExp(`^#u/${ID}/followers$`), "profile", PAGES.followers],
+  [new RegExp(`^#u/${ID}/following$`), "profile", PAGES.following],
+  [/^#requests$/, "profile", PAGES.requests],
+  [/^#muted$/, "profile", PAGES.muted],
+  [/^#interests$/, "profile", (app) => new InterestsPage(app)],
+];
 const BANNER_AFTER_MS = 800; // a reconnect that takes less is not worth a line
 
 class App {
   constructor(session) {
     this.session = session;
     this.openId = "";
+    this.section = "chat";
+    this.address = ""; // of the page of the feed that is shown; "" in chat
+    this.lastChat = "";
+    this.depth = 0; // pages that were opened here: how far back there is a way
     this.view = null;
+    this.feedView = null; // kept while other pages are shown, so that it is where it was
     this.panel = null;
     this.listeners = new Map();
     this.isRenderPlanned = false;
@@ -37,7 +63,10 @@ class App {
     this.place = h("div", { class: "place" });
     this.side = h("div", { class: "side", hidden: true });
     this.shell = h("div", { class: "shell", dataset: { view: "list" } }, this.sidebar.node, this.place, this.side);
-    fill(root, this.banner, this.shell);
+    this.nav = new Nav(this);
+    this.aside = new TrendsPart(this); // one for all pages of the feed
+    this.frame = h("div", { class: "frame" }, this.nav.node, this.shell);
+    fill(root, this.banner, this.frame);
     this._onhash = () => this._route();
     window.addEventListener("hashchange", this._onhash);
     document.addEventListener("keydown", (this._onkey = (event) => this._key(event)));
@@ -55,6 +84,7 @@ class App {
     clearInterval(this.timer);
     clearTimeout(this.bannerTimer);
     if (this.view) this.view.close();
+    if (this.feedView && this.feedView !== this.view) this.feedView.close();
     this.client.stop();
     for (const dialog of document.querySelectorAll("dialog")) dialog.close();
     closeMenu();
@@ -69,9 +99,9 @@ class App {
     return () => this.listeners.delete(callback);
   }
 
-  _changed(topic) {
+  _changed(topic, id) {
     if (topic === "me" && this.store) setLocale(this.store.me.language, this.store.me.time_zone);
-    for (const [callback, topics] of this.listeners) if (topics.includes(topic)) callback();
+    for (const [callback, topics] of this.listeners) if (topics.includes(topic)) callback(id);
     this._plan();
   }
 
@@ -90,11 +120,14 @@ class App {
   _render() {
     if (!this.sidebar) return;
     this.sidebar.render();
+    this.nav.render();
     if (this.view) this.view.render();
+    if (this.address) this.aside.render();
     if (this.panel) this.panel.render();
     const unread = this.store.unreadTotal();
     const open = this.openId && this.store.conversation(this.openId);
-    const title = open && open.is_known ? `${this.store.titleOf(open)} · hubbub` : "hubbub";
+    const name = this.address ? this.view.title : open && open.is_known ? this.store.titleOf(open) : "";
+    const title = name ? `${name} · hubbub` : "hubbub";
     document.title = unread ? `(${unread}) ${title}` : title;
   }
 
@@ -103,6 +136,7 @@ class App {
     document.documentElement.dataset.connection = state;
     if (state === "open") {
       this.banner.hidden = true;
+      this.view?.connected?.();
       this._plan();
       return;
     }
@@ -150,17 +184,50 @@ class App {
       this.join(join[1]);
       return;
     }
+    for (const [pattern, section, make] of ROUTES) {
+      const found = pattern.exec(location.hash);
+      if (found) {
+        this._showPage(location.hash, section, () => make(this, ...found.slice(1)));
+        return;
+      }
+    }
     const open = /^#c\/([A-Za-z0-9_-]{1,64})$/.exec(location.hash);
     this._show(open ? open[1] : "");
   }
 
-  _show(id) {
-    if (id === this.openId && (this.view || !id)) return;
+  /** A page of the feed, as `path` behind the #. */
+  visit(path, { isReplacing = false } = {}) {
+    if (isReplacing) history.replaceState(null, "", `#${path}`);
+    else if (location.hash !== `#${path}`) history.pushState(null, "", `#${path}`);
+    this._route();
+  }
+
+  /** To where the person came from; the feed where this page was the first. */
+  back() {
+    if (this.depth > 1) {
+      this.depth -= 2; // the page that is left, and the one that is shown again
+      history.back();
+    } else this.visit("feed");
+  }
+
+  goChat() {
+    const isInList = this.section === "chat" || matchMedia("(max-width: 720px)").matches;
+    this.go(isInList ? "" : this.lastChat);
+  }
+
+  _leave() {
     this.closePanel();
-    if (this.view) this.view.close();
-    this.openId = id;
+    closeMenu();
+    if (this.view && this.view === this.feedView) this.view.left();
+    else if (this.view) this.view.close();
     this.view = null;
-    this.shell.dataset.view = id ? "conversation" : "list";
+  }
+
+  _show(id) {
+    if (!this.address && id === this.openId && (this.view || !id)) return;
+    this._leave();
+    Object.assign(this, { address: "", section: "chat", openId: id, lastChat: id });
+    this.shell.dataset.view = this.frame.dataset.view = id ? "conversation" : "list";
     if (!id) {
       this._showEmpty();
       this.client.open("").catch(() => {});
@@ -169,6 +236,25 @@ class App {
       fill(this.place, this.view.node);
       this.view.opened();
     }
+    this._render();
+  }
+
+  _showPage(address, section, make) {
+    if (address === this.address) return;
+    this._leave();
+    if (this.openId) this.client.open("").catch(() => {});
+    const isOthers = section === "profile" && /^#u\//.test(address) && !address.startsWith(`#u/${this.store.my_id}`);
+    Object.assign(this, { address, section: isOthers ? "feed" : section, openId: "", depth: this.depth + 1 });
+    this.shell.dataset.view = this.frame.dataset.view = "page";
+    this.view = make();
+    fill(this.place, this.view.node);
+    const slot = this.view.node.querySelector(".feed-aside");
+    if (slot) {
+      slot.append(this.aside.node);
+      this.aside.opened();
+    }
+    this.view.opened();
+    if (document.activeElement === document.body) this.view.node.querySelector(".feed-scroller").focus({ preventScroll: true });
     this._render();
   }
 
@@ -201,9 +287,11 @@ class App {
   _key(event) {
     if (event.key === "Escape" && !event.defaultPrevented && !document.querySelector("dialog[open]")) {
       if (this.panel) this.closePanel();
+      else if (this.address && location.hash !== "#feed" && !event.target.closest("textarea, input, select")) this.back();
       else if (this.openId && matchMedia("(max-width: 720px)").matches) this.go("");
     } else if ((event.ctrlKey || event.metaKey) && event.key === "k") {
       event.preventDefault();
+      if (this.section !== "chat") this.go("");
       this.sidebar.search.focus();
     }
   }
@@ -248,6 +336,7 @@ class App {
       if (await attempt(this.client.ask({ ...command, user_id }))) await attempt(this.client.refreshContacts());
     };
     return [
+      { label: "See profile", action: () => this.visit(`u/${user_id}`) },
       !contact && !isBlocked && { label: "Add contact", action: act({ type: "request_contact" }) },
       contact && contact.state === "incoming" && { label: "Accept contact", action: act({ type: "answer_contact", accept: true }) },
       contact && contact.state === "accepted" && { label: "Remove contact", action: act({ type: "remove_contact" }) },
@@ -274,12 +363,12 @@ class App {
   }
 
   logOut() {
-    const unsent = this.client.outbox.items.size;
+    const unsent = this.client.outbox.items.size + this.client.feed.outbox.items.size;
     const leave = async () => {
       await apiLogOut(this.session.token).catch(() => {}); // without a network the log-in ends here all the same
       signedOut("");
     };
-    if (unsent) confirmDialog("Log out", `${unsent} unsent ${unsent === 1 ? "message" : "messages"} will be lost.`, "Log out", leave);
+    if (unsent) confirmDialog("Log out", `${unsent} unsent ${unsent === 1 ? "message or post" : "messages or posts"} will be lost.`, "Log out", leave);
     else leave();
   }
 }

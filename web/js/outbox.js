@@ -14,9 +14,9 @@ export function newClientId() {
 
 export class Outbox {
   /** `send(item)` resolves with the ack; `onsent(item, ack)` comes before the item goes; `onchange(item)`. */
-  constructor({ user_id, storage, send, onsent, onchange }) {
+  constructor({ name = "", user_id, storage, send, onsent, onchange }) {
     Object.assign(this, { storage, send, onsent, onchange });
-    this.prefix = `hubbub.outbox.${user_id}.`;
+    this.prefix = `hubbub.outbox.${name ? `${name}.` : ""}${user_id}.`;
     this.items = new Map();
     this.busy = new Set(); // conversations with a send under way
     for (const key of Object.keys(storage)) {

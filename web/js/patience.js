@@ -12,6 +12,10 @@ const DONE = { // what a repetition is told whose first try arrived
   remove_contact: ["contact_not_found"],
   answer_contact: ["contact_not_found"],
   revoke_session: ["not_found"],
+  delete_post: ["post_not_found"],
+  delete_comment: ["comment_not_found"],
+  answer_follow: ["follow_not_found"],
+  remove_follower: ["follow_not_found"],
 };
 
 /** Resolve with the reply of `ask(command)`. Rejects with the last error: one that is final, or when time is up. */

@@ -6,6 +6,8 @@
 // not in focus get `heads` instead, which move the list line and the badge but not the cursor; opening one again
 // syncs from the cursor. Messages are immutable objects: a change makes a new one, so views compare by identity.
 
+import { FeedStore } from "./feed_store.js";
+
 const MAX_PENDING = 512; // events held behind a hole; more than that is cheaper to read again
 const MAX_KEPT_MESSAGES = 800; // a timeline that grows at its end while being watched is cut at its start
 const KEPT_AFTER_CUT = 400;
@@ -54,7 +56,7 @@ function newConversation(id) {
 }
 
 export class Store {
-  /** `onchange(topic, id)`: topics are list, conversation, members, people, presence, typing, contacts, me. */
+  /** `onchange(topic, id)`: topics are list, conversation, members, people, presence, typing, contacts, me, and the feed's. */
   constructor({ onchange = () => {}, onneed = () => {}, now = () => Date.now() } = {}) {
     this.onchange = onchange;
     this.onneed = onneed;
@@ -72,6 +74,12 @@ export class Store {
     this.blocked = new Set();
     this.inbox_cursor = 0;
     this.inbox_pending = new Map();
+    this.feed = new FeedStore({
+      onchange: (topic, id) => this.onchange(topic, id),
+      onneed: (kind, id) => this.onneed(kind, id),
+      isBlocked: (user_id) => this.blocked.has(user_id),
+      my_id: () => this.my_id,
+    });
   }
 
   get my_id() {
@@ -276,6 +284,7 @@ export class Store {
         return;
       case "resync":
         if (!event.conversation_id) this.onneed("inbox", "");
+        else if (event.conversation_id === "feed") this.onneed("feed", "");
         else this._resync(event);
         return;
       case "read":
@@ -291,6 +300,12 @@ export class Store {
         this.setPresence(event.items);
         return;
       case "reconnect":
+        return;
+      case "feed":
+      case "feed_news":
+      case "feed_changed":
+      case "post_counts":
+        this.feed.apply(event);
         return;
       default:
         if (INBOX[event.type]) this._inbox(event);
@@ -696,6 +711,7 @@ const INBOX = {
   block_changed(store, event) {
     if (event.blocked) store.blocked.add(event.user_id);
     else store.blocked.delete(event.user_id);
+    if (!event.blocked) store.feed.setStale();
     store.onchange("contacts");
   },
   profile_changed(store, event) {
@@ -703,6 +719,12 @@ const INBOX = {
     if (event.profile.user_id === store.my_id) store.me = event.profile;
     store.onchange("people");
     store.onchange("me");
+  },
+  follow_changed(store, event) {
+    store.feed.apply(event);
+  },
+  follower_changed(store, event) {
+    store.feed.apply(event);
   },
   session_revoked(store) {
     store.onchange("sessions");

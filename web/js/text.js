@@ -3,6 +3,7 @@
 import { h } from "./dom.js";
 
 const LINK = /\bhttps?:\/\/[^\s<>"'`]+/gi;
+const HASHTAG = /#([\p{L}\p{N}\p{M}_]+)/gu;
 const WORD = /[\p{L}\p{N}_.-]/u;
 
 /** Cut a text into {text}, {url} and {user_id, text} pieces. `names` maps a username to its user id. */
@@ -18,6 +19,31 @@ export function pieces(text, names = new Map()) {
   }
   mentionPieces(text.slice(from), names, found);
   return found;
+}
+
+/** As `pieces`, with {hashtag, text} besides: those of `hashtags`, which is what the server found in the text. */
+export function postPieces(text, names, hashtags) {
+  const known = new Map(hashtags.map((tag) => [folded(tag), tag]));
+  if (!known.size) return pieces(text, names);
+  return pieces(text, names).flatMap((piece) => {
+    if (piece.url || piece.user_id) return [piece];
+    const found = [];
+    let from = 0;
+    for (const match of piece.text.matchAll(HASHTAG)) {
+      const hashtag = known.get(folded(match[1]));
+      if (!hashtag) continue;
+      if (match.index > from) found.push({ text: piece.text.slice(from, match.index) });
+      found.push({ hashtag, text: match[0] });
+      from = match.index + match[0].length;
+    }
+    if (from < piece.text.length) found.push({ text: piece.text.slice(from) });
+    return found;
+  });
+}
+
+/** Compare hashtags as the server does: by case folding, which upper and then lower case comes near to. */
+function folded(tag) {
+  return tag.normalize("NFKC").toUpperCase().toLowerCase();
 }
 
 /** Punctuation behind a link belongs to the sentence; a closing bracket does unless it was opened inside. */
@@ -63,6 +89,21 @@ export function renderText(text, names, my_id) {
       fragment.append(h("a", { href: piece.url, target: "_blank", rel: "noopener noreferrer nofollow", text: piece.text }));
     } else if (piece.user_id) {
       fragment.append(h("span", { class: piece.user_id === my_id ? "mention mention-me" : "mention", text: piece.text }));
+    } else fragment.append(document.createTextNode(piece.text));
+  }
+  return fragment;
+}
+
+/** As `renderText`, for a post or a comment: those mentioned are links to their profiles, hashtags open a menu. */
+export function renderPost(text, names, hashtags, my_id, onhashtag) {
+  const fragment = document.createDocumentFragment();
+  for (const piece of postPieces(text, names, hashtags)) {
+    if (piece.url) {
+      fragment.append(h("a", { href: piece.url, target: "_blank", rel: "noopener noreferrer nofollow", text: piece.text }));
+    } else if (piece.user_id) {
+      fragment.append(h("a", { class: piece.user_id === my_id ? "mention mention-me" : "mention", href: `#u/${piece.user_id}`, text: piece.text }));
+    } else if (piece.hashtag) {
+      fragment.append(h("button", { type: "button", class: "hashtag", text: piece.text, "aria-haspopup": "menu", onclick: (event) => onhashtag(event.currentTarget, piece.hashtag) }));
     } else fragment.append(document.createTextNode(piece.text));
   }
   return fragment;

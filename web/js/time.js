@@ -62,12 +62,16 @@ export function brief(at_ms, now_ms = Date.now()) {
   return format("short", { day: "numeric", month: "short" }).format(at_ms);
 }
 
+export function date(at_ms) {
+  return format("date", { day: "numeric", month: "short", year: "numeric" }).format(at_ms);
+}
+
 export function ago(at_ms, now_ms = Date.now()) {
   const minutes = Math.round((now_ms - at_ms) / 60_000);
   if (minutes < 1) return "just now";
   if (minutes < 60) return `${minutes} min ago`;
   if (minutes < 24 * 60) return `${Math.round(minutes / 60)} h ago`;
-  return `on ${format("date", { day: "numeric", month: "short", year: "numeric" }).format(at_ms)}`;
+  return `on ${date(at_ms)}`;
 }
 
 export function bytes(count) {

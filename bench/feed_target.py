@@ -1,0 +1,142 @@
+"""The servers of `hubbub bench feed`: a hubbub whose store has a graph's people, or Redis with the same."""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from bench.feed_graph import HOT_FOLLOWERS, Graph, Statistics, statistics
+from bench.feed_rows import HISTORY, Loaded, prepare, write
+from bench.load.target import CannotRun, Cores, Hubbub, Target, make_app_key
+
+
+class _Filled(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands beside a filled data directory: how to come in, and what it was filled with."""
+
+    app_key: str
+    app_secret: str
+    hot_from: int
+    history: int
+    statistics: Statistics
+    loaded: Loaded
+
+
+class FeedWorld:
+    """A graph, and a data directory that was filled from it once: each run gets a copy."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        hot_from: int = HOT_FOLLOWERS,
+        history: int = HISTORY,
+        directory: Path | None = None,
+    ) -> None:
+        """`directory`: where to keep what was filled, for later runs; None: until this process ends."""
+        self.graph = graph
+        self.hot_from = hot_from
+        self.history = history
+        self.statistics = statistics(graph, hot_from=hot_from)
+        self._kept = directory
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._filled: _Filled | None = None
+
+    @property
+    def loaded(self) -> Loaded | None:
+        """What was written, once it was."""
+        return self._filled.loaded if self._filled else None
+
+    def copy_to(self, data: Path) -> tuple[str, str]:
+        """Make a data directory; return an app's key and secret for it. Raises: CannotRun.
+
+        The first call fills the one that is copied, or finds it filled by an earlier run.
+        """
+        directory = self._kept
+        if directory is None:
+            if self._temporary is None:
+                self._temporary = tempfile.TemporaryDirectory(prefix="hubbub-bench-people-")
+            directory = Path(self._temporary.name)
+        if self._filled is None:
+            self._filled = self._find(directory) or self._fill(directory)
+        shutil.copytree(directory / "data", data)
+        return self._filled.app_key, self._filled.app_secret
+
+    def _find(self, directory: Path) -> _Filled | None:
+        path = directory / "people.json"
+        if not path.exists():
+            return None
+        filled = msgspec.json.decode(path.read_bytes(), type=_Filled)
+        if (filled.hot_from, filled.history, filled.statistics) != (
+            self.hot_from,
+            self.history,
+            self.statistics,
+        ):
+            raise CannotRun(f"{directory} was filled with other people: name another directory.")
+        return filled
+
+    def _fill(self, directory: Path) -> _Filled:
+        directory.mkdir(parents=True, exist_ok=True)
+        data = directory / "data"
+        if data.exists():
+            raise CannotRun(f"{directory} was not filled to its end: remove it, or name another directory.")
+        prepare(data)
+        app_key, app_secret = make_app_key(str(data))
+        loaded = write(data, self.graph, hot_from=self.hot_from, history=self.history)
+        filled = _Filled(
+            app_key=app_key,
+            app_secret=app_secret,
+            hot_from=self.hot_from,
+            history=self.history,
+            statistics=self.statistics,
+            loaded=loaded,
+        )
+        (directory / "people.json").write_bytes(msgspec.json.encode(filled))
+        return filled
+
+
+class FeedTarget(Target):
+    """A server that has the people of a graph."""
+
+    def __init__(self, directory: Path, cores: Cores, *, world: FeedWorld) -> None:
+        super().__init__(directory, cores)
+        self.world = world
+
+    @property
+    def graph(self) -> Graph:
+        return self.world.graph
+
+    @property
+    def hot_from(self) -> int:
+        return self.world.hot_from
+
+    @property
+    def about(self) -> str:
+        """For people: whose feeds these are."""
+        loaded = f"; written: {self.world.loaded}" if self.world.loaded else ""
+        return f"{self.graph.origin}: {self.world.statistics}{loaded}"
+
+    def data_bytes(self) -> int:
+        """What lies in the server's directory, in bytes."""
+        return sum(
+            path.stat().st_size
+            for path in self.directory.rglob("*")
+            if path.is_file() and path.suffix != ".log"
+        )
+
+
+class FeedHubbub(FeedTarget, Hubbub):
+    """A hubbub whose store has the graph's people before it starts."""
+
+    wires = Hubbub.wires
+
+    def __init__(self, directory: Path, cores: Cores, *, world: FeedWorld, flags: Sequence[str] = ()) -> None:
+        Hubbub.__init__(self, directory, cores, flags=flags)
+        self.world = world
+
+    def start(self) -> None:
+        data = self.directory / "data"
+        if not data.exists():
+            self._app_key, self._app_secret = self.world.copy_to(data)
+        super().start()
