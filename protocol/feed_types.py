@@ -62,7 +62,6 @@ class Post(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     visibility: Visibility = "public"
     language: str = ""
     repost_of: Annotated[int, Meta(ge=0, description="The post that this one repeats; 0: none.")] = 0
-    client_id: str = ""
     edited_at_ms: AtMs = 0
     deleted: bool = False
     likes: Count = 0
@@ -127,7 +126,7 @@ class FeedItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     why: Why = "followed"
     liked: Annotated[bool, Meta(description="The reader likes it (of a repost: the original).")] = False
     reposted: Annotated[bool, Meta(description="The reader has reposted it.")] = False
-    score: Annotated[float, Meta(description="In a ranked feed: what it was sorted by.")] = 0.0
+    score: Annotated[float | None, Meta(description="In a ranked feed: what it was sorted by.")] = None
     ad: AdSlot | None = None
 
 
