@@ -55,7 +55,8 @@ class Metrics:
     def add_gauges(self, prefix: str, help_text: str, read: Gauges) -> None:
         """Export what `read()` returns when asked: {"name": 3} becomes hubbub_<prefix>_name 3.
 
-        A key may carry labels: {'depth{kind="user"}': 3}; one in _total only rises. `read` runs in the Trio thread and must be quick.
+        A key may carry labels: {'depth{kind="user"}': 3}; one in _total only rises. `read` runs in the Trio
+        thread and must be quick.
         """
         self._gauges.append((prefix, help_text, read))
 
