@@ -18,7 +18,7 @@ from protocol.commands import Command
 from protocol.errors import Refused
 from protocol.feed_types import Author, Comment, FeedItem, Follow, FollowState, Post
 from protocol.limits import MAX_SAFE_INTEGER, PAGE_BYTES
-from protocol.records import AuthorView, PostCountsRow, PostRow
+from protocol.records import AuthorView, CommentRow, PostCountsRow, PostLike, PostRow
 from protocol.replies import Reply
 from protocol.stored_posts import comment_of, post_of
 from server.caller import Caller
@@ -36,6 +36,7 @@ class PostService:
 
     def __init__(self, store: Store, *, ask: AskActor) -> None:
         """`ask` hands a message to an actor and waits for its answer."""
+        self._store = store
         self._posts = store.posts
         self._ask = ask
         self.handlers: dict[type[Command], Handler] = {
@@ -142,10 +143,17 @@ class PostService:
     # -- what must be looked at before it is done -----------------------------------------------------
 
     async def _like_post(self, caller: Caller, command: Command) -> Reply:
-        """Of a repost, what it repeats is liked. Taking a like back needs no more than the post."""
+        """Of a repost, what it repeats is liked. Who has lost sight of it may take a like back, not more."""
         assert isinstance(command, feed_commands.LikePost)
-        root = await self._root(caller, command.post_id, is_undoing=command.removed)
-        return await self._ask_author(caller, root, msgspec.structs.replace(command, post_id=root.post_id))
+        root = await self._existing_root(caller, command.post_id)
+        refusal = await self._refusal(caller, root)
+        if refusal is not None:
+            # Else the answer would tell that the post exists, and its counts.
+            own = await self._store.get(PostLike, root.post_id, caller.user_id) if command.removed else None
+            if own is None:
+                raise refusal
+        reply = await self._ask_author(caller, root, msgspec.structs.replace(command, post_id=root.post_id))
+        return reply if refusal is None else feed_replies.PostCountsInfo(post_id=root.post_id)
 
     async def _add_comment(self, caller: Caller, command: Command) -> Reply:
         assert isinstance(command, feed_commands.AddComment)
@@ -153,8 +161,15 @@ class PostService:
         return await self._ask_author(caller, root, msgspec.structs.replace(command, post_id=root.post_id))
 
     async def _delete_comment(self, caller: Caller, command: Command) -> Reply:
+        """Who has lost sight of the post may delete their own comment on it."""
         assert isinstance(command, feed_commands.DeleteComment)
-        root = await self._root(caller, command.post_id, is_undoing=True)
+        root = await self._existing_root(caller, command.post_id)
+        refusal = await self._refusal(caller, root)
+        if refusal is not None:
+            comment_id = min(command.comment_id, MAX_SAFE_INTEGER)
+            comment = await self._store.get(CommentRow, comment_id)
+            if comment is None or (comment.post_id, comment.user_id) != (root.post_id, caller.user_id):
+                raise refusal
         return await self._ask_author(caller, root, msgspec.structs.replace(command, post_id=root.post_id))
 
     async def _repost(self, caller: Caller, command: Command) -> Reply:
@@ -230,23 +245,32 @@ class PostService:
 
     # -- who may see what -----------------------------------------------------------------------------
 
-    async def _root(self, caller: Caller, post_id: int, *, is_undoing: bool = False) -> PostRow:
+    async def _root(self, caller: Caller, post_id: int) -> PostRow:
         """The post that likes and comments of this one belong to: of a repost, what it repeats.
 
-        `is_undoing`: whoever has lost sight of it may still take back what is their own.
         Raises: Refused(post_not_found, blocked).
         """
+        post = await self._existing_root(caller, post_id)
+        refusal = await self._refusal(caller, post)
+        if refusal is not None:
+            raise refusal
+        return post
+
+    async def _existing_root(self, caller: Caller, post_id: int) -> PostRow:
+        """The same, whether the caller may see it or not. Raises: Refused("post_not_found")."""
         found = await self._posts.post(post_id)
         if found is not None and found[0].repost_of and not found[0].deleted_at_ms:
             found = await self._posts.post(found[0].repost_of)
         if found is None or found[0].deleted_at_ms or found[0].app_id != caller.app_id:
             raise Refused("post_not_found")
-        post = found[0]
-        if not is_undoing:
-            view = (await self._posts.views(caller.user_id, [post.author_id]))[post.author_id]
-            if not rules.may_see(post, view, caller.user_id):
-                raise Refused("blocked" if view.is_blocked or view.blocks_viewer else "post_not_found")
-        return post
+        return found[0]
+
+    async def _refusal(self, caller: Caller, post: PostRow) -> Refused | None:
+        """Why the caller may not see a post; None: they may."""
+        view = (await self._posts.views(caller.user_id, [post.author_id]))[post.author_id]
+        if rules.may_see(post, view, caller.user_id):
+            return None
+        return Refused("blocked" if view.is_blocked or view.blocks_viewer else "post_not_found")
 
     async def _seen(self, caller: Caller, post_ids: Sequence[int]) -> list[tuple[PostAt, PostAt | None]]:
         """Those of the posts that the caller may see, each repost with what it repeats."""

@@ -121,7 +121,10 @@ async def test_each_change_of_rights_counts_at_the_next_look(tmp_path: Path) -> 
         assert await codes("cai", open_id) == not_found
         await world.edge("bob", "ann", "")
         assert await codes("bob", open_id) == not_found
-        await office.do("bob", like(open_id, removed=True), feed_replies.PostCountsInfo)  # the own like
+        # The own like: without counts, and once.
+        taken = await office.do("bob", like(open_id, removed=True), feed_replies.PostCountsInfo)
+        assert taken == feed_replies.PostCountsInfo(post_id=open_id)
+        assert await office.code("bob", like(open_id, removed=True)) == "post_not_found"
         await world.do("ann", feed_commands.UpdateAuthor(is_private=False))
         blocked = ("post_not_found", "blocked", "blocked")
         await office.block("ann", "cai")
@@ -132,6 +135,33 @@ async def test_each_change_of_rights_counts_at_the_next_look(tmp_path: Path) -> 
         await world.do("ann", feed_commands.DeletePost(post_id=open_id))
         assert await codes("bob", open_id) == not_found
         assert await codes("ann", open_id) == not_found
+
+
+async def test_taking_back_what_was_never_given_tells_nothing(tmp_path: Path) -> None:
+    """Else whoever guesses an id learns of private posts, and their counts."""
+    async with open_office(tmp_path) as (office, world):
+        post_id = (await world.post("ann", "for followers", visibility="followers")).post.post_id
+        await world.like("ann", "ann", post_id)
+        comment_id = await world.comment("ann", "ann", post_id)
+        none = post_id + 1
+        for user_id in ("bob", "eve"):
+            for there, nowhere in (
+                (like(post_id, removed=True), like(none, removed=True)),
+                (
+                    feed_commands.DeleteComment(post_id=post_id, comment_id=comment_id),
+                    feed_commands.DeleteComment(post_id=none, comment_id=comment_id),
+                ),
+                (
+                    feed_commands.DeleteComment(post_id=post_id, comment_id=comment_id + 1),
+                    feed_commands.DeleteComment(post_id=none, comment_id=comment_id + 1),
+                ),
+            ):
+                assert await office.code(user_id, there) == "post_not_found", there
+                assert await office.code(user_id, nowhere) == "post_not_found", nowhere
+        assert office.asked_count == 0
+        assert await world.counts(post_id) == (1, 1, 0)
+        await office.do("ann", like(post_id, removed=True), feed_replies.PostCountsInfo)
+        assert await world.counts(post_id) == (0, 1, 0)
 
 
 async def test_a_repost_stands_for_its_original(tmp_path: Path) -> None:
