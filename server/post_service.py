@@ -16,7 +16,7 @@ from actors.messages import Ask
 from protocol import feed_commands, feed_replies
 from protocol.commands import Command
 from protocol.errors import Refused
-from protocol.feed_types import Author, Comment, FeedItem, Follow, FollowState, Post
+from protocol.feed_types import Author, Comment, FeedItem, Follow, FollowState, Post, Why
 from protocol.limits import MAX_SAFE_INTEGER, PAGE_BYTES
 from protocol.records import AuthorView, CommentRow, PostCountsRow, PostLike, PostRow
 from protocol.replies import Reply
@@ -66,7 +66,7 @@ class PostService:
         found = await self._seen(caller, [command.post_id])
         if not found:
             raise Refused("post_not_found")
-        item = (await self._marked(caller, found))[0]
+        item = (await self._marked(caller, found, None))[0]
         assert item.post is not None
         return feed_replies.PostInfo(
             post=item.post, original=item.original, liked=item.liked, reposted=item.reposted
@@ -109,7 +109,7 @@ class PostService:
         if len(fitting) < len(shown):
             examined, is_over = fitting[-1][0][0].post_id, False
         return feed_replies.PostPage(
-            items=await self._marked(caller, fitting), next=0 if is_over else examined
+            items=await self._marked(caller, fitting, author), next=0 if is_over else examined
         )
 
     async def _list_likes(self, caller: Caller, command: Command) -> Reply:
@@ -187,6 +187,8 @@ class PostService:
     async def _get_author(self, caller: Caller, command: Command) -> Reply:
         assert isinstance(command, feed_commands.GetAuthor)
         view = await self._author(caller, command.user_id)
+        if view.blocks_viewer:  # whom the caller has blocked is shown: that is where it is undone
+            raise Refused("blocked")
         following_count = await self._posts.following_count(view.author_id)
         follow: FollowState = (
             "following" if view.follow == "following" else "requested" if view.follow else "none"
@@ -305,20 +307,36 @@ class PostService:
             and not (is_muting and views[row.author_id].is_muted)
         }
 
-    async def _marked(self, caller: Caller, shown: Sequence[tuple[PostAt, PostAt | None]]) -> list[FeedItem]:
-        """The posts as items, with the reader's own marks."""
+    async def _marked(
+        self, caller: Caller, shown: Sequence[tuple[PostAt, PostAt | None]], author: AuthorView | None
+    ) -> list[FeedItem]:
+        """The posts as items, with the reader's own marks.
+
+        `author` has posted them all; None: why they are shown is not asked.
+        """
         root_ids = [row.repost_of or row.post_id for (row, _), _ in shown]
         liked, reposted = await self._posts.marks(caller.user_id, root_ids)
         return [
             FeedItem(
                 post=_post(at),
                 original=None if original is None else _post(original),
-                why="own" if at[0].author_id == caller.user_id else "repost" if original else "followed",
+                why="public" if author is None else _why(at[0], author, caller.user_id),
                 liked=root_id in liked,
                 reposted=root_id in reposted,
             )
             for (at, original), root_id in zip(shown, root_ids, strict=True)
         ]
+
+
+def _why(row: PostRow, author: AuthorView, viewer_id: str) -> Why:
+    """Why a viewer sees a post of that author."""
+    if row.author_id == viewer_id:
+        return "own"
+    if author.follow != "following":
+        return "public"
+    if row.repost_of:
+        return "repost"
+    return "hot" if row.is_hot else "followed"
 
 
 def place_of(at: UserAt) -> str:

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import msgspec
 import pytest
 
 from actors.address import Address
@@ -13,7 +14,7 @@ from protocol.bases import BaseReply
 from protocol.commands import Command
 from protocol.errors import HubbubError, Refused
 from protocol.limits import MAX_POST_TEXT_BYTES, PAGE_BYTES
-from protocol.records import BlockRow, MuteRow, Put, User
+from protocol.records import BlockRow, MuteRow, PostRow, Put, User
 from server.caller import Caller
 from server.identity import Identity
 from server.post_service import PostService, parse_place, place_of
@@ -344,6 +345,28 @@ async def test_an_author_is_shown_as_one_stands_to_them(tmp_path: Path) -> None:
             True,
         )
         assert await office.code("bob", feed_commands.GetAuthor(user_id="eve")) == "user_not_found"
+        assert await office.code("ann", feed_commands.GetAuthor(user_id="bob")) == "blocked"
+
+
+async def test_a_timeline_says_truly_why_a_post_is_shown(tmp_path: Path) -> None:
+    async with open_office(tmp_path) as (office, world):
+        root_id = (await world.post("cai")).post.post_id
+        await world.post("ann", "own")
+        await world.do("ann", feed_commands.Repost(post_id=root_id, client_id="r"))
+        last_id = (await world.post("ann", "hot")).post.post_id
+        row = await world.store.get(PostRow, last_id)
+        assert row is not None
+        await world.store.commit([Put(msgspec.structs.replace(row, is_hot=True))])
+        await world.edge("bob", "ann", "following")
+        await world.edge("dan", "ann", "requested")
+
+        async def why(user_id: str) -> list[str]:
+            page = await office.do(user_id, feed_commands.ListPosts(user_id="ann"), feed_replies.PostPage)
+            return [item.why for item in page.items]
+
+        assert await why("ann") == ["own", "own", "own"]
+        assert await why("bob") == ["hot", "repost", "followed"]
+        assert await why("cai") == await why("dan") == ["public", "public", "public"]
 
 
 async def test_of_many_posts_the_visible_ones_are_told_in_their_order(tmp_path: Path) -> None:
