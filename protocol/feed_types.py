@@ -35,8 +35,11 @@ InterestKind = Literal["post", "author", "hashtag"]
 TrendKind = Literal["post", "hashtag"]
 TrendWindow = Literal["hour", "day"]
 ItemKind = Literal["post", "ad"]
-Why = Literal["followed", "hot", "own", "repost"]
-"""Why an item is in a feed: by a followed author; by a hot one; own; reposted by one who is followed."""
+Why = Literal["followed", "hot", "own", "repost", "public"]
+"""Why an item is shown: by a followed author; by a hot one; own; reposted by one who is followed.
+
+public: by somebody whom the reader does not follow, in that author's timeline; never in a feed.
+"""
 LeftOut = Literal[
     "deleted",
     "not_followed",

@@ -243,11 +243,25 @@ class AuthorPosts(AuthorFanout):
         """A post of the author's, deleted or not. Raises: Refused(post_not_found, not_author)."""
         known = await self._post(post_id)
         if known is None:
+            # Looked up here and not by the service, so that edits of one's own posts keep their order.
             found = await self._log.posts.post(post_id)
-            if found is None or found[0].app_id != ask.app_id or found[0].deleted_at_ms:
+            if found is None or not await self._may_see(ask.app_id, found[0]):
                 raise Refused("post_not_found")
             raise Refused("not_author")
         return known
+
+    async def _may_see(self, app_id: str, row: PostRow) -> bool:
+        """Whether this author sees somebody else's post."""
+        rows = [row]
+        if row.repost_of:
+            root = await self._log.posts.post(row.repost_of)
+            if root is None:
+                return False
+            rows.append(root[0])
+        views = await self._log.posts.views(self._id, list({one.author_id for one in rows}))
+        return all(
+            one.app_id == app_id and rules.may_see(one, views[one.author_id], self._id) for one in rows
+        )
 
     async def _edit(self, ask: Ask, command: feed_commands.EditPost, reply: Reply) -> None:
         known = await self._own(ask, command.post_id)
