@@ -21,7 +21,7 @@ from protocol.feed_commands import CreatePost, FollowUser, ReadFeed
 
 MOST_ACCOUNTS: Final = 5_000  # each is connected while it lasts
 WAITING: Final = "actors_tells_waiting"  # the server's counters: follows that are not counted yet
-PENDING: Final = "actors_feed_posts_pending"  # posts that are not in all feeds yet
+PENDING: Final = "feed_posts_pending"  # posts that are not in all feeds yet
 TIMEOUT_S: Final = 600.0
 
 

@@ -180,7 +180,9 @@ def test_what_comes_in_is_read_on_every_wire(name: str) -> None:
     wire = WIRES[name]()
     decode = seen_decoder(wire)
     post = Post(post_id=7, author_id="u", at_ms=1, text="p00000003 x")
-    answer = decode(encode_payload(FeedPage(id=5, items=[FeedItem(post=post)], position=9), wire.wire))
+    answer = decode(
+        encode_payload(FeedPage(id=5, items=[FeedItem(post=post)], position=9, complete=True), wire.wire)
+    )
     assert (answer.type, answer.id, answer.complete) == ("feed_page", 5, True)
     assert [item.post.post_id for item in answer.items if item.post] == [7]
     event = decode(encode_payload(FeedPosted(position=4, item=FeedItem(post=post)), wire.wire))
