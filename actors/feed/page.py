@@ -141,9 +141,11 @@ class PageMaker:
         """Examine candidates, portion by portion, until the page is full or nothing is left."""
         relations, posts, user_id, now_ms = self._relations, self._posts, self._feed.user_id, self._now_ms
         follows, is_plain = relations.follows, not relations.shuts_out_anything
-        count = max(limit + limit // 4, _MIN_STRETCH)
+        get, is_known = posts.get, posts.is_known
+        count = max(limit if is_plain else limit + limit // 4, _MIN_STRETCH)
         shown: list[Shown] = []
         left_out: list[Omission] = []
+        unknown: list[int] = []
         first, last = 0, start
         examined = size_bytes = 0
         is_end = False
@@ -152,29 +154,38 @@ class PageMaker:
             if isinstance(portion, Missing):
                 return portion
             post_ids, bound, is_end = portion
-            entries = self._entries(post_ids)
-            if isinstance(entries, Missing):
-                return entries
-            for post_id, entry in zip(post_ids, entries, strict=True):
+            self._forget_old_counts(post_ids)
+            for post_id in post_ids:
                 if len(shown) >= limit or size_bytes > max_bytes:
                     is_end = False
                     limit = len(shown)  # a page ends early rather than exceed a frame
                     break
-                first = first or post_id
                 last = post_id
                 examined += 1
-                if entry is None:
-                    continue  # it was never stored
-                found, root = entry
-                if is_plain and root is None and not found.is_deleted and found.author_id in follows:
+                found = get(post_id)
+                if found is None:
+                    if not is_known(post_id):
+                        unknown.append(post_id)
+                    continue  # else it was never stored
+                root: CachedPost | None = None
+                if found.root_id:
+                    root = get(found.root_id)
+                    if root is None and not is_known(found.root_id):
+                        unknown.append(found.root_id)
+                        continue
+                if is_plain and not (found.root_id or found.is_deleted) and found.author_id in follows:
                     reason = None  # as judge would say, at a third of the price: most posts are like this
                 else:
                     reason = judge(relations, user_id, posts, found, now_ms)
                 if reason is None:
                     size_bytes += found.size_bytes + (0 if root is None else root.size_bytes)
-                    shown.append(entry)
+                    shown.append((found, root))
                 elif self._explain:
                     left_out.append(self.omission(found, reason))
+            if unknown:
+                return Missing(post_ids=tuple(unknown))
+            if not first and post_ids:
+                first = post_ids[0]
         return Stretch(
             shown=shown,
             left_out=left_out,
@@ -375,8 +386,7 @@ class PageMaker:
     def _entries(self, post_ids: Sequence[int]) -> list[Shown | None] | Missing:
         """These posts with what they repeat; None for what does not exist."""
         get, is_known = self._posts.get, self._posts.is_known
-        if self._node.has_others:
-            self._posts.forget_old_counts(post_ids, self._now_ms)
+        self._forget_old_counts(post_ids)
         entries: list[Shown | None] = []
         unknown: list[int] = []
         for post_id in post_ids:
@@ -393,6 +403,10 @@ class PageMaker:
             else:
                 entries.append((found, None))
         return Missing(post_ids=tuple(unknown)) if unknown else entries
+
+    def _forget_old_counts(self, post_ids: Sequence[int]) -> None:
+        if self._node.has_others:
+            self._posts.forget_old_counts(post_ids, self._now_ms)
 
     def omission(self, found: CachedPost, reason: LeftOut) -> Omission:
         """Tell of a post that is left out, and until when."""
