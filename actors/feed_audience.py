@@ -83,10 +83,6 @@ class FeedAudience:
                 self._leave_post(conn_id, post_id)
             del self._users[conn_id]
 
-    def is_watched(self, user_id: str) -> bool:
-        """Tell whether any session here shows that user's feed."""
-        return user_id in self._feeds
-
     def publish_feed(self, user_id: str, key: LiveKey, encoded: Encoded) -> None:
         """Send a live event to the user's sessions that show the feed."""
         watchers = self._feeds.get(user_id)

@@ -16,6 +16,7 @@ from protocol.records import (
     Appended,
     AuthorRow,
     AuthorStart,
+    AuthorView,
     Entry,
     FeedRow,
     MessageState,
@@ -48,6 +49,8 @@ class PostLog(Protocol):
     async def following_count(self, user_id: str) -> int: ...
 
     async def marks(self, user_id: str, post_ids: Sequence[int]) -> tuple[set[int], set[int]]: ...
+
+    async def views(self, viewer_id: str, author_ids: Sequence[str]) -> dict[str, AuthorView]: ...
 
     async def follower_versions(
         self, author_id: str, *, after: str = "", limit: int

@@ -102,6 +102,9 @@ def add_people_arguments(parser: argparse.ArgumentParser) -> None:
         "--follows", type=int, default=FOLLOWS_EACH, metavar="M", help=f"by each, default {FOLLOWS_EACH}"
     )
     people.add_argument(
+        "--by-commands", action="store_true", help="let up to 5,000 people follow and post for real"
+    )
+    people.add_argument(
         "--people", type=Path, metavar="DIR", help="keep the filled store there, and find it in later runs"
     )
 
@@ -239,7 +242,7 @@ def world_of(options: argparse.Namespace, *, scale: float = 1.0) -> FeedWorld:
             graph = read_edges(options.graph)
         except OSError as exc:
             raise ValueError(f"--graph: {exc}") from exc
-    return FeedWorld(graph, directory=options.people)
+    return FeedWorld(graph, directory=options.people, by_commands=options.by_commands)
 
 
 def _check_address(option: str, address: str) -> None:

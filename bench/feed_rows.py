@@ -218,6 +218,18 @@ async def _prepare(directory: Path) -> None:
         pass
 
 
+def write_users(directory: Path, graph: Graph) -> int:
+    """Write the accounts alone, and return how many there are; see `write`."""
+    return trio.run(_write_users, directory, graph, time.time_ns() // 1_000_000)
+
+
+async def _write_users(directory: Path, graph: Graph, now_ms: int) -> int:
+    async with open_store(directory) as store:
+        (key,) = await store.find(AppKey, {})
+        world = World(graph, key.app_id, hot_from=0, active_share=0.0, history=0, now_ms=now_ms)
+        return await _put(store, world.users())
+
+
 def write(
     directory: Path,
     graph: Graph,

@@ -20,9 +20,9 @@ from bench.load.wires import WireFormat, encoded
 from protocol.feed_commands import CreatePost, ReadFeed, WatchFeed
 
 # The server's counters, by their names in /metrics.
-PUSHED: Final = "actors_feed_entries_pushed"
-COLD_LOADS: Final = "actors_feed_cold_loads"
-IN_MEMORY: Final = "actors_feeds_in_memory"
+PUSHED: Final = "feed_entries_pushed_total"
+COLD_LOADS: Final = "feed_cold_loads_total"
+IN_MEMORY: Final = "feed_in_memory"
 READ_IDS: Final = 500_000_000  # from here: ids of reads; below: of posts
 
 

@@ -1,14 +1,17 @@
 """The servers of `hubbub bench feed`: a hubbub whose store has a graph's people, or Redis with the same."""
 
+import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
+from bench.feed_commands import write_by_commands
 from bench.feed_graph import HOT_FOLLOWERS, Graph, Statistics, statistics
-from bench.feed_rows import HISTORY, Loaded, prepare, write
+from bench.feed_rows import HISTORY, Loaded, active_share_of, prepare, write
 from bench.load.target import CannotRun, Cores, Hubbub, Target, make_app_key
 
 
@@ -33,14 +36,19 @@ class FeedWorld:
         hot_from: int = HOT_FOLLOWERS,
         history: int = HISTORY,
         directory: Path | None = None,
+        by_commands: bool = False,
     ) -> None:
-        """`directory`: where to keep what was filled, for later runs; None: until this process ends."""
+        """`directory`: where to keep what was filled, for later runs; None: until this process ends.
+
+        `by_commands`: people shall follow and post for real, which takes its time.
+        """
+        self.by_commands = by_commands
         self.graph = graph
         self.hot_from = hot_from
         self.history = history
         self.statistics = statistics(graph, hot_from=hot_from)
         self._kept = directory
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._temporary: Path | None = None
         self._filled: _Filled | None = None
 
     @property
@@ -56,11 +64,13 @@ class FeedWorld:
         directory = self._kept
         if directory is None:
             if self._temporary is None:
-                self._temporary = tempfile.TemporaryDirectory(prefix="hubbub-bench-people-")
-            directory = Path(self._temporary.name)
+                self._temporary = Path(tempfile.mkdtemp(prefix="hubbub-bench-people-"))
+                weakref.finalize(self, shutil.rmtree, self._temporary, ignore_errors=True)
+            directory = self._temporary
         if self._filled is None:
             self._filled = self._find(directory) or self._fill(directory)
         shutil.copytree(directory / "data", data)
+        os.sync()  # half a gigabyte on its way to the disk would hold up the commits that are measured
         return self._filled.app_key, self._filled.app_secret
 
     def _find(self, directory: Path) -> _Filled | None:
@@ -83,7 +93,16 @@ class FeedWorld:
             raise CannotRun(f"{directory} was not filled to its end: remove it, or name another directory.")
         prepare(data)
         app_key, app_secret = make_app_key(str(data))
-        loaded = write(data, self.graph, hot_from=self.hot_from, history=self.history)
+        if self.by_commands:
+            loaded = write_by_commands(
+                directory,
+                self.graph,
+                cores=Cores(),
+                history=self.history,
+                active_share=active_share_of(self.graph),
+            )
+        else:
+            loaded = write(data, self.graph, hot_from=self.hot_from, history=self.history)
         filled = _Filled(
             app_key=app_key,
             app_secret=app_secret,

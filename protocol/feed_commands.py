@@ -21,6 +21,7 @@ from protocol.feed_types import (
     TrendWindow,
     Visibility,
 )
+from protocol.limits import MAX_SAFE_INTEGER
 from protocol.types import ClientId, Mentions, UserId
 
 
@@ -84,7 +85,9 @@ class ListPosts(_Command, tag="list_posts", frozen=True, kw_only=True, omit_defa
     reply: ClassVar[type] = feed_replies.PostPage
 
     user_id: UserId
-    before: Annotated[int, Meta(ge=0, description="Only smaller post_ids; 0: from the newest.")] = 0
+    before: Annotated[
+        int, Meta(ge=0, le=MAX_SAFE_INTEGER, description="Only smaller post_ids; 0: from the newest.")
+    ] = 0
     limit: PageLimit = 20
 
 
@@ -118,7 +121,9 @@ class AddComment(_Command, tag="add_comment", frozen=True, kw_only=True, omit_de
     client_id: ClientId
     post_id: PostId
     text: PostText
-    parent_id: Annotated[int, Meta(ge=0, description="The comment that is answered; 0: the post.")] = 0
+    parent_id: Annotated[
+        int, Meta(ge=0, le=MAX_SAFE_INTEGER, description="The comment that is answered; 0: the post.")
+    ] = 0
     mentions: Mentions = []
 
 
@@ -135,8 +140,10 @@ class ListComments(_Command, tag="list_comments", frozen=True, kw_only=True, omi
     reply: ClassVar[type] = feed_replies.CommentPage
 
     post_id: PostId
-    parent_id: Annotated[int, Meta(ge=0, description="Answers to this comment; 0: to the post.")] = 0
-    after: Annotated[int, Meta(ge=0, description="Only larger comment_ids.")] = 0
+    parent_id: Annotated[
+        int, Meta(ge=0, le=MAX_SAFE_INTEGER, description="Answers to this comment; 0: to the post.")
+    ] = 0
+    after: Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER, description="Only larger comment_ids.")] = 0
     limit: PageLimit = 50
 
 
@@ -256,7 +263,7 @@ class ReadFeed(_Command, tag="read_feed", frozen=True, kw_only=True, omit_defaul
 class SetFeedPosition(_Command, tag="set_feed_position", frozen=True, kw_only=True, omit_defaults=True):
     """Remember how far the user has read: the newest post that was on the screen. May go back."""
 
-    post_id: Annotated[int, Meta(ge=0)]
+    post_id: Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)]
 
 
 class WatchFeed(_Command, tag="watch_feed", frozen=True, kw_only=True, omit_defaults=True):

@@ -12,7 +12,8 @@ from protocol.types import AtMs, Count, Seq, UserId
 class FeedPosted(BaseEvent, tag="feed", frozen=True, kw_only=True, omit_defaults=True):
     """A post has come into the own feed, and can be read there. Only for sessions that watch the feed.
 
-    `position` rises by one with each; after a gap, or a resync of "feed", read the newest page.
+    `position` rises by one with each; after a gap, or a resync of "feed", read the newest page. A feed that
+    was made anew goes on far above.
     """
 
     position: Count

@@ -96,10 +96,11 @@ class FeedPage(BaseReply, tag="feed_page", frozen=True, kw_only=True, omit_defau
     items: list[FeedItem]
     before: str = ""
     after: str = ""
-    complete: bool = True
+    complete: bool
     order: FeedOrder = "chronological"
     position: Annotated[
-        int, Meta(ge=0, description="How many entries were ever pushed into this feed; see event feed.")
+        int,
+        Meta(ge=0, description="Rises by one with each entry that is pushed into this feed; see event feed."),
     ] = 0
     read_position: Annotated[int, Meta(ge=0, description="As set by set_feed_position.")] = 0
     new_above: Annotated[

@@ -35,8 +35,11 @@ InterestKind = Literal["post", "author", "hashtag"]
 TrendKind = Literal["post", "hashtag"]
 TrendWindow = Literal["hour", "day"]
 ItemKind = Literal["post", "ad"]
-Why = Literal["followed", "hot", "own", "repost"]
-"""Why an item is in a feed: by a followed author; by a hot one; own; reposted by one who is followed."""
+Why = Literal["followed", "hot", "own", "repost", "public"]
+"""Why an item is shown: by a followed author; by a hot one; own; reposted by one who is followed.
+
+public: by somebody whom the reader does not follow, in that author's timeline; never in a feed.
+"""
 LeftOut = Literal[
     "deleted",
     "not_followed",
@@ -62,7 +65,6 @@ class Post(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     visibility: Visibility = "public"
     language: str = ""
     repost_of: Annotated[int, Meta(ge=0, description="The post that this one repeats; 0: none.")] = 0
-    client_id: str = ""
     edited_at_ms: AtMs = 0
     deleted: bool = False
     likes: Count = 0
@@ -127,7 +129,7 @@ class FeedItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     why: Why = "followed"
     liked: Annotated[bool, Meta(description="The reader likes it (of a repost: the original).")] = False
     reposted: Annotated[bool, Meta(description="The reader has reposted it.")] = False
-    score: Annotated[float, Meta(description="In a ranked feed: what it was sorted by.")] = 0.0
+    score: Annotated[float | None, Meta(description="In a ranked feed: what it was sorted by.")] = None
     ad: AdSlot | None = None
 
 

@@ -29,7 +29,7 @@ COOL_FOLLOWERS: Final = 9_000  # below this they are pushed again: a count at th
 AD_EVERY: Final = 5  # organic posts before each ad
 MAX_WATCHED_POSTS: Final = 200  # posts whose counts one session hears live
 POST_COUNTS_TICK_S: Final = 0.25  # a burst of likes is a few events
-FEED_NEWS_TICK_S: Final = 1.0  # posts of hot authors are told together
+FEED_NEWS_TICK_S: Final = 0.4  # posts of hot authors are told together, within half a second
 
 HELLO_TIMEOUT_S: Final = 10.0  # a connection that says nothing costs a socket
 HANDSHAKE_TIMEOUT_S: Final = 10.0  # TLS and HTTP upgrade

@@ -1,10 +1,10 @@
 """Between posts and comments on the wire and their rows."""
 
-from typing import Final, cast
+from typing import Final
 
 import msgspec
 
-from protocol.feed_types import Comment, Post, Visibility
+from protocol.feed_types import Comment, Post
 from protocol.records import CommentRow, PostCountsRow, PostRow
 from protocol.types import Attachment
 
@@ -30,10 +30,9 @@ def post_of(row: PostRow, counts: PostCountsRow | None = None) -> Post:
         files=_files(row.files) if row.files else [],
         mentions=_texts(row.mentions) if row.mentions else [],
         hashtags=_texts(row.hashtags) if row.hashtags else [],
-        visibility=cast(Visibility, row.visibility),
+        visibility="followers" if row.visibility == "followers" else "public",
         language=row.language,
         repost_of=row.repost_of,
-        client_id=row.client_id,
         edited_at_ms=row.edited_at_ms,
         likes=0 if counts is None else counts.likes,
         comments=0 if counts is None else counts.comments,

@@ -206,6 +206,7 @@ class Node:
             turn=self._core.turn,
         )
         self.metrics.add_gauges("actors", "Actors and their mailboxes.", self._core.gauges)
+        self.metrics.add_gauges("feed", "The news feed: feeds, pages and pushes.", self._core.feeds.gauges)
         self.metrics.add_gauges("store", "The store and its commits.", self._store_gauges)
         self.metrics.add_histogram(
             "commit_seconds",

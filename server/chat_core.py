@@ -268,7 +268,6 @@ class ChatCore:
             "tails": self.tails.tail_count,
             "tails_bytes": self.tails.size_bytes,
             "tails_fills": self.tails.fill_count,
-            **self.feeds.gauges(),
         }
         for host in self._hosts:
             for name, value in msgspec.structs.asdict(host.stats()).items():

@@ -68,6 +68,7 @@ class FeedCore:
         hub.feeds.heard = node.heard
         hub.feeds.counts_of = node.posts.counts_of
         ids = PostIds()
+        node.on_post = ids.saw
 
         def author(address: Address) -> AuthorActor:
             return AuthorActor(
@@ -164,14 +165,14 @@ class FeedCore:
         """How the feeds are doing, for the metrics."""
         stats = self.stats
         return {
-            "feed_entries_pushed": stats.entry_count,
-            "feed_posts": self.node.post_count,
-            "feed_pages": stats.page_count,
-            "feed_late_pages": stats.late_page_count,
-            "feed_cold_loads": stats.cold_load_count,
-            "feeds_written_down": stats.written_down_count,
-            "feeds_in_memory": len(self.node.feeds),
-            "feed_posts_in_memory": len(self.node.posts),
-            "feed_posts_pending": sum(map(len, self.node.pending.values())),
+            "entries_pushed_total": stats.entry_count,
+            "posts_total": self.node.post_count,
+            "pages_total": stats.page_count,
+            "late_pages_total": stats.late_page_count,
+            "cold_loads_total": stats.cold_load_count,
+            "written_down_total": stats.written_down_count,
+            "in_memory": len(self.node.feeds),
+            "posts_in_memory": len(self.node.posts),
+            "posts_pending": sum(map(len, self.node.pending.values())),
             "hot_authors": len(self.node.hot),
         }

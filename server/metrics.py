@@ -55,7 +55,8 @@ class Metrics:
     def add_gauges(self, prefix: str, help_text: str, read: Gauges) -> None:
         """Export what `read()` returns when asked: {"name": 3} becomes hubbub_<prefix>_name 3.
 
-        A key may carry labels: {'depth{kind="user"}': 3}. `read` runs in the Trio thread and must be quick.
+        A key may carry labels: {'depth{kind="user"}': 3}; one in _total only rises. `read` runs in the Trio
+        thread and must be quick.
         """
         self._gauges.append((prefix, help_text, read))
 
@@ -145,15 +146,14 @@ def _plain(name: str, help_text: str, count: int) -> Metric:
 
 
 def _read_gauges(prefix: str, help_text: str, values: Mapping[str, float]) -> Iterable[Metric]:
-    families: dict[str, GaugeMetricFamily] = {}
+    families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {}
     for key, value in values.items():
         name, _, rest = key.partition("{")
         labels = dict(_label(pair) for pair in rest.rstrip("}").split(",") if pair)
         family = families.get(name)
         if family is None:
-            family = families[name] = GaugeMetricFamily(
-                f"hubbub_{prefix}_{name}", help_text, labels=list(labels)
-            )
+            kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+            family = families[name] = kind(f"hubbub_{prefix}_{name}", help_text, labels=list(labels))
         family.add_metric(list(labels.values()), value)
     return families.values()
 

@@ -16,9 +16,9 @@ from actors.messages import Ask
 from protocol import feed_commands, feed_replies
 from protocol.commands import Command
 from protocol.errors import Refused
-from protocol.feed_types import Author, Comment, FeedItem, Follow, FollowState, Post
+from protocol.feed_types import Author, Comment, FeedItem, Follow, FollowState, Post, Why
 from protocol.limits import MAX_SAFE_INTEGER, PAGE_BYTES
-from protocol.records import AuthorView, PostCountsRow, PostRow
+from protocol.records import AuthorView, CommentRow, PostCountsRow, PostLike, PostRow
 from protocol.replies import Reply
 from protocol.stored_posts import comment_of, post_of
 from server.caller import Caller
@@ -36,6 +36,7 @@ class PostService:
 
     def __init__(self, store: Store, *, ask: AskActor) -> None:
         """`ask` hands a message to an actor and waits for its answer."""
+        self._store = store
         self._posts = store.posts
         self._ask = ask
         self.handlers: dict[type[Command], Handler] = {
@@ -65,7 +66,7 @@ class PostService:
         found = await self._seen(caller, [command.post_id])
         if not found:
             raise Refused("post_not_found")
-        item = (await self._marked(caller, found))[0]
+        item = (await self._marked(caller, found, None))[0]
         assert item.post is not None
         return feed_replies.PostInfo(
             post=item.post, original=item.original, liked=item.liked, reposted=item.reposted
@@ -108,7 +109,7 @@ class PostService:
         if len(fitting) < len(shown):
             examined, is_over = fitting[-1][0][0].post_id, False
         return feed_replies.PostPage(
-            items=await self._marked(caller, fitting), next=0 if is_over else examined
+            items=await self._marked(caller, fitting, author), next=0 if is_over else examined
         )
 
     async def _list_likes(self, caller: Caller, command: Command) -> Reply:
@@ -142,10 +143,17 @@ class PostService:
     # -- what must be looked at before it is done -----------------------------------------------------
 
     async def _like_post(self, caller: Caller, command: Command) -> Reply:
-        """Of a repost, what it repeats is liked. Taking a like back needs no more than the post."""
+        """Of a repost, what it repeats is liked. Who has lost sight of it may take a like back, not more."""
         assert isinstance(command, feed_commands.LikePost)
-        root = await self._root(caller, command.post_id, is_undoing=command.removed)
-        return await self._ask_author(caller, root, msgspec.structs.replace(command, post_id=root.post_id))
+        root = await self._existing_root(caller, command.post_id)
+        refusal = await self._refusal(caller, root)
+        if refusal is not None:
+            # Else the answer would tell that the post exists, and its counts.
+            own = await self._store.get(PostLike, root.post_id, caller.user_id) if command.removed else None
+            if own is None:
+                raise refusal
+        reply = await self._ask_author(caller, root, msgspec.structs.replace(command, post_id=root.post_id))
+        return reply if refusal is None else feed_replies.PostCountsInfo(post_id=root.post_id)
 
     async def _add_comment(self, caller: Caller, command: Command) -> Reply:
         assert isinstance(command, feed_commands.AddComment)
@@ -153,8 +161,15 @@ class PostService:
         return await self._ask_author(caller, root, msgspec.structs.replace(command, post_id=root.post_id))
 
     async def _delete_comment(self, caller: Caller, command: Command) -> Reply:
+        """Who has lost sight of the post may delete their own comment on it."""
         assert isinstance(command, feed_commands.DeleteComment)
-        root = await self._root(caller, command.post_id, is_undoing=True)
+        root = await self._existing_root(caller, command.post_id)
+        refusal = await self._refusal(caller, root)
+        if refusal is not None:
+            comment_id = min(command.comment_id, MAX_SAFE_INTEGER)
+            comment = await self._store.get(CommentRow, comment_id)
+            if comment is None or (comment.post_id, comment.user_id) != (root.post_id, caller.user_id):
+                raise refusal
         return await self._ask_author(caller, root, msgspec.structs.replace(command, post_id=root.post_id))
 
     async def _repost(self, caller: Caller, command: Command) -> Reply:
@@ -172,6 +187,8 @@ class PostService:
     async def _get_author(self, caller: Caller, command: Command) -> Reply:
         assert isinstance(command, feed_commands.GetAuthor)
         view = await self._author(caller, command.user_id)
+        if view.blocks_viewer:  # whom the caller has blocked is shown: that is where it is undone
+            raise Refused("blocked")
         following_count = await self._posts.following_count(view.author_id)
         follow: FollowState = (
             "following" if view.follow == "following" else "requested" if view.follow else "none"
@@ -230,23 +247,32 @@ class PostService:
 
     # -- who may see what -----------------------------------------------------------------------------
 
-    async def _root(self, caller: Caller, post_id: int, *, is_undoing: bool = False) -> PostRow:
+    async def _root(self, caller: Caller, post_id: int) -> PostRow:
         """The post that likes and comments of this one belong to: of a repost, what it repeats.
 
-        `is_undoing`: whoever has lost sight of it may still take back what is their own.
         Raises: Refused(post_not_found, blocked).
         """
+        post = await self._existing_root(caller, post_id)
+        refusal = await self._refusal(caller, post)
+        if refusal is not None:
+            raise refusal
+        return post
+
+    async def _existing_root(self, caller: Caller, post_id: int) -> PostRow:
+        """The same, whether the caller may see it or not. Raises: Refused("post_not_found")."""
         found = await self._posts.post(post_id)
         if found is not None and found[0].repost_of and not found[0].deleted_at_ms:
             found = await self._posts.post(found[0].repost_of)
         if found is None or found[0].deleted_at_ms or found[0].app_id != caller.app_id:
             raise Refused("post_not_found")
-        post = found[0]
-        if not is_undoing:
-            view = (await self._posts.views(caller.user_id, [post.author_id]))[post.author_id]
-            if not rules.may_see(post, view, caller.user_id):
-                raise Refused("blocked" if view.is_blocked or view.blocks_viewer else "post_not_found")
-        return post
+        return found[0]
+
+    async def _refusal(self, caller: Caller, post: PostRow) -> Refused | None:
+        """Why the caller may not see a post; None: they may."""
+        view = (await self._posts.views(caller.user_id, [post.author_id]))[post.author_id]
+        if rules.may_see(post, view, caller.user_id):
+            return None
+        return Refused("blocked" if view.is_blocked or view.blocks_viewer else "post_not_found")
 
     async def _seen(self, caller: Caller, post_ids: Sequence[int]) -> list[tuple[PostAt, PostAt | None]]:
         """Those of the posts that the caller may see, each repost with what it repeats."""
@@ -281,20 +307,36 @@ class PostService:
             and not (is_muting and views[row.author_id].is_muted)
         }
 
-    async def _marked(self, caller: Caller, shown: Sequence[tuple[PostAt, PostAt | None]]) -> list[FeedItem]:
-        """The posts as items, with the reader's own marks."""
+    async def _marked(
+        self, caller: Caller, shown: Sequence[tuple[PostAt, PostAt | None]], author: AuthorView | None
+    ) -> list[FeedItem]:
+        """The posts as items, with the reader's own marks.
+
+        `author` has posted them all; None: why they are shown is not asked.
+        """
         root_ids = [row.repost_of or row.post_id for (row, _), _ in shown]
         liked, reposted = await self._posts.marks(caller.user_id, root_ids)
         return [
             FeedItem(
                 post=_post(at),
                 original=None if original is None else _post(original),
-                why="own" if at[0].author_id == caller.user_id else "repost" if original else "followed",
+                why="public" if author is None else _why(at[0], author, caller.user_id),
                 liked=root_id in liked,
                 reposted=root_id in reposted,
             )
             for (at, original), root_id in zip(shown, root_ids, strict=True)
         ]
+
+
+def _why(row: PostRow, author: AuthorView, viewer_id: str) -> Why:
+    """Why a viewer sees a post of that author."""
+    if row.author_id == viewer_id:
+        return "own"
+    if author.follow != "following":
+        return "public"
+    if row.repost_of:
+        return "repost"
+    return "hot" if row.is_hot else "followed"
 
 
 def place_of(at: UserAt) -> str:

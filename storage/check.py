@@ -147,8 +147,9 @@ _RULES: Final[dict[str, tuple[str, str]]] = {
         " AND r.follower_id = f.user_id)",
     ),
     "feed_too_long": (
-        "Feeds with more than 800 entries",
-        "SELECT user_id FROM feed WHERE json_array_length(entries) > 800",
+        "Feeds with more than 800 entries, or with entries that cannot be read",
+        "SELECT user_id FROM feed WHERE CASE WHEN json_valid(entries) THEN json_array_length(entries) > 800"
+        " ELSE 1 END",
     ),
     "session_without_user": (
         "Sessions of a user who does not exist",

@@ -25,7 +25,6 @@ from protocol.records import (
     PostCountsRow,
     PostLike,
     PostRow,
-    RepostRow,
     feed_stream,
 )
 from storage.queries import snapshot
@@ -63,8 +62,8 @@ _LIKED = (
     " ORDER BY post_id DESC LIMIT ?)"
 )
 _REPOSTED = (
-    f"SELECT json_group_array(post_id) FROM (SELECT post_id FROM {RepostRow.table} WHERE user_id = ?"
-    " ORDER BY post_id DESC LIMIT ?)"
+    f"SELECT json_group_array(repost_of) FROM (SELECT repost_of FROM {PostRow.table} WHERE author_id = ?"
+    " AND repost_of <> 0 AND deleted_at_ms = 0 ORDER BY repost_of DESC LIMIT ?)"
 )
 # Authors with their newest post, so that those with nothing new are not looked at.
 _SOURCES = (
@@ -91,8 +90,8 @@ _MARKED_LIKES = (
     " ON l.post_id = asked.value AND l.user_id = ?"
 )
 _MARKED_REPOSTS = (
-    f"SELECT json_group_array(r.post_id) FROM json_each(?) asked CROSS JOIN {RepostRow.table} r"
-    " ON r.post_id = asked.value AND r.user_id = ?"
+    f"SELECT json_group_array(r.repost_of) FROM json_each(?) asked CROSS JOIN {PostRow.table} r"
+    " ON r.repost_of = asked.value AND r.author_id = ? AND r.repost_of <> 0 AND r.deleted_at_ms = 0"
 )
 _CHANGES = (
     f"SELECT json_group_array(json_array(lsn, kind, user_id, body)) FROM (SELECT lsn, kind, user_id, body"

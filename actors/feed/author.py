@@ -77,7 +77,7 @@ class AuthorActor(AuthorPosts, AuthorReactions, AuthorFollows):
 
     def is_needed(self) -> bool:
         """Stay for posts that are being pushed, unless the node or the shard is given up: jobs are stored."""
-        return bool(self._pushes) or bool(self._untold)
+        return bool(self._pushes) or bool(self._unconcluded) or bool(self._untold)
 
     async def passivate(self) -> None:
         self._tell_counts()

@@ -22,6 +22,7 @@ from protocol.errors import HubbubError
 from protocol.records import Appended, FanoutJob, Remove
 
 _LOAD_PAGE: Final = 2000  # followers in one read
+ROOM_RETRY_S: Final = 1.0  # a store that takes nothing is mended by a person, or within seconds
 _TOLD_AT: Final = 8  # refusals in a row: a minute or so, which no move of a shard takes
 
 
@@ -36,6 +37,12 @@ class _NotTaken(msgspec.Struct, frozen=True):
 
 class _PushAgain(msgspec.Struct, frozen=True):
     partition: int
+
+
+class _AllHaveIt(msgspec.Struct, frozen=True):
+    """Everybody has a post, and the store had no room to hear of it: try again."""
+
+    post_id: int
 
 
 class EdgeMove:
@@ -54,6 +61,7 @@ class AuthorFanout(AuthorBase):
         super().__init__(address, needs)
         self._pushes = Pushes()
         self._followers: Followers | None = None  # read when first needed; of a hot author never
+        self._unconcluded: set[int] = set()  # posts that all have, and the store does not know it yet
         self._moving: dict[str, EdgeMove] = {}  # by follower_id: what the store may not show yet
 
     async def _load_followers(self) -> Followers:
@@ -95,8 +103,10 @@ class AuthorFanout(AuthorBase):
         """Take what became of a push; returns whether it was that."""
         if isinstance(message, _Arrived):
             if self._pushes.arrived(message.push):
-                self._stage_pushed(message.push.post_id)
+                self._conclude_push(message.push.post_id)
             self._push_on()
+        elif isinstance(message, _AllHaveIt):
+            self._conclude_push(message.post_id)
         elif isinstance(message, _NotTaken):
             push, error = message.push, message.error
             refused_count = self._pushes.refused(push)
@@ -115,15 +125,28 @@ class AuthorFanout(AuthorBase):
             return False
         return True
 
-    def _stage_pushed(self, post_id: int) -> None:
-        """Everybody has the post: its job is done."""
+    def _conclude_push(self, post_id: int) -> None:
+        """Everybody has the post: its job is done, as soon as the store has room for that."""
+        self._unconcluded.add(post_id)
+        if not self._has_room():
+            self._ctx.post_after(ROOM_RETRY_S, _AllHaveIt(post_id))
+            return
 
         def after(_at: Appended | None) -> None:
+            self._unconcluded.discard(post_id)
             self._index.pushed(post_id, self._id)
 
         self._stage_ops([Remove(FanoutJob, {"post_id": post_id})])
         row = self._event("pushed", {"post_id": post_id}, at_ms=self._at_ms())
         self._stage_row(row, Staged(NO_REPLY, None, after=after))
+
+    def _has_room(self) -> bool:
+        """Tell whether the store takes anything now: a refused append would end the incarnation."""
+        try:
+            self._log.check_room()
+        except HubbubError:
+            return False
+        return True
 
     def _answered(self, message: _Arrived | _NotTaken) -> None:
         self._ctx.post(message)

@@ -6,12 +6,12 @@ import msgspec
 
 from actors.feed import author_rules as rules
 from actors.feed.address import feed_address
-from actors.feed.author_fanout import AuthorFanout, EdgeMove
+from actors.feed.author_fanout import ROOM_RETRY_S, AuthorFanout, EdgeMove
 from actors.messages import Ask, FollowAnswered, FollowCounted, FollowerMoved, FollowMoved
 from actors.reply import NO_REPLY, Reply
 from actors.stream_actor import Staged
 from protocol import feed_commands, replies
-from protocol.errors import Refused
+from protocol.errors import HubbubError, Refused
 from protocol.feed_replies import AuthorInfo
 from protocol.feed_types import Author
 from protocol.records import Appended, FollowerRow, FollowRow, Op, Put, Remove
@@ -165,12 +165,18 @@ class AuthorFollows(AuthorFanout):
         """Take what this part has posted to itself; returns whether it was that."""
         if not isinstance(message, _AcceptRequests):
             return False
-        if not self._author.is_private:
+        if self._author.is_private:
+            return True
+        try:
             page = await self._log.posts.requests(self._id, after=message.after, limit=_ACCEPT_PAGE)
-            for _, follower_id in page:
-                self._answer_follow(follower_id, accepted=True)
-            if len(page) == _ACCEPT_PAGE:
-                self._ctx.post(_AcceptRequests(page[-1]))
+            self._log.check_room()  # a refused append would end the incarnation
+        except HubbubError:
+            self._ctx.post_after(ROOM_RETRY_S, message)
+            return True
+        for _, follower_id in page:
+            self._answer_follow(follower_id, accepted=True)
+        if len(page) == _ACCEPT_PAGE:
+            self._ctx.post(_AcceptRequests(page[-1]))
         return True
 
     def _author_info(self, following_count: int) -> AuthorInfo:

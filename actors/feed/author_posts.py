@@ -81,12 +81,13 @@ class AuthorPosts(AuthorFanout):
         """Repeat what is public; of a repost, what that one repeats."""
         if await self._is_repeated(command.client_id, reply, target_id=command.post_id):
             return
-        root = await self._root(ask.app_id, command.post_id)
+        root, counts = await self._root(ask.app_id, command.post_id)
         own_id = await self._repost_of(root.post_id)
         if own_id:
             await self._answer_repeated(reply, own_id)
             return
         rules.may_repost(root, await self._log.get(AuthorRow, root.author_id))
+        liked, _ = await self._log.posts.marks(self._id, [root.post_id])
         self._check_pending()
         steps = await self._steps_unless_hot()
         at_ms = self._at_ms()
@@ -103,17 +104,22 @@ class AuthorPosts(AuthorFanout):
         )
         self._reposts.put(root.post_id, row.post_id)
         self._tell_root(row, removed=False)
-        original = post_of(root)
-        self._stage_post(row, steps, reply, lambda: self._info(row.post_id, original=original, reposted=True))
+        original = post_of(root, counts)  # this repost is counted a moment later, by the author of the post
+        self._stage_post(
+            row,
+            steps,
+            reply,
+            lambda: self._info(row.post_id, original=original, liked=bool(liked), reposted=True),
+        )
 
-    async def _root(self, app_id: str, post_id: int) -> PostRow:
+    async def _root(self, app_id: str, post_id: int) -> tuple[PostRow, PostCountsRow | None]:
         """The post that a repost of this one repeats. Raises: Refused("post_not_found")."""
         found = await self._log.posts.post(post_id)
         if found is not None and found[0].repost_of and not found[0].deleted_at_ms:
             found = await self._log.posts.post(found[0].repost_of)
         if found is None or found[0].app_id != app_id or found[0].deleted_at_ms:
             raise Refused("post_not_found")
-        return found[0]
+        return found
 
     async def _steps_unless_hot(self) -> list[Step]:
         """To whom a post goes; nothing for a hot author's, which is merged in when feeds are read."""
@@ -243,11 +249,25 @@ class AuthorPosts(AuthorFanout):
         """A post of the author's, deleted or not. Raises: Refused(post_not_found, not_author)."""
         known = await self._post(post_id)
         if known is None:
+            # Looked up here and not by the service, so that edits of one's own posts keep their order.
             found = await self._log.posts.post(post_id)
-            if found is None or found[0].app_id != ask.app_id or found[0].deleted_at_ms:
+            if found is None or not await self._may_see(ask.app_id, found[0]):
                 raise Refused("post_not_found")
             raise Refused("not_author")
         return known
+
+    async def _may_see(self, app_id: str, row: PostRow) -> bool:
+        """Whether this author sees somebody else's post."""
+        rows = [row]
+        if row.repost_of:
+            root = await self._log.posts.post(row.repost_of)
+            if root is None:
+                return False
+            rows.append(root[0])
+        views = await self._log.posts.views(self._id, list({one.author_id for one in rows}))
+        return all(
+            one.app_id == app_id and rules.may_see(one, views[one.author_id], self._id) for one in rows
+        )
 
     async def _edit(self, ask: Ask, command: feed_commands.EditPost, reply: Reply) -> None:
         known = await self._own(ask, command.post_id)
@@ -265,6 +285,10 @@ class AuthorPosts(AuthorFanout):
         if command.visibility is not None:
             changes["visibility"] = command.visibility
         liked, reposted = await self._log.posts.marks(self._id, [row.post_id])
+        if all(getattr(row, name) == value for name, value in changes.items()):
+            info = PostInfo(post=post_of(row, known.counts), liked=bool(liked), reposted=bool(reposted))
+            self._answer_in_order(reply, info)
+            return
         known.row = new = msgspec.structs.replace(row, edited_at_ms=self._at_ms(), **changes)
 
         def after(_at: Appended | None) -> None:

@@ -123,6 +123,7 @@ class Feed:
         "position",
         "read_at_s",
         "relations",
+        "stored_read_at_s",
         "user_id",
     )
 
@@ -145,6 +146,7 @@ class Feed:
         self.covered_from = covered_from
         self.position = position
         self.read_at_s = read_at_s
+        self.stored_read_at_s = read_at_s
         self.relations: Relations | None = None
         self.is_dirty = False  # it differs from what is stored of it
         self._trim()

@@ -11,7 +11,7 @@ import trio
 
 from actors.feed.index import FeedNode
 from actors.ports import FeedReads
-from protocol.errors import HubbubError
+from protocol.errors import HubbubError, Unavailable
 
 _PAGE: Final = 1_000  # changes in one read
 _INTERVAL_S: Final = 1.0  # between reads that nobody asked for: news of hot authors come from them
@@ -20,58 +20,65 @@ _RETRY_S: Final = 0.5
 _log = structlog.get_logger(__name__)
 
 
+class _Round:
+    """One read, and those who wait for it."""
+
+    __slots__ = ("done", "error")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.error: HubbubError | None = None
+
+    def fail(self, error: HubbubError) -> None:
+        self.error = error
+        self.done.set()
+
+
 class FeedFollower:
-    """Keep a FeedNode up to date."""
+    """Keep a FeedNode up to date. `run` is the only one that reads."""
 
     def __init__(self, node: FeedNode, reads: FeedReads, *, is_needed: bool) -> None:
         """`is_needed`: there may be other nodes."""
         self.is_needed = is_needed
         self._node = node
         self._reads = reads
-        self._is_reading = False
-        self._next: trio.Event | None = None  # of the read that has not begun yet
-        self._error: HubbubError | None = None
+        self._next = _Round()  # the read that has not begun yet
+        self._wake = trio.Event()
 
     async def refresh(self) -> None:
         """Return when all is known that was stored before the call. Raises: as the store's reads."""
-        while self._is_reading:  # what it finds may be older than this call
-            if self._next is None:
-                self._next = trio.Event()
-            await self._next.wait()
-            if self._error is None:
-                return
-            raise self._error
-        await self._read()
+        if self._node.is_loaded and not self.is_needed:
+            return
+        waited_for = self._next  # one that runs may have read before this call
+        self._wake.set()
+        await waited_for.done.wait()
+        error = waited_for.error
+        if error is not None:  # a copy, as many raise it
+            raise Unavailable(error.code, error.message, retry_after_s=error.retry_after_s or _RETRY_S)
 
     async def run(self) -> None:
-        """Read once, and where there are other nodes again and again. Ends only by cancellation."""
-        while True:
-            try:
-                await self.refresh()
-            except HubbubError as error:
-                _log.warning("feed_changes_unreadable", code=error.code)
-                await trio.sleep(_RETRY_S)
-                continue
-            if not self.is_needed:
-                await trio.sleep_forever()
-            await trio.sleep(_INTERVAL_S)
-
-    async def _read(self) -> None:
-        self._is_reading = True
+        """Read once, then whenever somebody asks, and in a cluster each second. Ends only by cancellation."""
+        reading = self._next
         try:
-            await self._read_changes()
-            while (waiting := self._next) is not None:
-                self._next = None
-                self._error = None
+            while True:
+                reading, self._next = self._next, _Round()
+                self._wake = trio.Event()
+                interval_s = _INTERVAL_S if self.is_needed else float("inf")
                 try:
                     await self._read_changes()
                 except HubbubError as error:
-                    self._error = error
-                    raise
-                finally:
-                    waiting.set()
+                    _log.warning("feed_changes_unreadable", code=error.code)
+                    reading.fail(error)
+                    interval_s = _RETRY_S
+                else:
+                    reading.done.set()
+                with trio.move_on_after(interval_s):
+                    await self._wake.wait()
         finally:
-            self._is_reading = False
+            for waited_for in (reading, self._next):
+                if not waited_for.done.is_set():
+                    waited_for.fail(Unavailable("draining", retry_after_s=_RETRY_S))
+            self._next = _Round()
 
     async def _read_changes(self) -> None:
         node = self._node

@@ -24,6 +24,7 @@ from protocol.records import Appended, FeedRow, LogRow, Op, Put, Remove, Trim
 
 _SWEEP_S: Final = 60.0  # between looks for feeds that nobody reads any more
 _RELATIONS_S: Final = 600.0  # of a feed that nobody reads: follows may be a hundred kilobytes, and one read
+_DAY_S: Final = 24 * 3600.0
 _STEP: Final = 64  # feeds that are written down, or dropped, in one append: some ms
 _PAGE_ROWS: Final = 512  # of the stream, or kept feeds, in one read when the partition wakes up
 _ENTRIES_KIND: Final = "entries"
@@ -203,8 +204,9 @@ class FeedKeeper(RelationsKeeper):
         feed.is_dirty = False
         self._stage_ops([Put(self._row_of(feed))])
         if len(self._feeds) - len(self._leaving) > self._limits.max_feeds:
-            kept = [other for other in self._feeds.values() if other.user_id not in self._leaving]
-            oldest = nsmallest(min(_STEP, len(kept) - 1), kept, key=lambda other: other.read_at_s)
+            spared = {*self._leaving, *self._watched, feed.user_id}
+            kept = [other for other in self._feeds.values() if other.user_id not in spared]
+            oldest = nsmallest(_STEP, kept, key=lambda other: other.read_at_s)
             self.drop([other.user_id for other in oldest])
 
     def has_room(self) -> bool:
@@ -216,6 +218,7 @@ class FeedKeeper(RelationsKeeper):
         return True
 
     def _row_of(self, feed: Feed) -> FeedRow:
+        feed.stored_read_at_s = feed.read_at_s
         return FeedRow(
             user_id=feed.user_id,
             partition=self._partition,
@@ -231,7 +234,7 @@ class FeedKeeper(RelationsKeeper):
 
     def cover(self, user_id: str, post_ids: list[int]) -> list[Op]:
         feed = self._feeds[user_id]
-        if not post_ids:
+        if not post_ids or user_id in self._leaving:  # a row written now would outlive the feed
             return []
 
         def insert(_at: Appended | None) -> None:
@@ -276,7 +279,12 @@ class FeedKeeper(RelationsKeeper):
             if now_s - feed.read_at_s > self._limits.ttl_s and user_id not in self._watched
         ]
         self.drop(old[:_STEP])
-        self._ctx.post_after(_SWEEP_S if len(old) <= _STEP else 0.1, Sweep())
+        # Else a feed that is read each day, but gets nothing, would look forgotten after a restart.
+        read = [feed for feed in self._feeds.values() if feed.read_at_s - feed.stored_read_at_s > _DAY_S]
+        self._stage_ops(
+            [Put(self._row_of(feed)) for feed in read[:_STEP] if feed.user_id not in self._leaving]
+        )
+        self._ctx.post_after(_SWEEP_S if max(len(old), len(read)) <= _STEP else 0.1, Sweep())
 
     def _begin_writing_down(self) -> None:
         """Write down all feeds that have changed, so that the stream up to here can go."""

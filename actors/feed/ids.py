@@ -9,7 +9,9 @@ from typing import Final
 EPOCH_MS: Final = 1_577_836_800_000  # 2020-01-01; 41 bits last until 2089
 _SHARD_BITS: Final = 8
 _COUNT_BITS: Final = 4
-_MAX_LEAD_MS: Final = 50  # by which ids may run ahead of the clock to keep the order between shards
+# By which ids may run ahead of the clock to keep the order between shards and nodes: clocks differ, and are
+# set back, by less. Beyond it a flood would take ids away from the time.
+_MAX_LEAD_MS: Final = 2_000
 _LOW_BITS: Final = _SHARD_BITS + _COUNT_BITS
 
 
@@ -43,11 +45,15 @@ class PostIds:
         self._epochs[shard] = epoch
         self._last[shard] = max(self._last.get(shard, 0), (largest_id >> _LOW_BITS) + 1 << _COUNT_BITS)
 
+    def saw(self, post_id: int) -> None:
+        """A post of any node is stored: ids that are made from now on are larger, if clocks allow it."""
+        self._newest = max(self._newest, post_id)
+
     def next(self, shard: int, now_ms: int) -> int:
         """Make the next id of a shard, which is larger than all before it.
 
-        It is also larger than those of other shards of this node, unless they are made so fast that this
-        would take ids away from the clock.
+        It is also larger than all that this node has made or seen, unless those are too far ahead of the
+        clock.
         """
         moment = max(0, now_ms - EPOCH_MS) << _COUNT_BITS
         last = self._last.get(shard, 0)

@@ -1,7 +1,7 @@
 """What a node knows beyond its feeds: the posts, which authors are merged in at read, and who watches.
 
 Actors tell it at the commit and before the ack (actors.ports.FeedIndex). In a cluster what other nodes did is
-read from the log (actors.feed.follower) before each page is made.
+read from the log (actors.feed.feed_follower) before each page is made.
 """
 
 from array import array
@@ -107,6 +107,10 @@ class FeedNode:
         # Readers whose relations are being read: what changes meanwhile, in order.
         self.arriving: dict[str, list[Change]] = {}
         self.watching: dict[str, set[str]] = {}  # hot author_id -> readers who have their feed on the screen
+        self._watchers: set[str] = set()
+        self._hot_now: set[str] = set()  # authors whose new posts are not pushed, as far as was told
+        self._pushed_early: set[int] = set()  # told before `start`, whose state may be older
+        self.on_post: Callable[[int], None] = lambda _post_id: None  # hears the id of each post of any node
         self.news: dict[str, dict[int, str]] = {}  # user_id -> new posts of hot authors: id -> author
         self.is_loaded = False
         self.lsn = 0  # of the log: up to here it knows what other nodes did
@@ -120,7 +124,9 @@ class FeedNode:
         for author_id, last_hot_id in state.hot:
             self._hot(author_id, last_hot_id)
         for author_id, post_id in state.pending:
-            self._add_pending(author_id, post_id)
+            if post_id not in self._pushed_early:
+                self._add_pending(author_id, post_id)
+        self._pushed_early.clear()
         self.is_loaded = True
 
     def relate(self, user_id: str, change: Change) -> None:
@@ -138,14 +144,17 @@ class FeedNode:
         if post.post_id in self.pending.get(post.author_id, ()):
             self.posts.put(post)  # told again by the next actor of its author, who goes on pushing it
             return
-        self._posted(post, is_pending=is_pending)
+        self._posted(post, None, is_pending=is_pending)
         self.post_count += 1
         if self.trending is not None and not post.repost_of and self._is_for_all(post):
             self.trending.noted_post(post.app_id, post.post_id, post.author_id, post_of(post).hashtags)
 
-    def _posted(self, post: PostRow, *, is_pending: bool) -> None:
-        self.posts.put(post)
-        author_id, post_id = post.author_id, post.post_id
+    def _posted(self, post: PostRow, counts: PostCountsRow | None, *, is_pending: bool) -> None:
+        self.posts.put(post, counts)
+        author_id, post_id, root_id = post.author_id, post.post_id, post.repost_of
+        self.on_post(post_id)
+        if root_id:
+            self.relate(author_id, lambda own: own.reposted.add(root_id))
         if is_pending:
             self._add_pending(author_id, post_id)
         if post.is_hot:
@@ -157,6 +166,8 @@ class FeedNode:
             hot.add(post_id)
 
     def pushed(self, post_id: int, author_id: str) -> None:
+        if not self.is_loaded:
+            self._pushed_early.add(post_id)
         pending = self.pending.get(author_id)
         if pending is not None and post_id in pending:
             pending.remove(post_id)
@@ -171,6 +182,9 @@ class FeedNode:
 
     def deleted(self, post: PostRow) -> None:
         self.posts.put(post)
+        root_id = post.repost_of
+        if root_id:
+            self.relate(post.author_id, lambda own: own.reposted.discard(root_id))
 
     def counted(self, counts: PostCountsRow) -> None:
         self.posts.count(counts)
@@ -198,16 +212,8 @@ class FeedNode:
             )
 
     def reposted(self, post: PostRow, user_id: str, *, removed: bool) -> None:
-        post_id = post.post_id
-
-        def change(relations: Relations) -> None:
-            if removed:
-                relations.reposted.discard(post_id)
-            else:
-                relations.reposted.add(post_id)
-            note_act(relations, post, -REPOST_WEIGHT if removed else REPOST_WEIGHT)
-
-        self.relate(user_id, change)
+        weight = -REPOST_WEIGHT if removed else REPOST_WEIGHT
+        self.relate(user_id, lambda relations: note_act(relations, post, weight))
         if not removed:
             self._note_act(post, user_id, REPOST_WEIGHT)
 
@@ -215,7 +221,10 @@ class FeedNode:
         self.posts.set_private(author.user_id, is_private=author.is_private)
         if author.last_hot_id:
             self._hot(author.user_id, author.last_hot_id)
-        if author.is_hot:
+        if not author.is_hot:
+            self._hot_now.discard(author.user_id)
+        elif author.user_id not in self._hot_now:
+            self._hot_now.add(author.user_id)
             self._watch_hot(author.user_id)
 
     def blocked(self, user_id: str, other_id: str, *, blocked: bool) -> None:
@@ -242,13 +251,14 @@ class FeedNode:
         post, author = change.post, change.author
         match change.kind:
             case "posted" if post is not None:
-                known = self.posts.get(post.row.post_id)
-                if known is None:
-                    is_pending = not post.row.is_hot
-                    self._posted(post.row, is_pending=is_pending)
-                    self.posts.set_private(post.row.author_id, is_private=post.is_private)
-            case "post_edited" | "post_deleted" if post is not None:
+                # Also where a page has met the post already: that says nothing of pending and rings.
+                self._posted(post.row, post.counts, is_pending=not post.row.is_hot)
+                self.posts.set_private(post.row.author_id, is_private=post.is_private)
+            case "post_edited" if post is not None:
                 self.posts.put(post.row, post.counts)
+            case "post_deleted" if post is not None:
+                self.posts.put(post.row, post.counts)
+                self.deleted(post.row)
             case "pushed" if post is not None:
                 self.pushed(post.row.post_id, change.user_id)
             case "author_changed" if author is not None:
@@ -266,6 +276,7 @@ class FeedNode:
 
     def watch(self, feed: Feed) -> None:
         """A reader has the feed on the screen: count new posts of hot authors for it."""
+        self._watchers.add(feed.user_id)
         if feed.relations is not None:
             for author_id in feed.relations.follows & self.hot.keys():
                 self.watching.setdefault(author_id, set()).add(feed.user_id)
@@ -273,6 +284,7 @@ class FeedNode:
     def unwatch(self, user_ids: Iterable[str]) -> None:
         """These readers have their feed on the screen no more."""
         gone = set(user_ids)
+        self._watchers -= gone
         for author_id in list(self.watching):
             left = self.watching[author_id]
             left -= gone
@@ -282,8 +294,8 @@ class FeedNode:
             self.news.pop(user_id, None)
 
     def _watch_hot(self, author_id: str) -> None:
-        readers = {user_id for users in self.watching.values() for user_id in users}
-        for user_id in readers:
+        """An author has become hot: count new posts for those who watch."""
+        for user_id in self._watchers:
             feed = self.feeds.get(user_id)
             if feed is not None and feed.relations is not None and author_id in feed.relations.follows:
                 self.watching.setdefault(author_id, set()).add(user_id)

@@ -1,4 +1,4 @@
-"""Tell readers who watch their feed of new posts of hot authors, all of a second together."""
+"""Tell readers who watch their feed of new posts of hot authors, those of one tick together."""
 
 import trio
 
@@ -22,7 +22,7 @@ class FeedNewsTeller:
         self._now_ms = now_ms
 
     async def run(self) -> None:
-        """Tell once a second. Ends only by cancellation."""
+        """Tell once a tick. Ends only by cancellation."""
         while True:
             await trio.sleep(FEED_NEWS_TICK_S)
             self.tell()

@@ -37,13 +37,10 @@ class Pulled(msgspec.Struct, frozen=True):
 class Fetched:
     """What was read from the store for one page so far."""
 
-    __slots__ = ("liked", "marked", "pulled", "reposted", "rings")
+    __slots__ = ("liked", "marked", "pulled", "reposted")
 
     def __init__(self) -> None:
         self.pulled: dict[tuple[str, int], Pulled] = {}  # ("before" or "after", bound) -> what lies beyond
-        self.rings: dict[
-            tuple[str, int], list[int]
-        ] = {}  # (hot author, before) -> older posts than the ring's
         self.marked: set[int] = set()  # posts whose marks are known from here
         self.liked: set[int] = set()
         self.reposted: set[int] = set()
@@ -80,12 +77,12 @@ def judge(
     if found.is_deleted:
         return "deleted"
     author_id = found.author_id
-    if author_id not in relations.follows:
-        return "not_followed"
     if author_id in relations.blocks or author_id in relations.blocked_by:
         return "blocked"
     if author_id in relations.muted:
         return "muted"
+    if author_id not in relations.follows:
+        return "not_followed"
     root: CachedPost | None = None
     if found.root_id:
         root = posts.get(found.root_id)
@@ -221,7 +218,7 @@ class PageMaker:
                     why=self.why(entry),
                     liked=is_liked,
                     reposted=is_reposted,
-                    score=scores[index] if scores else 0.0,
+                    score=scores[index] if scores else None,
                 )
             )
         return Missing(marks=tuple(unknown)) if unknown and not is_new else items
@@ -244,6 +241,20 @@ class PageMaker:
 
     def _reason(self, found: CachedPost) -> LeftOut | None:
         return judge(self._relations, self._feed.user_id, self._posts, found, self._now_ms)
+
+    def may_be_seen(self, entry: Shown, app_id: str) -> bool:
+        """Tell whether the reader may see a post elsewhere, although it is not in the feed."""
+        found, root = entry
+        relations, private = self._relations, self._posts.private_author_ids
+        for post in (found, root):
+            if post is None:
+                continue
+            is_open = post.is_public and post.author_id not in private
+            if post.is_deleted or post.app_id != app_id or post.author_id in relations.blocked_by:
+                return False
+            if not (is_open or post.author_id in relations.follows):
+                return False
+        return True
 
     def entry(self, post_id: int) -> Shown | None:
         """A post with what it repeats, by what is in memory."""
@@ -355,7 +366,7 @@ class PageMaker:
             if hot.last_hot_id >= low:
                 if not hot.is_loaded:
                     unloaded.append(author_id)
-                elif low < hot.covered_from <= hot.last_hot_id:
+                elif low < hot.covered_from:
                     depth = max(depth, hot.covered_from)
         return Missing(rings=tuple(unloaded), limit=RING_SIZE) if unloaded else depth
 
@@ -364,6 +375,8 @@ class PageMaker:
     def _entries(self, post_ids: Sequence[int]) -> list[Shown | None] | Missing:
         """These posts with what they repeat; None for what does not exist."""
         get, is_known = self._posts.get, self._posts.is_known
+        if self._node.has_others:
+            self._posts.forget_old_counts(post_ids, self._now_ms)
         entries: list[Shown | None] = []
         unknown: list[int] = []
         for post_id in post_ids:

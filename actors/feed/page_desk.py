@@ -16,7 +16,7 @@ from actors.feed.affinity import HISTORY_MS, HISTORY_ROWS, Affinities
 from actors.feed.cursor import Cursor, read_cursor, write_cursor
 from actors.feed.feed import Feed, Relations
 from actors.feed.feed_keeper import FeedKeeper
-from actors.feed.ids import first_id_at
+from actors.feed.ids import EPOCH_MS, first_id_at
 from actors.feed.page import Missing, PageMaker, Pulled, Stretch
 from actors.feed.ranked_page import explain, ranked_page
 from actors.feed.ranking import COMMENT_WEIGHT, LIKE_WEIGHT, REPOST_WEIGHT
@@ -127,7 +127,7 @@ class PageDesk(FeedKeeper):
             return _Answer(feed_replies.InterestList(items=feed.relations.interests.listed(now_ms)))
         if isinstance(command, feed_commands.ExplainPost):
             maker = PageMaker(feed, self._node, self._limits, request.fetched, now_ms=now_ms)
-            explanation = explain(maker, feed, self._ranked, command.post_id, now_ms)
+            explanation = explain(maker, feed, self._ranked, request.ask.app_id, command.post_id, now_ms)
             return explanation if isinstance(explanation, Missing) else _Answer(explanation)
         if isinstance(command, feed_commands.AdSeen | feed_commands.AdClicked):
             return self._count_ad(command, feed.relations, now_ms)
@@ -313,6 +313,8 @@ class PageDesk(FeedKeeper):
                 reversed(found.post_ids),
                 cap=self._limits.cap,
                 covered_from=0 if found.is_whole else found.post_ids[-1],
+                # Above any that this reader was told of an earlier one, so that watchers see a gap.
+                position=max(0, self._now_ms() - EPOCH_MS),
                 read_at_s=self._now_ms() / 1000,
             )
             for post_id in arrival.post_ids:

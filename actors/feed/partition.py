@@ -56,6 +56,7 @@ class FeedPartition(PageDesk):
             case FeedWatched(user_id=user_id):
                 self._watch(user_id, reply)
             case Evict(user_ids=user_ids):
+                self._log.check_room()
                 self.drop([user_id for user_id in user_ids if user_id in self._feeds])
                 self._answer_in_order(reply, replies.Ok())
             case _Live():

@@ -17,6 +17,7 @@ from protocol.stored_posts import post_of
 
 MAX_POSTS: Final = 200_000  # of both generations: some 200 MB of short posts
 MAX_BYTES: Final = 256 * 1024 * 1024  # the same for long ones, as JSON; objects take about as much
+MAX_COUNT_AGE_MS: Final = 10_000  # in a cluster; on a node alone counts are told by who counts
 _ITEM_BYTES: Final = 150  # of an item beside its post, once its counts have grown
 _encode = msgspec.json.Encoder().encode
 
@@ -25,7 +26,9 @@ class CachedPost:
     """A post as pages need it."""
 
     __slots__ = (
+        "app_id",
         "author_id",
+        "counted_at_ms",
         "counts",
         "is_deleted",
         "is_hot",
@@ -40,7 +43,9 @@ class CachedPost:
 
     def __init__(self, row: PostRow, counts: PostCountsRow | None) -> None:
         self.post_id = row.post_id
+        self.app_id = row.app_id
         self.author_id = row.author_id
+        self.counted_at_ms = 0  # when its counts were last read or heard; 0: not since it was last asked
         self.root_id = row.repost_of
         self.root_author_id = row.root_author_id
         self.is_deleted = row.deleted_at_ms > 0
@@ -117,6 +122,17 @@ class PostCache:
         self._note(post_id)
         self._young.pop(post_id, None)
         self._old.pop(post_id, None)
+
+    def forget_old_counts(self, post_ids: Iterable[int], now_ms: int) -> None:
+        """Let go of posts whose counts are old: what other nodes told of them may have been lost."""
+        for post_id in post_ids:
+            found = self.get(post_id)
+            if found is None:
+                continue
+            if not found.counted_at_ms:
+                found.counted_at_ms = now_ms
+            elif now_ms - found.counted_at_ms > MAX_COUNT_AGE_MS:
+                del self._young[post_id]  # where `get` has put it
 
     def forget_author(self, author_id: str) -> None:
         """More of an author's posts, or of their counts, may be stored than is known here."""

@@ -6,6 +6,7 @@ nothing but its own part. A partition that refuses gets nothing until it is trie
 
 from collections import deque
 from collections.abc import Iterable
+from itertools import count
 from typing import Final
 
 from actors.feed.followers import Step
@@ -16,9 +17,10 @@ IN_FLIGHT_PER_PARTITION: Final = 2  # 64 for one author; the next one is there w
 class Push:
     """One message: a post for some users of a partition."""
 
-    __slots__ = ("partition", "post_id", "user_ids")
+    __slots__ = ("number", "partition", "post_id", "user_ids")
 
-    def __init__(self, post_id: int, partition: int, user_ids: tuple[str, ...]) -> None:
+    def __init__(self, number: int, post_id: int, partition: int, user_ids: tuple[str, ...]) -> None:
+        self.number = number  # rises in the order in which they were added
         self.post_id = post_id
         self.partition = partition
         self.user_ids = user_ids
@@ -40,6 +42,7 @@ class Pushes:
     def __init__(self) -> None:
         self._queues: dict[int, _Queue] = {}
         self._left: dict[int, int] = {}  # post_id -> messages that have not arrived
+        self._numbers = count()
 
     def __len__(self) -> int:
         """How many posts are on their way."""
@@ -49,14 +52,14 @@ class Pushes:
         """Take up a post, whose steps are one at least; one that is on its way already is left alone."""
         if post_id in self._left:
             return
-        count = 0
+        step_count = 0
         for partition, user_ids in steps:
-            count += 1
+            step_count += 1
             queue = self._queues.get(partition)
             if queue is None:
                 queue = self._queues[partition] = _Queue()
-            queue.waiting.append(Push(post_id, partition, user_ids))
-        self._left[post_id] = count
+            queue.waiting.append(Push(next(self._numbers), post_id, partition, user_ids))
+        self._left[post_id] = step_count
 
     def take(self) -> list[Push]:
         """What is to be sent now: one to each partition before the second to any."""
@@ -89,7 +92,10 @@ class Pushes:
         """
         queue = self._queues[push.partition]
         queue.in_flight -= 1
-        queue.waiting.appendleft(push)
+        place = 0  # behind those that were refused before it and are older: a step or two
+        while place < len(queue.waiting) and queue.waiting[place].number < push.number:
+            place += 1
+        queue.waiting.insert(place, push)
         if queue.is_held:
             return 0
         queue.is_held = True

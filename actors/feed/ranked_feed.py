@@ -19,9 +19,13 @@ class RankedFeed:
     Posts are to be filtered when a page is read: what was deleted or blocked since is still in here.
     """
 
-    __slots__ = ("anchor_id", "made_at_ms", "post_ids", "scores")
+    __slots__ = ("anchor_id", "goes_on_below", "made_at_ms", "post_ids", "scores")
 
-    def __init__(self, ranked: Sequence[Candidate], *, anchor_id: int, made_at_ms: int) -> None:
+    def __init__(
+        self, ranked: Sequence[Candidate], *, anchor_id: int, made_at_ms: int, goes_on_below: int = 0
+    ) -> None:
+        """`goes_on_below`: where the feed goes on by time, behind all that were ranked; 0: nowhere."""
+        self.goes_on_below: Final = goes_on_below
         self.anchor_id: Final = anchor_id
         self.made_at_ms: Final = made_at_ms
         self.post_ids: Final = array("q", [candidate.post_id for candidate in ranked])

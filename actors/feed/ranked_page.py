@@ -12,6 +12,7 @@ from actors.feed.page import Missing, PageMaker, Stretch
 from actors.feed.post_cache import Shown
 from actors.feed.ranked_feed import RankedFeed, RankedFeeds
 from actors.feed.ranking import Candidate, parts, rank, score
+from protocol.errors import Refused
 from protocol.feed_replies import Explanation
 from protocol.limits import PAGE_BYTES
 
@@ -56,8 +57,8 @@ def ranked_page(
     goes_on: Cursor | None = None
     if offset < len(snapshot):
         goes_on = Cursor("ranked", offset, counted, snapshot.anchor_id, snapshot.made_at_ms)
-    elif len(snapshot):
-        goes_on = Cursor("older", min(snapshot.post_ids), counted, snapshot.anchor_id)
+    elif snapshot.goes_on_below:
+        goes_on = Cursor("older", snapshot.goes_on_below, counted, snapshot.anchor_id)
     stretch = Stretch(
         shown=shown,
         left_out=[],
@@ -90,13 +91,21 @@ def _make(maker: PageMaker, feed: Feed, anchor: int, *, cap: int, made_at_ms: in
             now_ms=made_at_ms,
         )
         candidates.append(Candidate(value, post.post_id, post.author_id))
-    return RankedFeed(rank(candidates), anchor_id=stretch.first_examined, made_at_ms=made_at_ms)
+    return RankedFeed(
+        rank(candidates),
+        anchor_id=stretch.first_examined,
+        made_at_ms=made_at_ms,
+        goes_on_below=0 if stretch.is_end else stretch.last_examined,
+    )
 
 
 def explain(
-    maker: PageMaker, feed: Feed, snapshots: RankedFeeds, post_id: int, now_ms: int
+    maker: PageMaker, feed: Feed, snapshots: RankedFeeds, app_id: str, post_id: int, now_ms: int
 ) -> Explanation | Missing:
-    """Why a reader gets a post, or not, and the factors of its score as of now."""
+    """Why a reader gets a post, or not, and the factors of its score as of now.
+
+    Raises: Refused("post_not_found"), also of a post that the reader may not see.
+    """
     reason = maker.judge(post_id)
     if isinstance(reason, Missing):
         return reason
@@ -105,11 +114,11 @@ def explain(
     if relations.affinities is None:
         return Missing(affinities=True)
     entry = maker.entry(post_id)
-    if entry is None:
-        return Explanation(post_id=post_id, left_out="deleted")
+    if entry is None or not maker.may_be_seen(entry, app_id):
+        raise Refused("post_not_found")
     omission = None if reason is None else maker.omission(entry[0], reason)
     if reason in ("deleted", "not_followed", "blocked", "not_visible"):
-        return Explanation(post_id=post_id, left_out=reason)  # of a post that one may not see, no more
+        return Explanation(post_id=post_id, left_out=reason)
     post, root = entry[0].post, None if entry[1] is None else entry[1].post
     factors = parts(
         post,

@@ -1,4 +1,4 @@
-"""What stands below a case's table: the ratio to the expert's peer, and a stall by the run without."""
+"""What stands below a case's table: the ratios to further peers, and a stall by the run without."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -7,7 +7,7 @@ import msgspec
 
 from bench.report.results import Measurement
 from bench.report.statistics import (
-    EXPERT,
+    FURTHER,
     HUBBUB,
     Case,
     Summary,
@@ -25,21 +25,22 @@ def beside(measurements: Sequence[Measurement]) -> dict[Case, list[str]]:
     """Lines to print below the table of a case; a case of which there is nothing to say is left out."""
     rows = summaries(measurements)
     found: dict[Case, list[str]] = {}
-    for case, lines in (*_expert(measurements).items(), *_stalls(rows).items()):
+    compared = [item for peer in FURTHER for item in _compared(measurements, peer).items()]
+    for case, lines in (*compared, *_stalls(rows).items()):
         found.setdefault(case, []).extend(lines)
     return found
 
 
-def _expert(measurements: Sequence[Measurement]) -> dict[Case, list[str]]:
-    """hubbub's ratios to the expert's peer, a line for each headline figure."""
-    compared = [ratio for ratio in ratios(measurements, peer=EXPERT) if ratio.target == HUBBUB]
+def _compared(measurements: Sequence[Measurement], peer: str) -> dict[Case, list[str]]:
+    """hubbub's ratios to one peer, a line for each headline figure."""
+    compared = [ratio for ratio in ratios(measurements, peer=peer) if ratio.target == HUBBUB]
     said: dict[Case, dict[str, list[str]]] = {}
     for ratio in sorted(compared, key=lambda ratio: series_order(ratio.target, ratio.wire)):
         around = f" ({times_span(ratio.spread)})" if ratio.round_count > 1 else ""
         one = f"{name_of(ratio.target, ratio.wire)} {times(ratio.spread.median)}{around}"
         said.setdefault(ratio.case, {}).setdefault(ratio.figure, []).append(one)
     return {
-        case: [f"{figure}, × {EXPERT}: {'; '.join(each)}" for figure, each in figures.items()]
+        case: [f"{figure}, × {peer}: {'; '.join(each)}" for figure, each in figures.items()]
         for case, figures in said.items()
     }
 

@@ -35,6 +35,15 @@ def test_the_ratio_to_the_second_peer_is_told_in_every_shape() -> None:
         assert LINE in told
 
 
+def test_each_further_peer_has_a_line_of_its_own() -> None:
+    """A feed is measured beside Redis, by its default and as durable as hubbub."""
+    runs = [measured(200.0)]
+    runs += [measured(value, target=name) for name, value in (("redis", 400.0), ("redis-always", 100.0))]
+    assert list(beside(runs).values()) == [
+        ["delivered, × redis: hubbub json 0.50×", "delivered, × redis-always: hubbub json 2.00×"]
+    ]
+
+
 def test_without_the_second_peer_there_is_nothing_to_say() -> None:
     """An old file, or a run beside the usual peer alone, is told as it was."""
     assert beside([each for each in rounds() if each.target != "uvicorn-tuned"]) == {}

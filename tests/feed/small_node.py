@@ -552,6 +552,7 @@ class SmallNode:
             items=items,
             before=before,
             after=str(candidates[0]) if candidates else "",
+            complete=True,
             read_position=position,
             new_above=sum(
                 0 < position < post_id
@@ -571,7 +572,9 @@ class SmallNode:
         if self._errs("going up skips one"):
             items = items[1:]
         last = items[-1].post if items else None
-        return r.FeedPage(items=items, after=command.after or "" if last is None else str(last.post_id))
+        return r.FeedPage(
+            items=items, after=command.after or "" if last is None else str(last.post_id), complete=True
+        )
 
     def _item(self, user_id: str, post: Post) -> FeedItem:
         root_id = post.repost_of or post.post_id

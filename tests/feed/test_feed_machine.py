@@ -18,6 +18,7 @@ from tests.feed.real_node import open_real_node
 
 WALKS = 40 if IS_LONG_RUN else 2
 STEPS = 400 if IS_LONG_RUN else 150
+LIMIT_S = 3600 if IS_LONG_RUN else 240
 
 
 class RealMachine(FeedMachine):
@@ -25,13 +26,13 @@ class RealMachine(FeedMachine):
         return open_real_node(cache)
 
 
-TestRealNode = RealMachine.TestCase
+TestRealNode = pytest.mark.timeout(LIMIT_S)(RealMachine.TestCase)
 TestRealNode.settings = settings(
     max_examples=400 if IS_LONG_RUN else 12, stateful_step_count=60 if IS_LONG_RUN else 40
 )
 
 
-@pytest.mark.timeout(1800 if IS_LONG_RUN else 240)
+@pytest.mark.timeout(LIMIT_S)
 @pytest.mark.parametrize("cache", CACHES)
 async def test_random_walks_never_part_from_the_oracle(cache: Cache) -> None:
     """Longer histories than hypothesis makes, from seeds that are printed; HUBBUB_SEED repeats one."""

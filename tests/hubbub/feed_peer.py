@@ -60,6 +60,7 @@ class FeedPeer:
             before=str(shown[-1]) if len(ids) > len(shown) else "",
             after=str(shown[0]) if shown else command.before,
             position=self.position,
+            complete=True,
             read_position=self.read_position,
         )
 

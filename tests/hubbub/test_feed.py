@@ -34,7 +34,7 @@ REPLIES: dict[type, Any] = {
     fr.FollowInfo: fr.FollowInfo(user_id="bob", follow="requested"),
     fr.FollowList: fr.FollowList(items=[Follow(user_id="bob")]),
     fr.AuthorInfo: fr.AuthorInfo(author=AUTHOR),
-    fr.FeedPage: fr.FeedPage(items=[FeedItem(post=POST)]),
+    fr.FeedPage: fr.FeedPage(items=[FeedItem(post=POST)], complete=True),
     fr.Explanation: fr.Explanation(post_id=7, why="followed"),
     fr.InterestInfo: fr.InterestInfo(interest=INTEREST),
     fr.InterestList: fr.InterestList(items=[INTEREST]),
@@ -205,7 +205,7 @@ async def test_a_feed_is_iterated_to_its_end(count: int, size: int) -> None:
         ids = range(first, max(0, first - command.limit), -1)
         items = [FeedItem(post=Post(post_id=post_id, author_id="bob", at_ms=1)) for post_id in ids]
         rest = first - len(items)
-        return fr.FeedPage(items=items, before=str(rest) if rest > 0 else "")
+        return fr.FeedPage(items=items, before=str(rest) if rest > 0 else "", complete=True)
 
     feed = Feed(lambda: 1, ask)
     found = [item.post.post_id async for item in feed.items(page_size=size) if item.post]

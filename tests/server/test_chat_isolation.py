@@ -1,14 +1,16 @@
 """One app never sees another's anything, and nobody sees a conversation from outside."""
 
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 
-from protocol import commands, events, replies
+from protocol import commands, events, feed_commands, feed_events, feed_replies, replies
 from protocol.commands import Command
 from protocol.errors import HubbubError
 from protocol.records import FileRow, Insert
 from protocol.reference import COMMANDS
+from tests.server.feeds import page, post, texts
 from tests.server.world import Device, World, open_world
 
 VALUES = {
@@ -24,22 +26,54 @@ VALUES = {
     "accept": True,
     "active": True,
     "prefix": "b",
+    "post_id": 1,
+    "comment_id": 1,
+    "kind": "hashtag",
+    "slot_id": "x",
+    "is_private": False,
 }
 CONVERSATION_COMMANDS = [
     kind for kind in COMMANDS if "conversation_id" in {field.name for field in msgspec.structs.fields(kind)}
 ]
 
 
-def touching(kind: type[msgspec.Struct], conversation_id: str, user_id: str) -> Command:
-    """A valid command of that type about a conversation and a user, as if decoded from a frame."""
+# A command that names a post or an author answers with this to who may not know of it.
+POST_COMMANDS = {
+    kind: "post_not_found"
+    for kind in get_args(feed_commands.FeedCommand)
+    if "post_id" in {field.name for field in msgspec.structs.fields(kind)}
+    # These are about what is one's own, and are answered without a look at the post.
+    and kind not in (feed_commands.SetFeedPosition, feed_commands.ExplainPost)
+}
+AUTHOR_COMMANDS = {
+    kind: "user_not_found"
+    for kind in get_args(feed_commands.FeedCommand)
+    if "user_id" in {field.name for field in msgspec.structs.fields(kind)}
+} | {
+    feed_commands.AnswerFollow: "follow_not_found",
+    feed_commands.RemoveFollower: "follow_not_found",
+    feed_commands.Unfollow: "",  # "none", as of everybody whom one does not follow
+}
+
+
+def touching(kind: type[msgspec.Struct], conversation_id: str, user_id: str, post_id: int = 1) -> Command:
+    """A valid command of that type about a conversation, a user and a post, as if decoded from a frame."""
     values = VALUES | {"conversation_id": conversation_id, "user_id": user_id, "user_ids": [user_id]}
+    values |= {"post_id": post_id, "post_ids": [post_id]}
+    if kind is feed_commands.SetInterest:
+        values["target"] = "x"
     command: Command = msgspec.convert({"type": kind.__struct_config__.tag, **values}, Command)
     return command
 
 
 async def both_doors(world: World, device: Device, command: Command) -> set[str]:
     """The codes with which a command is refused on a connection and by HTTP."""
-    codes = {await device.refusal(command)}
+    codes: set[str] = set()
+    try:
+        await device.do(command)
+        codes.add("")
+    except HubbubError as error:
+        codes.add(error.code)
     try:
         await world.core.service.execute(device.identity, command)
         codes.add("")
@@ -120,15 +154,49 @@ async def test_people_files_and_invites_of_another_app_do_not_exist(tmp_path: Pa
         assert not [e for e in far.events if isinstance(e, events.Presence | events.Typing)]
 
 
+async def test_posts_and_authors_of_another_app_do_not_exist(tmp_path: Path) -> None:
+    """Nor do posts that are not for somebody of the same app; by socket and by HTTP."""
+    assert len(POST_COMMANDS) >= 9
+    assert len(AUTHOR_COMMANDS) >= 9
+    async with open_world(tmp_path) as world:
+        ann, near = await world.people("ann", "near")
+        far = await world.person("far", app_id="acme")
+        public = await post(ann, "secret #tag")
+        close = await post(ann, "secret", visibility="followers")
+        await ann.do(feed_commands.AddComment(client_id="c", post_id=close, text="secret"))
+        for outsider, post_ids in ((far, (public, close, 1)), (near, (close, 1))):
+            for post_id in post_ids:
+                for kind, code in POST_COMMANDS.items():
+                    command = touching(kind, "none", "u_ann", post_id)
+                    assert await both_doors(world, outsider, command) == {code}, command
+        for user_id in ("u_ann", "u_nobody"):
+            for kind, code in AUTHOR_COMMANDS.items():
+                command = touching(kind, "none", user_id)
+                assert await both_doors(world, far, command) == {code}, command
+        create = feed_commands.CreatePost(client_id="k", text="x", mentions=["u_ann"])
+        assert await both_doors(world, far, create) == {"user_not_found"}
+        for device in (ann, far):
+            await device.do(feed_commands.WatchFeed(feed=True, post_ids=[public, close]))
+        await near.do(feed_commands.LikePost(post_id=public))
+        await ann.do(feed_commands.EditPost(post_id=public, text="more"))
+        await ann.until(feed_events.FeedChanged)
+        await ann.until_heard(lambda event: isinstance(event, feed_events.PostCounts) and event.likes == 1)
+        trends = await far.do(feed_commands.GetTrends(kind="hashtag"))
+        assert trends == feed_replies.TrendList(items=[])
+        assert texts(await page(far)) == []
+        assert far.events == []
+
+
 async def test_every_command_is_served_or_refused_by_name(tmp_path: Path) -> None:
     """A command that the schema knows and no handler serves would answer "unknown_type"."""
     async with open_world(tmp_path) as world:
-        ann, _bob = await world.people("ann", "bob")
+        ann, bob = await world.people("ann", "bob")
         group = await world.group(ann)
+        post_id = await post(bob, "x")
         for kind in COMMANDS:
             if kind in (commands.Hello, commands.Logout, commands.RevokeSession):
                 continue  # the session's own, and the log-ins', which have tests of their own
-            command = touching(kind, group, "u_bob")
+            command = touching(kind, group, "u_bob", post_id)
             try:
                 answer = await ann.do(command)
                 assert isinstance(answer, command.reply), command

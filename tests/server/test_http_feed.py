@@ -39,7 +39,7 @@ REPLIES: dict[type, Any] = {
     fr.FollowInfo: fr.FollowInfo(user_id="u_bob", follow="requested"),
     fr.FollowList: fr.FollowList(items=[Follow(user_id="u_bob")], next="x"),
     fr.AuthorInfo: fr.AuthorInfo(author=Author(user_id="u_bob")),
-    fr.FeedPage: fr.FeedPage(items=[FeedItem(post=POST)], before="b", after="a", position=3),
+    fr.FeedPage: fr.FeedPage(items=[FeedItem(post=POST)], before="b", after="a", complete=True, position=3),
     fr.Explanation: fr.Explanation(post_id=7, left_out="muted"),
     fr.InterestInfo: fr.InterestInfo(interest=Interest(kind="hashtag", target="cats")),
     fr.InterestList: fr.InterestList(items=[]),

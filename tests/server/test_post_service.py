@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import msgspec
 import pytest
 
 from actors.address import Address
@@ -13,7 +14,7 @@ from protocol.bases import BaseReply
 from protocol.commands import Command
 from protocol.errors import HubbubError, Refused
 from protocol.limits import MAX_POST_TEXT_BYTES, PAGE_BYTES
-from protocol.records import BlockRow, MuteRow, Put, User
+from protocol.records import BlockRow, MuteRow, PostRow, Put, User
 from server.caller import Caller
 from server.identity import Identity
 from server.post_service import PostService, parse_place, place_of
@@ -121,7 +122,10 @@ async def test_each_change_of_rights_counts_at_the_next_look(tmp_path: Path) -> 
         assert await codes("cai", open_id) == not_found
         await world.edge("bob", "ann", "")
         assert await codes("bob", open_id) == not_found
-        await office.do("bob", like(open_id, removed=True), feed_replies.PostCountsInfo)  # the own like
+        # The own like: without counts, and once.
+        taken = await office.do("bob", like(open_id, removed=True), feed_replies.PostCountsInfo)
+        assert taken == feed_replies.PostCountsInfo(post_id=open_id)
+        assert await office.code("bob", like(open_id, removed=True)) == "post_not_found"
         await world.do("ann", feed_commands.UpdateAuthor(is_private=False))
         blocked = ("post_not_found", "blocked", "blocked")
         await office.block("ann", "cai")
@@ -132,6 +136,33 @@ async def test_each_change_of_rights_counts_at_the_next_look(tmp_path: Path) -> 
         await world.do("ann", feed_commands.DeletePost(post_id=open_id))
         assert await codes("bob", open_id) == not_found
         assert await codes("ann", open_id) == not_found
+
+
+async def test_taking_back_what_was_never_given_tells_nothing(tmp_path: Path) -> None:
+    """Else whoever guesses an id learns of private posts, and their counts."""
+    async with open_office(tmp_path) as (office, world):
+        post_id = (await world.post("ann", "for followers", visibility="followers")).post.post_id
+        await world.like("ann", "ann", post_id)
+        comment_id = await world.comment("ann", "ann", post_id)
+        none = post_id + 1
+        for user_id in ("bob", "eve"):
+            for there, nowhere in (
+                (like(post_id, removed=True), like(none, removed=True)),
+                (
+                    feed_commands.DeleteComment(post_id=post_id, comment_id=comment_id),
+                    feed_commands.DeleteComment(post_id=none, comment_id=comment_id),
+                ),
+                (
+                    feed_commands.DeleteComment(post_id=post_id, comment_id=comment_id + 1),
+                    feed_commands.DeleteComment(post_id=none, comment_id=comment_id + 1),
+                ),
+            ):
+                assert await office.code(user_id, there) == "post_not_found", there
+                assert await office.code(user_id, nowhere) == "post_not_found", nowhere
+        assert office.asked_count == 0
+        assert await world.counts(post_id) == (1, 1, 0)
+        await office.do("ann", like(post_id, removed=True), feed_replies.PostCountsInfo)
+        assert await world.counts(post_id) == (0, 1, 0)
 
 
 async def test_a_repost_stands_for_its_original(tmp_path: Path) -> None:
@@ -314,6 +345,28 @@ async def test_an_author_is_shown_as_one_stands_to_them(tmp_path: Path) -> None:
             True,
         )
         assert await office.code("bob", feed_commands.GetAuthor(user_id="eve")) == "user_not_found"
+        assert await office.code("ann", feed_commands.GetAuthor(user_id="bob")) == "blocked"
+
+
+async def test_a_timeline_says_truly_why_a_post_is_shown(tmp_path: Path) -> None:
+    async with open_office(tmp_path) as (office, world):
+        root_id = (await world.post("cai")).post.post_id
+        await world.post("ann", "own")
+        await world.do("ann", feed_commands.Repost(post_id=root_id, client_id="r"))
+        last_id = (await world.post("ann", "hot")).post.post_id
+        row = await world.store.get(PostRow, last_id)
+        assert row is not None
+        await world.store.commit([Put(msgspec.structs.replace(row, is_hot=True))])
+        await world.edge("bob", "ann", "following")
+        await world.edge("dan", "ann", "requested")
+
+        async def why(user_id: str) -> list[str]:
+            page = await office.do(user_id, feed_commands.ListPosts(user_id="ann"), feed_replies.PostPage)
+            return [item.why for item in page.items]
+
+        assert await why("ann") == ["own", "own", "own"]
+        assert await why("bob") == ["hot", "repost", "followed"]
+        assert await why("cai") == await why("dan") == ["public", "public", "public"]
 
 
 async def test_of_many_posts_the_visible_ones_are_told_in_their_order(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The page goes on at another node of its cluster: in real browsers, with nodes that take turns on the same data."""
+"""The page goes on at another node of its cluster: in real browsers, with nodes that share one store."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,7 +69,9 @@ def test_pages_of_a_killed_node_go_on_at_another_one(
     expect(image).to_be_visible()
     bob.page.wait_for_function("image => image.naturalWidth === 48", arg=image.element_handle())
     assert str(image.get_attribute("src")).startswith(second.url)
-    assert str(message(bob.page, "a picture").locator("a.picture").get_attribute("href")).startswith(second.url)
+    assert str(message(bob.page, "a picture").locator("a.picture").get_attribute("href")).startswith(
+        second.url
+    )
 
 
 def test_pages_leave_a_node_that_stops(pair: tuple[Node, Node], join: Join) -> None:
@@ -128,7 +130,7 @@ def told(*names: str, **more: Any) -> list[dict[str, Any]]:
 
 
 def test_the_page_tries_the_others_then_its_own_origin_and_the_lost_node_last(blank: Page) -> None:
-    """As the SDK does (tests/hubbub/test_nodes.py): a dead node costs nothing, a wrong list costs one round."""
+    """As the SDK does (tests/hubbub/test_nodes.py): a dead node costs nothing, a wrong list one round."""
     nodes = [*told("a", "b"), *told("c", draining=True), *told("d", load=0.99)]
     walked = walk(blank, page="http://lb:8080/", told=nodes, opened=["ws://a:8080/ws", "a"])
     assert walked[:2] == ["ws://b:8080/ws", "ws://lb:8080/ws"]

@@ -11,6 +11,7 @@ from protocol.commands import Command
 from protocol.feed_events import FeedChanged, PostCounts
 from protocol.limits import MAX_COMMENT_TEXT_BYTES, MAX_POST_TEXT_BYTES
 from protocol.records import (
+    BlockRow,
     CommentRow,
     FanoutJob,
     FileRow,
@@ -104,6 +105,38 @@ async def test_what_a_post_may_not_hold_is_refused_by_code(tmp_path: Path) -> No
         assert len(whole.post.text.encode()) == MAX_POST_TEXT_BYTES
         with_file = await world.post("ann", "", file_ids=["f1"])
         assert [(f.file_id, f.width) for f in with_file.post.files] == [("f1", 2)]
+
+
+async def test_of_posts_that_one_may_not_see_nothing_is_told_apart_from_none(tmp_path: Path) -> None:
+    """`not_author` tells that a post exists."""
+    async with open_world(tmp_path) as world:
+        await world.people("ann", "bob", "cai")
+        await world.people("eve", app_id="other")
+        post_id = (await world.post("ann")).post.post_id
+        close_id = (await world.post("ann", visibility="followers")).post.post_id
+        repost = await world.do("cai", feed_commands.Repost(client_id="r", post_id=post_id))
+        assert isinstance(repost, feed_replies.PostInfo)
+
+        async def codes(user_id: str, app_id: str = "default") -> list[str]:
+            found: list[str] = []
+            for one in (post_id, close_id, repost.post.post_id):
+                edited = feed_commands.EditPost(post_id=one, text="x")
+                deleted = feed_commands.DeletePost(post_id=one)
+                code = await world.refusal(user_id, edited, app_id=app_id)
+                assert await world.refusal(user_id, deleted, app_id=app_id) == code
+                found.append(code)
+            return found
+
+        there, none = "not_author", "post_not_found"
+        assert await codes("eve", "other") == [none, none, none]
+        assert await codes("bob") == [there, none, there]
+        await world.edge("bob", "ann", "following")
+        assert await codes("bob") == [there, there, there]
+        await world.store.commit([Put(BlockRow(user_id="ann", other_id="bob", since_ms=1))])
+        assert await codes("bob") == [none, none, none]  # nor what repeats it
+        await world.do("ann", feed_commands.DeletePost(post_id=post_id))
+        gone = feed_commands.EditPost(post_id=post_id, text="x")
+        assert await world.refusal("cai", gone) == none
 
 
 async def test_a_post_is_edited_and_deleted_by_its_author_alone(tmp_path: Path) -> None:

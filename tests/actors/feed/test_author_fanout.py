@@ -6,13 +6,15 @@ import pytest
 import trio
 import trio.testing
 
-from actors.feed.address import PARTITION_COUNT, partition_of
+from actors.feed import author_fanout, author_follows
+from actors.feed.address import PARTITION_COUNT, author_address, partition_of
 from actors.feed.author_posts import MAX_PENDING_POSTS
 from actors.feed.followers import LONG_LIST, MAX_STEP
 from actors.feed.pushes import IN_FLIGHT_PER_PARTITION
+from actors.messages import FollowAnswered, Wake
 from protocol import feed_commands
-from protocol.errors import Unavailable
-from protocol.records import AuthorRow, FanoutJob, FollowerRow, Put
+from protocol.errors import StorageUnavailable, Unavailable
+from protocol.records import AuthorRow, FanoutJob, FollowerRow, FollowRow, Put
 from tests.actors.feed.author_world import World, everybody, open_world
 
 FOLLOWERS = [f"f{number}" for number in range(100)]
@@ -197,3 +199,66 @@ async def test_an_author_stays_awake_while_a_post_is_under_way(tmp_path: Path) -
         world.partitions.is_holding = False
         world.resumer.scan_soon()
         await world.until(lambda: any(call[0] == "pushed" for call in world.index.calls))
+
+
+class FullStore:
+    """Lets the store take nothing, and counts how often it is asked whether it would."""
+
+    def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked_count = 0
+        self._world = world
+        self._patch = monkeypatch
+        monkeypatch.setattr(author_fanout, "ROOM_RETRY_S", 0.02)
+        monkeypatch.setattr(author_follows, "ROOM_RETRY_S", 0.02)
+        monkeypatch.setattr(world.store, "check_room", self.check_room)
+        monkeypatch.setattr(world.store, "append_nowait", self.append_nowait)
+
+    def check_room(self) -> None:
+        self.asked_count += 1
+        self._world.news()
+        raise StorageUnavailable("disk")
+
+    def append_nowait(self, append: object, on_done: object) -> None:
+        raise StorageUnavailable("disk")
+
+    def mend(self) -> None:
+        self._patch.undo()
+
+
+async def test_that_a_post_is_everywhere_is_noted_when_the_store_has_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refused append would end the incarnation, and all its posts would be pushed anew."""
+    async with open_world(tmp_path) as world:
+        await befollowed(world, "ann", FOLLOWERS)
+        world.partitions.is_holding = True
+        post_id = (await world.post("ann")).post.post_id
+        steps = len({partition_of(u) for u in everybody("ann", FOLLOWERS)})
+        await world.until(lambda: len(world.partitions.held) == steps)
+        full = FullStore(world, monkeypatch)
+        world.partitions.release()
+        await world.until(lambda: full.asked_count >= 3)
+        assert world.index.pending == {post_id}
+        assert await world.store.get(FanoutJob, post_id) is not None
+        full.mend()
+        await world.all_pushed()
+        assert await world.store.get(FanoutJob, post_id) is None
+        assert world.host.stats().stops == 0
+        assert world.partitions.got(post_id) == everybody("ann", FOLLOWERS)
+
+
+async def test_who_has_asked_is_let_in_when_the_store_has_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(tmp_path) as world:
+        await world.people("ann", "bob")
+        asked = FollowRow(user_id="bob", author_id="ann", state="requested", since_ms=1, version=1)
+        await world.store.commit([Put(asked)])
+        full = FullStore(world, monkeypatch)
+        world.router.tell(author_address("ann"), Wake())
+        await world.until(lambda: full.asked_count >= 3)
+        assert world.partitions.tells == []
+        full.mend()
+        await world.until(lambda: bool(world.partitions.tells))
+        assert world.partitions.told(FollowAnswered) == [FollowAnswered("bob", "ann", accepted=True)]
+        assert world.host.stats().stops == 0

@@ -40,7 +40,17 @@ def test_a_flood_does_not_take_ids_away_from_the_clock() -> None:
     last = 0
     for number in range(20_000):
         last = ids.next(number * 97 % 256, NOW_MS + number // 20)
-    assert at_ms_of(last) - (NOW_MS + 1000) < 200
+    assert at_ms_of(last) - (NOW_MS + 1000) < 2_500
+
+
+def test_ids_follow_those_of_other_nodes_whose_clocks_are_ahead() -> None:
+    """A reader who has seen the other node's post must meet ours above it."""
+    ids = PostIds()
+    theirs = first_id_at(NOW_MS + 900) + 0xFFF
+    ids.saw(theirs)
+    assert ids.next(3, NOW_MS) > theirs
+    ids.saw(first_id_at(NOW_MS + 3_600_000))  # a clock that is an hour ahead is not followed
+    assert at_ms_of(ids.next(3, NOW_MS + 1)) < NOW_MS + 2_500
 
 
 def test_a_seed_keeps_old_ids_from_being_made_again() -> None:

@@ -1,5 +1,8 @@
 """The account of pushes: whatever is refused and in whatever order, each message arrives once."""
 
+from itertools import permutations
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -61,3 +64,20 @@ def test_a_partition_that_refuses_keeps_its_order_and_gets_nothing_before_its_ti
     again = pushes.take()
     assert [(push.partition, push.post_id) for push in again] == [(7, 1), (7, 2)]
     assert pushes.refused(again[0]) == 2
+
+
+@pytest.mark.parametrize("order", list(permutations(range(IN_FLIGHT_PER_PARTITION))))
+def test_in_whatever_order_pushes_are_refused_they_are_tried_again_in_their_own(
+    order: tuple[int, ...],
+) -> None:
+    pushes = Pushes()
+    for post_id in range(1, IN_FLIGHT_PER_PARTITION + 2):
+        pushes.add(post_id, [(7, ("a",))])
+    taken = pushes.take()
+    assert [pushes.refused(taken[index]) for index in order] == [1, *[0] * (len(order) - 1)]
+    pushes.resume(7)
+    again = pushes.take()
+    assert [push.post_id for push in again] == [push.post_id for push in taken]
+    for push in again:
+        assert pushes.arrived(push)
+    assert [push.post_id for push in pushes.take()] == [IN_FLIGHT_PER_PARTITION + 1]

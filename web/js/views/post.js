@@ -279,6 +279,7 @@ const WHY = {
   hot: (name) => `You follow ${name}. So many people do that their posts are merged in when you look.`,
   own: () => "You wrote it.",
   repost: (name) => `${name}, whom you follow, reposted it.`,
+  public: (name) => `${name} posted it for everybody.`,
 };
 const LEFT_OUT = {
   deleted: "it was deleted", not_followed: "you do not follow its author", blocked: "one of you has blocked the other", muted: "you muted its author",
