@@ -116,8 +116,8 @@ def test_a_long_feed_is_scrolled_while_new_posts_arrive(frail_node: Node, join: 
     """Nothing is missed, doubled, or moved by itself; ads keep their distance; what is new waits."""
     with httpx.Client(base_url=frail_node.url, auth=frail_node.make_key()) as backend:
         backend.put("/v1/app/feed_options", json={"ads": True}).raise_for_status()
-        for title in ("Fine tea", "Good shoes"):
-            campaign = {"title": title, "url": "https://shop.example/", "sponsor": title, "daily_cap": 0}
+        shop = {"title": "Fine tea", "url": "https://shop.example/", "sponsor": "Fine tea", "daily_cap": 0}
+        for campaign in (shop, {"title": "Only words", "daily_cap": 0}):
             backend.post("/v1/app/campaigns", json=campaign).raise_for_status()
     node = frail_node
     reader = join(node, "Rita Scrolls")
@@ -153,6 +153,11 @@ def test_a_long_feed_is_scrolled_while_new_posts_arrive(frail_node: Node, join: 
         wheel(page, 1800)
     assert texts(page) == expected
     assert kinds(page) == spaced(200)
+    ads = page.locator(".post.ad")
+    assert ads.filter(has_text="Fine tea").locator("a.ad-card").count() > 0
+    words = ads.filter(has_text="Only words")
+    expect(words.locator(".ad-title").first).to_have_text("Only words")
+    expect(words.get_by_role("link")).to_have_count(0)
     assert len(late) == 4
     page.locator(".pill").click()
     expect(rows(page).first).to_contain_text("late 3")
@@ -296,9 +301,24 @@ def test_a_post_with_a_picture_is_written_and_comes_to_the_followers(
     ann.page.wait_for_function("bar => bar.value > 0.1 && bar.value < 1", arg=handle)
     post = ann.page.get_by_role("button", name="Post", exact=True)
     expect(post).to_be_disabled()
+    field = ann.page.get_by_role("textbox", name="Write a post")
+    field.press_sequentially("@bob.po")
+    names = ann.page.get_by_role("listbox", name="People")
+    expect(names).to_be_visible()
+    list_box, bar_box = names.bounding_box(), progress.bounding_box()
+    assert list_box is not None
+    assert bar_box is not None
+    assert list_box["y"] + list_box["height"] <= bar_box["y"], "the names must not cover the progress"
     line.send("Network.emulateNetworkConditions", {**slow, "uploadThroughput": -1})
     expect(ann.page.locator(".tray-item.ready")).to_have_count(1)
-    ann.page.get_by_role("textbox", name="Write a post").fill("look at this @bob.posts #noise")
+    broken = {"name": "broken.png", "mimeType": "image/png", "buffer": b"no picture at all"}
+    ann.page.get_by_label("Choose pictures, videos or files").set_input_files([broken])
+    failed = ann.page.locator(".tray-item.failed")
+    expect(failed.get_by_role("alert")).to_contain_text("it is no PNG, JPEG, GIF or WebP picture")
+    expect(failed.get_by_role("button", name="Try again")).to_have_count(0)
+    failed.get_by_role("button", name="Remove broken.png").click()
+    expect(failed).to_have_count(0)
+    field.fill("look at this @bob.posts #noise")
     post.click()
     expect(row(ann.page, "look at this")).to_have_count(1)
     expect(ann.page.locator(".post.pending")).to_have_count(0)
@@ -346,14 +366,17 @@ def test_comments_and_answers_come_to_who_reads_the_post(node: Node, join: Join)
         visit(person, f"post/{post_id}")
         expect(person.page.get_by_text("No comments yet.")).to_be_visible()
     field = bob.page.get_by_role("textbox", name="Write a comment")
-    field.fill("quite a lot")
-    field.press("Control+Enter")
+    field.press_sequentially("quite")
+    field.press("Shift+Enter")
+    field.press_sequentially("a lot")
+    field.press("Enter")
+    expect(field).to_have_value("")
     comment = ann.page.locator(".comment", has_text="quite a lot").first
-    expect(comment).to_be_visible()
+    expect(comment.locator(".comment-text")).to_have_text("quite\na lot", use_inner_text=True)
     comment.get_by_role("button", name="Answer").click()
     answer = ann.page.get_by_role("textbox", name="Answer Bob Talks")
     answer.fill("tell me more")
-    answer.press("Control+Enter")
+    answer.press("Enter")
     expect(ann.page.locator(".answers .comment", has_text="tell me more")).to_have_count(1)
     bob.page.get_by_role("button", name="1 answer").click()
     expect(bob.page.locator(".answers .comment", has_text="tell me more")).to_be_visible()
@@ -377,6 +400,13 @@ def test_following_from_the_profile_brings_the_posts(node: Node, join: Join) -> 
     hero.get_by_role("button", name="Follow Ann Profile").click()
     expect(hero.get_by_role("button", name="Unfollow Ann Profile")).to_be_visible()
     expect(hero).to_contain_text("1 follower")
+    for width in (320, 360, 375):
+        bob.page.set_viewport_size({"width": width, "height": 640})
+        for name in ("More", "Message", "Unfollow Ann Profile"):
+            box = hero.get_by_role("button", name=name).bounding_box()
+            assert box is not None
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= width, f"{name} at {width}"
     open_feed(bob)
     expect(row(bob.page, "from my timeline")).to_be_visible()
     visit(ann, f"u/{ann.user_id}")
@@ -397,6 +427,51 @@ def test_following_from_the_profile_brings_the_posts(node: Node, join: Join) -> 
     expect(cleo.page.get_by_role("button", name="Unfollow Ann Profile")).to_be_visible()
     cleo.page.reload()
     expect(row(cleo.page, "from my timeline")).to_be_visible()
+
+
+def test_a_new_user_finds_somebody_from_the_empty_feed(node: Node, join: Join) -> None:
+    """The way from nothing to a first post is on the page; an address that leads nowhere says so."""
+    ann, bob = join(node, "Quinn Known"), join(node, "Bob New")
+    publish(ann, "here I am")
+    visit(bob, "nowhere")
+    expect(bob.page.get_by_role("heading", name="Nothing here")).to_be_visible()
+    visit(bob, "post/123")
+    expect(bob.page.get_by_text("This post is not there")).to_be_visible()
+    expect(bob.page.get_by_role("button", name="Try again")).to_have_count(0)
+    visit(bob, "post/abc")
+    expect(bob.page.get_by_role("heading", name="Nothing here")).to_be_visible()
+    bob.page.get_by_role("link", name="Go to the feed").click()
+    bob.page.get_by_role("link", name="Find people").click()
+    field = bob.page.get_by_role("searchbox", name="Find people by name")
+    expect(field).to_be_focused()
+    field.press_sequentially("zzz")
+    expect(bob.page.get_by_text("Nobody found.")).to_be_visible()
+    field.fill("quinn")
+    found = bob.page.get_by_role("list", name="People found")
+    found.get_by_role("button", name="Follow Quinn Known").click()
+    expect(found.get_by_role("button", name="Unfollow Quinn Known")).to_be_visible()
+    found.get_by_role("link", name="Quinn Known").click()
+    expect(row(bob.page, "here I am")).to_be_visible()
+    open_feed(bob)
+    expect(row(bob.page, "here I am")).to_be_visible()
+
+
+def test_a_trending_hashtag_opens_the_menu_of_hashtags(node: Node, join: Join) -> None:
+    """What trends can be had less of, also where no post with it is on the screen, and that can be undone."""
+    people = [join(node, f"{name} Trends") for name in ("Ann", "Bob", "Cleo")]
+    for person in people:
+        publish(person, "all about #zeppelins")
+    page = people[0].page
+    trends = {"type": "get_trends", "kind": "hashtag", "window": "hour"}
+    while "zeppelins" not in str(tell(people[0], trends)):  # what the node holds may be two seconds old
+        page.evaluate("new Promise(done => requestAnimationFrame(done))")
+    visit(people[0], "trends")
+    tag = page.get_by_role("button", name="#zeppelins")
+    tag.click()
+    page.get_by_role("menuitem", name="Not interested in #zeppelins").click()
+    expect(tag).to_have_count(0)
+    page.get_by_role("button", name="Undo").click()
+    expect(tag).to_be_visible()
 
 
 def test_what_was_missed_without_a_network_is_counted_and_what_was_written_goes_out(

@@ -95,7 +95,7 @@ export class FeedStore {
     this.onchange("posts", post_id);
   }
 
-  /** Take in what an answer holds of one post. Returns {key, kind, post_id, root_id, why, score, ad}. */
+  /** Take in what an answer holds of one post. Returns {key, kind, post_id, root_id, why, ad}. */
   takeItem(item) {
     if (item.kind === "ad") return { key: `ad ${item.ad.slot_id}`, kind: "ad", ad: item.ad, post_id: 0, root_id: 0 };
     const { post, original } = item;
@@ -105,7 +105,7 @@ export class FeedStore {
     const mark = this.mark(root_id);
     const repost_id = post.repost_of && post.author_id === this.my_id() ? post.post_id : mark.repost_id;
     this.setMark(root_id, { liked: Boolean(item.liked), reposted: Boolean(item.reposted), repost_id });
-    return { key: `post ${post.post_id}`, kind: "post", post_id: post.post_id, root_id, why: item.why || "followed", score: item.score || 0 };
+    return { key: `post ${post.post_id}`, kind: "post", post_id: post.post_id, root_id, why: item.why || "followed" };
   }
 
   // -- what is shown --------------------------------------------------------------------------------

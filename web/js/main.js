@@ -1,7 +1,8 @@
 // Start the page: who is signed in, what the address says, and which view shows what changed.
 //
 // Addresses: #c/<conversation_id> an open conversation, #join/<code> an invite, nothing: the list of conversations;
-// #feed, #post/<post_id>, #u/<user_id>, #trends and the lists below: the pages of the feed.
+// #feed, #post/<post_id>, #u/<user_id>, #trends, #find and the lists below: the pages of the feed. What is none of
+// these leads to a page that says so.
 
 import { logOut as apiLogOut } from "./api.js";
 import { Client } from "./client.js";
@@ -14,6 +15,7 @@ import { openContactsDialog, openNewDialog, openProfileDialog, openSessionsDialo
 import { FeedView } from "./views/feed.js";
 import { InterestsPage } from "./views/interests.js";
 import { Nav } from "./views/nav.js";
+import { NothingPage } from "./views/nothing.js";
 import { MembersPanel, ThreadPanel } from "./views/panel.js";
 import { attempt, closeMenu, confirmDialog, toast } from "./views/parts.js";
 import { PAGES } from "./views/people.js";
@@ -28,7 +30,8 @@ const ID = "([A-Za-z0-9_-]{1,64})";
 const ROUTES = [
   [/^#feed$/, "feed", (app) => (app.feedView ||= new FeedView(app))],
   [/^#trends$/, "trends", (app) => new TrendsPage(app)],
-  [/^#post\/([1-9][0-9]{0,15})$/, "feed", (app, post_id) => new PostPage(app, Number(post_id))],
+  [/^#find$/, "trends", (app) => new TrendsPage(app, { isFinding: true })],
+  [/^#post\/([1-9][0-9]{0,15})$/, "feed", (app, post_id) => (Number.isSafeInteger(Number(post_id)) ? new PostPage(app, Number(post_id)) : new NothingPage())],
   [new RegExp(`^#u/${ID}$`), "profile", (app, user_id) => new ProfilePage(app, user_id)],
   [new RegExp(`^#u/${ID}/followers$`), "profile", PAGES.followers],
   [new RegExp(`^#u/${ID}/following$`), "profile", PAGES.following],
@@ -192,7 +195,8 @@ class App {
       }
     }
     const open = /^#c\/([A-Za-z0-9_-]{1,64})$/.exec(location.hash);
-    this._show(open ? open[1] : "");
+    if (open || !location.hash) this._show(open ? open[1] : "");
+    else this._showPage(location.hash, "", () => new NothingPage());
   }
 
   /** A page of the feed, as `path` behind the #. */

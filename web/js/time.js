@@ -33,11 +33,11 @@ function format(name, options) {
 }
 
 export function clock(at_ms) {
-  return format("clock", { hour: "2-digit", minute: "2-digit" }).format(at_ms);
+  return format("clock", { timeStyle: "short" }).format(at_ms);
 }
 
 export function full(at_ms) {
-  return format("full", { dateStyle: "full", timeStyle: "medium" }).format(at_ms);
+  return format("full", { dateStyle: "full", timeStyle: "short" }).format(at_ms);
 }
 
 /** A key that is equal for two instants of one day. */

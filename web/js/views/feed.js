@@ -259,6 +259,7 @@ export class FeedView {
       isLoading: Boolean(client.feed.loading) || !feed.is_loaded,
       words: isEmpty ? "Your feed is empty. Follow somebody, and their posts come here."
         : !feed.is_end ? "" : feed.is_complete ? "You have reached the end." : "Some posts are still missing here. Look again in a moment.",
+      link: isEmpty ? { href: "#find", text: "Find people" } : null,
       onretry: () => (feed.is_loaded ? client.feed.older(true) : client.feed.load()),
     });
     if (isEmpty && (feed.fresh.size || feed.is_stale) && !client.feed.loading) client.feed.load({ isRestoring: false }); // nothing is being read

@@ -140,7 +140,8 @@ function place(menu, anchor) {
   const box = anchor.getBoundingClientRect();
   const width = menu.offsetWidth;
   const height = menu.offsetHeight;
-  const left = Math.max(8, Math.min(box.right - width, innerWidth - width - 8));
+  const wanted = box.left < innerWidth / 2 ? box.left : box.right - width; // inwards from the anchor
+  const left = Math.max(8, Math.min(wanted, innerWidth - width - 8));
   const below = box.bottom + 4;
   const top = below + height > innerHeight - 8 ? Math.max(8, box.top - height - 4) : below;
   // Inline styles set by script are what a strict CSP allows; a style attribute is what it forbids.

@@ -7,6 +7,8 @@ import { stateLine } from "./post.js";
 
 const PAGE = 50;
 const NEAR_END_PX = 400;
+const FIND_MS = 200; // after the last key
+const FOUND = 12; // people in an answer; more letters find the others
 
 /** A list that a command reads in pages by `after` and `next`. */
 export class PeopleList {
@@ -71,6 +73,67 @@ export class PeopleList {
       };
     }));
     stateLine(this.state, { problem: this.problem, isLoading: this.isLoading, words: this.isEnd && !this.items.length ? this.words : "", onretry: () => this.more(!this.items.length) });
+  }
+}
+
+/** Find people by the beginning of a name; whom one finds has a profile and a button to follow. */
+export class PeopleSearch {
+  constructor(app) {
+    this.app = app;
+    this.found = null; // profiles, null: nothing was asked
+    this.asked = 0;
+    this.problem = "";
+    const label = "Find people by name";
+    this.input = h("input", { class: "field", type: "search", placeholder: label, "aria-label": label, maxlength: "64", autocomplete: "off" });
+    this.list = h("ul", { class: "people", "aria-label": "People found" });
+    this.state = h("div", { class: "search-state", role: "status" });
+    this.node = h("div", { class: "search people-search", role: "search", "aria-label": "People" }, this.input, this.list, this.state);
+    this.input.addEventListener("input", () => {
+      clearTimeout(this.timer);
+      this.timer = setTimeout(() => this.find(), FIND_MS);
+    });
+  }
+
+  close() {
+    clearTimeout(this.timer);
+    this.asked += 1; // what is under way is for nobody
+  }
+
+  async find() {
+    const prefix = this.input.value.trim();
+    const mine = (this.asked += 1);
+    this.problem = "";
+    if (!prefix) {
+      this.found = null;
+      this.render();
+      return;
+    }
+    if (this.app.client.connection.state !== "open") return; // it is asked for when there is a connection
+    try {
+      const { items = [] } = await this.app.client.ask({ type: "find_users", prefix, limit: FOUND });
+      if (mine !== this.asked) return;
+      const { store, client } = this.app;
+      store.setPeople(items);
+      this.found = items.filter(({ user_id }) => user_id !== store.my_id);
+      this.render();
+      // How one stands to them is not part of the answer: without it a button would offer the wrong thing.
+      await Promise.all(this.found.map(({ user_id }) => (store.feed.authors.has(user_id) ? null : client.feed.loadAuthor(user_id).catch(() => {}))));
+    } catch (error) {
+      if (mine === this.asked && error.code !== "disconnected") this.problem = error.message || error.code;
+    }
+    if (mine === this.asked) this.render();
+  }
+
+  render() {
+    const { store } = this.app;
+    reconcile(this.list, (this.found || []).map(({ user_id }) => ({
+      key: user_id,
+      deps: [store.people.get(user_id), store.nameOf(user_id), store.feed.authors.get(user_id), store.blocked.has(user_id)],
+      render: () => personRow(this.app, user_id, store.feed.authors.has(user_id) ? [followButton(this.app, user_id)] : []),
+    })));
+    this.list.hidden = !this.found || !this.found.length;
+    const words = this.found && !this.found.length ? "Nobody found. Names are searched from their beginning." : "";
+    stateLine(this.state, { problem: this.problem, words, onretry: () => this.find() });
   }
 }
 

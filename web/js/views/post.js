@@ -112,10 +112,7 @@ function namesOf(app, user_ids) {
 function textBlock(app, item, { post, isAlone }) {
   const block = h("div", { class: "post-text", dir: "auto" });
   const names = namesOf(app, post.mentions);
-  const onhashtag = (anchor, hashtag) => openMenu(anchor, [
-    { label: `Not interested in #${hashtag}`, action: () => attempt(app.client.feed.hide("hashtag", hashtag, item.key)) },
-    { label: "What is trending", action: () => app.visit("trends") },
-  ], { label: `#${hashtag}` });
+  const onhashtag = (anchor, hashtag) => openHashtag(app, anchor, hashtag, item.key);
   const render = (text) => renderPost(text, names, post.hashtags, app.store.my_id, onhashtag);
   if (isAlone || post.text.length <= LONG_CHARS) block.append(render(post.text));
   else {
@@ -124,6 +121,19 @@ function textBlock(app, item, { post, isAlone }) {
   }
   block.hidden = !post.text;
   return block;
+}
+
+/** What can be done about a hashtag. Said of an item (`key`) the undo stands there, elsewhere in a toast. */
+export function openHashtag(app, anchor, hashtag, key = "") {
+  const { feed } = app.client;
+  const hide = async () => {
+    const done = await attempt(feed.hide("hashtag", hashtag, key).then(() => true));
+    if (done && !key) undoToast(app, `You will see less of #${hashtag}.`, () => attempt(feed.unhide("hashtag", hashtag)));
+  };
+  openMenu(anchor, [
+    { label: `Not interested in #${hashtag}`, action: hide },
+    { label: "What is trending", action: () => app.visit("trends") },
+  ], { label: `#${hashtag}` });
 }
 
 /** The text of a comment. */
@@ -348,8 +358,8 @@ export function knownNames(app) {
 function adCard(app, ad) {
   const href = /^https?:\/\//i.test(ad.url || "") ? ad.url : null;
   const link = h(href ? "a" : "div", {
-    class: "ad-link", href, target: href ? "_blank" : null, rel: href ? "noopener noreferrer nofollow sponsored" : null,
-    onclick: () => app.client.feed.adClicked(ad.slot_id),
+    class: "ad-card", href, target: href ? "_blank" : null, rel: href ? "noopener noreferrer nofollow sponsored" : null,
+    onclick: href ? () => app.client.feed.adClicked(ad.slot_id) : null,
   });
   // Only files of this server: a picture from elsewhere would tell the advertiser who looks at it.
   if (ad.image && !/[:/]/.test(ad.image)) {
@@ -387,12 +397,13 @@ export function pendingSpecs(app) {
     .map((item) => ({ key: `pending ${item.client_id}`, deps: [item.version || 0], render: () => pendingPost(app, item) }));
 }
 
-/** An empty list, an error with another try, or what is being waited for. */
-export function stateLine(node, { problem = "", isLoading = false, words = "", onretry = null }) {
+/** An empty list, an error with another try, or what is being waited for; `link` {href, text} leads to what helps. */
+export function stateLine(node, { problem = "", isLoading = false, words = "", link = null, onretry = null }) {
   const key = problem ? `problem ${problem}` : isLoading ? "loading" : `words ${words}`;
   if (node.dataset.state === key) return;
+  const guide = link && h("a", { class: "button primary", href: link.href, text: link.text });
   node.dataset.state = key;
-  if (problem) fill(node, h("p", { text: problem }), h("button", { type: "button", class: "button small", text: "Try again", onclick: onretry }));
+  if (problem) fill(node, h("p", { text: problem }), onretry ? h("button", { type: "button", class: "button small", text: "Try again", onclick: onretry }) : null, guide);
   else if (isLoading) fill(node, h("span", { class: "spinner", "aria-hidden": "true" }), h("span", { class: "visually-hidden", text: "Loading…" }));
-  else fill(node, words ? h("p", { text: words }) : null);
+  else fill(node, words ? h("p", { text: words }) : null, words ? guide : null);
 }

@@ -13,12 +13,13 @@ const NAME_MS = 300;
 const MAX_NAME_WAIT_MS = 1500; // a post does not wait longer for names that are looked up
 const COUNTER_FROM = 0.8; // of the limit: before that nobody needs to think of it
 
-/** A text that grows, counts its bytes, keeps its draft and knows people. */
+/** A text that grows, counts its bytes, keeps its draft and knows people. Ctrl+Enter sends it, in a `isQuick` one Enter. */
 class Writer {
-  constructor(app, { label, placeholder, max_bytes, draft, rows }) {
+  constructor(app, { label, placeholder, max_bytes, draft, rows, isQuick = false }) {
     Object.assign(this, { app, max_bytes });
     this.draftKey = `hubbub.draft.${draft}`;
-    this.area = h("textarea", { class: "write-field", rows, placeholder, "aria-label": label, "aria-autocomplete": "list", dir: "auto" });
+    this.area = h("textarea", { class: "write-field", rows, placeholder, "aria-label": label, "aria-autocomplete": "list", dir: "auto",
+      enterkeyhint: isQuick ? "send" : null, title: isQuick ? "Enter sends, Shift+Enter starts a new line" : null });
     this.area.value = sessionStorage.getItem(this.draftKey) || "";
     this.counter = h("span", { class: "write-counter", role: "status", hidden: true });
     this.suggestions = new Suggestions(app, this.area, { find: (typed) => this._people(typed), onpick: () => this._input() });
@@ -26,7 +27,7 @@ class Writer {
     this.area.addEventListener("input", () => this._input());
     this.area.addEventListener("keydown", (event) => {
       if (event.isComposing || this.suggestions.key(event)) return;
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey || (isQuick && !event.shiftKey))) {
         event.preventDefault();
         this.send();
       }
@@ -157,7 +158,8 @@ export class CommentComposer extends Writer {
   /** `parent_id`: the comment that is answered, or 0. */
   constructor(app, post_id, { parent_id = 0, to = "", onsent = () => {}, oncancel = null }) {
     const label = parent_id ? `Answer ${to}` : "Write a comment";
-    super(app, { label, placeholder: label, max_bytes: MAX_COMMENT_BYTES, draft: `comment.${post_id}.${parent_id}`, rows: "1" });
+    const hasKeyboard = matchMedia("(hover: hover)").matches; // on a phone the key itself says that it sends
+    super(app, { label, placeholder: hasKeyboard ? `${label} (Enter sends)` : label, max_bytes: MAX_COMMENT_BYTES, draft: `comment.${post_id}.${parent_id}`, rows: "1", isQuick: true });
     Object.assign(this, { post_id, parent_id, onsent });
     this.sendButton = button("Send", () => this.send(), { icon: "send", kind: "send" });
     this.node = h("div", { class: "write write-comment" },

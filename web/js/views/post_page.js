@@ -181,7 +181,8 @@ export class PostPage {
       problem: isGone && !this.problem ? "This post is gone." : this.problem || top.problem,
       isLoading: !isGone && (!this.item || top.isLoading),
       words: this.item && top.isEnd && !this._of(0).length ? "No comments yet." : "",
-      onretry: () => {
+      link: isGone ? { href: "#feed", text: "Go to the feed" } : null,
+      onretry: isGone ? null : () => {
         top.problem = "";
         if (this.item) this._more(0);
         else this._load();

@@ -1,8 +1,8 @@
-// What trends, and whom one might follow: beside the feed, and a page of its own where there is no room for that.
+// What trends, and whom one might follow: beside the feed, and a page of its own, where people are found by name.
 
 import { h, reconcile } from "../dom.js";
-import { followButton, personRow } from "./people.js";
-import { itemSpecs } from "./post.js";
+import { followButton, PeopleSearch, personRow } from "./people.js";
+import { itemSpecs, openHashtag } from "./post.js";
 
 const FRESH_MS = 60_000;
 
@@ -73,10 +73,12 @@ export class TrendsPart {
       deps: [store.people.get(one.user_id), store.nameOf(one.user_id), store.feed.authors.get(one.user_id), store.blocked.has(one.user_id), (one.by || []).map((id) => store.nameOf(id)).join()],
       render: () => personRow(this.app, one.user_id, [followButton(this.app, one.user_id)], reason(store, one)),
     })));
-    reconcile(this.tags, this.hashtags.map((trend, at) => ({
+    const hashtags = this.hashtags.filter(({ hashtag }) => !store.feed.hidden.has(`hashtag ${hashtag}`));
+    reconcile(this.tags, hashtags.map((trend, at) => ({
       key: trend.hashtag, deps: [at, trend.people],
       render: () => h("li", { class: "trend-tag" }, h("span", { class: "trend-rank", text: String(at + 1) }),
-        h("span", { class: "trend-name", dir: "auto", text: `#${trend.hashtag}` }), h("span", { class: "person-sub", text: `${trend.people || 0} ${trend.people === 1 ? "person" : "people"}` })),
+        h("button", { type: "button", class: "hashtag trend-name", dir: "auto", text: `#${trend.hashtag}`, "aria-haspopup": "menu", dataset: { focus: "hashtag" }, onclick: (event) => openHashtag(this.app, event.currentTarget, trend.hashtag) }),
+        h("span", { class: "person-sub", text: `${trend.people || 0} ${trend.people === 1 ? "person" : "people"}` })),
     })));
     const shown = store.feed.shown(this.posts);
     if (this.withPosts) reconcile(this.rows, itemSpecs(this.app, this, this.posts));
@@ -94,8 +96,8 @@ export class TrendsPart {
     this.whom.hidden = !this.authors.length;
     this.which.hidden = !shown.length;
     // The switch stays where the other window may have something.
-    this.what.hidden = !this.hashtags.length && this.window === "hour" && !shown.length;
-    this.empty.hidden = !this.isRead || !this.withPosts || Boolean(this.authors.length || this.hashtags.length || shown.length);
+    this.what.hidden = !hashtags.length && this.window === "hour" && !shown.length;
+    this.empty.hidden = !this.isRead || !this.withPosts || Boolean(this.authors.length || hashtags.length || shown.length);
   }
 
   edit(post_id) {
@@ -116,29 +118,36 @@ function card(title, control, ...body) {
 }
 
 export class TrendsPage {
-  constructor(app) {
+  /** `isFinding`: the person came to look for somebody. */
+  constructor(app, { isFinding = false } = {}) {
     this.title = "Discover";
+    this.isFinding = isFinding;
+    this.search = new PeopleSearch(app);
     this.part = new TrendsPart(app, { withPosts: true });
     this.node = h("main", { class: "feed", "aria-label": "Discover" },
       h("div", { class: "feed-scroller", tabindex: "0", role: "region", "aria-label": "Discover" }, h("div", { class: "feed-columns" }, h("div", { class: "feed-main" },
-        h("header", { class: "feed-head" }, h("h1", { text: "Discover" })), this.part.node))));
+        h("header", { class: "feed-head" }, h("h1", { text: "Discover" })), this.search.node, this.part.node))));
     this.app = app;
     app.store.feed.lists.add(this.part);
   }
 
   opened() {
     this.part.load();
+    if (this.isFinding) this.search.input.focus({ preventScroll: true });
   }
 
   connected() {
     this.part.load();
+    this.search.find();
   }
 
   close() {
+    this.search.close();
     this.app.store.feed.lists.delete(this.part);
   }
 
   render() {
+    this.search.render();
     this.part.render();
   }
 }

@@ -11,7 +11,7 @@ export class Uploads {
   /** `what` they hang on, in words; `onchange()` when it may be sent now, or no longer. */
   constructor(app, { what, onchange, accept = "", label = "Choose files" }) {
     Object.assign(this, { app, what, onchange });
-    this.files = []; // {file, state, share, record, url, abort}
+    this.files = []; // {file, state, share, record, url, abort, problem, mayHelp}
     this.tray = h("div", { class: "tray", hidden: true });
     this.picker = h("input", { type: "file", multiple: true, hidden: true, accept: accept || null, "aria-label": label });
     this.picker.addEventListener("change", () => {
@@ -81,8 +81,7 @@ export class Uploads {
         if (this.files.includes(entry)) await this._upload(entry, triesLeft - 1);
         return;
       }
-      entry.state = "failed";
-      toast(`${entry.file.name}: ${error.message}`, { isError: true });
+      Object.assign(entry, { state: "failed", problem: error.message || error.code, mayHelp: mayPass(error) });
     }
     this._draw();
   }
@@ -102,18 +101,30 @@ export class Uploads {
       return h("div", { class: `tray-item ${entry.state}` },
         entry.preview,
         h("span", { class: "tray-words" }, h("span", { class: "file-name", text: entry.file.name }),
-          entry.bar || (entry.state === "failed"
-            ? h("button", { type: "button", class: "link", text: "Try again", onclick: () => this._upload(entry) })
-            : h("span", { class: "file-size", text: bytes(entry.file.size) }))),
+          entry.state === "failed" ? h("span", { class: "file-problem", role: "alert", text: entry.problem }) : null,
+          entry.state === "failed" && entry.mayHelp ? h("button", { type: "button", class: "link", text: "Try again", onclick: () => this._upload(entry) }) : null,
+          entry.bar || (entry.state === "ready" ? h("span", { class: "file-size", text: bytes(entry.file.size) }) : null)),
         button(`Remove ${entry.file.name}`, () => this._drop(entry), { icon: "close", kind: "quiet" }));
     }));
     this.onchange();
   }
 }
 
-function preview({ file, url }) {
+/** Whether the same file may be taken another time: not where the server has looked at it and declined. */
+function mayPass({ code, status, retry_after_s }) {
+  return code === "unreachable" || typeof retry_after_s === "number" || status >= 500 || status === 429;
+}
+
+function preview(entry) {
+  const { file, url } = entry;
   if (!url) return drawIcon("file");
-  if (file.type.startsWith("image/")) return h("img", { src: url, alt: "" });
+  if (file.type.startsWith("image/")) {
+    const image = h("img", { src: url, alt: "", onerror: () => {
+      entry.preview = drawIcon("file"); // no picture after all
+      image.replaceWith(entry.preview);
+    } });
+    return image;
+  }
   const video = h("video", { src: url, preload: "metadata", "aria-hidden": "true", tabindex: "-1" });
   video.muted = true;
   return video;
