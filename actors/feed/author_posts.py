@@ -26,6 +26,7 @@ from protocol.records import Appended, AuthorRow, FanoutJob, Op, PostCountsRow, 
 from protocol.stored_events import encode_json
 from protocol.stored_posts import post_of
 
+_LANGUAGE_S: Final = 60.0  # people hardly ever change it
 MAX_PENDING_POSTS: Final = 256  # of one author, on their way to feeds that do not take them; then busy
 
 
@@ -43,6 +44,8 @@ class AuthorPosts(AuthorFanout):
         super().__init__(address, needs)
         self._unstored: dict[int, PostRow] = {}  # posts in flight
         self._keys: dict[str, int] = {}  # client_id -> post_id of those
+        self._language = ""
+        self._language_until = float("-inf")  # trio.current_time() seconds
         self._reposts: Lately[int, int] = Lately(CACHED)  # what is repeated -> the own repost; 0: none
 
     # -- new ones -----------------------------------------------------------------------------------
@@ -54,10 +57,7 @@ class AuthorPosts(AuthorFanout):
         self._check_pending()
         files = await attachments_of(self._log, ask.app_id, command.file_ids)
         await self._check_mentions(ask.app_id, command.mentions)
-        language = command.language
-        if not language:
-            user = await self._log.get(User, self._id)
-            language = "" if user is None else user.language
+        language = command.language or await self._own_language()
         hashtags = rules.hashtags_of(command.text)
         steps = await self._steps_unless_hot()
         at_ms = self._at_ms()
@@ -76,6 +76,15 @@ class AuthorPosts(AuthorFanout):
             is_hot=self._author.is_hot,
         )
         self._stage_post(row, steps, reply, lambda: self._info(row.post_id))
+
+    async def _own_language(self) -> str:
+        """The language of the author's profile, as of a minute ago at most."""
+        now = self._ctx.now()
+        if now >= self._language_until:
+            user = await self._log.get(User, self._id)
+            self._language = "" if user is None else user.language
+            self._language_until = now + _LANGUAGE_S
+        return self._language
 
     async def _repost(self, ask: Ask, command: feed_commands.Repost, reply: Reply) -> None:
         """Repeat what is public; of a repost, what that one repeats."""
