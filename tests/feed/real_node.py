@@ -6,7 +6,7 @@ the same directory.
 """
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,7 +17,7 @@ from actors.feed.feed import FeedLimits
 from actors.messages import Evict
 from protocol import feed_replies as r
 from protocol.commands import Command
-from protocol.errors import Unavailable
+from protocol.errors import HubbubError, Unavailable
 from protocol.records import FanoutJob, Tell
 from protocol.replies import Reply
 from server.identity import Identity
@@ -82,7 +82,9 @@ class RealNode:
         async with trio.open_nursery() as nursery:
 
             async def act() -> None:
-                replies.append(await self.do(user_id, command))
+                # A refusal is nothing that a crash could lose; it comes again below.
+                with suppress(HubbubError):
+                    replies.append(await self.do(user_id, command))
                 await self.settle()
                 nursery.cancel_scope.cancel()  # there were not so many appends
 
