@@ -103,12 +103,18 @@ export class FeedView {
 
   opened() {
     this.app.client.feed.open();
-    if (this.keptTop) this.scroller.node.scrollTop = this.keptTop;
+    if (!this.kept) return;
+    const { scrollTop, row, below } = this.kept;
+    const { node } = this.scroller;
+    node.scrollTop = scrollTop;
+    if (row?.isConnected) this._settle(row, () => (node.scrollTop += row.getBoundingClientRect().top - node.getBoundingClientRect().top - below));
   }
 
   /** Another view takes the place; this one stays as it is until the person comes back. */
   left() {
-    this.keptTop = this.scroller.node.scrollTop;
+    const { node } = this.scroller;
+    const first = node.scrollTop ? this._first() : null;
+    this.kept = { scrollTop: node.scrollTop, row: first?.row, below: first ? first.box.top - node.getBoundingClientRect().top : 0 };
     this._save(true);
     this.app.client.feed.offScreen(this);
   }
@@ -207,18 +213,18 @@ export class FeedView {
       return;
     }
     const row = this.rows.querySelector(`[data-item="${items[at].key}"]`);
-    // What was never drawn has a guessed height: as it is drawn the place is corrected, until it stays.
+    this._settle(row, () => row.scrollIntoView({ block: "start" }));
+  }
+
+  /** Scroll to a row. What was never drawn has a guessed height: as it is drawn the place is corrected, until it stays. */
+  _settle(row, scroll, { triesLeft = 12, quiet = 0 } = {}) {
     this.isPlacing = true;
-    let last = NaN;
-    const settle = (tries) => {
-      row.scrollIntoView({ block: "start" });
-      const now = row.getBoundingClientRect().top;
-      if (now !== last && tries && row.isConnected) {
-        last = now;
-        requestAnimationFrame(() => settle(tries - 1));
-      } else this.isPlacing = false;
-    };
-    settle(10);
+    const before = row.getBoundingClientRect().top;
+    scroll();
+    const isQuiet = Math.abs(row.getBoundingClientRect().top - before) < 1;
+    const next = { triesLeft: triesLeft - 1, quiet: isQuiet ? quiet + 1 : 0 };
+    if (next.quiet < 3 && triesLeft && row.isConnected) requestAnimationFrame(() => this._settle(row, scroll, next));
+    else this.isPlacing = false;
   }
 
   _key(event) {
