@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
-import trio
 
 from actors.feed import relations_keeper
 from actors.feed.address import feed_address, partition_of
@@ -17,32 +15,9 @@ from actors.reply import ReplySlot
 from protocol import feed_commands, feed_replies
 from protocol.commands import Command
 from protocol.errors import HubbubError, StorageUnavailable
-from protocol.records import BlockRow, FollowRow, MuteRow, Put, Relation, Remove
-from tests.server.feeds import follow, page, post, texts
-from tests.server.world import Device, World, open_world
-
-
-class HeldReads:
-    """The store's reads, where what was read for one user waits until the test lets it go."""
-
-    def __init__(self, world: World, user_id: str) -> None:
-        self._posts = world.flaky.posts
-        self._user_id = user_id
-        self.was_read, self.goes_on = trio.Event(), trio.Event()
-        self.error: HubbubError | None = None
-        world.flaky.posts = self  # type: ignore[attr-defined]
-
-    async def relation(self, user_id: str, other_id: str, **more: Any) -> Relation:
-        found = cast(Relation, await self._posts.relation(user_id, other_id, **more))  # type: ignore[attr-defined]
-        if user_id == self._user_id:
-            self.was_read.set()
-            await self.goes_on.wait()
-            if self.error is not None:
-                raise self.error
-        return found
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._posts, name)
+from protocol.records import BlockRow, FollowRow, MuteRow, Put, Remove
+from tests.server.feeds import HeldReads, follow, page, post, texts
+from tests.server.world import Device, open_world
 
 
 def give(device: Device, command: Command) -> ReplySlot:
