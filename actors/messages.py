@@ -196,16 +196,21 @@ class FollowCounted(msgspec.Struct, frozen=True, tag="follow_counted"):
 class FollowAnswered(msgspec.Struct, frozen=True, tag="follow_answered"):
     """To a feed partition: the author has accepted or declined the request of user_id, or ends the follow.
 
-    `accepted` leaves an edge that follows already as it is; without it a request or a follow ends.
+    `accepted` leaves an edge that follows already as it is; without it a request or a follow ends, of that
+    `version` (0: whichever it is). A request keeps its version when it is accepted.
     """
 
     user_id: str
     author_id: str
     accepted: bool
+    version: int = 0
 
 
 class BlockStands(msgspec.Struct, frozen=True, tag="block_stands"):
-    """To a feed partition: user_id must not follow other_id, as one of them has blocked the other."""
+    """To a feed partition: user_id must not follow other_id, where one of them has blocked the other.
+
+    It may come late: whether a block stands is to be read.
+    """
 
     user_id: str
     other_id: str

@@ -22,6 +22,7 @@ from protocol.records import (
     MessageState,
     PostCountsRow,
     PostRow,
+    Relation,
     Row,
     StreamHead,
     Tell,
@@ -51,6 +52,10 @@ class PostLog(Protocol):
     async def marks(self, user_id: str, post_ids: Sequence[int]) -> tuple[set[int], set[int]]: ...
 
     async def views(self, viewer_id: str, author_ids: Sequence[str]) -> dict[str, AuthorView]: ...
+
+    async def relation(
+        self, user_id: str, other_id: str, *, but_follows: Collection[str], but_mutes: Collection[str]
+    ) -> Relation: ...
 
     async def follower_versions(
         self, author_id: str, *, after: str = "", limit: int

@@ -894,6 +894,21 @@ class AuthorView(msgspec.Struct, frozen=True, kw_only=True):
     blocks_viewer: bool = False
 
 
+class Relation(msgspec.Struct, frozen=True, kw_only=True):
+    """What decides whether one user may follow or mute another, of one moment.
+
+    The counts leave out those whom the reader of it knows better.
+    """
+
+    app_id: str  # the other one's; empty: there is no such user
+    is_private: bool = False  # as an author
+    is_blocked: bool = False  # either way
+    is_muted: bool = False
+    edge: FollowRow | None = None
+    follow_count: int = 0  # follows and requests
+    mute_count: int = 0
+
+
 class AuthorStart(msgspec.Struct, frozen=True, kw_only=True):
     """What an author's actor begins with, of one moment."""
 

@@ -6,7 +6,7 @@ of a statement gives the interpreter's lock away and fights for it.
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -24,6 +24,7 @@ from protocol.records import (
     PostCountsRow,
     PostLike,
     PostRow,
+    Relation,
     User,
     author_stream,
 )
@@ -40,6 +41,7 @@ _POST = spec_of(PostRow)
 _COUNTS = spec_of(PostCountsRow)
 _COMMENT = spec_of(CommentRow)
 _AUTHOR = spec_of(AuthorRow)
+_FOLLOW = spec_of(FollowRow)
 _POST_WIDTH: Final = len(_POST.names)
 
 
@@ -135,6 +137,17 @@ SELECT json_group_array(json_array(
     EXISTS (SELECT 1 FROM {BlockRow.table} b WHERE b.user_id = asked.value AND b.other_id = :viewer)
 )) FROM json_each(:authors) asked
 LEFT JOIN {User.table} u ON u.user_id = asked.value LEFT JOIN {AuthorRow.table} a ON a.user_id = asked.value
+"""
+_RELATION = f"""
+SELECT coalesce((SELECT u.app_id FROM {User.table} u WHERE u.user_id = :other), ''),
+    coalesce((SELECT a.is_private FROM {AuthorRow.table} a WHERE a.user_id = :other), 0),
+    EXISTS (SELECT 1 FROM {BlockRow.table} b WHERE b.user_id = :user AND b.other_id = :other)
+        OR EXISTS (SELECT 1 FROM {BlockRow.table} b WHERE b.user_id = :other AND b.other_id = :user),
+    EXISTS (SELECT 1 FROM {MuteRow.table} m WHERE m.user_id = :user AND m.other_id = :other),
+    (SELECT count(*) FROM {FollowRow.table} f
+        WHERE f.user_id = :user AND f.author_id NOT IN (SELECT value FROM json_each(:but_follows))),
+    (SELECT count(*) FROM {MuteRow.table} m
+        WHERE m.user_id = :user AND m.other_id NOT IN (SELECT value FROM json_each(:but_mutes)))
 """
 _FOLLOWER_VERSIONS = f"""
 SELECT json_group_array(json_array(follower_id, version)) FROM (
@@ -258,6 +271,37 @@ def marks(connection: sqlite3.Connection, user_id: str, post_ids: Sequence[int])
 def views(connection: sqlite3.Connection, viewer_id: str, author_ids: Sequence[str]) -> dict[str, AuthorView]:
     asked = {"viewer": viewer_id, "authors": json.dumps(list(author_ids))}
     return {row[0]: _view(row) for row in _posts(_answer(connection, _VIEWS, asked))}
+
+
+def relation(
+    connection: sqlite3.Connection,
+    user_id: str,
+    other_id: str,
+    but_follows: Collection[str],
+    but_mutes: Collection[str],
+) -> Relation:
+    asked = {
+        "user": user_id,
+        "other": other_id,
+        "but_follows": json.dumps(list(but_follows)),
+        "but_mutes": json.dumps(list(but_mutes)),
+    }
+    with snapshot(connection):
+        app_id, is_private, is_blocked, is_muted, follow_count, mute_count = connection.execute(
+            _RELATION, asked
+        ).fetchone()
+        edge = connection.execute(
+            f"{_FOLLOW.select} WHERE user_id = ? AND author_id = ?", (user_id, other_id)
+        ).fetchone()
+    return Relation(
+        app_id=app_id,
+        is_private=bool(is_private),
+        is_blocked=bool(is_blocked),
+        is_muted=bool(is_muted),
+        edge=None if edge is None else _FOLLOW.row(edge),
+        follow_count=follow_count,
+        mute_count=mute_count,
+    )
 
 
 def follower_versions(

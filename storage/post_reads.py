@@ -1,8 +1,8 @@
 """The reads of posts over SQLite's readers; see storage.store.PostReads for what each method promises."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from protocol.records import AuthorStart, AuthorView, CommentRow, PostRow
+from protocol.records import AuthorStart, AuthorView, CommentRow, PostRow, Relation
 from storage import post_queries
 from storage.post_queries import PostAt, UserAt
 from storage.reader import Readers
@@ -74,6 +74,11 @@ class SqlitePostReads:
         if not author_ids:
             return {}
         return await self._readers.run(post_queries.views, viewer_id, author_ids)
+
+    async def relation(
+        self, user_id: str, other_id: str, *, but_follows: Collection[str], but_mutes: Collection[str]
+    ) -> Relation:
+        return await self._readers.run(post_queries.relation, user_id, other_id, but_follows, but_mutes)
 
     async def follower_versions(
         self, author_id: str, *, after: str = "", limit: int

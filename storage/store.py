@@ -3,7 +3,7 @@
 All methods are for the Trio thread. Appends are durable when their outcome is known: never before.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from protocol.ads_found import AdCounts, AdState, Seen
@@ -24,6 +24,7 @@ from protocol.records import (
     Op,
     PostCountsRow,
     PostRow,
+    Relation,
     Row,
     ShardOwner,
     StreamHead,
@@ -123,6 +124,15 @@ class PostReads(Protocol):
 
     async def views(self, viewer_id: str, author_ids: Sequence[str]) -> dict[str, AuthorView]:
         """Each of the authors as the viewer stands to them; also of users who do not exist."""
+        ...
+
+    async def relation(
+        self, user_id: str, other_id: str, *, but_follows: Collection[str], but_mutes: Collection[str]
+    ) -> Relation:
+        """All that decides whether a user may follow or mute another one.
+
+        Its counts leave out whom `but_follows` and `but_mutes` name.
+        """
         ...
 
     async def follower_versions(

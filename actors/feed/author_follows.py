@@ -119,18 +119,21 @@ class AuthorFollows(AuthorFanout):
                 self._answer_in_order(reply, replies.Ok())
                 return
             raise Refused("follow_not_found")
-        self._answer_follow(command.user_id, accepted=command.accept)
+        self._answer_follow(
+            command.user_id, accepted=command.accept, version=0 if command.accept else follow.version
+        )
         self._stage_ops((), Staged(reply, _ok))
 
     async def _remove_follower(self, command: feed_commands.RemoveFollower, reply: Reply) -> None:
-        if await self._log.get(FollowRow, command.user_id, self._id) is None:
+        follow = await self._log.get(FollowRow, command.user_id, self._id)
+        if follow is None:
             raise Refused("follow_not_found")
-        self._answer_follow(command.user_id, accepted=False)
+        self._answer_follow(command.user_id, accepted=False, version=follow.version)
         self._stage_ops((), Staged(reply, _ok))
 
-    def _answer_follow(self, follower_id: str, *, accepted: bool) -> None:
-        """Tell the partition that owns the edge."""
-        answered = FollowAnswered(follower_id, self._id, accepted)
+    def _answer_follow(self, follower_id: str, *, accepted: bool, version: int = 0) -> None:
+        """Tell the partition that owns the edge. What ends one names its version: a newer one shall stay."""
+        answered = FollowAnswered(follower_id, self._id, accepted, version)
         self._stage_tell_to(feed_address(follower_id), answered)
 
     # -- privacy ------------------------------------------------------------------------------------

@@ -4,6 +4,10 @@ stored.
 A part of the feed partition's actor (actors.feed.partition), which is the only writer of these rows. The
 author's side of a follow, and of its count, is the author's actor's: each tells the other what has changed,
 durably.
+
+What a follow or a mute is decided by is read beside the mailbox, so a reader who follows many holds up
+nobody's pages; each reader's commands wait for each other. The decision itself awaits nothing, and knows
+better than what was read wherever this incarnation has decided since.
 """
 
 from collections import OrderedDict
@@ -20,6 +24,8 @@ from actors.feed.feed_follower import FeedFollower
 from actors.feed.index import FeedNode
 from actors.feed.interest import interest_of, said, target_of, undone
 from actors.feed.ranked_feed import RankedFeeds
+from actors.feed.turns import Turns
+from actors.feed.unstored import Unstored
 from actors.messages import (
     Ask,
     BlockStands,
@@ -36,12 +42,11 @@ from actors.reply import NO_REPLY, Reply
 from actors.stream_actor import Staged, StreamActor
 from actors.user_rules import needs_other
 from protocol import feed_commands, feed_replies, replies
-from protocol.errors import Refused, Unavailable
+from protocol.errors import HubbubError, Refused, Unavailable
 from protocol.feed_types import FollowState
 from protocol.limits import MAX_FOLLOWING, MAX_MUTED
 from protocol.records import (
     Appended,
-    AuthorRow,
     BlockRow,
     FeedPosition,
     FollowRow,
@@ -49,9 +54,9 @@ from protocol.records import (
     MuteRow,
     Op,
     Put,
+    Relation,
     Remove,
     Tell,
-    User,
     feed_stream,
 )
 
@@ -86,6 +91,26 @@ class PartitionNeeds:
     ads: AdBook
 
 
+@dataclass(eq=False, slots=True)
+class _Look:
+    """A command about another user, for which the store is being read beside the mailbox."""
+
+    ask: Ask
+    other_id: str
+    reply: Reply
+    # Of the reader, when it began: what the store may not show yet.
+    follows: dict[str, bool]
+    mutes: dict[str, bool]
+    is_stale: bool = False  # a block between the two has come since
+
+
+class _Seen(msgspec.Struct, frozen=True):
+    """What was found, or why nothing was."""
+
+    look: _Look
+    found: Relation | HubbubError
+
+
 class RelationsKeeper(StreamActor):
     """Decide on follows, mutes, interests and read positions."""
 
@@ -106,6 +131,25 @@ class RelationsKeeper(StreamActor):
         # What this incarnation has decided and the store may not hold yet: None for an edge that was removed.
         self._edges: OrderedDict[tuple[str, str], FollowRow | None] = OrderedDict()
         self._version = 0
+        self._turns: Turns[tuple[Ask, str, Reply]] = Turns()
+        self._looks: dict[str, _Look] = {}  # by reader: whose turn it is
+        self._unstored_follows = Unstored()
+        self._unstored_mutes = Unstored()
+
+    async def receive(self, message: object, reply: Reply) -> None:
+        if isinstance(message, _Seen):
+            self._seen(message)
+        else:
+            await super().receive(message, reply)
+
+    def receive_nowait(self, message: object, reply: Reply) -> bool:
+        if isinstance(message, _Seen):
+            self._seen(message)
+            return True
+        return super().receive_nowait(message, reply)
+
+    def may_passivate(self) -> bool:
+        return super().may_passivate() and not self._looks
 
     def is_arriving(self, user_id: str) -> bool:
         """Tell whether a feed is being read from the store."""
@@ -120,12 +164,14 @@ class RelationsKeeper(StreamActor):
     async def relate(self, ask: Ask, reply: Reply) -> bool:
         """Carry out a command that changes how a reader stands to others; False: it is none of these."""
         match ask.command:
-            case feed_commands.FollowUser(user_id=author_id):
-                await self._follow(ask, author_id, reply)
-            case feed_commands.Unfollow(user_id=author_id):
-                await self._unfollow(ask.user_id, author_id, reply)
-            case feed_commands.MuteUser() as command:
-                await self._mute(ask, command, reply)
+            case (
+                feed_commands.FollowUser(user_id=other_id)
+                | feed_commands.Unfollow(user_id=other_id)
+                | feed_commands.MuteUser(user_id=other_id)
+            ):
+                needs_other(ask.user_id, other_id)
+                if self._turns.join(ask.user_id, (ask, other_id, reply)):
+                    self._look(ask, other_id, reply)
             case feed_commands.SetInterest() as command:
                 self._set_interest(ask.user_id, command, reply)
             case feed_commands.SetFeedPosition(post_id=post_id):
@@ -134,53 +180,93 @@ class RelationsKeeper(StreamActor):
                 return False
         return True
 
-    async def _follow(self, ask: Ask, author_id: str, reply: Reply) -> None:
+    # Whoever follows or mutes somebody waits for one read, and nobody else of the partition waits with them.
+
+    def _look(self, ask: Ask, other_id: str, reply: Reply) -> None:
         user_id = ask.user_id
-        needs_other(user_id, author_id)
-        author = await self._log.get(User, author_id)
-        if author is None or author.app_id != ask.app_id:
-            raise Refused("user_not_found")
-        await self._check_block(user_id, author_id)
-        edge = await self._edge(user_id, author_id)
-        if edge is not None:
-            self._answer_follow(reply, author_id, _state_of(edge))
+        follows, mutes = self._unstored_follows.of(user_id), self._unstored_mutes.of(user_id)
+        look = self._looks[user_id] = _Look(ask, other_id, reply, follows, mutes)
+        self._ctx.start_soon(self._read_relation, look)
+
+    async def _read_relation(self, look: _Look) -> None:
+        found: Relation | HubbubError
+        try:
+            found = await self._log.posts.relation(
+                look.ask.user_id, look.other_id, but_follows=look.follows, but_mutes=look.mutes
+            )
+        except HubbubError as error:
+            found = error
+        self._ctx.post(_Seen(look, found))
+
+    def _seen(self, message: _Seen) -> None:
+        """Decide by what was read, and go on with the reader's next command."""
+        look = message.look
+        user_id = look.ask.user_id
+        if look.is_stale:
+            self._look(look.ask, look.other_id, look.reply)
             return
-        feed = self._node.feeds.get(user_id)
-        if feed is not None and feed.relations is not None:
-            count = len(feed.relations.follows) - 1
+        try:
+            self._decide(look, message.found)
+        except HubbubError as error:
+            look.reply.fail(error)
+        following = self._turns.leave(user_id)
+        if following is None:
+            del self._looks[user_id]
         else:
-            found = await self._log.find(FollowRow, {"user_id": user_id}, limit=MAX_FOLLOWING)
-            count = len(found)
-        if count >= MAX_FOLLOWING:
+            self._look(*following)
+
+    def _decide(self, look: _Look, found: Relation | HubbubError) -> None:
+        if isinstance(found, HubbubError):
+            raise found
+        self._log.check_room()  # a refused append would end the incarnation
+        match look.ask.command:
+            case feed_commands.FollowUser():
+                self._follow(look, found)
+            case feed_commands.Unfollow():
+                self._unfollow(look, found)
+            case feed_commands.MuteUser(removed=removed):
+                self._mute(look, found, is_muted=not removed)
+
+    def _follow(self, look: _Look, found: Relation) -> None:
+        user_id, author_id = look.ask.user_id, look.other_id
+        if found.app_id != look.ask.app_id:
+            raise Refused("user_not_found")
+        if found.is_blocked:
+            raise Refused("blocked")
+        edge = self._edges.get((user_id, author_id), found.edge)
+        if edge is not None:
+            self._answer_follow(look.reply, author_id, _state_of(edge))
+            return
+        if found.follow_count + sum(look.follows.values()) >= MAX_FOLLOWING:
             raise Refused("too_many_follows")
-        profile = await self._log.get(AuthorRow, author_id)
-        is_private = profile is not None and profile.is_private
-        state: FollowState = "requested" if is_private else "following"
-        self._stage_edge(user_id, author_id, state, reply)
-        if is_private:
+        state: FollowState = "requested" if found.is_private else "following"
+        self._stage_edge(user_id, author_id, state, look.reply)
+        if found.is_private:
             self._stage_tell(author_id, FollowerMoved(user_id, "requested"))
 
-    async def _unfollow(self, user_id: str, author_id: str, reply: Reply) -> None:
-        needs_other(user_id, author_id)
-        edge = await self._edge(user_id, author_id)
+    def _unfollow(self, look: _Look, found: Relation) -> None:
+        edge = self._edges.get((look.ask.user_id, look.other_id), found.edge)
         if edge is None:
-            self._answer_follow(reply, author_id, "none")
-            return
-        self._stage_end(edge, reply)
+            self._answer_follow(look.reply, look.other_id, "none")
+        else:
+            self._stage_end(edge, look.reply)
 
     def _answer_follow(self, reply: Reply, author_id: str, state: FollowState) -> None:
         self._answer_in_order(reply, feed_replies.FollowInfo(user_id=author_id, follow=state))
 
-    def _stage_edge(self, user_id: str, author_id: str, state: FollowState, reply: Reply) -> None:
-        """Stage that a reader follows an author, or asks to."""
+    def _stage_edge(
+        self, user_id: str, author_id: str, state: FollowState, reply: Reply, *, version: int = 0
+    ) -> None:
+        """Stage that a reader follows an author, or asks to. `version`: of the request; 0: it begins now."""
         at_ms = self._at_ms()
-        self._version = max(self._version + 1, at_ms * 1000)
-        row = FollowRow(
-            user_id=user_id, author_id=author_id, state=state, since_ms=at_ms, version=self._version
-        )
+        if not version:
+            version = self._version = max(self._version + 1, at_ms * 1000)
+        row = FollowRow(user_id=user_id, author_id=author_id, state=state, since_ms=at_ms, version=version)
         self._know(row.user_id, row.author_id, row)
+        move = self._unstored_follows.put(user_id, author_id, is_there=True)
 
         def after(_at: Appended | None) -> None:
+            self._unstored_follows.stored(move)
             if state == "following":
                 self._node.relate(user_id, lambda relations: relations.follow(author_id))
 
@@ -194,8 +280,10 @@ class RelationsKeeper(StreamActor):
         """Stage that a reader does not follow an author any more, or does not ask to."""
         user_id, author_id = edge.user_id, edge.author_id
         self._know(user_id, author_id, None)
+        move = self._unstored_follows.put(user_id, author_id, is_there=False)
 
         def after(_at: Appended | None) -> None:
+            self._unstored_follows.stored(move)
             self._node.relate(user_id, lambda relations: relations.unfollow(author_id))
 
         answer = feed_replies.FollowInfo(user_id=author_id, follow="none")
@@ -207,26 +295,25 @@ class RelationsKeeper(StreamActor):
         else:
             self._stage_tell(author_id, FollowerMoved(user_id, "none"))
 
-    async def _mute(self, ask: Ask, command: feed_commands.MuteUser, reply: Reply) -> None:
-        user_id, other_id = ask.user_id, command.user_id
-        needs_other(user_id, other_id)
-        other = await self._log.get(User, other_id)
-        if other is None or other.app_id != ask.app_id:
+    def _mute(self, look: _Look, found: Relation, *, is_muted: bool) -> None:
+        user_id, other_id = look.ask.user_id, look.other_id
+        if found.app_id != look.ask.app_id:
             raise Refused("user_not_found")
         op: Op
-        if command.removed:
-            op = Remove(MuteRow, {"user_id": user_id, "other_id": other_id})
-        else:
-            known = await self._log.find(MuteRow, {"user_id": user_id}, limit=MAX_MUTED)
-            if len(known) >= MAX_MUTED and all(row.other_id != other_id for row in known):
+        if is_muted:
+            count = found.mute_count + sum(look.mutes.values())
+            if count >= MAX_MUTED and not look.mutes.get(other_id, found.is_muted):
                 raise Refused("too_many_muted")
             op = Put(MuteRow(user_id=user_id, other_id=other_id, since_ms=self._at_ms()))
-        is_muted = not command.removed
+        else:
+            op = Remove(MuteRow, {"user_id": user_id, "other_id": other_id})
+        move = self._unstored_mutes.put(user_id, other_id, is_there=is_muted)
 
         def after(_at: Appended | None) -> None:
+            self._unstored_mutes.stored(move)
             self._node.relate(user_id, lambda relations: relations.mute(other_id, muted=is_muted))
 
-        self._stage_ops([op], Staged(reply, lambda _at: replies.Ok(), after=after))
+        self._stage_ops([op], Staged(look.reply, lambda _at: replies.Ok(), after=after))
 
     def _set_interest(self, user_id: str, command: feed_commands.SetInterest, reply: Reply) -> None:
         target = target_of(command.kind, command.target, user_id)
@@ -280,18 +367,35 @@ class RelationsKeeper(StreamActor):
             case FollowCounted() as tell:
                 await self._counted(tell)
             case FollowAnswered() as tell:
-                edge = await self._edge(tell.user_id, tell.author_id)
-                if edge is not None and not tell.accepted:
-                    self._stage_end(edge, NO_REPLY)
-                elif edge is not None and edge.state == "requested":
-                    self._stage_edge(tell.user_id, tell.author_id, "following", NO_REPLY)
+                await self._answered(tell)
             case BlockStands() as tell:
-                edge = await self._edge(tell.user_id, tell.other_id)
-                if edge is not None:
-                    self._stage_end(edge, NO_REPLY)
+                await self._block_stands(tell)
             case tell:
                 raise TypeError(f"a feed partition is not told {type(tell).__name__}")
         self._stage_ops([done], Staged(reply, lambda _at: replies.Ok()))
+
+    async def _answered(self, tell: FollowAnswered) -> None:
+        edge = await self._edge(tell.user_id, tell.author_id)
+        if edge is None:
+            return
+        if not tell.accepted:
+            if tell.version in (0, edge.version):  # else it speaks of an edge that is no more
+                self._stage_end(edge, NO_REPLY)
+        elif edge.state == "requested":
+            self._stage_edge(tell.user_id, tell.author_id, "following", NO_REPLY, version=edge.version)
+
+    async def _block_stands(self, tell: BlockStands) -> None:
+        """End a follow across a block, unless the block has been lifted since."""
+        user_id, other_id = tell.user_id, tell.other_id
+        look = self._looks.get(user_id)
+        if look is not None and look.other_id == other_id:
+            look.is_stale = True  # it may have read the store before the block was in it
+        edge = await self._edge(user_id, other_id)
+        if edge is not None and (
+            await self._log.get(BlockRow, user_id, other_id) is not None
+            or await self._log.get(BlockRow, other_id, user_id) is not None
+        ):
+            self._stage_end(edge, NO_REPLY)
 
     async def _counted(self, tell: FollowCounted) -> None:
         """From now on the author pushes to this reader; what was posted before is put into the feed."""
@@ -338,13 +442,6 @@ class RelationsKeeper(StreamActor):
         self._edges.move_to_end((user_id, author_id))
         if len(self._edges) > _KNOWN_EDGES:
             self._edges.popitem(last=False)
-
-    async def _check_block(self, user_id: str, other_id: str) -> None:
-        if (
-            await self._log.get(BlockRow, user_id, other_id) is not None
-            or await self._log.get(BlockRow, other_id, user_id) is not None
-        ):
-            raise Refused("blocked")
 
 
 def _state_of(edge: FollowRow) -> FollowState:

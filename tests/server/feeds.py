@@ -1,7 +1,36 @@
 """What tests of feeds do again and again."""
 
+from typing import Any, cast
+
+import trio
+
 from protocol import feed_commands, feed_replies
-from tests.server.world import Device
+from protocol.errors import HubbubError
+from protocol.records import Relation
+from tests.server.world import Device, World
+
+
+class HeldReads:
+    """The store's reads, where what was read for one user waits until the test lets it go."""
+
+    def __init__(self, world: World, user_id: str) -> None:
+        self._posts = world.flaky.posts
+        self._user_id = user_id
+        self.was_read, self.goes_on = trio.Event(), trio.Event()
+        self.error: HubbubError | None = None
+        world.flaky.posts = self  # type: ignore[attr-defined]
+
+    async def relation(self, user_id: str, other_id: str, **more: Any) -> Relation:
+        found = cast(Relation, await self._posts.relation(user_id, other_id, **more))  # type: ignore[attr-defined]
+        if user_id == self._user_id:
+            self.was_read.set()
+            await self.goes_on.wait()
+            if self.error is not None:
+                raise self.error
+        return found
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._posts, name)
 
 
 async def post(device: Device, text: str, **more: object) -> int:

@@ -2,7 +2,7 @@
 
 import re
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from protocol.records import (
     PostLike,
     PostRow,
     Put,
+    Relation,
     Row,
     User,
     author_stream,
@@ -33,6 +34,8 @@ from protocol.records import (
 from storage import SqliteStore, open_store, post_queries
 from storage.store import UserAt
 from tests.strategies import examples
+
+JSON_ARGUMENTS = {"authors": "[]", "but_follows": "[]", "but_mutes": "[]"}
 
 
 @pytest.fixture
@@ -240,6 +243,37 @@ async def test_a_view_tells_how_the_viewer_stands_to_each_author(store: SqliteSt
     assert await store.posts.views("vic", []) == {}
 
 
+async def test_a_relation_tells_what_decides_on_a_follow_or_a_mute(store: SqliteStore) -> None:
+    async def read(user_id: str, other_id: str, but: Collection[str] = ()) -> Relation:
+        return await store.posts.relation(user_id, other_id, but_follows=but, but_mutes=but)
+
+    assert await read("ann", "nobody") == Relation(app_id="")
+    edge = FollowRow(user_id="ann", author_id="bob", state="requested", since_ms=1, version=7, covered=True)
+    await put(
+        store,
+        user("bob"),
+        user("cai", "other"),
+        AuthorRow(user_id="bob", app_id="a", is_private=True),
+        edge,
+        FollowRow(user_id="ann", author_id="dan", state="following", since_ms=1, version=8),
+        FollowRow(user_id="bob", author_id="dan", state="following", since_ms=1, version=9),
+        *(MuteRow(user_id="ann", other_id=other_id, since_ms=1) for other_id in ("bob", "dan", "eve")),
+        BlockRow(user_id="cai", other_id="ann", since_ms=1),
+    )
+    assert await read("ann", "bob") == Relation(
+        app_id="a", is_private=True, is_muted=True, edge=edge, follow_count=2, mute_count=3
+    )
+    assert await read("ann", "cai", ["dan", "zoe"]) == Relation(
+        app_id="other", is_blocked=True, follow_count=1, mute_count=2
+    )
+    assert await read("cai", "ann") == Relation(app_id="", is_blocked=True)
+    assert await read("bob", "dan") == Relation(
+        app_id="",
+        edge=FollowRow(user_id="bob", author_id="dan", state="following", since_ms=1, version=9),
+        follow_count=1,
+    )
+
+
 async def test_an_author_begins_with_what_was_left_undone(store: SqliteStore) -> None:
     start = await store.posts.author_start("ann")
     assert (start.app_id, start.author, start.head.seq, start.unfinished) == ("", None, 0, [])
@@ -282,11 +316,11 @@ async def test_no_read_walks_a_whole_table(store: SqliteStore) -> None:
         for name, sql in vars(post_queries).items()
         if isinstance(sql, str) and "SELECT" in sql and "{" not in sql
     }
-    assert len(statements) == 17
+    assert len(statements) == 18
 
     def plan(connection: sqlite3.Connection, sql: str) -> list[str]:
         named = re.findall(r":(\w+)", sql)
-        bound: Any = dict.fromkeys(named, 1) | {"authors": "[]"} if named else ["[]"] * sql.count("?")
+        bound: Any = dict.fromkeys(named, 1) | JSON_ARGUMENTS if named else ["[]"] * sql.count("?")
         return [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", bound)]
 
     for name, sql in statements.items():

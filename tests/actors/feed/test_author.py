@@ -397,7 +397,7 @@ async def test_requests_are_answered_and_let_in_when_the_account_becomes_public(
         await world.told_all()
         assert world.partitions.told(FollowAnswered) == [
             FollowAnswered("u000", "ann", True),
-            FollowAnswered("u001", "ann", False),
+            FollowAnswered("u001", "ann", False, 1),
         ]
         assert isinstance(await world.do("ann", accept), replies.Ok)  # said again
         await world.do("ann", feed_commands.UpdateAuthor(is_private=False))
@@ -426,5 +426,5 @@ async def test_a_follower_is_removed_by_their_partition(tmp_path: Path) -> None:
         await world.follow("ann", "bob")
         await world.do("ann", remove)
         await world.told_all()
-        assert world.partitions.told(FollowAnswered) == [FollowAnswered("bob", "ann", False)]
+        assert world.partitions.told(FollowAnswered) == [FollowAnswered("bob", "ann", False, 1)]
         assert (await world.author("ann")).follower_count == 1  # until the edge is gone
