@@ -11,12 +11,12 @@ from actors.feed.address import author_address, feed_address
 from actors.feed.feed import FeedLimits
 from actors.feed.feed_follower import FeedFollower
 from actors.feed.index import FeedNode
-from actors.messages import Evict
+from actors.messages import BlockStands, Evict, Told, encode_tell
 from protocol import commands, events, feed_commands, feed_events, feed_replies
 from protocol.errors import Unavailable
 from protocol.feed_found import FeedChange, FoundPost
-from protocol.records import AuthorRow, FanoutJob, FeedRow, FollowRow, PostRow, Put, User
-from tests.server.feeds import follow, page, post, texts
+from protocol.records import AuthorRow, FanoutJob, FeedRow, FollowRow, PostRow, Put
+from tests.server.feeds import HeldReads, follow, page, post, texts
 from tests.server.world import open_world
 
 
@@ -84,35 +84,30 @@ async def test_a_follow_counted_while_the_feed_is_dropped_leaves_no_stale_feed(t
         await post(ann, "p0")
         await page(bob)
         get = world.store.get
-        author_waits, author_goes, mute_waits, mute_goes = (trio.Event() for _ in range(4))
-        edge_reads = 0
+        author_waits, author_goes, tell_waits, tell_goes = (trio.Event() for _ in range(4))
 
         async def slow_get(kind: type, *key: object) -> object:
-            nonlocal edge_reads
-            if kind is FollowRow and key == (bob.user_id, ann.user_id):
-                edge_reads += 1
-                if edge_reads == 2:  # the first is the follower's, this one the author's
-                    author_waits.set()
-                    await author_goes.wait()
-            if kind is User and author_waits.is_set() and not mute_goes.is_set():
-                mute_waits.set()
-                await mute_goes.wait()
+            if kind is FollowRow and key == (bob.user_id, ann.user_id) and not author_waits.is_set():
+                author_waits.set()
+                await author_goes.wait()
+            if kind is FollowRow and key == (bob.user_id, "u_nobody"):
+                tell_waits.set()
+                await tell_goes.wait()
             return await get(kind, *key)  # type: ignore[arg-type, func-returns-value]
 
         world.flaky.get = slow_get  # type: ignore[attr-defined]
         await follow(bob, ann)
         await author_waits.wait()
-        mute = feed_commands.MuteUser(user_id=ann.user_id, removed=True)
-        ask = world.core.router.ask
+        told = Told("t", encode_tell(BlockStands(bob.user_id, "u_nobody")))
+        ask = partial(world.core.router.ask, feed_address(bob.user_id), timeout_s=5.0)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(bob.do, mute)  # the partition is in the middle of it
-            await mute_waits.wait()
-            evict = Evict((bob.user_id,))
-            nursery.start_soon(partial(ask, feed_address(bob.user_id), evict, timeout_s=5.0))
+            nursery.start_soon(ask, told)  # the partition is in the middle of it
+            await tell_waits.wait()
+            nursery.start_soon(ask, Evict((bob.user_id,)))
             await trio.sleep(0.05)
             author_goes.set()
             await trio.sleep(0.3)  # until FollowCounted waits behind it
-            mute_goes.set()
+            tell_goes.set()
         await trio.sleep(0.3)
         await post(ann, "p1")
         assert (await get(FeedRow, bob.user_id) is None) == (bob.user_id not in world.core.feeds.node.feeds)
@@ -240,25 +235,15 @@ async def test_who_asks_while_the_account_becomes_public_does_not_wait_for_ever(
     async with open_world(tmp_path) as world:
         ann, bob = await world.people("ann", "bob")
         await ann.do(feed_commands.UpdateAuthor(is_private=True))
-        read, goes_on = trio.Event(), trio.Event()
-        get = world.store.get
-
-        async def slow_get(kind: type, *key: object) -> object:
-            row = await get(kind, *key)  # type: ignore[arg-type, func-returns-value]
-            if kind is AuthorRow and not read.is_set():
-                read.set()
-                await goes_on.wait()
-            return row
-
-        world.flaky.get = slow_get  # type: ignore[attr-defined]
+        held = HeldReads(world, bob.user_id)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(follow, bob, ann)
-            await read.wait()
+            await held.was_read.wait()
             await ann.do(feed_commands.UpdateAuthor(is_private=False))
             await trio.sleep(0.2)
-            goes_on.set()
+            held.goes_on.set()
         await trio.sleep(0.5)
-        row = await get(FollowRow, bob.user_id, ann.user_id)
+        row = await world.store.get(FollowRow, bob.user_id, ann.user_id)
         assert row is not None
         assert row.state == "following"
 
