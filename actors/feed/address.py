@@ -12,9 +12,9 @@ from actors.address import Address
 
 KIND: Final = "feed"
 AUTHOR_KIND: Final = "author"
-PARTITION_COUNT: Final = (
-    32  # fixed for the life of a data directory: enough for a dozen nodes to share evenly
-)
+# Fixed for the life of a data directory. Each is a message and a row for a post with many followers, so few
+# are cheap (32 took a tenth more of a core); sixteen nodes can still have one each.
+PARTITION_COUNT: Final = 16
 
 
 @lru_cache(maxsize=262_144)

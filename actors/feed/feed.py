@@ -30,7 +30,7 @@ class FeedLimits(msgspec.Struct, frozen=True, kw_only=True):
     hot_followers: int = HOT_FOLLOWERS
     cool_followers: int = COOL_FOLLOWERS
     ttl_s: float = 7 * 24 * 3600.0  # a feed that nobody has read for so long is not kept; 0: none is kept
-    max_feeds: int = 6_250  # of one partition: 200,000 of a node, some 2 GB with their follows
+    max_feeds: int = 12_500  # of one partition: 200,000 of a node, some 2 GB with their follows
     max_examined: int = 1_000  # posts that one page may look at; then it ends early and says so
     tail_rows: int = (
         16_384  # rows of a partition's stream before its feeds are written down and it is trimmed

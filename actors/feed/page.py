@@ -155,6 +155,7 @@ class PageMaker:
                 return portion
             post_ids, bound, is_end = portion
             self._forget_old_counts(post_ids)
+            young = posts.young
             for post_id in post_ids:
                 if len(shown) >= limit or size_bytes > max_bytes:
                     is_end = False
@@ -162,7 +163,7 @@ class PageMaker:
                     break
                 last = post_id
                 examined += 1
-                found = get(post_id)
+                found = young.get(post_id) or get(post_id)
                 if found is None:
                     if not is_known(post_id):
                         unknown.append(post_id)
@@ -208,31 +209,38 @@ class PageMaker:
         if self._node.has_others:  # likes are counted where the post's author is, maybe on another node
             liked_from = ENDLESS
         own_id = self._feed.user_id
-        items: list[FeedItem] = []
         unknown: list[int] = []
+        if not (liked_from or scores):
+            # Most items are the same for most readers.
+            return [
+                found.plain_item
+                if root is None
+                and found.post_id not in liked
+                and found.post_id not in reposted
+                and found.author_id != own_id
+                else self._dressed((found, root))
+                for found, root in shown
+            ]
+        items: list[FeedItem] = []
         for index, entry in enumerate(shown):
-            found, root = entry
-            marked_id = found.root_id or found.post_id
-            is_liked, is_reposted = marked_id in liked, marked_id in reposted
-            if marked_id < liked_from:
-                if marked_id not in fetched.marked:
-                    unknown.append(marked_id)
-                is_liked = is_liked or marked_id in fetched.liked
-                is_reposted = is_reposted or marked_id in fetched.reposted
-            if root is None and not (is_liked or is_reposted or scores or found.author_id == own_id):
-                items.append(found.plain_item)  # the same for most readers
-                continue
-            items.append(
-                FeedItem(
-                    post=found.post,
-                    original=None if root is None else root.post,
-                    why=self.why(entry),
-                    liked=is_liked,
-                    reposted=is_reposted,
-                    score=scores[index] if scores else None,
-                )
-            )
+            marked_id = entry[0].root_id or entry[0].post_id
+            if marked_id < liked_from and marked_id not in fetched.marked:
+                unknown.append(marked_id)
+            items.append(self._dressed(entry, scores[index] if scores else None))
         return Missing(marks=tuple(unknown)) if unknown and not is_new else items
+
+    def _dressed(self, entry: Shown, score: float | None = None) -> FeedItem:
+        found, root = entry
+        relations, fetched = self._relations, self._fetched
+        marked_id = found.root_id or found.post_id
+        return FeedItem(
+            post=found.post,
+            original=None if root is None else root.post,
+            why=self.why(entry),
+            liked=marked_id in relations.liked or marked_id in fetched.liked,
+            reposted=marked_id in relations.reposted or marked_id in fetched.reposted,
+            score=score,
+        )
 
     def why(self, entry: Shown) -> Why:
         """Why a post that is shown is in the feed."""

@@ -90,7 +90,7 @@ class PageDesk(FeedKeeper):
         except Exception:
             if not isinstance(request.ask.command, _PURE_READERS):
                 raise
-            # Nothing was changed, and a thirty-second of all readers must not pay for one broken page.
+            # Nothing was changed, and a sixteenth of all readers must not pay for one broken page.
             self._ctx.log.exception("feed_page_failed", user_id=feed.user_id)
             request.reply.fail(Unavailable("internal"))
             return

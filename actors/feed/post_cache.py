@@ -79,7 +79,9 @@ class PostCache:
     """Posts by id, and which of their authors are private."""
 
     def __init__(self, *, max_posts: int = MAX_POSTS, max_bytes: int = MAX_BYTES) -> None:
-        self._young: dict[int, CachedPost | None] = {}
+        self.young: dict[
+            int, CachedPost | None
+        ] = {}  # pages look here first; what is not here `get` may have
         self._old: dict[int, CachedPost | None] = {}
         self._generation_size = max(1, max_posts // 2)
         self._generation_bytes = max_bytes // 2
@@ -91,11 +93,11 @@ class PostCache:
         self.private_author_ids: set[str] = set()
 
     def __len__(self) -> int:
-        return len(self._young) + len(self._old)
+        return len(self.young) + len(self._old)
 
     def get(self, post_id: int) -> CachedPost | None:
         """The post, if it is here and exists."""
-        found = self._young.get(post_id)
+        found = self.young.get(post_id)
         if found is None:
             found = self._old.pop(post_id, None)
             if found is not None:
@@ -104,7 +106,7 @@ class PostCache:
 
     def is_known(self, post_id: int) -> bool:
         """Tell whether the post is here, or known not to exist."""
-        return post_id in self._young or post_id in self._old
+        return post_id in self.young or post_id in self._old
 
     def put(self, row: PostRow, counts: PostCountsRow | None = None) -> None:
         """A post has been written. Without `counts` it keeps those it has.
@@ -120,7 +122,7 @@ class PostCache:
     def forget(self, post_id: int) -> None:
         """A post has changed in a way that only the store knows."""
         self._note(post_id)
-        self._young.pop(post_id, None)
+        self.young.pop(post_id, None)
         self._old.pop(post_id, None)
 
     def forget_old_counts(self, post_ids: Iterable[int], now_ms: int) -> None:
@@ -132,12 +134,12 @@ class PostCache:
             if not found.counted_at_ms:
                 found.counted_at_ms = now_ms
             elif now_ms - found.counted_at_ms > MAX_COUNT_AGE_MS:
-                del self._young[post_id]  # where `get` has put it
+                del self.young[post_id]  # where `get` has put it
 
     def forget_author(self, author_id: str) -> None:
         """More of an author's posts, or of their counts, may be stored than is known here."""
         self._note(author_id)
-        for generation in (self._young, self._old):
+        for generation in (self.young, self._old):
             for post_id in [i for i, post in generation.items() if post and post.author_id == author_id]:
                 self._note(post_id)
                 del generation[post_id]
@@ -159,7 +161,7 @@ class PostCache:
 
     def counts_of(self, post_id: int) -> PostCounts | None:
         """The counts of a post that everybody may see, if it is here."""
-        known = self._young.get(post_id) or self._old.get(post_id)
+        known = self.young.get(post_id) or self._old.get(post_id)
         if known is None or not known.is_public or known.author_id in self.private_author_ids:
             return None
         post = known.post
@@ -206,9 +208,9 @@ class PostCache:
 
     def _put(self, post_id: int, post: CachedPost | None) -> None:
         self._old.pop(post_id, None)
-        self._young[post_id] = post
+        self.young[post_id] = post
         if post is not None:
             self._young_bytes += post.size_bytes
-        if len(self._young) >= self._generation_size or self._young_bytes >= self._generation_bytes:
-            self._old, self._young = self._young, {}
+        if len(self.young) >= self._generation_size or self._young_bytes >= self._generation_bytes:
+            self._old, self.young = self.young, {}
             self._young_bytes = 0
