@@ -193,10 +193,15 @@ class StreamActor(Entity):
             epoch=self._leases.epoch_of(self._shard),
             rows=tuple(batch.rows),
             ops=tuple(_without_overwritten(batch.ops)),
+            patient=self.is_patient(batch),
         )
         self._log.append_nowait(append, lambda outcome: self._decided(batch, outcome))
         self._in_flight += 1
         return True
+
+    def is_patient(self, batch: Batch) -> bool:
+        """Tell whether nobody waits for a batch, which may then share its commit with later ones."""
+        return False
 
     def may_passivate(self) -> bool:
         return self._in_flight == 0

@@ -812,7 +812,8 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
 
     `epoch` proves the writer's ownership of the shard: a newer epoch in the store refuses the whole append.
     `expected_head` is the shard's head (rows ever appended to it) before this append; None leaves the check
-    to the store's own memory of it.
+    to the store's own memory of it. A `patient` one, which nobody waits for, may be held back for some
+    milliseconds, so that others share its commit.
     """
 
     shard: int
@@ -820,6 +821,7 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     rows: tuple[LogRow, ...] = ()
     ops: tuple[Op, ...] = ()
     expected_head: int | None = None
+    patient: bool = False
 
 
 class ShardOwner(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ from actors.feed.followers import Followers, Step
 from actors.feed.pushes import Push, Pushes
 from actors.messages import FanOut
 from actors.reply import NO_REPLY
-from actors.stream_actor import Staged
+from actors.stream_actor import Batch, Staged
 from protocol.errors import HubbubError
 from protocol.records import Appended, FanoutJob, Remove
 
@@ -98,6 +98,10 @@ class AuthorFanout(AuthorBase):
         for push in self._pushes.take():
             message = FanOut(push.post_id, self._id, push.user_ids)
             ask(partition_address(push.partition), message, _Receipt(self, push))
+
+    def is_patient(self, batch: Batch) -> bool:
+        """That posts are everywhere is told to nobody."""
+        return not batch.tells and all(staged.reply is NO_REPLY for staged in batch.staged)
 
     def _fanout_message(self, message: object) -> bool:
         """Take what became of a push; returns whether it was that."""

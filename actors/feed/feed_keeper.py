@@ -17,7 +17,7 @@ from actors.feed.relations_keeper import PartitionNeeds, RelationsKeeper
 from actors.feed.request import Arrival
 from actors.messages import FanOut
 from actors.reply import NO_REPLY, Reply
-from actors.stream_actor import Staged
+from actors.stream_actor import Batch, Staged
 from protocol import replies
 from protocol.errors import HubbubError
 from protocol.records import Appended, FeedRow, LogRow, Op, Put, Remove, Trim
@@ -169,6 +169,10 @@ class FeedKeeper(RelationsKeeper):
             body=_encode(_Entries(message.post_id, users)).decode(),
         )
         self._stage_row(row, Pushing(message, users, reply))
+
+    def is_patient(self, batch: Batch) -> bool:
+        """A post that is pushed is in every page already, as one that is pending."""
+        return not batch.ops and all(isinstance(staged, Pushing) for staged in batch.staged)
 
     def placed(self, staged: Staged, at: Appended) -> None:
         """Put what was stored into the feeds, and tell those who watch."""

@@ -53,6 +53,35 @@ async def test_many_appends_share_one_commit(tmp_path: Path) -> None:
         assert store.queued_count == 0
 
 
+async def test_a_patient_append_waits_for_company_and_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What nobody waits for shares the commit of what somebody does; alone it is stored a moment later."""
+    async with open_store(tmp_path) as store:
+        room = await Room.open(store, "ann")
+        done: list[object] = []
+
+        def append(*, patient: bool) -> None:
+            rows = (message("room", "ann"),)
+            store.append_nowait(
+                Append(shard=SHARD, epoch=room.epoch, rows=rows, patient=patient), done.append
+            )
+
+        append(patient=True)
+        with trio.fail_after(5):
+            await store.barrier()
+        assert len(done) == 1
+        monkeypatch.setattr(storage.writer, "_PATIENCE_S", 60.0)
+        before = store.stats.commit_count
+        append(patient=True)
+        append(patient=True)
+        append(patient=False)
+        with trio.fail_after(5):
+            while len(done) < 4:  # noqa: ASYNC110 - told by a callback of the store
+                await trio.sleep(0.001)
+        assert store.stats.commit_count == before + 1
+
+
 async def test_the_wal_stays_small_under_load_and_goes_when_idle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
