@@ -138,6 +138,12 @@ class FeedNode:
         if arriving is not None:
             arriving.append(change)
 
+    def followed(self, user_id: str, author_id: str) -> None:
+        """A reader follows an author from now on; if that one is hot, one who watches hears of new posts."""
+        self.relate(user_id, lambda relations: relations.follow(author_id))
+        if user_id in self._watchers and (author_id in self.hot or author_id in self._hot_now):
+            self.watching.setdefault(author_id, set()).add(user_id)
+
     # -- actors.ports.FeedIndex ---------------------------------------------------------------------
 
     def posted(self, post: PostRow, *, is_pending: bool) -> None:
@@ -278,7 +284,8 @@ class FeedNode:
         """A reader has the feed on the screen: count new posts of hot authors for it."""
         self._watchers.add(feed.user_id)
         if feed.relations is not None:
-            for author_id in feed.relations.follows & self.hot.keys():
+            # Also who is hot, and has not posted since.
+            for author_id in feed.relations.follows & (self.hot.keys() | self._hot_now):
                 self.watching.setdefault(author_id, set()).add(feed.user_id)
 
     def unwatch(self, user_ids: Iterable[str]) -> None:

@@ -268,7 +268,7 @@ class RelationsKeeper(StreamActor):
         def after(_at: Appended | None) -> None:
             self._unstored_follows.stored(move)
             if state == "following":
-                self._node.relate(user_id, lambda relations: relations.follow(author_id))
+                self._node.followed(user_id, author_id)
 
         answer = feed_replies.FollowInfo(user_id=author_id, follow=state)
         self._stage_ops([Put(row)], Staged(reply, lambda _at: answer, after=after))
