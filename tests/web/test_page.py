@@ -229,6 +229,21 @@ def test_a_duplicated_tab_becomes_a_device_of_its_own(node: Node, join: Join) ->
         expect(message(page, "to both")).to_be_visible()
 
 
+def test_what_is_typed_into_an_edit_outlives_a_receipt(node: Node, join: Join) -> None:
+    """The row is made again when the other one reads it, in the middle of the typing."""
+    ann, bob = join(node, "Ann Types"), join(node, "Bob Reads")
+    ann.start_direct(bob)
+    ann.send("teh first")
+    menu(ann.page, "teh first", "Edit")
+    editor = ann.page.get_by_role("textbox", name="Edit message")
+    editor.fill("the first")
+    bob.open("Ann Types")
+    expect(ann.page.locator(".conversation .tick")).to_have_attribute("aria-label", "Read")
+    expect(editor).to_have_value("the first")
+    editor.press("Enter")
+    expect(message(bob.page, "the first").locator(".edited")).to_be_visible()
+
+
 def test_edits_deletions_reactions_and_quotes_reach_the_other(node: Node, join: Join) -> None:
     """What changes after the fact changes on every screen at once, and is so after a reload."""
     ann, bob = join(node, "Ann Edit"), join(node, "Bob Edit")

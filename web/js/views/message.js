@@ -166,7 +166,14 @@ function reactions(app, conversation, message) {
 
 function editor(app, view, conversation, message, state) {
   const area = h("textarea", { class: "field edit-field", "aria-label": "Edit message", rows: "2", dataset: { focus: "edit" } });
-  area.value = message.text;
+  // The row is made again when its ticks or reactions change; what was typed so far must outlive that.
+  const isBegun = view.edited && view.edited.seq === message.seq;
+  area.value = isBegun ? view.edited.text : message.text;
+  area.addEventListener("input", () => (view.edited = { seq: message.seq, text: area.value }));
+  const close = () => {
+    view.edited = null;
+    view.edit(0);
+  };
   const save = async () => {
     const text = area.value.trim();
     if (!text) return toast("A message needs text. Delete it instead.", { isError: true });
@@ -174,12 +181,12 @@ function editor(app, view, conversation, message, state) {
       const command = { type: "edit", conversation_id: conversation.id, target: message.seq, text, mentions: view.mentions(text) };
       if (!(await attempt(app.client.ask(command)))) return undefined;
     }
-    return view.edit(0);
+    return close();
   };
   area.addEventListener("keydown", (event) => {
     if (event.key === "Escape") {
       event.stopPropagation();
-      view.edit(0);
+      close();
     } else if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
       event.preventDefault();
       save();
@@ -192,7 +199,7 @@ function editor(app, view, conversation, message, state) {
   });
   return h("div", { class: "edit-box" }, area,
     h("div", { class: "edit-actions" },
-      h("button", { type: "button", class: "link", text: "Cancel", onclick: () => view.edit(0) }),
+      h("button", { type: "button", class: "link", text: "Cancel", onclick: close }),
       h("button", { type: "button", class: "link strong", text: "Save", onclick: save })));
 }
 
