@@ -38,7 +38,7 @@ class _Entries(msgspec.Struct, frozen=True):
 
 
 class Sweep(msgspec.Struct, frozen=True):
-    """Look for feeds to drop, and whether the stream should be trimmed."""
+    """Look for feeds that nobody reads: let go of their follows, later of all of them."""
 
 
 class WriteDown(msgspec.Struct, frozen=True):

@@ -100,9 +100,8 @@ class FeedNode:
         self.posts = PostCache()
         self.feeds: dict[str, Feed] = {}  # user_id -> those in memory, put here by the partitions
         self.hot: dict[str, HotAuthor] = {}
-        self.doubtful: set[str] = (
-            set()
-        )  # authors of whom more may be stored than was told: pages are read anew
+        # Authors of whom more may be stored than was told: pages with them are read from the store.
+        self.doubtful: set[str] = set()
         self.pending: dict[str, list[int]] = {}  # author_id -> posts that are being pushed
         # Readers whose relations are being read: what changes meanwhile, in order.
         self.arriving: dict[str, list[Change]] = {}
@@ -211,11 +210,7 @@ class FeedNode:
 
     def commented(self, post: PostRow, user_id: str) -> None:
         self.relate(user_id, lambda relations: note_act(relations, post, COMMENT_WEIGHT))
-        if self.trending is not None:
-            hashtags = post_of(post).hashtags
-            self.trending.noted_act(
-                post.app_id, post.post_id, post.author_id, user_id, hashtags, COMMENT_WEIGHT
-            )
+        self._note_act(post, user_id, COMMENT_WEIGHT)
 
     def reposted(self, post: PostRow, user_id: str, *, removed: bool) -> None:
         weight = -REPOST_WEIGHT if removed else REPOST_WEIGHT

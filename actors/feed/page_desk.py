@@ -46,7 +46,12 @@ class Retry(msgspec.Struct, frozen=True):
 
 _PURE_READERS: Final = (feed_commands.ReadFeed, feed_commands.ExplainPost, feed_commands.ListInterests)
 # Commands that need the reader's feed in memory.
-READERS: Final = (*_PURE_READERS, feed_commands.AdSeen, feed_commands.AdClicked)
+READERS: Final = (
+    *_PURE_READERS,
+    feed_commands.AdSeen,
+    feed_commands.AdClicked,
+    feed_commands.SetInterest,
+)
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -82,7 +87,13 @@ class PageDesk(FeedKeeper):
             self._answer(request, feed)
 
     def _answer(self, request: Request, feed: Feed) -> None:
+        command = request.ask.command
         try:
+            if isinstance(command, feed_commands.SetInterest):
+                assert feed.relations is not None
+                self._log.check_room()
+                self.set_interest(feed.user_id, command, feed.relations, request.reply)
+                return
             answer = self._make(request, feed)
         except HubbubError as error:
             request.reply.fail(error)

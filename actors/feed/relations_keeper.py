@@ -172,8 +172,6 @@ class RelationsKeeper(StreamActor):
                 needs_other(ask.user_id, other_id)
                 if self._turns.join(ask.user_id, (ask, other_id, reply)):
                     self._look(ask, other_id, reply)
-            case feed_commands.SetInterest() as command:
-                self._set_interest(ask.user_id, command, reply)
             case feed_commands.SetFeedPosition(post_id=post_id):
                 self._set_position(ask.user_id, post_id, reply)
             case _:
@@ -315,7 +313,10 @@ class RelationsKeeper(StreamActor):
 
         self._stage_ops([op], Staged(look.reply, lambda _at: replies.Ok(), after=after))
 
-    def _set_interest(self, user_id: str, command: feed_commands.SetInterest, reply: Reply) -> None:
+    def set_interest(
+        self, user_id: str, command: feed_commands.SetInterest, relations: Relations, reply: Reply
+    ) -> None:
+        """Stage it. The oldest gives way when there are too many, so what there is must be known."""
         target = target_of(command.kind, command.target, user_id)
         row = said(user_id, command.kind, target, self._at_ms())
         ops: list[Op] = []
@@ -325,16 +326,14 @@ class RelationsKeeper(StreamActor):
         else:
             ops.append(Put(row))
             answer = feed_replies.InterestInfo(interest=interest_of(row, row.since_ms))
-            feed = self._node.feeds.get(user_id)
-            if feed is not None and feed.relations is not None:
-                oldest = feed.relations.interests.giving_way(row)
-                if oldest is not None:
-                    where: dict[str, str | int] = {
-                        "user_id": user_id,
-                        "kind": oldest.kind,
-                        "target": oldest.target,
-                    }
-                    ops.append(Remove(InterestRow, where))
+            oldest = relations.interests.giving_way(row)
+            if oldest is not None:
+                where: dict[str, str | int] = {
+                    "user_id": user_id,
+                    "kind": oldest.kind,
+                    "target": oldest.target,
+                }
+                ops.append(Remove(InterestRow, where))
 
         def change(relations: Relations) -> None:
             if command.removed:

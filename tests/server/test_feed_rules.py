@@ -15,7 +15,7 @@ from actors.messages import BlockStands, Evict, Told, encode_tell
 from protocol import commands, events, feed_commands, feed_events, feed_replies
 from protocol.errors import Unavailable
 from protocol.feed_found import FeedChange, FoundPost
-from protocol.records import AuthorRow, FanoutJob, FeedRow, FollowRow, PostRow, Put
+from protocol.records import AuthorRow, FanoutJob, FeedRow, FollowRow, InterestRow, PostRow, Put
 from tests.server.feeds import HeldReads, follow, page, post, texts
 from tests.server.world import open_world
 
@@ -272,3 +272,38 @@ def test_doubt_about_an_author_who_lives_elsewhere_ends() -> None:
     )
     node.apply(FeedChange(lsn=2, kind="author_changed", user_id="ann", author=author))
     assert node.doubtful == set()
+
+
+async def test_comments_on_what_followers_alone_may_see_make_no_trend(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world:
+        ann, *others = await world.people("ann", "bob", "cat", "dan", "eve")
+        post_ids = [
+            await post(ann, "#secret", visibility="followers"),
+            await post(ann, "#known", visibility="public"),
+        ]
+        for other in others:
+            await follow(other, ann)
+            for post_id in post_ids:
+                client_id = world.new_client_id()
+                await other.do(
+                    feed_commands.AddComment(client_id=client_id, post_id=post_id, text="so it is")
+                )
+        reply = await ann.do(feed_commands.GetTrends(kind="hashtag"))
+        assert isinstance(reply, feed_replies.TrendList)
+        assert [item.hashtag for item in reply.items] == ["known"]
+
+
+async def test_the_oldest_interest_gives_way_in_a_feed_that_was_not_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.feed.interest.MAX_INTERESTS", 2)
+    async with open_world(tmp_path) as world:
+        (bob,) = await world.people("bob")
+        address = feed_address(bob.user_id)
+        for target in ("a", "b", "c"):
+            world.now_ms += 1
+            await world.core.router.ask(address, Evict((bob.user_id,)), timeout_s=5.0)
+            await bob.do(feed_commands.SetInterest(kind="hashtag", target=target))
+        for target, is_kept in (("a", False), ("b", True), ("c", True)):
+            found = await world.store.get(InterestRow, bob.user_id, "hashtag", target)
+            assert (found is not None) is is_kept
