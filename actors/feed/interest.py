@@ -101,6 +101,10 @@ class Interests:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def copy(self) -> "Interests":
+        """The same rows, to be changed for themselves."""
+        return Interests(self._rows.values())
+
     def get(self, kind: InterestKind, target: str) -> InterestRow | None:
         """The row, whether it still does anything or not."""
         return self._rows.get((kind, target))

@@ -22,7 +22,7 @@ from actors.feed.address import KIND, author_address
 from actors.feed.feed import FeedLimits, Relations
 from actors.feed.feed_follower import FeedFollower
 from actors.feed.index import FeedNode
-from actors.feed.interest import interest_of, said, target_of, undone
+from actors.feed.interest import Interests, interest_of, said, target_of, undone
 from actors.feed.ranked_feed import RankedFeeds
 from actors.feed.turns import Turns
 from actors.feed.unstored import Unstored
@@ -104,6 +104,14 @@ class _Look:
     is_stale: bool = False  # a block between the two has come since
 
 
+@dataclass(eq=False, slots=True)
+class _UnstoredInterests:
+    """What a reader is not interested in once all that is on its way to the store is there."""
+
+    interests: Interests
+    owed: int = 0
+
+
 class _Seen(msgspec.Struct, frozen=True):
     """What was found, or why nothing was."""
 
@@ -135,6 +143,7 @@ class RelationsKeeper(StreamActor):
         self._looks: dict[str, _Look] = {}  # by reader: whose turn it is
         self._unstored_follows = Unstored()
         self._unstored_mutes = Unstored()
+        self._unstored_interests: dict[str, _UnstoredInterests] = {}  # by reader
 
     async def receive(self, message: object, reply: Reply) -> None:
         if isinstance(message, _Seen):
@@ -316,17 +325,25 @@ class RelationsKeeper(StreamActor):
     def set_interest(
         self, user_id: str, command: feed_commands.SetInterest, relations: Relations, reply: Reply
     ) -> None:
-        """Stage it. The oldest gives way when there are too many, so what there is must be known."""
+        """Stage it. The oldest gives way when there are too many, so what there is must be known.
+
+        And what there will be: many said at once are stored together, and each makes another one go.
+        """
         target = target_of(command.kind, command.target, user_id)
         row = said(user_id, command.kind, target, self._at_ms())
         ops: list[Op] = []
+        unstored = self._unstored_interests.get(user_id)
+        if unstored is None:
+            unstored = self._unstored_interests[user_id] = _UnstoredInterests(relations.interests.copy())
+        unstored.owed += 1
         if command.removed:
+            unstored.interests.remove(command.kind, target)
             ops.append(Remove(InterestRow, {"user_id": user_id, "kind": command.kind, "target": target}))
             answer = feed_replies.InterestInfo(interest=undone(row))
         else:
             ops.append(Put(row))
             answer = feed_replies.InterestInfo(interest=interest_of(row, row.since_ms))
-            oldest = relations.interests.giving_way(row)
+            oldest = unstored.interests.add(row)
             if oldest is not None:
                 where: dict[str, str | int] = {
                     "user_id": user_id,
@@ -342,6 +359,9 @@ class RelationsKeeper(StreamActor):
                 relations.interests.add(row)
 
         def after(_at: Appended | None) -> None:
+            unstored.owed -= 1
+            if not unstored.owed:
+                del self._unstored_interests[user_id]
             self._node.relate(user_id, change)
 
         self._stage_ops(ops, Staged(reply, lambda _at: answer, after=after))

@@ -307,3 +307,25 @@ async def test_the_oldest_interest_gives_way_in_a_feed_that_was_not_in_memory(
         for target, is_kept in (("a", False), ("b", True), ("c", True)):
             found = await world.store.get(InterestRow, bob.user_id, "hashtag", target)
             assert (found is not None) is is_kept
+
+
+async def test_interests_said_at_once_do_not_grow_beyond_the_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.feed.interest.MAX_INTERESTS", 3)
+    async with open_world(tmp_path) as world:
+        (bob,) = await world.people("bob")
+        await page(bob)
+        targets = [f"t{number}" for number in range(10)]
+        async with trio.open_nursery() as nursery:
+            for target in targets:
+                nursery.start_soon(bob.do, feed_commands.SetInterest(kind="hashtag", target=target))
+        kept = [
+            target
+            for target in targets
+            if await world.store.get(InterestRow, bob.user_id, "hashtag", target) is not None
+        ]
+        reply = await bob.do(feed_commands.ListInterests())
+        assert isinstance(reply, feed_replies.InterestList)
+        assert {item.target for item in reply.items} == set(kept)
+        assert len(kept) == 3
