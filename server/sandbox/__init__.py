@@ -1,0 +1,1 @@
+"""Faithful fakes of the providers, with fault injection: `hubbub sandbox`, and our own tests."""
