@@ -7,6 +7,7 @@ from msgspec import Meta
 from protocol import replies
 from protocol.bases import BaseCommand
 from protocol.feed_commands import FeedCommand
+from protocol.notify_commands import NotifyCommand
 from protocol.types import (
     AtMs,
     ClientId,
@@ -481,4 +482,4 @@ ChatCommand = (
     | RevokeSession
     | Logout
 )
-Command = ChatCommand | FeedCommand
+Command = ChatCommand | FeedCommand | NotifyCommand

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from protocol.bases import BaseEvent, BaseInboxEvent
 from protocol.feed_events import FeedInboxEvent, FeedLiveEvent
+from protocol.notify_events import NotifyEvent
 from protocol.types import (
     AtMs,
     Attachment,
@@ -286,5 +287,5 @@ InboxEvent = (
     | FeedInboxEvent
 )
 ChatLiveEvent = Typing | Receipts | Read | Presence | Heads | Resync | Reconnect | Closing
-LiveEvent = ChatLiveEvent | FeedLiveEvent
+LiveEvent = ChatLiveEvent | FeedLiveEvent | NotifyEvent
 Event = ConversationEvent | InboxEvent | LiveEvent

@@ -7,6 +7,7 @@ from msgspec import Meta
 from protocol.bases import BaseReply
 from protocol.events import Event
 from protocol.feed_replies import FeedReply
+from protocol.notify_replies import NotifyReply
 from protocol.types import (
     AtMs,
     Contact,
@@ -199,4 +200,4 @@ ChatReply = (
     | SessionList
     | PresenceList
 )
-Reply = ChatReply | FeedReply
+Reply = ChatReply | FeedReply | NotifyReply

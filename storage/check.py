@@ -45,9 +45,10 @@ _RULES: Final[dict[str, tuple[str, str]]] = {
         "SELECT lsn FROM log WHERE stream_id NOT IN (SELECT stream_id FROM stream)",
     ),
     "stream_gap": (
-        "Streams whose seq does not run from 1 (of feeds: from where they were trimmed) without a gap",
+        "Streams whose seq does not run from 1 (or from where feeds and ledgers were trimmed) without a gap",
         "SELECT s.name FROM log l JOIN stream s USING (stream_id) GROUP BY l.stream_id"
-        " HAVING (min(l.seq) <> 1 AND s.name NOT LIKE 'f:%') OR max(l.seq) - min(l.seq) + 1 <> count(*)",
+        " HAVING (min(l.seq) <> 1 AND substr(s.name, 1, 2) NOT IN ('f:', 'n:'))"
+        " OR max(l.seq) - min(l.seq) + 1 <> count(*)",
     ),
     "message_count_wrong": (
         "Log rows whose message_count is not the number of messages so far",
@@ -68,7 +69,8 @@ _RULES: Final[dict[str, tuple[str, str]]] = {
     "thread_without_root": (
         "Replies in the thread of a message that does not exist before them",
         "SELECT s.name || ' ' || l.seq FROM log l JOIN stream s USING (stream_id) WHERE l.thread IS NOT NULL"
-        " AND NOT EXISTS (SELECT 1 FROM log r WHERE r.stream_id = l.stream_id AND r.seq = l.thread"
+        " AND s.name NOT LIKE 'n:%' AND NOT EXISTS (SELECT 1 FROM log r WHERE r.stream_id = l.stream_id"
+        " AND r.seq = l.thread"
         " AND r.is_message = 1 AND r.seq < l.seq)",
     ),
     "shard_missing": (

@@ -31,6 +31,22 @@ _EXTRA_INDEXES = (
     # Authors whose posts are merged in when feeds are read.
     "CREATE INDEX IF NOT EXISTS idx_author_hot ON author (user_id) WHERE last_hot_id > 0",
     "CREATE INDEX IF NOT EXISTS idx_post_repost ON post (author_id, repost_of) WHERE repost_of <> 0",
+    # What a notification partition goes on with; all but a few rows are concluded.
+    "CREATE INDEX IF NOT EXISTS idx_notification_held ON notification (partition, due_at_ms, notification_id)"
+    " WHERE state = 'held'",
+    "CREATE INDEX IF NOT EXISTS idx_notification_centre ON notification (user_id, notification_id)"
+    " WHERE in_centre = 1",
+    "CREATE INDEX IF NOT EXISTS idx_notification_into ON notification (into_id) WHERE into_id <> 0",
+    "CREATE INDEX IF NOT EXISTS idx_notification_variant ON notification (app_id, variant)"
+    " WHERE variant <> ''",
+    "CREATE INDEX IF NOT EXISTS idx_notification_request ON notification (request_id) WHERE request_id <> ''",
+    "CREATE INDEX IF NOT EXISTS idx_delivery_open ON delivery (partition, priority, next_at_ms)"
+    " WHERE is_open = 1",
+    "CREATE INDEX IF NOT EXISTS idx_delivery_ref ON delivery (provider_ref) WHERE provider_ref <> ''",
+    "CREATE INDEX IF NOT EXISTS idx_consent_end ON notify_consent (partition, ends_at_ms)"
+    " WHERE ends_at_ms > 0",
+    "CREATE INDEX IF NOT EXISTS idx_request_waiting ON notify_request (app_id, next_at_ms)"
+    " WHERE state IN ('waiting', 'running')",
 )
 # Rows lie in order of arrival (lsn), so that a commit dirties the tail of the table and not a page per
 # stream.

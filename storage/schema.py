@@ -12,7 +12,8 @@ from typing import Annotated, Any, Final, Generic, TypeVar
 
 import msgspec
 
-from protocol.records import DIRECTORY, Row
+from protocol.records import Row
+from protocol.tables import TABLES
 
 R = TypeVar("R", bound=Row)
 
@@ -83,8 +84,8 @@ def spec_of(row_type: type[R]) -> TableSpec[R]:
 
 
 def all_specs() -> tuple[TableSpec[Any], ...]:
-    """The directory's tables, in the order of protocol.records."""
-    return tuple(spec_of(row_type) for row_type in DIRECTORY)
+    """The directory's tables, in the order of protocol.tables."""
+    return tuple(spec_of(row_type) for row_type in TABLES)
 
 
 values_of: Callable[[Row], tuple[Any, ...]] = msgspec.structs.astuple

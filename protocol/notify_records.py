@@ -1,0 +1,316 @@
+"""Rows of the notification service: what apps have set up, what users want, and what became of each one.
+
+A user's rows (preferences, consents, devices, notifications, deliveries) are written by the user's partition
+alone. The *ledger* is the partition's stream in the log: one row for each thing that happened to a
+notification, with `thread` = its id, so that all of them are found by it, in order, with their times.
+"""
+
+from typing import Annotated, ClassVar, Final
+
+from msgspec import Meta
+
+from protocol.records import Row
+
+# Fixed for the life of a data directory, as ids hold it.
+PARTITION_COUNT: Final = 16
+
+
+def notify_stream(partition: int) -> str:
+    """Name the stream of one partition: the ledger of its users' notifications."""
+    return f"n:{partition}"
+
+
+# -- what apps set up -------------------------------------------------------------------------------
+
+
+class NotifyAppRow(Row, frozen=True, kw_only=True):
+    """How an app notifies. `version` rises with every change of anything that the app has set up."""
+
+    table: ClassVar[str] = "notify_app"
+    key: ClassVar[tuple[str, ...]] = ("app_id",)
+
+    app_id: str
+    version: int = 1
+    rules: Annotated[str, Meta(description="JSON of AppRules; empty: the defaults.")] = ""
+
+
+class NotifyTypeRow(Row, frozen=True, kw_only=True):
+    """A type of notification of an app."""
+
+    table: ClassVar[str] = "notify_type"
+    key: ClassVar[tuple[str, ...]] = ("app_id", "name")
+
+    app_id: str
+    name: str
+    body: Annotated[str, Meta(description="JSON of TypeRule.")]
+
+
+class ProviderRow(Row, frozen=True, kw_only=True):
+    """An app's account at a provider. Those of one channel are a chain, by rising position."""
+
+    table: ClassVar[str] = "notify_provider"
+    key: ClassVar[tuple[str, ...]] = ("app_id", "provider_id")
+
+    app_id: str
+    provider_id: str
+    channel: str
+    kind: str
+    position: int = 0
+    is_paused: bool = False
+    sealed: Annotated[str, Meta(description="The settings, encrypted under secret.key, base64.")]
+    changed_at_ms: int
+
+
+class TemplateRow(Row, frozen=True, kw_only=True):
+    """One version of a template; the highest is used."""
+
+    table: ClassVar[str] = "notify_template"
+    key: ClassVar[tuple[str, ...]] = ("app_id", "name", "version")
+
+    app_id: str
+    name: str
+    version: int
+    body: Annotated[str, Meta(description="JSON of Template.")]
+    created_at_ms: int
+
+
+class ExperimentRow(Row, frozen=True, kw_only=True):
+    """An experiment with the variants of a template."""
+
+    table: ClassVar[str] = "notify_experiment"
+    key: ClassVar[tuple[str, ...]] = ("app_id", "name")
+
+    app_id: str
+    name: str
+    body: Annotated[str, Meta(description="JSON of Experiment.")]
+    created_at_ms: int
+
+
+class NotifyGroupRow(Row, frozen=True, kw_only=True):
+    """user_id belongs to a group of the app that can be notified by its name."""
+
+    table: ClassVar[str] = "notify_group"
+    key: ClassVar[tuple[str, ...]] = ("app_id", "name", "user_id")
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("user_id",),)
+
+    app_id: str
+    name: str
+    user_id: str
+
+
+# -- what users want --------------------------------------------------------------------------------
+
+
+class NotifyUserRow(Row, frozen=True, kw_only=True):
+    """What a user wants to hear. No row: the defaults."""
+
+    table: ClassVar[str] = "notify_user"
+    key: ClassVar[tuple[str, ...]] = ("user_id",)
+
+    user_id: str
+    app_id: str
+    preferences: Annotated[str, Meta(description="JSON of Preferences.")] = ""
+
+
+class ConsentRow(Row, frozen=True, kw_only=True):
+    """A user's consent to one purpose. It is removed when it ends, with the data that rested on it."""
+
+    table: ClassVar[str] = "notify_consent"
+    key: ClassVar[tuple[str, ...]] = ("user_id", "purpose")
+
+    user_id: str
+    purpose: str
+    app_id: str
+    partition: int
+    source: str = ""
+    given_at_ms: int = 0
+    ends_at_ms: int = 0
+
+
+class ErasureRow(Row, frozen=True, kw_only=True):
+    """The receipt of an erasure: what was erased, when, and why; nothing of what it was."""
+
+    table: ClassVar[str] = "notify_erasure"
+    key: ClassVar[tuple[str, ...]] = ("erasure_id",)
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("app_id", "user_id"),)
+
+    erasure_id: str
+    app_id: str
+    user_id: str
+    purpose: Annotated[str, Meta(description="Empty: all that is known for notifying this user.")]
+    reason: str
+    at_ms: int
+    counts: Annotated[str, Meta(description="JSON: kind of thing -> how many were erased.")]
+
+
+class NotifyDeviceRow(Row, frozen=True, kw_only=True):
+    """An address of a user on one channel: a push token, a subscription, a phone number, a mail address."""
+
+    table: ClassVar[str] = "notify_device"
+    key: ClassVar[tuple[str, ...]] = ("user_id", "device_key")
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("app_id", "channel", "address"),)
+
+    user_id: str
+    device_key: Annotated[str, Meta(description="Of channel and address: the same address, the same key.")]
+    app_id: str
+    channel: str
+    address: str
+    keys: Annotated[str, Meta(description="JSON object of strings: p256dh, auth, …")] = ""
+    name: str = ""
+    registered_at_ms: int
+    seen_at_ms: int = 0
+    retired_at_ms: int = 0
+    retired_for: Annotated[str, Meta(description="Why no more is sent there.")] = ""
+
+
+# -- what is sent -----------------------------------------------------------------------------------
+
+
+class RequestRow(Row, frozen=True, kw_only=True):
+    """A request to notify more users than one partition has, or later, or again and again.
+
+    Written by the app's notification actor. `cursor` is how far its users have been handed on.
+    """
+
+    table: ClassVar[str] = "notify_request"
+    key: ClassVar[tuple[str, ...]] = ("request_id",)
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("app_id", "created_at_ms"),)
+
+    request_id: str
+    app_id: str
+    digest: Annotated[str, Meta(description="Of what was asked for: the same key with another is refused.")]
+    body: Annotated[str, Meta(description="JSON of the request.")]
+    state: Annotated[str, Meta(description="waiting, running, done, cancelled.")]
+    created_at_ms: int
+    next_at_ms: Annotated[int, Meta(description="When it is to run; of recurring ones the next time.")] = 0
+    cursor: str = ""
+    run: Annotated[int, Meta(description="Of recurring ones: which time this is.")] = 0
+    user_count: int = 0
+    done_at_ms: int = 0
+
+
+class NotificationRow(Row, frozen=True, kw_only=True):
+    """One notification of one user, as it now is. `state`: held, open, done, dropped, merged, erased.
+
+    `into_id`: the batch or digest that it became a part of. The centre shows rows with `in_centre`.
+    """
+
+    table: ClassVar[str] = "notification"
+    key: ClassVar[tuple[str, ...]] = ("notification_id",)
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("user_id", "notification_id"),)
+
+    notification_id: int
+    partition: int
+    app_id: str
+    user_id: str
+    type: str
+    priority: str
+    state: str
+    created_at_ms: int
+    request_id: str = ""
+    template: str = ""
+    variant: Annotated[str, Meta(description="experiment:variant, where one was assigned.")] = ""
+    dedup_key: str = ""
+    group_key: Annotated[str, Meta(description="Of the batch or digest that it is, or waits for.")] = ""
+    into_id: int = 0
+    item_count: Annotated[int, Meta(description="Of a batch or digest: how many became one.")] = 0
+    due_at_ms: int = 0
+    expires_at_ms: int = 0
+    deadline_at_ms: int = 0
+    content: Annotated[str, Meta(description="JSON of the request's part that is needed to go on.")] = ""
+    title: str = ""
+    text: str = ""
+    url: str = ""
+    image: str = ""
+    in_centre: bool = False
+    counted_at_ms: Annotated[int, Meta(description="When it counted for the frequency cap.")] = 0
+    sent_at_ms: Annotated[int, Meta(description="When a provider first took it, or the user was told.")] = 0
+    confirmed_at_ms: int = 0
+    seen_at_ms: int = 0
+    read_at_ms: int = 0
+    opened_at_ms: int = 0
+    clicked_at_ms: int = 0
+    dismissed_at_ms: int = 0
+
+
+class DeliveryRow(Row, frozen=True, kw_only=True):
+    """One notification on its way to one address. `is_open`: an attempt is due or under way.
+
+    `state`: queued, sending, accepted, refused, unknown, confirmed, bounced, skipped, dead.
+    """
+
+    table: ClassVar[str] = "delivery"
+    key: ClassVar[tuple[str, ...]] = ("notification_id", "number")
+
+    notification_id: int
+    number: int
+    partition: int
+    app_id: str
+    user_id: str
+    channel: str
+    device_key: str
+    priority: str
+    state: str
+    is_open: bool = True
+    outgoing: Annotated[str, Meta(description="JSON of Outgoing; empty once it is erased.")] = ""
+    attempt: int = 0
+    next_at_ms: int = 0
+    created_at_ms: int
+    provider_id: Annotated[str, Meta(description="The account by which the last attempt went.")] = ""
+    provider_ref: Annotated[str, Meta(description="The provider's own id of it.")] = ""
+    code: str = ""
+    accepted_at_ms: int = 0
+    concluded_at_ms: int = 0
+    doubles: Annotated[
+        int, Meta(description="Attempts after an unknown outcome: it may have come twice.")
+    ] = 0
+
+
+class DeadDelivery(Row, frozen=True, kw_only=True):
+    """A delivery that was given up, for the app's developers; redrive takes it out again."""
+
+    table: ClassVar[str] = "dead_delivery"
+    key: ClassVar[tuple[str, ...]] = ("notification_id", "number")
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("app_id", "at_ms"),)
+
+    notification_id: int
+    number: int
+    partition: int
+    app_id: str
+    channel: str
+    provider_id: str
+    code: str
+    detail: str = ""
+    at_ms: int
+    alerted_at_ms: int = 0
+
+
+class ExportRow(Row, frozen=True, kw_only=True):
+    """How far the events of one partition were told to an app's webhook."""
+
+    table: ClassVar[str] = "notify_export"
+    key: ClassVar[tuple[str, ...]] = ("app_id", "partition")
+
+    app_id: str
+    partition: int
+    seq: int
+    at_ms: int
+
+
+NOTIFY_TABLES: Final[tuple[type[Row], ...]] = (
+    NotifyAppRow,
+    NotifyTypeRow,
+    ProviderRow,
+    TemplateRow,
+    ExperimentRow,
+    NotifyGroupRow,
+    NotifyUserRow,
+    ConsentRow,
+    ErasureRow,
+    NotifyDeviceRow,
+    RequestRow,
+    NotificationRow,
+    DeliveryRow,
+    DeadDelivery,
+    ExportRow,
+)
