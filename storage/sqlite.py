@@ -42,6 +42,7 @@ from storage.files import FileStore
 from storage.gather import Gathered
 from storage.locks import LifeLock, NodeLock, WriteLock
 from storage.migrations import migrate
+from storage.notify_reads import SqliteNotifyReads
 from storage.post_reads import SqlitePostReads
 from storage.reader import Readers
 from storage.store import Outcome, Value
@@ -115,6 +116,7 @@ class SqliteStore:
         self._node_lock = node_lock
         self.feeds = FeedReads(readers)
         self.ads = SqliteAdReads(readers)
+        self.notify = SqliteNotifyReads(readers)
         self._lives = lives  # node_id -> its lock, held until the store closes
 
     # How it is doing.

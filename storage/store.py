@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 from protocol.ads_found import AdCounts, AdState, Seen
 from protocol.errors import HubbubError
 from protocol.feed_found import FeedChange, FeedState, FoundFeed, FoundPost
+from protocol.notify_found import NotifyReads
 from protocol.records import (
     Append,
     Appended,
@@ -251,6 +252,9 @@ class Store(Protocol):
 
     @property
     def ads(self) -> AdReads: ...
+
+    @property
+    def notify(self) -> NotifyReads: ...
 
     async def claim_all(self, node_id: str) -> dict[int, int]:
         """Take all 256 shards with new epochs, as a single node does at its start. Returns shard -> epoch.

@@ -1,0 +1,197 @@
+"""What the store finds for the notification service, and the interface by which it is asked."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from protocol.notify_records import DeliveryRow, NotificationRow
+from protocol.records import Entry
+
+
+class FoundConsent(msgspec.Struct, frozen=True, array_like=True):
+    purpose: str
+    source: str
+    given_at_ms: int
+    ends_at_ms: int
+
+
+class FoundDevice(msgspec.Struct, frozen=True, array_like=True):
+    device_key: str
+    channel: str
+    address: str
+    keys: str  # JSON object, or empty
+    registered_at_ms: int
+    name: str
+
+
+class FoundRecent(msgspec.Struct, frozen=True, array_like=True):
+    dedup_key: str
+    notification_id: int
+    created_at_ms: int
+
+
+class FoundGroup(msgspec.Struct, frozen=True, array_like=True):
+    group_key: str
+    notification_id: int
+    due_at_ms: int
+    item_count: int
+    content: str
+
+
+class FoundUser(msgspec.Struct, frozen=True, array_like=True):
+    """All that decides what a user is told. `recent` and `counted` as far back as was asked for."""
+
+    user_id: str
+    app_id: str
+    name: str
+    language: str
+    time_zone: str
+    is_disabled: int
+    preferences: str
+    consents: list[FoundConsent]
+    devices: list[FoundDevice]
+    recent: list[FoundRecent]
+    counted: list[int]
+    groups: list[FoundGroup]
+    unread: int
+
+
+class QueueDepth(msgspec.Struct, frozen=True, array_like=True):
+    """How many deliveries of one app, channel and priority are open, and since when the oldest waits."""
+
+    app_id: str
+    channel: str
+    priority: str
+    count: int
+    oldest_at_ms: int
+    due_count: int
+
+
+class ProviderCount(msgspec.Struct, frozen=True, array_like=True):
+    """Deliveries of a span of time, by provider and what became of them."""
+
+    channel: str
+    provider_id: str
+    state: str
+    count: int
+    latency_ms: float  # from the request to the provider's answer, the mean
+
+
+class VariantCount(msgspec.Struct, frozen=True, array_like=True):
+    """What became of the users of one variant of an experiment: users, and those with at least one."""
+
+    variant: str
+    exposed: int
+    opened: int
+    clicked: int
+    confirmed: int
+
+
+class ExportedEntry(msgspec.Struct, frozen=True):
+    """A ledger entry with whose it is."""
+
+    seq: int
+    notification_id: int
+    user_id: str
+    kind: str
+    at_ms: int
+    body: str
+
+
+class NotifyReads(Protocol):
+    """The reads behind notifications. Each answers from one state of the store, as of after the call."""
+
+    async def users(
+        self, user_ids: Sequence[str], *, since_id: int, counted_since_ms: int
+    ) -> list[FoundUser]:
+        """Those of up to 1,000 users who exist, with what is known of them; in no order."""
+        ...
+
+    async def largest_id(self) -> int:
+        """The largest notification id of any partition; 0 for none."""
+        ...
+
+    async def open_deliveries(
+        self, partition: int, priority: str, *, after: tuple[int, int, int], limit: int
+    ) -> list[DeliveryRow]:
+        """Open deliveries by rising (next_at_ms, notification_id, number), beyond `after`."""
+        ...
+
+    async def held(self, partition: int, *, due_to_ms: int, limit: int) -> list[NotificationRow]:
+        """Held notifications that are due by then, the longest due first."""
+        ...
+
+    async def next_due(self, partition: int) -> int:
+        """When the next held notification is due; 0: none is held."""
+        ...
+
+    async def held_of(self, user_id: str) -> list[NotificationRow]:
+        """What is held for one user, up to 1,000."""
+        ...
+
+    async def notifications(self, ids: Sequence[int]) -> list[NotificationRow]:
+        """Those of up to 1,000 notifications that exist, in no order."""
+        ...
+
+    async def members(self, into_id: int, *, limit: int) -> list[NotificationRow]:
+        """What became part of a batch or digest, oldest first."""
+        ...
+
+    async def deliveries(self, notification_id: int) -> list[DeliveryRow]:
+        """All deliveries of one notification, by number."""
+        ...
+
+    async def delivery_by_ref(self, provider_ref: str) -> DeliveryRow | None:
+        """The delivery that a provider knows by this id."""
+        ...
+
+    async def ledger(self, partition: int, notification_id: int) -> list[Entry]:
+        """All that happened to one notification, in order."""
+        ...
+
+    async def centre(
+        self, user_id: str, *, before: int, limit: int, unread_only: bool
+    ) -> tuple[list[NotificationRow], int]:
+        """A page of the user's centre, newest first, and how many in all are unread."""
+        ...
+
+    async def history(self, user_id: str, *, before: int, limit: int) -> list[NotificationRow]:
+        """All notifications of a user, newest first, of every state."""
+        ...
+
+    async def ended_consents(self, partition: int, now_ms: int, *, limit: int) -> list[tuple[str, str]]:
+        """(user_id, purpose) of consents that have ended."""
+        ...
+
+    async def of_types(self, user_id: str, types: Sequence[str], *, limit: int) -> list[NotificationRow]:
+        """Notifications of a user with one of these types (none: any) that are not erased yet."""
+        ...
+
+    async def app_versions(self) -> dict[str, int]:
+        """app_id -> version of what it has set up, for apps that have set up anything."""
+        ...
+
+    async def group_page(self, app_id: str, name: str, *, after: str, limit: int) -> list[str]:
+        """User ids of a group ("*": of the app) by rising id, beyond `after`; disabled ones are left out."""
+        ...
+
+    async def users_by_external(self, app_id: str, external_ids: Sequence[str]) -> dict[str, str]:
+        """external_id -> user_id, of those that exist."""
+        ...
+
+    async def exported(self, app_id: str, partition: int, *, after: int, limit: int) -> list[ExportedEntry]:
+        """Ledger entries of an app's users beyond a seq."""
+        ...
+
+    async def queue_depths(self, now_ms: int) -> list[QueueDepth]:
+        """Open deliveries, of all apps."""
+        ...
+
+    async def provider_counts(self, app_id: str, *, since_ms: int) -> list[ProviderCount]:
+        """Deliveries of an app since then."""
+        ...
+
+    async def variant_counts(self, app_id: str, experiment: str) -> list[VariantCount]:
+        """Users of each variant; `holdout` is one of them."""
+        ...

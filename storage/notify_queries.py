@@ -1,0 +1,288 @@
+"""The queries behind notifications: functions on a connection. protocol.notify_found tells what for."""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from protocol.notify_found import ExportedEntry, FoundUser, ProviderCount, QueueDepth, VariantCount
+from protocol.notify_records import (
+    ConsentRow,
+    DeliveryRow,
+    NotificationRow,
+    NotifyAppRow,
+    NotifyDeviceRow,
+    NotifyGroupRow,
+    NotifyUserRow,
+    notify_stream,
+)
+from protocol.records import Disabled, Entry, Row, User
+from storage.schema import TableSpec, spec_of
+
+_NOTIFICATION: Final = spec_of(NotificationRow)
+_DELIVERY: Final = spec_of(DeliveryRow)
+R = TypeVar("R", bound=Row)
+
+_MAX_RECENT: Final = 300  # of one user, for finding duplicates: more within a day is a flood
+# One statement with one row: see storage/queries.py. User ids hold no U+0000, so they may be JSON.
+_USERS: Final = f"""
+SELECT json_group_array(json_array(u.user_id, u.app_id, u.name, u.language, u.time_zone,
+    EXISTS (SELECT 1 FROM {Disabled.table} d WHERE d.user_id = u.user_id),
+    coalesce((SELECT p.preferences FROM {NotifyUserRow.table} p WHERE p.user_id = u.user_id), ''),
+    json((SELECT json_group_array(json_array(c.purpose, c.source, c.given_at_ms, c.ends_at_ms))
+        FROM {ConsentRow.table} c WHERE c.user_id = u.user_id)),
+    json((SELECT json_group_array(json_array(
+            v.device_key, v.channel, v.address, v.keys, v.registered_at_ms, v.name))
+        FROM {NotifyDeviceRow.table} v WHERE v.user_id = u.user_id AND v.retired_at_ms = 0)),
+    json((SELECT json_group_array(json_array(r.dedup_key, r.notification_id, r.created_at_ms)) FROM (
+        SELECT n.dedup_key, n.notification_id, n.created_at_ms FROM {NotificationRow.table} n
+        WHERE n.user_id = u.user_id AND n.notification_id >= :since_id AND n.dedup_key <> ''
+        ORDER BY n.notification_id DESC LIMIT {_MAX_RECENT}) r)),
+    json((SELECT json_group_array(n.counted_at_ms) FROM {NotificationRow.table} n
+        WHERE n.user_id = u.user_id AND n.notification_id >= :since_id
+        AND n.counted_at_ms > :counted_since_ms)),
+    json((SELECT json_group_array(json_array(
+            n.group_key, n.notification_id, n.due_at_ms, n.item_count, n.content))
+        FROM {NotificationRow.table} n WHERE n.user_id = u.user_id AND n.notification_id >= :since_id
+        AND n.state = 'held' AND n.group_key <> '')),
+    (SELECT count(*) FROM {NotificationRow.table} n
+        WHERE n.user_id = u.user_id AND n.in_centre = 1 AND n.read_at_ms = 0)
+)) FROM json_each(:asked) asked CROSS JOIN {User.table} u ON u.user_id = asked.value
+"""
+_users: Final = msgspec.json.Decoder(list[FoundUser])
+_LEDGER: Final = (
+    "SELECT l.seq, l.kind, l.at_ms, l.user_id, l.client_id, l.message_count, l.thread, l.body FROM log l"
+    " WHERE l.stream_id = (SELECT stream_id FROM stream WHERE name = ?) AND l.thread = ? ORDER BY l.seq"
+)
+_EXPORTED: Final = f"""
+SELECT l.seq, l.thread, l.user_id, l.kind, l.at_ms, l.body FROM log l
+JOIN {User.table} u ON u.user_id = l.user_id
+WHERE l.stream_id = (SELECT stream_id FROM stream WHERE name = ?) AND l.seq > ? AND u.app_id = ?
+AND l.thread IS NOT NULL ORDER BY l.seq LIMIT ?
+"""
+_QUEUE_DEPTHS: Final = f"""
+SELECT app_id, channel, priority, count(*), min(created_at_ms), sum(next_at_ms <= ?)
+FROM {DeliveryRow.table} WHERE is_open = 1 GROUP BY app_id, channel, priority
+"""
+_PROVIDER_COUNTS: Final = f"""
+SELECT channel, provider_id, state, count(*),
+    coalesce(avg(CASE WHEN accepted_at_ms > 0 THEN accepted_at_ms - created_at_ms END), 0.0)
+FROM {DeliveryRow.table} WHERE app_id = ? AND notification_id >= ?
+GROUP BY channel, provider_id, state
+"""
+_VARIANT_COUNTS: Final = f"""
+SELECT variant, count(*), sum(opened), sum(clicked), sum(confirmed) FROM (
+    SELECT substr(variant, length(?) + 2) AS variant, user_id, max(opened_at_ms > 0) AS opened,
+        max(clicked_at_ms > 0) AS clicked, max(confirmed_at_ms > 0) AS confirmed
+    FROM {NotificationRow.table}
+    WHERE app_id = ? AND variant >= ? || ':' AND variant < ? || ';'
+    GROUP BY variant, user_id
+) GROUP BY variant
+"""
+
+
+def users(
+    connection: sqlite3.Connection, user_ids: Sequence[str], since_id: int, counted_since_ms: int
+) -> list[FoundUser]:
+    values = {
+        "asked": json.dumps(list(user_ids)),
+        "since_id": since_id,
+        "counted_since_ms": counted_since_ms,
+    }
+    return _users.decode(connection.execute(_USERS, values).fetchone()[0])
+
+
+def largest_id(connection: sqlite3.Connection) -> int:
+    found = connection.execute(f"SELECT max(notification_id) FROM {NotificationRow.table}").fetchone()[0]
+    return int(found or 0)
+
+
+def open_deliveries(
+    connection: sqlite3.Connection,
+    partition: int,
+    priority: str,
+    after: tuple[int, int, int],
+    limit: int,
+) -> list[DeliveryRow]:
+    return _rows(
+        connection,
+        _DELIVERY,
+        "WHERE partition = ? AND priority = ? AND is_open = 1"
+        " AND (next_at_ms, notification_id, number) > (?, ?, ?)"
+        " ORDER BY next_at_ms, notification_id, number LIMIT ?",
+        (partition, priority, *after, limit),
+    )
+
+
+def held(connection: sqlite3.Connection, partition: int, due_to_ms: int, limit: int) -> list[NotificationRow]:
+    return _rows(
+        connection,
+        _NOTIFICATION,
+        "WHERE partition = ? AND state = 'held' AND due_at_ms <= ?"
+        " ORDER BY due_at_ms, notification_id LIMIT ?",
+        (partition, due_to_ms, limit),
+    )
+
+
+def next_due(connection: sqlite3.Connection, partition: int) -> int:
+    found = connection.execute(
+        f"SELECT min(due_at_ms) FROM {NotificationRow.table} WHERE partition = ? AND state = 'held'",
+        (partition,),
+    ).fetchone()[0]
+    return int(found or 0)
+
+
+def held_of(connection: sqlite3.Connection, user_id: str) -> list[NotificationRow]:
+    return _rows(
+        connection,
+        _NOTIFICATION,
+        "WHERE user_id = ? AND state = 'held' ORDER BY due_at_ms, notification_id LIMIT 1000",
+        (user_id,),
+    )
+
+
+def notifications(connection: sqlite3.Connection, ids: Sequence[int]) -> list[NotificationRow]:
+    return _rows(
+        connection,
+        _NOTIFICATION,
+        "WHERE notification_id IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(ids)),),
+    )
+
+
+def members(connection: sqlite3.Connection, into_id: int, limit: int) -> list[NotificationRow]:
+    return _rows(
+        connection, _NOTIFICATION, "WHERE into_id = ? ORDER BY notification_id LIMIT ?", (into_id, limit)
+    )
+
+
+def deliveries(connection: sqlite3.Connection, notification_id: int) -> list[DeliveryRow]:
+    return _rows(connection, _DELIVERY, "WHERE notification_id = ? ORDER BY number", (notification_id,))
+
+
+def delivery_by_ref(connection: sqlite3.Connection, provider_ref: str) -> DeliveryRow | None:
+    found = _rows(
+        connection, _DELIVERY, "WHERE provider_ref = ? AND provider_ref <> '' LIMIT 1", (provider_ref,)
+    )
+    return found[0] if found else None
+
+
+def ledger(connection: sqlite3.Connection, partition: int, notification_id: int) -> list[Entry]:
+    rows = connection.execute(_LEDGER, (notify_stream(partition), notification_id)).fetchall()
+    return [
+        Entry(
+            seq=seq,
+            kind=kind,
+            at_ms=at_ms,
+            user_id=user_id,
+            client_id=client_id,
+            message_count=message_count,
+            thread=thread,
+            body=body,
+        )
+        for seq, kind, at_ms, user_id, client_id, message_count, thread, body in rows
+    ]
+
+
+def centre(
+    connection: sqlite3.Connection, user_id: str, before: int, limit: int, unread_only: bool
+) -> tuple[list[NotificationRow], int]:
+    condition = "WHERE user_id = ? AND in_centre = 1 AND notification_id < ?"
+    if unread_only:
+        condition += " AND read_at_ms = 0"
+    rows = _rows(
+        connection,
+        _NOTIFICATION,
+        f"{condition} ORDER BY notification_id DESC LIMIT ?",
+        (user_id, before or 2**62, limit),
+    )
+    unread = connection.execute(
+        f"SELECT count(*) FROM {NotificationRow.table}"
+        " WHERE user_id = ? AND in_centre = 1 AND read_at_ms = 0",
+        (user_id,),
+    ).fetchone()[0]
+    return rows, int(unread)
+
+
+def history(connection: sqlite3.Connection, user_id: str, before: int, limit: int) -> list[NotificationRow]:
+    return _rows(
+        connection,
+        _NOTIFICATION,
+        "WHERE user_id = ? AND notification_id < ? ORDER BY notification_id DESC LIMIT ?",
+        (user_id, before or 2**62, limit),
+    )
+
+
+def ended_consents(
+    connection: sqlite3.Connection, partition: int, now_ms: int, limit: int
+) -> list[tuple[str, str]]:
+    return connection.execute(
+        f"SELECT user_id, purpose FROM {ConsentRow.table}"
+        " WHERE partition = ? AND ends_at_ms > 0 AND ends_at_ms <= ? LIMIT ?",
+        (partition, now_ms, limit),
+    ).fetchall()
+
+
+def of_types(
+    connection: sqlite3.Connection, user_id: str, types: Sequence[str], limit: int
+) -> list[NotificationRow]:
+    condition = "WHERE user_id = ? AND state <> 'erased'"
+    values: tuple[Any, ...] = (user_id,)
+    if types:
+        condition += " AND type IN (SELECT value FROM json_each(?))"
+        values = (user_id, json.dumps(list(types)))
+    return _rows(connection, _NOTIFICATION, f"{condition} LIMIT ?", (*values, limit))
+
+
+def app_versions(connection: sqlite3.Connection) -> dict[str, int]:
+    return dict(connection.execute(f"SELECT app_id, version FROM {NotifyAppRow.table}").fetchall())
+
+
+def group_page(connection: sqlite3.Connection, app_id: str, name: str, after: str, limit: int) -> list[str]:
+    if name == "*":
+        sql = f"SELECT u.user_id FROM {User.table} u WHERE u.app_id = ? AND u.user_id > ? AND u.is_bot = 0"
+        values: tuple[Any, ...] = (app_id, after)
+    else:
+        sql = f"SELECT u.user_id FROM {NotifyGroupRow.table} u"
+        sql += " WHERE u.app_id = ? AND u.name = ? AND u.user_id > ?"
+        values = (app_id, name, after)
+    sql += f" AND NOT EXISTS (SELECT 1 FROM {Disabled.table} d WHERE d.user_id = u.user_id)"
+    rows = connection.execute(f"{sql} ORDER BY u.user_id LIMIT ?", (*values, limit)).fetchall()
+    return [row[0] for row in rows]
+
+
+def users_by_external(
+    connection: sqlite3.Connection, app_id: str, external_ids: Sequence[str]
+) -> dict[str, str]:
+    marks = ", ".join("?" * len(external_ids))
+    sql = f"SELECT external_id, user_id FROM {User.table} WHERE app_id = ? AND external_id IN ({marks})"
+    return dict(connection.execute(sql, (app_id, *external_ids)).fetchall())
+
+
+def exported(
+    connection: sqlite3.Connection, app_id: str, partition: int, after: int, limit: int
+) -> list[ExportedEntry]:
+    rows = connection.execute(_EXPORTED, (notify_stream(partition), after, app_id, limit)).fetchall()
+    return [ExportedEntry(*row) for row in rows]
+
+
+def queue_depths(connection: sqlite3.Connection, now_ms: int) -> list[QueueDepth]:
+    return [QueueDepth(*row) for row in connection.execute(_QUEUE_DEPTHS, (now_ms,)).fetchall()]
+
+
+def provider_counts(connection: sqlite3.Connection, app_id: str, since_id: int) -> list[ProviderCount]:
+    rows = connection.execute(_PROVIDER_COUNTS, (app_id, since_id)).fetchall()
+    return [ProviderCount(*row) for row in rows]
+
+
+def variant_counts(connection: sqlite3.Connection, app_id: str, experiment: str) -> list[VariantCount]:
+    rows = connection.execute(_VARIANT_COUNTS, (experiment, app_id, experiment, experiment)).fetchall()
+    return [VariantCount(*row) for row in rows]
+
+
+def _rows(
+    connection: sqlite3.Connection, spec: TableSpec[R], condition: str, values: tuple[Any, ...]
+) -> list[R]:
+    return [spec.row(row) for row in connection.execute(f"{spec.select} {condition}", values).fetchall()]

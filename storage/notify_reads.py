@@ -1,0 +1,89 @@
+"""The reads behind notifications, off the Trio thread."""
+
+from collections.abc import Sequence
+
+from protocol.notify_found import ExportedEntry, FoundUser, ProviderCount, QueueDepth, VariantCount
+from protocol.notify_ids import first_id_at
+from protocol.notify_records import DeliveryRow, NotificationRow
+from protocol.records import Entry
+from storage import notify_queries
+from storage.reader import Readers
+
+
+class SqliteNotifyReads:
+    """Fits protocol.notify_found.NotifyReads; see there for what each method promises."""
+
+    def __init__(self, readers: Readers) -> None:
+        self._readers = readers
+
+    async def users(
+        self, user_ids: Sequence[str], *, since_id: int, counted_since_ms: int
+    ) -> list[FoundUser]:
+        return await self._readers.run(notify_queries.users, user_ids, since_id, counted_since_ms)
+
+    async def largest_id(self) -> int:
+        return await self._readers.run(notify_queries.largest_id)
+
+    async def open_deliveries(
+        self, partition: int, priority: str, *, after: tuple[int, int, int], limit: int
+    ) -> list[DeliveryRow]:
+        return await self._readers.run(notify_queries.open_deliveries, partition, priority, after, limit)
+
+    async def held(self, partition: int, *, due_to_ms: int, limit: int) -> list[NotificationRow]:
+        return await self._readers.run(notify_queries.held, partition, due_to_ms, limit)
+
+    async def next_due(self, partition: int) -> int:
+        return await self._readers.run(notify_queries.next_due, partition)
+
+    async def held_of(self, user_id: str) -> list[NotificationRow]:
+        return await self._readers.run(notify_queries.held_of, user_id)
+
+    async def notifications(self, ids: Sequence[int]) -> list[NotificationRow]:
+        return await self._readers.run(notify_queries.notifications, ids)
+
+    async def members(self, into_id: int, *, limit: int) -> list[NotificationRow]:
+        return await self._readers.run(notify_queries.members, into_id, limit)
+
+    async def deliveries(self, notification_id: int) -> list[DeliveryRow]:
+        return await self._readers.run(notify_queries.deliveries, notification_id)
+
+    async def delivery_by_ref(self, provider_ref: str) -> DeliveryRow | None:
+        return await self._readers.run(notify_queries.delivery_by_ref, provider_ref)
+
+    async def ledger(self, partition: int, notification_id: int) -> list[Entry]:
+        return await self._readers.run(notify_queries.ledger, partition, notification_id)
+
+    async def centre(
+        self, user_id: str, *, before: int, limit: int, unread_only: bool
+    ) -> tuple[list[NotificationRow], int]:
+        return await self._readers.run(notify_queries.centre, user_id, before, limit, unread_only)
+
+    async def history(self, user_id: str, *, before: int, limit: int) -> list[NotificationRow]:
+        return await self._readers.run(notify_queries.history, user_id, before, limit)
+
+    async def ended_consents(self, partition: int, now_ms: int, *, limit: int) -> list[tuple[str, str]]:
+        return await self._readers.run(notify_queries.ended_consents, partition, now_ms, limit)
+
+    async def of_types(self, user_id: str, types: Sequence[str], *, limit: int) -> list[NotificationRow]:
+        return await self._readers.run(notify_queries.of_types, user_id, types, limit)
+
+    async def app_versions(self) -> dict[str, int]:
+        return await self._readers.run(notify_queries.app_versions)
+
+    async def group_page(self, app_id: str, name: str, *, after: str, limit: int) -> list[str]:
+        return await self._readers.run(notify_queries.group_page, app_id, name, after, limit)
+
+    async def users_by_external(self, app_id: str, external_ids: Sequence[str]) -> dict[str, str]:
+        return await self._readers.run(notify_queries.users_by_external, app_id, external_ids)
+
+    async def exported(self, app_id: str, partition: int, *, after: int, limit: int) -> list[ExportedEntry]:
+        return await self._readers.run(notify_queries.exported, app_id, partition, after, limit)
+
+    async def queue_depths(self, now_ms: int) -> list[QueueDepth]:
+        return await self._readers.run(notify_queries.queue_depths, now_ms)
+
+    async def provider_counts(self, app_id: str, *, since_ms: int) -> list[ProviderCount]:
+        return await self._readers.run(notify_queries.provider_counts, app_id, first_id_at(since_ms))
+
+    async def variant_counts(self, app_id: str, experiment: str) -> list[VariantCount]:
+        return await self._readers.run(notify_queries.variant_counts, app_id, experiment)
