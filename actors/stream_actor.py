@@ -87,9 +87,10 @@ class Staged:
 class Batch:
     """What one append will hold, and what is to be done after it."""
 
-    __slots__ = ("ops", "rows", "senders", "staged", "tells")
+    __slots__ = ("is_concluded", "ops", "rows", "senders", "staged", "tells")
 
     def __init__(self) -> None:
+        self.is_concluded = False  # its outcome is known to the actor
         self.rows: list[LogRow] = []
         self.ops: list[Op] = []
         self.staged: list[Staged] = []
@@ -290,6 +291,7 @@ class StreamActor(Entity):
         self._ctx.post(_Decided(batch, outcome))
 
     def _conclude(self, batch: Batch, outcome: Outcome) -> None:
+        batch.is_concluded = True
         if isinstance(outcome, HubbubError):
             for staged in batch.staged:
                 staged.reply.fail(outcome)

@@ -54,7 +54,7 @@ class FoundUser(msgspec.Struct, frozen=True, array_like=True):
     recent: list[FoundRecent]
     counted: list[int]
     groups: list[FoundGroup]
-    unread: int
+    unread: list[int]
 
 
 class QueueDepth(msgspec.Struct, frozen=True, array_like=True):

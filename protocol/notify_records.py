@@ -225,6 +225,7 @@ class NotificationRow(Row, frozen=True, kw_only=True):
     in_centre: bool = False
     counted_at_ms: Annotated[int, Meta(description="When it counted for the frequency cap.")] = 0
     sent_at_ms: Annotated[int, Meta(description="When a provider first took it, or the user was told.")] = 0
+    is_late: Annotated[bool, Meta(description="It was sent after its deadline.")] = False
     confirmed_at_ms: int = 0
     seen_at_ms: int = 0
     read_at_ms: int = 0
@@ -281,6 +282,7 @@ class DeadDelivery(Row, frozen=True, kw_only=True):
     provider_id: str
     code: str
     detail: str = ""
+    outgoing: Annotated[str, Meta(description="JSON of Outgoing, to try it again; empty once erased.")] = ""
     at_ms: int
     alerted_at_ms: int = 0
 

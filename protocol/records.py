@@ -766,11 +766,15 @@ class Remove(msgspec.Struct, frozen=True):
 
 
 class Update(msgspec.Struct, frozen=True):
-    """Set columns of all rows that equal `where`, leaving their other columns as they are; none is fine."""
+    """Set columns of all rows that equal `where`, leaving their other columns as they are; none is fine.
+
+    `row_index` ties it to a log row of the same append, as that of Put does.
+    """
 
     table: type[Row]
     where: dict[str, str | int]
     values: dict[str, str | int | None]
+    row_index: int = -1
 
 
 class Advance(msgspec.Struct, frozen=True, kw_only=True):

@@ -47,8 +47,8 @@ SELECT json_group_array(json_array(u.user_id, u.app_id, u.name, u.language, u.ti
             n.group_key, n.notification_id, n.due_at_ms, n.item_count, n.content))
         FROM {NotificationRow.table} n WHERE n.user_id = u.user_id AND n.notification_id >= :since_id
         AND n.state = 'held' AND n.group_key <> '')),
-    (SELECT count(*) FROM {NotificationRow.table} n
-        WHERE n.user_id = u.user_id AND n.in_centre = 1 AND n.read_at_ms = 0)
+    json((SELECT json_group_array(n.notification_id) FROM {NotificationRow.table} n
+        WHERE n.user_id = u.user_id AND n.in_centre = 1 AND n.read_at_ms = 0))
 )) FROM json_each(:asked) asked CROSS JOIN {User.table} u ON u.user_id = asked.value
 """
 _users: Final = msgspec.json.Decoder(list[FoundUser])

@@ -390,6 +390,8 @@ class Transaction:
                     condition = _condition(op.where)
                     collect((f"DELETE FROM {op.table.table} WHERE {condition}", tuple(op.where.values())))
                 case Update():
+                    if op.row_index >= 0 and places[op.row_index].is_duplicate:
+                        continue
                     spec_of(op.table).check_columns((*op.where, *op.values))
                     changes = ", ".join(f"{name} = ?" for name in op.values)
                     sql = f"UPDATE {op.table.table} SET {changes} WHERE {_condition(op.where)}"

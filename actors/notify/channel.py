@@ -1,0 +1,321 @@
+"""The actor of one delivery channel on this node: its queue, its hands, and the state of its providers.
+
+A job waits in the queue until it is due, a hand is free, and an account of its app may be used: its breaker
+is closed and its pace allows one more. Then its partition stores that an attempt begins, and only after
+that the request is made. Some hands serve HIGH alone, so that a one-time code never waits for a campaign.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import msgspec
+import structlog
+import trio
+
+from actors.notify.breaker import Breaker, finding
+from actors.notify.delivery import Outcome
+from actors.notify.fair_queue import ALL_LANES, HIGH_LANE, LANE_OF, FairQueue
+from actors.notify.job import Job
+from actors.notify.mass_retirement import MassRetirement
+from actors.notify.pacer import Pacer
+from actors.notify.ports import Account, Accounts
+from protocol.notify_types import Channel, Priority
+
+HANDS: Final[dict[Channel, int]] = {
+    "apns": 400,  # four connections of 100 streams
+    "fcm": 128,
+    "webpush": 128,
+    "sms": 64,
+    "email": 32,  # each is a connection or waits for one
+    "apprise": 8,  # each is a thread
+}
+HIGH_SHARE: Final = 0.25  # of the hands, for HIGH alone
+CAPACITY: Final = 500_000  # jobs; the partitions bound them before
+NO_ACCOUNT_MS: Final = 60_000  # an app without a provider may get one
+BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 600.0, 1800.0)
+
+log = structlog.get_logger(__name__)
+
+
+class ChannelStats(msgspec.Struct, kw_only=True):
+    """What a channel has done since the start."""
+
+    sent: int = 0  # requests made
+    accepted: int = 0
+    refused: int = 0
+    unknown: int = 0
+    busy_s: float = 0.0  # the sum of what requests took
+    # From the request to notify to the provider's yes, in buckets, by priority; the last is all beyond.
+    latency: dict[Priority, list[int]] = msgspec.field(
+        default_factory=lambda: {
+            "high": [0] * (len(BUCKETS_S) + 1),
+            "medium": [0] * (len(BUCKETS_S) + 1),
+            "low": [0] * (len(BUCKETS_S) + 1),
+        }
+    )
+
+
+class _Credential:
+    """What is known of one set of credentials: all accounts that use it share its fate."""
+
+    __slots__ = ("breaker", "pacer")
+
+    def __init__(self, rate_per_s: float) -> None:
+        self.breaker = Breaker()
+        self.pacer = Pacer(rate_per_s)
+
+
+class ChannelActor:
+    """Run one channel: `run` under a supervisor. All other methods return at once, in the Trio thread."""
+
+    def __init__(self, channel: Channel, accounts: Accounts, *, now_ms: Callable[[], int]) -> None:
+        self.channel = channel
+        self.stats = ChannelStats()
+        self._accounts = accounts
+        self._now_ms = now_ms
+        self._queue: FairQueue[Job] = FairQueue(CAPACITY)
+        self._hands = HANDS[channel]
+        self._free_for_all = self._hands - max(1, int(self._hands * HIGH_SHARE))
+        self._in_hand = 0
+        self._credentials: dict[str, _Credential] = {}
+        self._guards: dict[str, MassRetirement] = {}
+        self._nursery: trio.Nursery | None = None
+        self._wake = trio.Event()
+        self._is_pumping = False
+        self._unsent: list[Job] = []  # begun while no nursery was there: between two lives of this actor
+
+    # -- for partitions -----------------------------------------------------------------------------
+
+    @property
+    def depth(self) -> int:
+        """How many jobs wait."""
+        return len(self._queue)
+
+    @property
+    def in_hand(self) -> int:
+        """How many attempts are being stored or made."""
+        return self._in_hand
+
+    def reserve(self, job: Job) -> bool:
+        """Take a hand for a job that was decided just now, unless others wait before it."""
+        lanes = HIGH_LANE if job.priority == "high" else ALL_LANES
+        if self._in_hand >= (self._hands if job.priority == "high" else self._free_for_all):
+            return False
+        now_ms = self._now_ms()
+        due_ms = self._queue.next_due_ms(lanes)
+        if due_ms is not None and due_ms <= now_ms:
+            return False
+        if self._admit(job, now_ms):
+            return False
+        self._take(job)
+        return True
+
+    def offer(self, job: Job) -> None:
+        """Queue a job until it is due; the partition looks that there are not too many."""
+        if job.is_cancelled:
+            return
+        due_at_ms = job.due_at_ms if job.due_at_ms > self._now_ms() else 0
+        self._queue.push(job, job.app_id, LANE_OF[job.priority], due_at_ms)
+        self._pump_soon()
+
+    def begun(self, jobs: Iterable[Job]) -> None:
+        """Their attempts are stored: make them."""
+        for job in jobs:
+            if job.slot != "reserved":
+                continue
+            job.slot = "sending"
+            if self._nursery is None:
+                self._unsent.append(job)
+            else:
+                self._nursery.start_soon(self._send, job)
+
+    def left(self, jobs: Iterable[Job]) -> None:
+        """These will not be begun: their hands are free."""
+        for job in jobs:
+            if job.slot == "reserved":
+                job.slot = "none"
+                self._in_hand -= 1
+        self._pump_soon()
+
+    def has_next(self, job: Job) -> bool:
+        """Tell whether the app has another account to try after the one that was used."""
+        chain = self._accounts.chain(job.app_id, self.channel)
+        return len(chain) > 1 and job.failed_over < len(chain) - 1
+
+    def may_retire(self, app_id: str, now_ms: int) -> bool:
+        """Tell whether an address that a provider calls dead may be retired now; see mass_retirement.py."""
+        guard = self._guards.get(app_id)
+        if guard is None:
+            guard = self._guards[app_id] = MassRetirement()
+        judgement = guard.judge(now_ms, self._accounts.alive_count(app_id, self.channel))
+        if judgement == "alert":
+            self._accounts.alert(app_id, "mass_retirement", {"channel": self.channel})
+        return judgement == "retire"
+
+    def reset(self, credential: str) -> None:
+        """Its settings were changed: try it again at once."""
+        known = self._credentials.pop(credential, None)
+        if known is not None:
+            self._pump_soon()
+
+    def breakers(self) -> dict[str, str]:
+        """credential -> state of its breaker, where one is not closed."""
+        return {
+            name: known.breaker.state
+            for name, known in self._credentials.items()
+            if known.breaker.state != "closed"
+        }
+
+    # -- the queue ----------------------------------------------------------------------------------
+
+    def _take(self, job: Job) -> None:
+        self._in_hand += 1
+        job.slot = "reserved"
+
+    def _admit(self, job: Job, now_ms: int) -> int:
+        """Choose an account for a job and return 0; or when to ask again (Unix ms)."""
+        chain = self._accounts.chain(job.app_id, self.channel)
+        if not chain:
+            return now_ms + NO_ACCOUNT_MS
+        wait_ms = 0
+        count = len(chain)
+        # After a failover the next one is tried first; one whose breaker is open is passed over.
+        for offset in range(count):
+            account = chain[(job.account_index + offset) % count]
+            known = self._credentials.get(account.credential)
+            if known is None:
+                known = self._credentials[account.credential] = _Credential(account.rate_per_s)
+            if known.breaker.state != "closed" and now_ms < known.breaker.retry_at_ms:
+                until_ms = known.breaker.retry_at_ms
+            else:
+                until_ms = known.pacer.take(now_ms)
+                if not until_ms:
+                    job.ticket = known.breaker.admit(now_ms)
+                    job.account = account
+                    job.account_index = (job.account_index + offset) % count
+                    return 0
+            wait_ms = min(wait_ms, until_ms) if wait_ms else until_ms
+        return max(wait_ms, now_ms + 1)
+
+    def _pump_soon(self) -> None:
+        self._wake.set()
+
+    def _pump(self) -> float:
+        """Begin what can be begun. Returns in how many seconds to look again."""
+        now_ms = self._now_ms()
+        begins: dict[int, list[Job]] = {}
+        owners = {}
+        while self._in_hand < self._hands:
+            lanes = ALL_LANES if self._in_hand < self._free_for_all else HIGH_LANE
+            job = self._queue.pop(now_ms, lanes)
+            if job is None:
+                break
+            if job.is_cancelled:
+                continue
+            wait_until_ms = self._admit(job, now_ms)
+            if wait_until_ms:
+                job.due_at_ms = wait_until_ms
+                self._queue.push(job, job.app_id, LANE_OF[job.priority], wait_until_ms)
+                continue
+            self._take(job)
+            owners[id(job.owner)] = job.owner
+            begins.setdefault(id(job.owner), []).append(job)
+        for key, jobs in begins.items():
+            owners[key].begin(jobs)
+        if self._in_hand >= self._hands:
+            return float("inf")  # whoever comes back wakes us
+        lanes = ALL_LANES if self._in_hand < self._free_for_all else HIGH_LANE
+        due_ms = self._queue.next_due_ms(lanes)
+        return float("inf") if due_ms is None else max(0.0, (due_ms - now_ms) / 1000)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled. What is being sent then has an unknown outcome, as after a crash."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                unsent, self._unsent = self._unsent, []
+                for job in unsent:
+                    nursery.start_soon(self._send, job)
+                task_status.started()
+                while True:
+                    self._wake = trio.Event()
+                    delay_s = self._pump()
+                    with trio.move_on_after(delay_s):
+                        await self._wake.wait()
+        finally:
+            self._nursery = None
+
+    # -- sending ------------------------------------------------------------------------------------
+
+    async def _send(self, job: Job) -> None:
+        account = job.account
+        assert account is not None
+        began_ms = self._now_ms()
+        try:
+            if 0 < job.expires_at_ms <= began_ms:
+                outcome = Outcome(kind="refused", action="expired", code="expired")
+            else:
+                self.stats.sent += 1
+                outcome = await account.provider.send(job.outgoing)
+        except trio.Cancelled:
+            self._give_back(job)
+            raise
+        except Exception as exc:  # a provider's bug is one delivery's dead letter, not the channel's end
+            log.exception("provider_failed", channel=self.channel, provider_id=account.provider_id)
+            outcome = Outcome(
+                kind="unknown", action="resolve_unknown", code="internal", detail=type(exc).__name__
+            )
+        self._give_back(job)
+        self._learn(job, account, outcome, began_ms)
+        job.owner.conclude(job, account, outcome)
+
+    def _give_back(self, job: Job) -> None:
+        job.slot = "none"
+        self._in_hand -= 1
+        self._pump_soon()
+
+    def _learn(self, job: Job, account: Account, outcome: Outcome, began_ms: int) -> None:
+        """Note what the outcome says of the account."""
+        now_ms = self._now_ms()
+        stats = self.stats
+        stats.busy_s += max(0, now_ms - began_ms) / 1000
+        if outcome.kind == "accepted":
+            stats.accepted += 1
+            self._time(job.priority, (now_ms - job.created_at_ms) / 1000)
+        elif outcome.kind == "unknown":
+            stats.unknown += 1
+        else:
+            stats.refused += 1
+        known = self._credentials.get(account.credential)
+        if known is None:  # reset while it was under way
+            return
+        found = finding(outcome)
+        if outcome.action == "retry" and outcome.scope != "device" and found == "neutral":
+            known.pacer.slow_down(now_ms, outcome.retry_after_s)
+        if known.breaker.record(job.ticket, found, now_ms):
+            log.warning(
+                "provider_breaker_opened",
+                channel=self.channel,
+                provider_id=account.provider_id,
+                code=outcome.code,
+                is_config=known.breaker.is_config,
+            )
+            self._accounts.alert(
+                job.app_id,
+                "breaker_opened",
+                {
+                    "channel": self.channel,
+                    "provider_id": account.provider_id,
+                    "code": outcome.code,
+                    "detail": outcome.detail,
+                    "cause": "configuration" if known.breaker.is_config else "failures",
+                },
+            )
+
+    def _time(self, priority: Priority, seconds: float) -> None:
+        buckets = self.stats.latency[priority]
+        for index, bound in enumerate(BUCKETS_S):
+            if seconds <= bound:
+                buckets[index] += 1
+                return
+        buckets[-1] += 1

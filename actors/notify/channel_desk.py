@@ -1,0 +1,50 @@
+"""The channels of a node together, as the partitions see them."""
+
+from collections.abc import Callable, Iterable
+
+from actors.notify.channel import HANDS, ChannelActor
+from actors.notify.job import Job
+from actors.notify.ports import Accounts
+from actors.supervisor import ChildSpec
+from protocol.notify_types import Channel
+
+
+class ChannelDesk:
+    """Hand jobs to the actor of their channel."""
+
+    def __init__(self, accounts: Accounts, *, now_ms: Callable[[], int]) -> None:
+        self.channels: dict[Channel, ChannelActor] = {
+            channel: ChannelActor(channel, accounts, now_ms=now_ms) for channel in HANDS
+        }
+
+    def child_specs(self) -> list[ChildSpec]:
+        """One supervised child for each channel: a stalled provider holds up no other."""
+        return [
+            ChildSpec(name=f"channel_{name}", start=channel.run) for name, channel in self.channels.items()
+        ]
+
+    def reserve(self, job: Job) -> bool:
+        """As ChannelActor.reserve."""
+        return self.channels[job.channel].reserve(job)
+
+    def offer(self, job: Job) -> None:
+        """As ChannelActor.offer."""
+        self.channels[job.channel].offer(job)
+
+    def begun(self, jobs: Iterable[Job]) -> None:
+        """As ChannelActor.begun."""
+        for job in jobs:
+            self.channels[job.channel].begun((job,))
+
+    def left(self, jobs: Iterable[Job]) -> None:
+        """As ChannelActor.left."""
+        for job in jobs:
+            self.channels[job.channel].left((job,))
+
+    def has_next(self, job: Job) -> bool:
+        """As ChannelActor.has_next."""
+        return self.channels[job.channel].has_next(job)
+
+    def may_retire(self, app_id: str, channel: Channel, now_ms: int) -> bool:
+        """As ChannelActor.may_retire."""
+        return self.channels[channel].may_retire(app_id, now_ms)

@@ -1,0 +1,92 @@
+"""One delivery as it waits, is under way, or waits again: shared by its partition and its channel."""
+
+from typing import Literal, Protocol
+
+from actors.notify.delivery import Outcome, Outgoing
+from actors.notify.ports import Account
+from protocol.notify_types import Channel, Priority, TypeRule
+
+Slot = Literal["none", "reserved", "sending"]
+"""What a job has of its channel: nothing, a place that waits for the attempt to be stored, or a request."""
+
+
+class Owner(Protocol):
+    """The partition of a job, as a channel sees it. Both calls return at once."""
+
+    def begin(self, jobs: "list[Job]") -> None:
+        """Store that an attempt begins; then the partition calls `Channels.begun` with those that stand."""
+        ...
+
+    def conclude(self, job: "Job", account: Account | None, outcome: Outcome) -> None:
+        """Store what became of the attempt, and decide what comes next."""
+        ...
+
+
+class Job:
+    """A delivery that is open. Only its partition changes it; a channel looks whether it `is_cancelled`."""
+
+    __slots__ = (
+        "account",
+        "account_index",
+        "app_id",
+        "attempt",
+        "attempt_at_ms",
+        "channel",
+        "created_at_ms",
+        "deadline_at_ms",
+        "device_key",
+        "doubles",
+        "due_at_ms",
+        "expires_at_ms",
+        "failed_over",
+        "is_begun",
+        "is_cancelled",
+        "notification_id",
+        "number",
+        "outgoing",
+        "owner",
+        "priority",
+        "rule",
+        "slot",
+        "ticket",
+        "user_id",
+    )
+
+    def __init__(
+        self,
+        owner: Owner,
+        outgoing: Outgoing,
+        number: int,
+        rule: TypeRule,
+        *,
+        created_at_ms: int,
+        due_at_ms: int,
+        deadline_at_ms: int,
+        attempt: int = 0,
+        doubles: int = 0,
+    ) -> None:
+        self.owner = owner
+        self.outgoing = outgoing
+        self.number = number
+        self.rule = rule
+        self.notification_id = outgoing.notification_id
+        self.app_id = outgoing.app_id
+        self.user_id = outgoing.user_id
+        self.priority: Priority = outgoing.priority
+        self.channel: Channel = outgoing.target.channel
+        self.device_key = outgoing.target.device_key
+        self.expires_at_ms = outgoing.expires_at_ms
+        self.created_at_ms = created_at_ms
+        self.due_at_ms = due_at_ms
+        self.deadline_at_ms = deadline_at_ms
+        self.attempt = attempt  # of which the last one is under way while `is_begun`
+        self.attempt_at_ms = 0
+        self.doubles = doubles
+        self.account_index = 0  # which of the app's accounts is tried
+        self.failed_over = 0
+        self.is_begun = False
+        self.is_cancelled = False
+        # The channel's own.
+        self.slot: Slot = "none"
+        self.account: Account | None = None
+        self.ticket = 0  # of the account's breaker

@@ -1,0 +1,388 @@
+"""What a partition keeps: users in memory, open deliveries, and the ledger in which everything is recorded.
+
+Users are read in groups when something is to be decided about them, and forgotten again, the longest unused
+first. A user whose last change is not stored yet is never forgotten, so what is read is never older than what
+was decided.
+"""
+
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from typing import Final
+
+import msgspec
+
+from actors.entity import EntityContext
+from actors.notify.address import partition_address
+from actors.notify.channel_desk import ChannelDesk
+from actors.notify.delivery import Outcome, Outgoing
+from actors.notify.job import Job
+from actors.notify.ports import Account, Renderer, Setup, Setups
+from actors.notify.user_state import UserState
+from actors.ports import Fanout, Leases, Log, Relay, WallClock
+from actors.reply import Reply
+from actors.stream_actor import Staged, StreamActor
+from protocol.errors import HubbubError, Unavailable
+from protocol.notify_found import FoundUser, NotifyReads
+from protocol.notify_ids import NotifyIds, first_id_at
+from protocol.notify_records import DeliveryRow, NotificationRow, notify_stream
+from protocol.notify_types import Decision, TypeRule
+from protocol.records import Appended, LogRow
+
+MAX_USERS: Final = 8_192  # in memory of one partition, about 1 KB each
+MAX_LOAD: Final = 1_000  # users in one read
+MAX_OPEN: Final = 20_000  # deliveries in memory of one partition; more wait in the store
+RECENT_MS: Final = 30 * 86_400_000  # how far back duplicates are found, the longest dedup_s
+HOUR_MS: Final = 3_600_000
+
+_encode = msgspec.json.Encoder().encode
+_outgoing = msgspec.json.Decoder(Outgoing).decode
+
+
+class LedgerBody(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The body of a ledger row: what was decided, and of which request this is the answer."""
+
+    d: list[Decision]
+    digest: str = ""
+
+
+ledger_body = msgspec.json.Decoder(LedgerBody).decode
+
+
+class NotifyStats(msgspec.Struct, kw_only=True):
+    """Counters of a node, for the metrics."""
+
+    notified: int = 0
+    repeated: int = 0
+    duplicates: int = 0
+    dropped: int = 0
+    held: int = 0
+    merged: int = 0
+    sent: int = 0
+    attempts: int = 0
+    accepted: int = 0
+    refused: int = 0
+    unknown: int = 0
+    retried: int = 0
+    doubled: int = 0
+    dead: int = 0
+    late: int = 0
+    skipped: int = 0
+    erased: int = 0
+    loaded_users: int = 0
+
+
+class NotifyNeeds(msgspec.Struct, frozen=True, kw_only=True):
+    """What the partitions of a node share."""
+
+    log: Log
+    reads: NotifyReads
+    leases: Leases
+    relay: Relay
+    fanout: Fanout
+    now_ms: WallClock
+    setups: Setups
+    renderer: Renderer
+    channels: ChannelDesk
+    stats: NotifyStats
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """Users were read: those asked for, and those found; or why not."""
+
+    user_ids: list[str]
+    found: list[FoundUser]
+    error: HubbubError | None = None
+
+
+class OpenNote(msgspec.Struct):
+    """A notification with open deliveries."""
+
+    user_id: str
+    rule: TypeRule
+    numbers: set[int]
+    next_number: int
+    is_sent: bool = False
+
+
+class NotifyKeeper(StreamActor):
+    """Keep users and open deliveries. What is decided is in the classes derived from it."""
+
+    def __init__(self, partition: int, needs: NotifyNeeds) -> None:
+        super().__init__(
+            partition_address(partition),
+            notify_stream(partition),
+            log=needs.log,
+            leases=needs.leases,
+            relay=needs.relay,
+            now_ms=needs.now_ms,
+        )
+        self._partition = partition
+        self._reads = needs.reads
+        self._fanout = needs.fanout
+        self._setups = needs.setups
+        self._renderer = needs.renderer
+        self._channels = needs.channels
+        self._stats = needs.stats
+        self._ids: NotifyIds
+        self._users: OrderedDict[str, UserState] = OrderedDict()
+        self._waiting: list[tuple[object, Reply, frozenset[str]]] = []  # messages, and whom they wait for
+        self._wanted: dict[str, None] = {}
+        self._absent: set[str] = set()  # users who do not exist, as long as one reading is taken in
+        self._is_loading = False
+        self._jobs: dict[tuple[int, int], Job] = {}
+        self._notes: dict[int, OpenNote] = {}
+        self._spilled: set[str] = set()  # priorities with open deliveries that are not in memory
+        self._gone: set[int] = set()  # held ones that were erased or cancelled: what was read of them is old
+
+    # -- life ---------------------------------------------------------------------------------------
+
+    async def activate(self, ctx: EntityContext) -> None:
+        """Take up the deliveries that are open."""
+        self._ctx = ctx
+        self._ids = NotifyIds(self._partition, await self._reads.largest_id())
+        for priority in ("high", "medium", "low"):
+            await self._take_up(priority)
+
+    async def _take_up(self, priority: str) -> list[Job]:
+        """Bring open deliveries of one priority into memory, as far as there is room."""
+        room = MAX_OPEN - len(self._jobs)
+        if room <= 0:
+            self._spilled.add(priority)
+            return []
+        rows = await self._reads.open_deliveries(
+            self._partition, priority, after=(-1, -1, -1), limit=MAX_OPEN
+        )
+        new = [row for row in rows if (row.notification_id, row.number) not in self._jobs]
+        taken, left = new[:room], new[room:]
+        if left or len(rows) >= MAX_OPEN:
+            self._spilled.add(priority)
+        else:
+            self._spilled.discard(priority)
+        notes = await self._read_notes({row.notification_id for row in taken})
+        return [job for row in taken if (job := await self._job_of(row, notes)) is not None]
+
+    async def _read_notes(self, ids: Collection[int]) -> dict[int, NotificationRow]:
+        found: dict[int, NotificationRow] = {}
+        wanted = sorted(ids)
+        for start in range(0, len(wanted), MAX_LOAD):
+            for row in await self._reads.notifications(wanted[start : start + MAX_LOAD]):
+                found[row.notification_id] = row
+        return found
+
+    async def _job_of(self, row: DeliveryRow, notes: dict[int, NotificationRow]) -> Job | None:
+        note = notes.get(row.notification_id)
+        if note is None or not row.outgoing:
+            return None
+        setup = await self._setups.load(row.app_id)
+        rule = setup.type_rule(note.type) or TypeRule(name=note.type)
+        job = Job(
+            self,
+            _outgoing(row.outgoing),
+            row.number,
+            rule,
+            created_at_ms=row.created_at_ms,
+            due_at_ms=row.next_at_ms,
+            deadline_at_ms=note.deadline_at_ms,
+            attempt=row.attempt,
+            doubles=row.doubles,
+        )
+        job.is_begun = row.state == "sending"
+        self._open(job, is_sent=note.sent_at_ms > 0)
+        return job
+
+    def is_needed(self) -> bool:
+        """It has timers and queues of its own to look after."""
+        return True
+
+    def may_passivate(self) -> bool:
+        return (
+            super().may_passivate()
+            and not self._waiting
+            and not self._is_loading
+            and not any(job.is_begun for job in self._jobs.values())
+        )
+
+    async def passivate(self) -> None:
+        self._leave()
+
+    def ended(self) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        for job in self._jobs.values():
+            job.is_cancelled = True
+        self._channels.left(self._jobs.values())
+        self._jobs = {}
+        self._notes = {}
+        self._users.clear()
+
+    # -- users --------------------------------------------------------------------------------------
+
+    def _has_users(self, user_ids: Sequence[str], message: object, reply: Reply) -> bool:
+        """Tell whether these users are in memory, or are known not to exist; else they are read first.
+
+        Then the message comes again, through `handle`.
+        """
+        users, absent = self._users, self._absent
+        missing: list[str] | None = None
+        for user_id in user_ids:
+            user = users.get(user_id)
+            if user is None:
+                if user_id in absent:
+                    continue
+            elif not user.is_doubtful or not user.is_settled:
+                users.move_to_end(user_id)
+                continue
+            else:
+                del users[user_id]
+            if missing is None:
+                missing = []
+            missing.append(user_id)
+        if missing is None:
+            return True
+        self._waiting.append((message, reply, frozenset(missing)))
+        self._wanted.update(dict.fromkeys(missing))
+        if not self._is_loading:
+            self._is_loading = True
+            self._ctx.start_soon(self._load)
+        return False
+
+    async def _load(self) -> None:
+        """Read the users that are wanted, and post them."""
+        user_ids = list(self._wanted)[:MAX_LOAD]
+        now_ms = self._now_ms()
+        try:
+            await self._log.barrier()
+            found = await self._reads.users(
+                user_ids,
+                since_id=first_id_at(now_ms - RECENT_MS),
+                counted_since_ms=now_ms - HOUR_MS,
+            )
+            for app_id in {user.app_id for user in found}:
+                await self._setups.load(app_id)
+        except HubbubError as error:
+            self._ctx.post(Loaded(user_ids, [], error))
+            return
+        self._ctx.post(Loaded(user_ids, found))
+
+    async def _take_users(self, loaded: Loaded) -> None:
+        """Take in users who were read, and go on with what waited for them."""
+        self._is_loading = False
+        for user_id in loaded.user_ids:
+            self._wanted.pop(user_id, None)
+        for user in loaded.found:
+            if user.user_id not in self._users:
+                self._users[user.user_id] = UserState(user)
+        self._stats.loaded_users += len(loaded.found)
+        self._absent = set(loaded.user_ids).difference(self._users)
+        waiting, self._waiting = self._waiting, []
+        asked = set(loaded.user_ids)
+        try:
+            for message, reply, missing in waiting:
+                if not missing <= asked:
+                    self._waiting.append((message, reply, missing - asked))
+                    self._wanted.update(dict.fromkeys(missing - asked))
+                elif loaded.error is not None:
+                    reply.fail(loaded.error)
+                    self._not_loaded(message)
+                elif not reply.is_done or _is_own(message):
+                    try:
+                        await self.handle(message, reply)
+                    except HubbubError as error:
+                        reply.fail(error)
+        finally:
+            self._absent = set()
+        self._forget_some()
+        if self._wanted and not self._is_loading:
+            self._is_loading = True
+            self._ctx.start_soon(self._load)
+
+    def _not_loaded(self, message: object) -> None:
+        """A message of the actor's own could not be handled, as the store does not answer."""
+
+    def _forget_some(self) -> None:
+        users = self._users
+        while len(users) > MAX_USERS:
+            user = next(iter(users.values()))
+            if not user.is_settled:
+                return
+            del users[user.user_id]
+
+    def _setup_of(self, app_id: str) -> Setup:
+        """What an app has set up; in memory since its users are. Raises: Unavailable."""
+        setup = self._setups.known(app_id)
+        if setup is None:
+            raise Unavailable("busy")
+        return setup
+
+    # -- the ledger ---------------------------------------------------------------------------------
+
+    def _record(
+        self,
+        kind: str,
+        user_id: str,
+        notification_id: int,
+        decisions: list[Decision],
+        staged: Staged,
+        *,
+        client_id: str | None = None,
+        digest: str = "",
+    ) -> int:
+        """Stage a row of the ledger; returns its index in the append."""
+        user = self._users.get(user_id)
+        if user is not None:
+            user.batch = self._batch
+        return self._stage_row(
+            LogRow(
+                stream=self._stream,
+                kind=kind,
+                at_ms=self._at_ms(),
+                user_id=user_id,
+                body=_encode(LedgerBody(decisions, digest)).decode(),
+                client_id=client_id,
+                thread=notification_id,
+            ),
+            staged,
+        )
+
+    def placed(self, staged: Staged, at: Appended) -> None:
+        """Nothing is published by place: the ledger is read by those who ask."""
+
+    # -- open deliveries ----------------------------------------------------------------------------
+
+    def _open(self, job: Job, *, is_sent: bool = False) -> None:
+        """Keep an open delivery in memory."""
+        self._jobs[job.notification_id, job.number] = job
+        note = self._notes.get(job.notification_id)
+        if note is None:
+            note = OpenNote(job.user_id, job.rule, set(), 0, is_sent)
+            self._notes[job.notification_id] = note
+        note.numbers.add(job.number)
+        note.next_number = max(note.next_number, job.number + 1)
+        note.is_sent = note.is_sent or is_sent
+
+    def _close(self, job: Job) -> bool:
+        """Let go of a concluded delivery; True if it was the last one of its notification."""
+        job.is_cancelled = True
+        self._jobs.pop((job.notification_id, job.number), None)
+        note = self._notes.get(job.notification_id)
+        if note is None:
+            return True
+        note.numbers.discard(job.number)
+        if note.numbers:
+            return False
+        del self._notes[job.notification_id]
+        return True
+
+    def begin(self, jobs: list[Job]) -> None:
+        """Of Owner: store that attempts begin."""
+        raise NotImplementedError
+
+    def conclude(self, job: Job, account: Account | None, outcome: Outcome) -> None:
+        """Of Owner: store what became of an attempt."""
+        raise NotImplementedError
+
+
+def _is_own(message: object) -> bool:
+    """Tell a message of the actor itself, for which nobody waits."""
+    return getattr(message, "is_own", False)

@@ -1,0 +1,118 @@
+"""What the actors of notifications are told, beside commands. It travels between nodes, so it only grows."""
+
+import msgspec
+
+from protocol.notify_content import Content, NotifyRequest
+from protocol.notify_types import Channel
+
+
+class Notify(msgspec.Struct, frozen=True, tag="notify_users"):
+    """To a partition: notify these users of it. Answered by NotifyAccepted, once all is stored.
+
+    `key`: with it, a user is notified once, however often this is asked; empty: each time. `source` says who
+    asks: api, chat, feed, …; `digest` is of what was asked: the same key with another one is refused.
+    """
+
+    app_id: str
+    user_ids: tuple[str, ...]
+    content: Content
+    request_id: str = ""
+    key: str = ""
+    source: str = "api"
+    digest: str = ""
+
+
+class RunRequest(msgspec.Struct, frozen=True, tag="run_request"):
+    """To an app's actor: store this request and carry it out. Answered by NotifyAccepted, once stored."""
+
+    request_id: str
+    request: NotifyRequest
+    digest: str
+
+
+class CancelRequest(msgspec.Struct, frozen=True, tag="cancel_request"):
+    """To an app's actor: do not go on with a request. Answered by Ok."""
+
+    request_id: str
+
+
+class Mark(msgspec.Struct, frozen=True, tag="mark_notification"):
+    """To a partition: a link in it was followed, a picture in it loaded. Answered by Ok."""
+
+    notification_id: int
+    mark: str
+    how: str = ""
+
+
+class DeliveryTold(msgspec.Struct, frozen=True, tag="delivery_told"):
+    """To a partition: a provider tells later what became of a delivery: confirmed, bounced, complained, …"""
+
+    notification_id: int
+    number: int
+    state: str
+    code: str = ""
+    action: str = ""  # retire, suppress, failover; empty: none
+
+
+class PutAddress(msgspec.Struct, frozen=True, tag="put_address"):
+    """To a partition: the app's backend registers an address of a user. Answered by PushDevices."""
+
+    user_id: str
+    app_id: str
+    channel: Channel
+    address: str
+    keys: dict[str, str] = {}
+    name: str = ""
+
+
+class DropAddress(msgspec.Struct, frozen=True, tag="drop_address"):
+    """To a partition: an address belongs to this user no more, because of `reason`. Answered by Ok."""
+
+    user_id: str
+    device_key: str
+    reason: str
+
+
+class Unsubscribe(msgspec.Struct, frozen=True, tag="unsubscribe"):
+    """To a partition: the user wants no more of that type (empty: of any) on that channel. Answered by Ok."""
+
+    user_id: str
+    app_id: str
+    type: str
+    channel: Channel
+    how: str = "one_click"
+
+
+class EraseUser(msgspec.Struct, frozen=True, tag="erase_user"):
+    """To a partition: erase what is known for notifying a user, of one purpose or all. Answered by Erased."""
+
+    user_id: str
+    app_id: str
+    purpose: str = ""
+    reason: str = "requested"
+
+
+class Redrive(msgspec.Struct, frozen=True, tag="redrive"):
+    """To a partition: try dead deliveries again. Answered by Ok."""
+
+    app_id: str
+    deliveries: tuple[tuple[int, int], ...]
+
+
+class SetupChanged(msgspec.Struct, frozen=True, tag="setup_changed"):
+    """To an app's actor: what the app has set up has changed. Not answered."""
+
+
+NotifyActorMessage = (
+    Notify
+    | RunRequest
+    | CancelRequest
+    | Mark
+    | DeliveryTold
+    | PutAddress
+    | DropAddress
+    | Unsubscribe
+    | EraseUser
+    | Redrive
+    | SetupChanged
+)

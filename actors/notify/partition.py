@@ -1,0 +1,94 @@
+"""The actor of one notification partition: it alone decides what its users are told, and remembers it.
+
+From below: keeper.py has users and open deliveries in memory, decider.py sends messages through the pipeline,
+deliverer.py stores attempts and results, timekeeper.py lets time pass, user_desk.py serves users. Here is
+what comes in.
+"""
+
+from actors.entity import EntityContext
+from actors.messages import Ask, Wake
+from actors.notify.decider import Ready
+from actors.notify.deliverer import Begin, Conclude, Fallback, Resume
+from actors.notify.keeper import Loaded
+from actors.notify.messages import (
+    DeliveryTold,
+    DropAddress,
+    EraseUser,
+    Mark,
+    Notify,
+    PutAddress,
+    Redrive,
+    Unsubscribe,
+)
+from actors.notify.timekeeper import Looked, Tick
+from actors.notify.user_desk import Erasing, MarkFound, UserDesk
+from actors.reply import Reply
+
+
+class NotifyPartition(UserDesk):
+    """Own the notifications of one partition's users."""
+
+    async def activate(self, ctx: EntityContext) -> None:
+        await super().activate(ctx)
+        self.begin_time()
+
+    def handle_nowait(self, message: object, reply: Reply) -> bool:
+        """Take what needs no look at the store."""
+        match message:
+            case Notify():
+                if self._has_users(message.user_ids, message, reply):
+                    self.notify(message, reply)
+            case Conclude():
+                self.concluded(message.job, message.account, message.outcome)
+            case Begin():
+                self.began(message)
+            case Resume():
+                self.resume(message.jobs)
+            case Fallback(row=row):
+                if self._has_users((row.user_id,), message, reply):
+                    self.fall_back(message)
+            case Tick():
+                self.tick(message)
+            case MarkFound():
+                self.mark_found(message)
+            case Erasing():
+                self.erase_found(message)
+            case Wake():
+                pass
+            case _:
+                return False
+        return True
+
+    async def handle(self, message: object, reply: Reply) -> None:
+        if self.handle_nowait(message, reply):
+            return
+        match message:
+            case Loaded():
+                await self._take_users(message)
+            case Looked():
+                await self.looked(message)
+            case Ready():  # its users have been read
+                self.released(message)
+            case Ask(user_id=user_id):
+                if self._has_users((user_id,), message, reply):
+                    self.command(message, reply)
+            case PutAddress(user_id=user_id):
+                if self._has_users((user_id,), message, reply):
+                    self.put_address(message, reply)
+            case DropAddress(user_id=user_id):
+                if self._has_users((user_id,), message, reply):
+                    self.drop_address(message, reply)
+            case Unsubscribe(user_id=user_id):
+                if self._has_users((user_id,), message, reply):
+                    self.unsubscribe(message, reply)
+            case EraseUser(user_id=user_id):
+                if self._has_users((user_id,), message, reply):
+                    self.erase(message, reply)
+            case Mark():
+                self.mark_one(message, reply)
+            case DeliveryTold():
+                await self.told(message, reply)
+            case Redrive():
+                await self.redrive(message, reply)
+            case _:
+                raise TypeError(f"a notification partition does not take {type(message).__name__}")

@@ -1,0 +1,156 @@
+"""What a partition does when time has passed: release what is due, end consents, bring back what spilled.
+
+One timer is set to the next moment at which anything is due, as far as the store knows, and no later than
+TICK_S from now; what is held in the meantime brings it forward.
+"""
+
+from typing import Final
+
+import msgspec
+
+from actors.notify.builtin_types import DIGEST
+from actors.notify.decider import DIGEST_ITEMS, Ready
+from actors.notify.deliverer import Deliverer, Resume
+from actors.notify.keeper import MAX_OPEN
+from actors.reply import NO_REPLY
+from actors.stream_actor import Staged
+from protocol.errors import HubbubError
+from protocol.notify_records import NotificationRow
+from protocol.records import Appended
+
+TICK_S: Final = 10.0  # the longest between two looks: a clock that jumps is noticed within it
+BUSY_TICK_S: Final = 0.05
+RELEASE_ROWS: Final = 256  # released in one turn: some 50 ms
+_RETRY_S: Final = 1.0
+
+
+class Tick(msgspec.Struct, frozen=True):
+    """Look what is due. `number`: of the timer, so that one that was replaced is known."""
+
+    number: int
+
+
+class Looked(msgspec.Struct, frozen=True):
+    """What was found due; `next_due_ms`: when more will be, 0 for nothing."""
+
+    rows: list[NotificationRow]
+    members: dict[int, list[NotificationRow]]
+    ended: list[tuple[str, str]]
+    next_due_ms: int
+    error: HubbubError | None = None
+    is_own: bool = True
+
+
+class Timekeeper(Deliverer):
+    """Keep the time of one partition."""
+
+    _tick_number = 0
+    _tick_at_s = float("inf")  # trio.current_time() seconds of the timer that counts
+    _is_looking = False
+    _look_again = False
+    _releasing: set[int]
+
+    def begin_time(self) -> None:
+        """Set the first timer, and go on with what was open; called once per incarnation, in `activate`."""
+        self._releasing = set()
+        self._ctx.post(Resume(list(self._jobs.values())))
+        self.look_in(0.0)
+
+    def look_in(self, delay_s: float) -> None:
+        """Look what is due in so many seconds, or earlier."""
+        at_s = self._ctx.now() + max(0.0, delay_s)
+        if at_s >= self._tick_at_s:
+            return
+        self._tick_at_s = at_s
+        self._tick_number += 1
+        self._ctx.post_after(max(0.0, delay_s), Tick(self._tick_number))
+
+    def held_until(self, due_at_ms: int) -> None:
+        """Something was held until then."""
+        self.look_in(min(TICK_S, (due_at_ms - self._now_ms()) / 1000 + 0.001))
+
+    def tick(self, message: Tick) -> None:
+        if message.number != self._tick_number:
+            return
+        self._tick_at_s = float("inf")
+        # What is being released must be stored before anything is read: else it would be released twice.
+        if self._is_looking or self._releasing:
+            self._look_again = True
+            return
+        self._is_looking = True
+        self._ctx.start_soon(self._look)
+
+    async def _look(self) -> None:
+        """Read what is due. What was staged before is stored first, so that nothing is seen as it was."""
+        now_ms = self._now_ms()
+        try:
+            await self._log.barrier()
+            rows = await self._reads.held(self._partition, due_to_ms=now_ms, limit=RELEASE_ROWS)
+            members = {
+                row.notification_id: await self._reads.members(row.notification_id, limit=4 * DIGEST_ITEMS)
+                for row in rows
+                if row.type == DIGEST
+            }
+            ended = await self._reads.ended_consents(self._partition, now_ms, limit=100)
+            next_due_ms = await self._reads.next_due(self._partition)
+            jobs = []
+            if self._spilled and len(self._jobs) < MAX_OPEN // 2:
+                for priority in ("high", "medium", "low"):
+                    if priority in self._spilled:
+                        jobs += await self._take_up(priority)
+        except HubbubError as error:
+            self._ctx.post(Looked([], {}, [], 0, error))
+            return
+        if jobs:
+            self._ctx.post(Resume(jobs))
+        self._ctx.post(Looked(rows, members, ended, next_due_ms))
+
+    async def looked(self, message: Looked) -> None:
+        """Release what is due."""
+        self._is_looking = False
+        if message.error is not None or not self._has_room():
+            self.look_in(_RETRY_S)
+            return
+        if message.rows:
+            self._releasing.update(row.notification_id for row in message.rows)
+            ready = Ready(message.rows, message.members)
+            if self._has_users([row.user_id for row in message.rows], ready, NO_REPLY):
+                self.released(ready)
+        for user_id, purpose in message.ended:
+            await self.end_consent(user_id, purpose)
+        if message.rows:
+            self._look_again = True
+        elif self._look_again or message.ended:
+            self._look_again = False
+            self.look_in(BUSY_TICK_S)
+        elif message.next_due_ms:
+            self.held_until(message.next_due_ms)
+        else:
+            self.look_in(TICK_S)
+
+    def released(self, ready: Ready) -> None:
+        """Decide about what is due, and let it be found again if it is held anew."""
+        self.release(ready)
+        self._stage_ops((), Staged(NO_REPLY, None, after=self._is_released))
+
+    def _is_released(self, _at: Appended | None) -> None:
+        self._releasing.clear()
+        self._look_again = False
+        self.look_in(0.0)
+
+    def _has_room(self) -> bool:
+        """Tell whether the store takes anything now: a refused append would end the incarnation."""
+        try:
+            self._log.check_room()
+        except HubbubError:
+            return False
+        return True
+
+    def _not_loaded(self, message: object) -> None:
+        if isinstance(message, Ready):
+            self._releasing.clear()
+            self.look_in(_RETRY_S)
+
+    async def end_consent(self, user_id: str, purpose: str) -> None:
+        """A consent has ended: erase what rested on it."""
+        raise NotImplementedError

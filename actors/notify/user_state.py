@@ -1,0 +1,120 @@
+"""What a partition has in memory of one user: wishes, addresses, and what was told lately."""
+
+from collections import deque
+from typing import Final, cast
+
+import msgspec
+
+from actors.notify.delivery import Target
+from actors.notify.facts import OpenGroup, UserFacts
+from actors.stream_actor import Batch
+from protocol.notify_content import Content
+from protocol.notify_found import FoundUser
+from protocol.notify_types import Channel, Consent, Preferences, Priority
+
+NO_PREFERENCES: Final = Preferences()
+_preferences: Final = msgspec.json.Decoder(Preferences).decode
+_keys: Final = msgspec.json.Decoder(dict[str, str]).decode
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is stored with a notification until it is told: NotificationRow.content."""
+
+    content: Content
+    source: str = "api"
+    channels: list[Channel] = []
+    priority: Priority = "medium"
+    names: list[str] = []  # of a batch: the first whose doing it is
+    actor_count: int = 0  # and how many they are
+    digest: str = ""  # of the content, by which duplicates are found
+    held_by: str = ""  # the stage that held it last
+
+
+decode_kept: Final = msgspec.json.Decoder(Kept).decode
+
+
+class Group:
+    """A batch or digest that is open: what comes next joins it."""
+
+    __slots__ = ("actors", "count", "due_at_ms", "kept", "notification_id")
+
+    def __init__(self, notification_id: int, due_at_ms: int, count: int, kept: Kept) -> None:
+        self.notification_id = notification_id
+        self.due_at_ms = due_at_ms
+        self.count = count
+        self.kept = kept
+        self.actors: set[str] = set(kept.names)
+
+
+class UserState:
+    """One user, as decisions that are staged leave it; gone with the incarnation if they are not stored."""
+
+    __slots__ = (
+        "app_id",
+        "batch",
+        "devices",
+        "facts",
+        "groups",
+        "is_disabled",
+        "is_doubtful",
+        "language",
+        "name",
+        "unread",
+        "user_id",
+    )
+
+    def __init__(self, found: FoundUser) -> None:
+        self.user_id = found.user_id
+        self.app_id = found.app_id
+        self.name = found.name
+        self.language = found.language
+        self.is_disabled = bool(found.is_disabled)
+        self.unread = set(found.unread)
+        self.batch: Batch | None = None  # the last one that holds a change of this user
+        self.is_doubtful = False  # what is in memory is not what was stored: read again once it is settled
+        self.devices = {
+            device.device_key: Target(
+                device_key=device.device_key,
+                channel=cast(Channel, device.channel),
+                address=device.address,
+                keys=_keys(device.keys) if device.keys else {},
+                registered_at_ms=device.registered_at_ms,
+            )
+            for device in found.devices
+        }
+        self.groups = {
+            group.group_key: Group(
+                group.notification_id,
+                group.due_at_ms,
+                group.item_count,
+                decode_kept(group.content),
+            )
+            for group in found.groups
+        }
+        self.facts = UserFacts(
+            time_zone=found.time_zone,
+            preferences=_preferences(found.preferences) if found.preferences else NO_PREFERENCES,
+            consents={
+                consent.purpose: Consent(
+                    purpose=consent.purpose,
+                    source=consent.source,
+                    given_at_ms=consent.given_at_ms,
+                    ends_at_ms=consent.ends_at_ms,
+                )
+                for consent in found.consents
+            },
+            sent_at_ms=deque(sorted(found.counted)),
+            recent={
+                recent.dedup_key: (recent.notification_id, recent.created_at_ms)
+                for recent in reversed(found.recent)
+            },
+            open_groups={
+                key: OpenGroup(group.notification_id, group.due_at_ms, group.count)
+                for key, group in self.groups.items()
+            },
+        )
+
+    @property
+    def is_settled(self) -> bool:
+        """Tell whether all that was changed here is stored."""
+        return self.batch is None or self.batch.is_concluded
