@@ -5,6 +5,7 @@ They also travel between nodes, so they only grow: a new field has a default.
 
 import msgspec
 
+from actors.notify.messages import NotifyActorMessage
 from protocol.commands import Command
 from protocol.feed_types import FollowState
 
@@ -240,7 +241,8 @@ class Told(msgspec.Struct, frozen=True, tag="told"):
 
 
 ActorMessage = (
-    Ask
+    NotifyActorMessage
+    | Ask
     | Wake
     | OpenBetween
     | Create

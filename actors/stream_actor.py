@@ -17,9 +17,10 @@ import trio
 from actors.address import Address
 from actors.entity import Entity, EntityContext, StopEntity
 from actors.messages import ActorTell, Ask, Create, FanOut, OpenBetween, Told, UserTell, Wake, encode_tell
+from actors.notify.messages import NotifyActorMessage
 from actors.ports import Leases, Log, Outcome, Relay, WallClock
 from actors.reply import NO_REPLY, Reply
-from protocol import commands, feed_commands
+from protocol import commands, feed_commands, notify_commands
 from protocol.errors import Fenced, HubbubError, Unavailable
 from protocol.events import ConversationEvent, InboxEvent
 from protocol.records import Advance, Append, Appended, Insert, LogRow, Op, Put, Tell
@@ -37,6 +38,8 @@ _NOT_STORED: Final = (
     feed_commands.ReadFeed,
     feed_commands.ExplainPost,
     feed_commands.ListInterests,
+    notify_commands.GetPreferences,
+    notify_commands.ListPush,
 )
 
 Answer = Callable[[Appended | None], object]
@@ -331,7 +334,7 @@ def _needs_store(message: object) -> bool:
     """
     if isinstance(message, Ask):
         return not isinstance(message.command, _NOT_STORED)
-    return isinstance(message, OpenBetween | Create | Told | FanOut)
+    return isinstance(message, OpenBetween | Create | Told | FanOut | NotifyActorMessage)
 
 
 def _without_overwritten(ops: list[Op]) -> list[Op]:

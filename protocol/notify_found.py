@@ -172,6 +172,10 @@ class NotifyReads(Protocol):
         """app_id -> version of what it has set up, for apps that have set up anything."""
         ...
 
+    async def device_counts(self) -> dict[tuple[str, str], int]:
+        """(app_id, channel) -> how many addresses are not retired."""
+        ...
+
     async def group_page(self, app_id: str, name: str, *, after: str, limit: int) -> list[str]:
         """User ids of a group ("*": of the app) by rising id, beyond `after`; disabled ones are left out."""
         ...

@@ -240,6 +240,14 @@ def app_versions(connection: sqlite3.Connection) -> dict[str, int]:
     return dict(connection.execute(f"SELECT app_id, version FROM {NotifyAppRow.table}").fetchall())
 
 
+def device_counts(connection: sqlite3.Connection) -> dict[tuple[str, str], int]:
+    sql = (
+        f"SELECT app_id, channel, count(*) FROM {NotifyDeviceRow.table}"
+        " WHERE retired_at_ms = 0 GROUP BY app_id, channel"
+    )
+    return {(app_id, channel): count for app_id, channel, count in connection.execute(sql).fetchall()}
+
+
 def group_page(connection: sqlite3.Connection, app_id: str, name: str, after: str, limit: int) -> list[str]:
     if name == "*":
         sql = f"SELECT u.user_id FROM {User.table} u WHERE u.app_id = ? AND u.user_id > ? AND u.is_bot = 0"

@@ -70,6 +70,9 @@ class SqliteNotifyReads:
     async def app_versions(self) -> dict[str, int]:
         return await self._readers.run(notify_queries.app_versions)
 
+    async def device_counts(self) -> dict[tuple[str, str], int]:
+        return await self._readers.run(notify_queries.device_counts)
+
     async def group_page(self, app_id: str, name: str, *, after: str, limit: int) -> list[str]:
         return await self._readers.run(notify_queries.group_page, app_id, name, after, limit)
 

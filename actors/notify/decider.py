@@ -15,7 +15,7 @@ from actors.notify.builtin_types import DIGEST
 from actors.notify.delivery import Outgoing
 from actors.notify.facts import Facts
 from actors.notify.job import Job
-from actors.notify.keeper import LedgerBody, NotifyKeeper, ledger_body
+from actors.notify.keeper import MAX_OPEN, LedgerBody, NotifyKeeper, ledger_body
 from actors.notify.local_time import known_zone
 from actors.notify.messages import Notify
 from actors.notify.ports import Reader, Setup, Text
@@ -27,7 +27,7 @@ from actors.reply import NO_REPLY, Reply
 from actors.stream_actor import Staged
 from protocol import notify_events, notify_replies
 from protocol.codec import Encoded
-from protocol.errors import HubbubError, Refused
+from protocol.errors import HubbubError, Refused, Unavailable
 from protocol.notify_content import Content
 from protocol.notify_records import DeliveryRow, NotificationRow
 from protocol.notify_replies import NotificationItem, Notified
@@ -37,6 +37,8 @@ from protocol.records import Appended, Op, Put, Update
 NOTIFICATIONS_STREAM: Final = "notifications"  # what a resync names when live events were lost
 # How long a push waits for a user who is connected: what is seen in the app is not pushed.
 SEEN_GRACE_MS: Final = 4_000
+# Open deliveries of one partition beyond which campaigns wait: some seconds' work, so that little is queued.
+MAX_OPEN_BULK: Final = 1_000
 MAX_NAMES: Final = 3
 MAX_ACTORS: Final = 1_000  # told apart in one batch; beyond it each item counts
 DIGEST_ITEMS: Final = 50
@@ -133,6 +135,8 @@ class Decider(NotifyKeeper):
 
     def notify(self, message: Notify, reply: Reply) -> None:
         """Decide for each user, and answer when all is stored. Users are in memory, if they exist."""
+        if message.is_bulk and len(self._jobs) >= MAX_OPEN_BULK:
+            raise Unavailable("busy", "The partition has enough to send.", retry_after_s=0.1)
         setup = self._setup_of(message.app_id)
         rule = setup.type_rule(message.content.type)
         if rule is None:
@@ -729,6 +733,9 @@ class Decider(NotifyKeeper):
             self._publish(staged.item.user_id, staged.shown, len(user.unread) if user is not None else 1)
         begun = []
         for job in staged.jobs:
+            if len(self._jobs) >= MAX_OPEN and not job.is_begun:
+                self._spilled.add(job.priority)  # it is stored, and read when there is room
+                continue
             self._open(job)
             if job.is_begun:
                 begun.append(job)

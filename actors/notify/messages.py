@@ -20,6 +20,7 @@ class Notify(msgspec.Struct, frozen=True, tag="notify_users"):
     key: str = ""
     source: str = "api"
     digest: str = ""
+    is_bulk: bool = False  # part of a campaign: refused as busy while the partition has enough to send
 
 
 class RunRequest(msgspec.Struct, frozen=True, tag="run_request"):
@@ -78,7 +79,7 @@ class Unsubscribe(msgspec.Struct, frozen=True, tag="unsubscribe"):
 
     user_id: str
     app_id: str
-    type: str
+    type_name: str
     channel: Channel
     how: str = "one_click"
 

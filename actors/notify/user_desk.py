@@ -259,10 +259,10 @@ class UserDesk(Timekeeper):
         """Set the one preference that a link in a mail stands for. Doing it again changes nothing."""
         user = self.user_of(message.user_id, message.app_id)
         wishes = user.facts.preferences
-        if message.type:
-            wish = wishes.types.get(message.type, TypePreference())
+        if message.type_name:
+            wish = wishes.types.get(message.type_name, TypePreference())
             wish = msgspec.structs.replace(wish, channels={**wish.channels, message.channel: False})
-            wishes = msgspec.structs.replace(wishes, types={**wishes.types, message.type: wish})
+            wishes = msgspec.structs.replace(wishes, types={**wishes.types, message.type_name: wish})
         else:
             wishes = msgspec.structs.replace(wishes, channels={**wishes.channels, message.channel: False})
         self._set_preferences(user, wishes, NO_REPLY, message.how)

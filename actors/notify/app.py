@@ -1,0 +1,334 @@
+"""The actor of one app's larger requests: to a group or to many users, at a time, again and again.
+
+A request is a row, stored before it is answered. Its users are handed to the partitions page by page; when
+all of a page's partitions have stored their part, the row's cursor goes on. After a crash the page is handed
+on again, and the key that each of its notifications has makes that harmless. Partitions that have enough in
+their queues say `busy`, so a campaign to a million waits here, in one row, and not in a million.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import structlog
+import trio
+
+from actors.entity import EntityContext
+from actors.messages import Wake
+from actors.notify.address import app_address, partition_address, partition_of
+from actors.notify.messages import CancelRequest, Notify, RunRequest
+from actors.notify.ports import Setups
+from actors.notify.recurrence import next_cron_ms
+from actors.notify.send_at import send_at_ms
+from actors.ports import Leases, Log, Relay, WallClock
+from actors.reply import NO_REPLY, Reply
+from actors.stream_actor import Staged, StreamActor
+from protocol import notify_replies, replies
+from protocol.errors import HubbubError, Refused, Unavailable
+from protocol.notify_content import NotifyRequest, content_of
+from protocol.notify_found import NotifyReads
+from protocol.notify_records import RequestRow
+from protocol.records import Appended, LogRow, Put, Update
+
+PAGE: Final = 1_000  # users handed on at a time
+MAX_RUNNING: Final = 4  # requests of one app that go on side by side
+ASK_TIMEOUT_S: Final = 30.0
+MAX_RETRY_S: Final = 5.0
+EASTERNMOST: Final = "Pacific/Kiritimati"  # UTC+14, where each day begins first
+
+_logger = structlog.get_logger()
+_encode = msgspec.json.Encoder().encode
+_request = msgspec.json.Decoder(NotifyRequest).decode
+
+
+class _Advanced(msgspec.Struct, frozen=True):
+    """A page of a request's users was taken; `is_last`: that was all."""
+
+    request_id: str
+    cursor: str
+    count: int
+    is_last: bool
+
+
+class _Due(msgspec.Struct, frozen=True):
+    """The time of a request may have come."""
+
+    request_id: str
+
+
+class _Failed(msgspec.Struct, frozen=True):
+    """A request cannot be carried out."""
+
+    request_id: str
+    error: str
+
+
+class AppActor(StreamActor):
+    """Own the requests of one app. Take `RunRequest`, `CancelRequest` and `Wake`."""
+
+    def __init__(
+        self,
+        app_id: str,
+        *,
+        log: Log,
+        reads: NotifyReads,
+        leases: Leases,
+        relay: Relay,
+        now_ms: WallClock,
+        setups: Setups,
+    ) -> None:
+        super().__init__(
+            app_address(app_id), f"na:{app_id}", log=log, leases=leases, relay=relay, now_ms=now_ms
+        )
+        self._app_id = app_id
+        self._reads = reads
+        self._setups = setups
+        self._requests: dict[str, RequestRow] = {}  # that are not done, as decided last
+        self._running: dict[str, trio.CancelScope] = {}
+
+    # -- life ---------------------------------------------------------------------------------------
+
+    async def activate(self, ctx: EntityContext) -> None:
+        """Take up what is not done."""
+        self._ctx = ctx
+        for state in ("running", "waiting"):
+            where: dict[str, str | int | None] = {"app_id": self._app_id, "state": state}
+            for row in await self._log.find(RequestRow, where, limit=10_000):
+                self._requests[row.request_id] = row
+        for row in self._requests.values():
+            self._set_timer(row)
+        self._start_some()
+
+    def is_needed(self) -> bool:
+        """It has timers to look after."""
+        return bool(self._requests)
+
+    def placed(self, staged: Staged, at: Appended) -> None:
+        """Nobody listens to this stream."""
+
+    # -- messages -----------------------------------------------------------------------------------
+
+    async def handle(self, message: object, reply: Reply) -> None:
+        match message:
+            case RunRequest():
+                await self._run(message, reply)
+            case CancelRequest(request_id=request_id):
+                await self._cancel(request_id, reply)
+            case _Advanced():
+                self._advance(message)
+            case _Due(request_id=request_id):
+                self._due(request_id)
+            case _Failed():
+                self._fail(message)
+            case Wake():
+                reply.resolve(replies.Ok())
+            case _:
+                raise TypeError(f"an app does not take {type(message).__name__}")
+
+    async def _run(self, message: RunRequest, reply: Reply) -> None:
+        known = self._requests.get(message.request_id) or await self._log.get(RequestRow, message.request_id)
+        if known is not None:
+            if known.digest != message.digest:
+                raise Refused("payload_conflict", "That idempotency key was used before for something else.")
+            answer = _accepted(known, repeated=True)
+            self._answer_when_stored(reply, lambda _at: answer)
+            return
+        now_ms = self._at_ms()
+        setup = await self._setups.load(self._app_id)
+        request = message.request
+        next_at_ms = 0
+        if request.cron:
+            zone = request.time_zone or setup.rules.default_time_zone
+            next_at_ms = next_cron_ms(request.cron, zone, now_ms)
+            if not next_at_ms or 0 < request.ends_at_ms <= next_at_ms:
+                raise Refused("bad_request", "The cron expression is never due before ends_at_ms.")
+        elif request.send_at:
+            # Local times come first in the east; from then on each user's own partition waits for them.
+            next_at_ms = max(now_ms, send_at_ms(request.send_at, EASTERNMOST))
+        row = RequestRow(
+            request_id=message.request_id,
+            app_id=self._app_id,
+            digest=message.digest,
+            body=_encode(request).decode(),
+            state="waiting" if next_at_ms > now_ms else "running",
+            created_at_ms=now_ms,
+            next_at_ms=next_at_ms,
+        )
+        self._requests[row.request_id] = row
+        answer = _accepted(row)
+
+        def begin(_at: Appended | None) -> None:
+            self._set_timer(row)
+            self._start_some()
+
+        self._record("requested", row.request_id, Staged(reply, lambda _at: answer, after=begin))
+        self._stage_ops([Put(row)])
+
+    async def _cancel(self, request_id: str, reply: Reply) -> None:
+        row = self._requests.get(request_id) or await self._log.get(RequestRow, request_id)
+        if row is None or row.app_id != self._app_id:
+            raise Refused("request_not_found")
+        if row.state in ("done", "cancelled"):
+            self._answer_in_order(reply, replies.Ok())
+            return
+        self._end(row, "cancelled", Staged(reply, lambda _at: replies.Ok()))
+
+    def _record(self, kind: str, request_id: str, staged: Staged) -> None:
+        self._stage_row(
+            LogRow(
+                stream=self._stream,
+                kind=kind,
+                at_ms=self._at_ms(),
+                user_id=self._app_id,
+                body=_encode({"request_id": request_id}).decode(),
+            ),
+            staged,
+        )
+
+    def _change(self, row: RequestRow, **changes: str | int) -> RequestRow:
+        changed = msgspec.structs.replace(row, **changes)
+        self._requests[row.request_id] = changed
+        self._stage_ops([Update(RequestRow, {"request_id": row.request_id}, dict(changes))])
+        return changed
+
+    def _end(self, row: RequestRow, state: str, staged: Staged) -> None:
+        scope = self._running.pop(row.request_id, None)
+        if scope is not None:
+            scope.cancel()
+        self._change(row, state=state, done_at_ms=self._at_ms())
+        del self._requests[row.request_id]
+        self._record(state, row.request_id, staged)
+
+    # -- when ---------------------------------------------------------------------------------------
+
+    def _set_timer(self, row: RequestRow) -> None:
+        if row.state == "waiting":
+            # A clock may be set meanwhile, so no timer is longer than an hour.
+            delay_s = min(3600.0, max(0.0, (row.next_at_ms - self._now_ms()) / 1000 + 0.001))
+            self._ctx.post_after(delay_s, _Due(row.request_id))
+
+    def _due(self, request_id: str) -> None:
+        row = self._requests.get(request_id)
+        if row is None or row.state != "waiting":
+            return
+        if row.next_at_ms > self._now_ms():
+            self._set_timer(row)
+            return
+        run = row.run + 1
+        self._change(row, state="running", run=run, cursor="")
+        self._record("running", request_id, Staged(NO_REPLY, None, after=lambda _at: self._start_some()))
+
+    def _advance(self, message: _Advanced) -> None:
+        row = self._requests.get(message.request_id)
+        if row is None or row.state != "running":
+            return
+        row = self._change(row, cursor=message.cursor, user_count=row.user_count + message.count)
+        if not message.is_last:
+            return
+        self._running.pop(row.request_id, None)
+        request = _request(row.body)
+        if request.cron:
+            setup = self._setups.known(self._app_id)
+            zone = request.time_zone or (setup.rules.default_time_zone if setup is not None else "UTC")
+            next_at_ms = next_cron_ms(request.cron, zone, max(self._now_ms(), row.next_at_ms))
+            if next_at_ms and (not request.ends_at_ms or next_at_ms < request.ends_at_ms):
+                row = self._change(row, state="waiting", next_at_ms=next_at_ms)
+                self._set_timer(row)
+                self._record("waiting", row.request_id, Staged(NO_REPLY, None))
+                self._start_some()
+                return
+        self._end(row, "done", Staged(NO_REPLY, None))
+        self._start_some()
+
+    def _fail(self, message: _Failed) -> None:
+        row = self._requests.get(message.request_id)
+        if row is not None:
+            _logger.warning("request_failed", app_id=self._app_id, code=message.error)
+            self._end(row, "cancelled", Staged(NO_REPLY, None))
+        self._start_some()
+
+    # -- handing on ---------------------------------------------------------------------------------
+
+    def _start_some(self) -> None:
+        for row in self._requests.values():
+            if len(self._running) >= MAX_RUNNING:
+                return
+            if row.state == "running" and row.request_id not in self._running:
+                scope = self._running[row.request_id] = trio.CancelScope()
+                self._ctx.start_soon(self._hand_on, row, scope)
+
+    async def _hand_on(self, row: RequestRow, scope: trio.CancelScope) -> None:
+        """Hand a request's users to their partitions, from its cursor on."""
+        request = _request(row.body)
+        cursor = row.cursor
+        with scope:
+            while True:
+                users, cursor, is_last = await self._page(request, cursor)
+                try:
+                    await self._notify(row, request, users)
+                except Refused as refused:  # a type or template that was removed meanwhile
+                    self._ctx.post(_Failed(row.request_id, refused.code))
+                    return
+                self._ctx.post(_Advanced(row.request_id, cursor, len(users), is_last))
+                if is_last:
+                    return
+
+    async def _page(self, request: NotifyRequest, cursor: str) -> tuple[list[str], str, bool]:
+        """The next users of a request, the cursor behind them, and whether they are the last."""
+        if request.group:
+            delay_s = 0.1
+            while True:
+                try:
+                    users = await self._reads.group_page(
+                        self._app_id, request.group, after=cursor, limit=PAGE
+                    )
+                except HubbubError as error:
+                    await trio.sleep(max(delay_s, error.retry_after_s or 0.0))
+                    delay_s = min(MAX_RETRY_S, 2 * delay_s)
+                    continue
+                return users, users[-1] if users else cursor, len(users) < PAGE
+        start = int(cursor or 0)
+        users = request.user_ids[start : start + PAGE]
+        return users, str(start + len(users)), start + PAGE >= len(request.user_ids)
+
+    async def _notify(self, row: RequestRow, request: NotifyRequest, users: Sequence[str]) -> None:
+        """Notify these users; returns when every partition has stored its part. Raises: Refused."""
+        parts: dict[int, list[str]] = {}
+        for user_id in users:
+            parts.setdefault(partition_of(user_id), []).append(user_id)
+        content = content_of(request)
+        refused: list[Refused] = []
+
+        async def ask(partition: int, user_ids: list[str]) -> None:
+            message = Notify(
+                app_id=self._app_id,
+                user_ids=tuple(user_ids),
+                content=content,
+                request_id=row.request_id,
+                key=f"{row.request_id}:{row.run}",
+                source="request",
+                digest=row.digest,
+                is_bulk=True,
+            )
+            delay_s = 0.05
+            while True:
+                try:
+                    await self._ctx.router.ask(partition_address(partition), message, timeout_s=ASK_TIMEOUT_S)
+                except Unavailable as error:
+                    await trio.sleep(max(delay_s, error.retry_after_s or 0.0))
+                    delay_s = min(MAX_RETRY_S, 2 * delay_s)
+                    continue
+                except Refused as error:
+                    if error.code != "user_not_found":
+                        refused.append(error)
+                return
+
+        async with trio.open_nursery() as nursery:
+            for partition, user_ids in parts.items():
+                nursery.start_soon(ask, partition, user_ids)
+        if refused:
+            raise refused[0]
+
+
+def _accepted(row: RequestRow, *, repeated: bool = False) -> notify_replies.NotifyAccepted:
+    return notify_replies.NotifyAccepted(request_id=row.request_id, state=row.state, repeated=repeated)

@@ -1,0 +1,276 @@
+"""What apps have set up for their notifications, in the memory of this node.
+
+Read when an app is first asked for, and again within REFRESH_S after a change on any node. What is here is
+handed out without waiting, as it is asked for with every notification.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final, cast
+
+import msgspec
+import structlog
+import trio
+
+from actors.notify.builtin_types import BUILTIN_TYPES
+from actors.notify.delivery import Provider
+from actors.notify.experiments import assign
+from actors.notify.ports import Account
+from protocol.errors import HubbubError
+from protocol.notify_records import (
+    ExperimentRow,
+    NotifyAppRow,
+    NotifyTypeRow,
+    ProviderRow,
+    TemplateRow,
+)
+from protocol.notify_templates import Experiment, Template
+from protocol.notify_types import AppRules, Channel, TypeRule
+from protocol.provider_configs import WebPushConfig
+from server.notify.provider_registry import ProviderRegistry, credential_of
+from server.notify.vault import Vault
+from server.providers.vapid import Vapid
+from storage.store import Store
+
+REFRESH_S: Final = 3.0  # how long a change may take to the other nodes
+COUNT_EVERY: Final = 20  # refreshes between two counts of addresses
+OWN_PROVIDER: Final = "own"  # web push by the server's own key pair, where an app has none
+
+log = structlog.get_logger(__name__)
+_rules = msgspec.json.Decoder(AppRules).decode
+_type = msgspec.json.Decoder(TypeRule).decode
+_template = msgspec.json.Decoder(Template).decode
+_experiment = msgspec.json.Decoder(Experiment).decode
+
+
+class AppSetup:
+    """One version of what an app has set up. Fits actors.notify.ports.Setup."""
+
+    def __init__(
+        self,
+        app_id: str,
+        version: int,
+        *,
+        rules: AppRules,
+        types: Mapping[str, TypeRule],
+        templates: Mapping[str, Template],
+        experiments: Mapping[str, Experiment],
+        chains: Mapping[str, list[Account]],
+        vapid_public_key: str,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self.app_id = app_id
+        self.version = version
+        self.rules = rules
+        self.own_types = types
+        self.types = {**BUILTIN_TYPES, **types}
+        self.templates = templates
+        self.experiments = experiments
+        self.chains = chains
+        self.vapid_public_key = vapid_public_key
+        self._now_ms = now_ms
+
+    def type_rule(self, name: str) -> TypeRule | None:
+        return self.types.get(name)
+
+    def all_types(self) -> list[TypeRule]:
+        return list(self.types.values())
+
+    def has_provider(self, channel: Channel) -> bool:
+        return bool(self.chains.get(channel))
+
+    def variant_of(self, experiment: str, user_id: str) -> str | None:
+        found = self.experiments.get(experiment)
+        if found is None:
+            return None
+        now_ms = self._now_ms()
+        if now_ms < found.started_at_ms or 0 < found.ended_at_ms <= now_ms:
+            return None
+        return assign(found, user_id)
+
+
+class SetupCache:
+    """All apps' setups. Fits actors.notify.ports.Setups and Accounts, and server.notify.templates' reads."""
+
+    def __init__(
+        self,
+        store: Store,
+        vault: Vault,
+        own_push: WebPushConfig,
+        *,
+        now_ms: Callable[[], int],
+        alert: Callable[[str, str, dict[str, str]], None],
+    ) -> None:
+        self._store = store
+        self._vault = vault
+        self._own_push = own_push
+        self._now_ms = now_ms
+        self._alert = alert
+        self._setups: dict[str, AppSetup] = {}
+        self._providers: dict[tuple[str, str], tuple[int, Provider]] = {}  # by app and id: when changed
+        self._registry: ProviderRegistry | None = None
+        self._reading = trio.Lock()
+        self._alive: dict[tuple[str, str], int] = {}
+        self.on_credential_changed: Callable[[str], None] = lambda _credential: None
+
+    # -- actors.notify.ports --------------------------------------------------------------------------
+
+    def known(self, app_id: str) -> AppSetup | None:
+        """The app's setup, if it is in memory."""
+        return self._setups.get(app_id)
+
+    async def load(self, app_id: str) -> AppSetup:
+        """The app's setup, read where it is not in memory. Raises: HubbubError."""
+        return self._setups.get(app_id) or await self.reload(app_id)
+
+    def chain(self, app_id: str, channel: Channel) -> list[Account]:
+        """An app's accounts of a channel, in order."""
+        setup = self._setups.get(app_id)
+        return [] if setup is None else setup.chains.get(channel, [])
+
+    def alive_count(self, app_id: str, channel: Channel) -> int:
+        """About how many addresses of that channel the app's users have: as of a minute ago."""
+        return self._alive.get((app_id, channel), 0)
+
+    def alert(self, app_id: str, kind: str, detail: dict[str, str]) -> None:
+        """Tell the app's developers."""
+        self._alert(app_id, kind, detail)
+
+    # -- server.notify.templates ----------------------------------------------------------------------
+
+    def template(self, app_id: str, name: str) -> Template | None:
+        """An app's own template."""
+        setup = self._setups.get(app_id)
+        return None if setup is None else setup.templates.get(name)
+
+    def default_locale(self, app_id: str) -> str:
+        """The app's default locale."""
+        setup = self._setups.get(app_id)
+        return AppRules().default_locale if setup is None else setup.rules.default_locale
+
+    # -- reading --------------------------------------------------------------------------------------
+
+    async def reload(self, app_id: str) -> AppSetup:
+        """Read what an app has set up. Raises: HubbubError, and what was known stays."""
+        async with self._reading:
+            store = self._store
+            row = await store.get(NotifyAppRow, app_id)
+            where: dict[str, str | int | None] = {"app_id": app_id}
+            types = {
+                found.name: _type(found.body) for found in await store.find(NotifyTypeRow, where, limit=1000)
+            }
+            templates: dict[str, Template] = {}
+            for found in await store.find(TemplateRow, where, order_by="version", limit=10_000):
+                templates[found.name] = _template(found.body)
+            experiments = {
+                found.name: _experiment(found.body)
+                for found in await store.find(ExperimentRow, where, limit=1000)
+            }
+            providers = await store.find(ProviderRow, where, order_by="position", limit=1000)
+            chains, vapid = self._chains(app_id, providers)
+            setup = AppSetup(
+                app_id,
+                row.version if row is not None else 0,
+                rules=_rules(row.rules) if row is not None and row.rules else AppRules(),
+                types=types,
+                templates=templates,
+                experiments=experiments,
+                chains=chains,
+                vapid_public_key=vapid,
+                now_ms=self._now_ms,
+            )
+            self._setups[app_id] = setup
+            return setup
+
+    def _chains(self, app_id: str, rows: list[ProviderRow]) -> tuple[dict[str, list[Account]], str]:
+        """Make the app's accounts, and keep those that have not changed."""
+        chains: dict[str, list[Account]] = {}
+        vapid = ""
+        kept: set[tuple[str, str]] = set()
+        for row in rows:
+            if row.is_paused:
+                continue
+            try:
+                config = self._vault.open(app_id, row.provider_id, row.sealed)
+                provider = self._provider(app_id, row.provider_id, row.changed_at_ms, config)
+            except HubbubError as error:
+                log.error("provider_unusable", app_id=app_id, provider_id=row.provider_id, code=error.code)
+                continue
+            if provider is None:
+                continue
+            kept.add((app_id, row.provider_id))
+            if isinstance(config, WebPushConfig) and not vapid:
+                vapid = Vapid(config.private_key, config.subject).public_key
+            chains.setdefault(row.channel, []).append(
+                Account(row.provider_id, credential_of(app_id, config), config.rate_per_s, provider)
+            )
+        if "webpush" not in chains:
+            provider = self._provider(app_id, OWN_PROVIDER, 0, self._own_push)
+            if provider is not None:
+                kept.add((app_id, OWN_PROVIDER))
+                vapid = Vapid(self._own_push.private_key, self._own_push.subject).public_key
+                chains["webpush"] = [Account(OWN_PROVIDER, credential_of("", self._own_push), 0.0, provider)]
+        for key in [key for key in self._providers if key[0] == app_id and key not in kept]:
+            self._drop(key)
+        return chains, vapid
+
+    def _provider(self, app_id: str, provider_id: str, changed_at_ms: int, config: object) -> Provider | None:
+        if self._registry is None:
+            return None
+        key = (app_id, provider_id)
+        known = self._providers.get(key)
+        if known is not None:
+            if known[0] == changed_at_ms:
+                return known[1]
+            self._drop(key)
+        made = self._registry.make(app_id, provider_id, config)  # type: ignore[arg-type]  # a ProviderConfig
+        self._providers[key] = (changed_at_ms, made)
+        self.on_credential_changed(credential_of(app_id, config))  # type: ignore[arg-type]
+        return made
+
+    def _drop(self, key: tuple[str, str]) -> None:
+        _, provider = self._providers.pop(key)
+        if self._registry is not None:
+            self._registry.close_soon(provider)
+
+    # -- life -----------------------------------------------------------------------------------------
+
+    async def run(
+        self,
+        registry: ProviderRegistry,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Refresh what has changed, until cancelled; providers are there meanwhile."""
+        self._registry = registry
+        try:
+            for app_id in list(self._setups):  # read before there were providers
+                await self._reload_quietly(app_id)
+            task_status.started()
+            number = 0
+            while True:
+                await self._refresh(count=number % COUNT_EVERY == 0)
+                number += 1
+                await trio.sleep(REFRESH_S)
+        finally:
+            self._registry = None
+            self._providers.clear()
+            for setup in self._setups.values():
+                cast(dict[str, list[Account]], setup.chains).clear()
+
+    async def _refresh(self, *, count: bool) -> None:
+        try:
+            versions = await self._store.notify.app_versions()
+            if count:
+                self._alive = await self._store.notify.device_counts()
+        except HubbubError as error:
+            log.warning("setups_not_refreshed", code=error.code)
+            return
+        for app_id, setup in list(self._setups.items()):
+            if versions.get(app_id, 0) != setup.version:
+                await self._reload_quietly(app_id)
+
+    async def _reload_quietly(self, app_id: str) -> None:
+        try:
+            await self.reload(app_id)
+        except HubbubError as error:
+            log.warning("setup_not_read", app_id=app_id, code=error.code)
