@@ -26,7 +26,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     is_exact: bool = True
 
 
-class Group(msgspec.Struct, kw_only=True):
+class Batch(msgspec.Struct, kw_only=True):
     """A batch or digest as it grows; may be stored. `actors`: those told apart, `names`: the first few."""
 
     count: int = 0
@@ -57,10 +57,10 @@ class Group(msgspec.Struct, kw_only=True):
 
 def summarise(count: int, actors: Iterable[str]) -> Summary:
     """Tell `count` notifications by these actors, in the order in which they acted."""
-    group = Group()
+    batch = Batch()
     for actor in actors:
-        group.add(0, actor)
-    return _summary(count, group.names, len(group.actors), group.is_exact)
+        batch.add(0, actor)
+    return _summary(count, batch.names, len(batch.actors), batch.is_exact)
 
 
 def merge_data(

@@ -1,8 +1,9 @@
 """A circuit breaker for one provider's credentials: when sending is of no use, the queue is kept and waits.
 
-closed -> open: at once on a configuration error, or on 5 failures of the provider in a row. open ->
-half-open: when its time has come one sending is let through. half-open -> closed on its success, -> open for
-twice as long on its failure; another is let through where nothing came back within a minute.
+- closed to open: at once on a configuration error, or on 5 failures of the provider in a row.
+- open to half-open: when its time has come one sending is let through.
+- half-open to closed on its success, and to open for twice as long on its failure. Where nothing came back
+  within a minute, another is let through.
 """
 
 from dataclasses import dataclass

@@ -5,6 +5,8 @@ leaps over is not missed, and one that it shows twice counts twice. `start` equa
 part after midnight belongs to the weekday on which the window began.
 """
 
+from collections.abc import Iterator
+
 from actors.notify.local_time import clock_s, stretch
 from protocol.notify_types import QuietHours
 
@@ -48,6 +50,17 @@ def quiet_from_ms(quiet: QuietHours, zone: str, now_ms: int) -> int:
         if begin_s < stretch_end_s:
             return begin_s * 1_000
         at_s = stretch_end_s
+
+
+def quiet_windows(quiet: QuietHours, zone: str, from_ms: int, until_ms: int) -> Iterator[tuple[int, int]]:
+    """The quiet hours that begin or go on between two instants, as (begin, end) in Unix ms."""
+    while True:
+        from_ms = quiet_from_ms(quiet, zone, from_ms)
+        if not from_ms or from_ms >= until_ms:
+            return
+        end_ms = quiet_until_ms(quiet, zone, from_ms)
+        yield from_ms, end_ms
+        from_ms = end_ms
 
 
 def _left_s(start_s: int, end_s: int, days: list[int], wall: int) -> int:
