@@ -1,0 +1,1 @@
+"""Tests of the providers, most of them against a push service that runs on Node."""
