@@ -92,6 +92,12 @@ class SmtpConfig(_Config, tag="smtp", frozen=True, kw_only=True, omit_defaults=T
     webhook_key: Annotated[
         str, Meta(max_length=2_000, description="Public key of SendGrid's signed event webhook, base64.")
     ] = ""
+    sns_topic_arn: Annotated[
+        str, Meta(max_length=300, description="Where SES publishes its events; others' topics do not count.")
+    ] = ""
+    unsubscribe_mailto: Annotated[
+        str, Meta(max_length=254, description="Address that takes unsubscriptions, beside the link.")
+    ] = ""
 
 
 class AppriseConfig(_Config, tag="apprise", frozen=True, kw_only=True, omit_defaults=True):
@@ -100,6 +106,9 @@ class AppriseConfig(_Config, tag="apprise", frozen=True, kw_only=True, omit_defa
     schemes: Annotated[
         list[str], Meta(max_length=50, description="Which services users may name; empty: all but files.")
     ] = []
+    allow_private: Annotated[
+        bool, Meta(description="Hosts may lie in private networks, as those of the sandbox do.")
+    ] = False
 
 
 ProviderConfig = (
