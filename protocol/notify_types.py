@@ -14,6 +14,7 @@ Frequency = Literal["immediate", "daily", "weekly", "off"]
 """How often a user wants to hear: at once, in a digest, or not at all."""
 
 CHANNELS: tuple[Channel, ...] = ("inapp", "apns", "fcm", "webpush", "sms", "email", "apprise")
+DEFAULT_CHANNELS: tuple[Channel, ...] = ("inapp", "apns", "fcm", "webpush")
 PUSH_CHANNELS: tuple[Channel, ...] = ("apns", "fcm", "webpush")
 MAX_TEXT_BYTES = 1_500  # of plain text, in UTF-8
 MAX_DATA_BYTES = 2_048  # of the data for a template, as JSON; push payloads end at 4,096
@@ -82,12 +83,9 @@ class TypeRule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     name: TypeName
     title: Annotated[str, Meta(max_length=100, description="As users see it among their preferences.")] = ""
-    channels: Annotated[list[Channel], Meta(description="Where it goes, unless the request says.")] = [
-        "inapp",
-        "apns",
-        "fcm",
-        "webpush",
-    ]
+    channels: Annotated[list[Channel], Meta(description="Where it goes, unless the request says.")] = (
+        msgspec.field(default_factory=lambda: list(DEFAULT_CHANNELS))
+    )
     fallback: Annotated[
         list[Channel],
         Meta(description="Tried one after the other where none of `channels` has reached the user."),
