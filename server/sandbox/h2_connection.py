@@ -72,7 +72,8 @@ class H2Connection:
         self._unacked_bytes = 0
         self._last_stream_id = 0  # the newest whose request is whole
         self._final_stream_id = math.inf  # after GOAWAY: newer ones are not processed
-        self._goaway = b""
+        self._goaway = b""  # the frame, once there is one
+        self._is_goaway_sent = False
         self._is_reset = False
         self._scope = trio.CancelScope()
 
@@ -84,21 +85,11 @@ class H2Connection:
         with self._scope, contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             async with trio.open_nursery() as nursery:
                 await self._flush()
-                while not (self._goaway and not self._streams):
-                    data = await self._stream.receive_some(_READ_BYTES)
-                    if not data:
-                        break
+                while data := await self._stream.receive_some(_READ_BYTES):
                     await self._take(bytes(data), nursery)
-                else:
-                    await self._linger()
                 nursery.cancel_scope.cancel()
         if self._is_reset:
             raise ConnectionReset
-
-    async def _linger(self) -> None:
-        with trio.move_on_after(_GRACE_S):
-            while await self._stream.receive_some(_READ_BYTES):
-                pass
 
     async def _take(self, data: bytes, nursery: trio.Nursery) -> None:
         try:
@@ -229,9 +220,9 @@ class H2Connection:
     async def _flush(self) -> None:
         async with self._send_lock:
             data = self._protocol.data_to_send()
-            if self._goaway and not self._is_said:
-                data, self._is_said = data + self._goaway, True
+            if self._goaway and not self._is_goaway_sent:
+                data, self._is_goaway_sent = data + self._goaway, True
             if data:
                 await self._stream.send_all(data)
-
-    _is_said = False
+        if self._goaway and not self._streams:
+            self._scope.deadline = min(self._scope.deadline, trio.current_time() + _GRACE_S)
