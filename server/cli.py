@@ -151,7 +151,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def make_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """Make the parser. Of `chat`, `replay` and `bench`, the arguments are loaded where `argv` names them."""
+    """Make the parser. The arguments of tools (`chat`, `bench`, …) are loaded where `argv` names them."""
     parser = _Parser(
         prog="hubbub",
         description="A self-hosted realtime social backend.",
@@ -179,6 +179,7 @@ def make_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
         ("chat", "chat from this terminal", "hubbub.terminal"),
         ("replay", "play logs of IRC channels into a group", "hubbub.replay"),
         ("bench", "measure a node, or several, on this machine", "bench.command"),
+        ("sandbox", "run fakes of APNs, FCM, Web Push, SMS and SMTP for tests", "server.sandbox.command"),
     ):
         client = commands.add_parser(name, help=help_text, description=help_text.capitalize() + ".")
         if name in argv[:1]:
