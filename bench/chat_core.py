@@ -183,6 +183,7 @@ async def open_node(directory: Path, user_count: int, *, tails_bytes: int = MAX_
             now_ms=lambda: time.time_ns() // 1_000_000,
             max_file_bytes=1 << 20,
             debounce_s=0.0,
+            secret=token_bytes(32),
             tails_bytes=tails_bytes,
         )
         await store.commit([Insert(user) for user in users])

@@ -172,6 +172,10 @@ class NotifyReads(Protocol):
         """app_id -> version of what it has set up, for apps that have set up anything."""
         ...
 
+    async def apps_with_requests(self) -> list[str]:
+        """Apps with requests that are not done."""
+        ...
+
     async def device_counts(self) -> dict[tuple[str, str], int]:
         """(app_id, channel) -> how many addresses are not retired."""
         ...

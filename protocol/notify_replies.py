@@ -121,12 +121,16 @@ class Erased(_Reply, tag="erased", frozen=True, kw_only=True, omit_defaults=True
 
 
 class Forecast(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a user is to hear, and when."""
+    """One thing that a user is to hear. `kind`: send, hold, drop; quiet: quiet hours until `until_ms`."""
 
     at_ms: AtMs
     local: Annotated[str, Meta(description="The user's wall clock.")]
-    type: str
+    kind: str
+    types: list[str] = []
+    channels: list[Channel] = []
     notification_ids: list[int] = []
+    until_ms: AtMs = 0
+    reason: str = ""
     why: list[Decision] = []
 
 

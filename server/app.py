@@ -168,6 +168,8 @@ class Node:
             now_ms=wall_clock_ms,
             max_file_bytes=settings.max_file_bytes,
             feed_limits=settings.feeds,
+            secret=server_secret(settings),
+            public_url=settings.public_url,
         )
         store.deliver_within(self._core.turn)
         if self._cluster is not None:

@@ -35,6 +35,8 @@ from protocol.types import NodeInfo
 from server.chat_service import ASK_TIMEOUT_S, ChatService, LogIns, People
 from server.feed_core import FeedCore
 from server.feed_service import FeedService
+from server.notify.core import NotifyCore
+from server.notify_service import NotifyService
 from server.post_service import PostService
 from server.tails import MAX_BYTES, Tails
 from storage.store import Store
@@ -127,8 +129,13 @@ class ChatCore:
         debounce_s: float = PRESENCE_DEBOUNCE_S,
         tails_bytes: int = MAX_BYTES,
         feed_limits: FeedLimits = _FEED_LIMITS,
+        secret: bytes,
+        public_url: str = "",
     ) -> None:
-        """`tails_bytes`: memory for recent history; 0: the store is asked each time."""
+        """`tails_bytes`: memory for recent history; 0: the store is asked each time.
+
+        `secret`: the server's, from which keys are derived. `public_url`: where links in mails lead.
+        """
         self._store = store
         self._now_ms = now_ms
         self.turn = turn = Turn()
@@ -154,6 +161,19 @@ class ChatCore:
             on_dead_letter=self._keep_dead_letter,
             has_others=surroundings.check_members is not None,
             limits=feed_limits,
+        )
+
+        self.notifications = NotifyCore(
+            store,
+            router=self.router,
+            fanout=self.fanout,
+            leases=leases,
+            relay=self.relay,
+            turn=turn,
+            now_ms=now_ms,
+            on_dead_letter=self._keep_dead_letter,
+            server_secret=secret,
+            public_url=public_url,
         )
 
         def conversation(address: Address) -> Conversation:
@@ -196,11 +216,14 @@ class ChatCore:
         )
         local.add(self.conversations)
         local.add(self.users)
-        for host in self.feeds.hosts:
+        for host in (*self.feeds.hosts, *self.notifications.hosts):
             local.add(host)
-        self._hosts = (self.users, self.conversations, *self.feeds.hosts)
+        self._hosts = (self.users, self.conversations, *self.feeds.hosts, *self.notifications.hosts)
         self.feed_service = FeedService(
             router=self.router, hub=self.hub, posts=PostService(store, ask=self._ask), reads=self.feeds.reads
+        )
+        self.notify_service = NotifyService(
+            store, self.notifications, log_ins, router=self.router, now_ms=now_ms
         )
         self.service = ChatService(
             store=store,
@@ -219,6 +242,7 @@ class ChatCore:
             check_members=surroundings.check_members,
             tails=self.tails,
             feeds=self.feed_service,
+            notifications=self.notify_service,
         )
         self.supervisor = Supervisor(
             "actors",
@@ -226,6 +250,7 @@ class ChatCore:
                 self.users.child_spec(),
                 self.conversations.child_spec(),
                 *self.feeds.child_specs(),
+                *self.notifications.child_specs(),
                 ChildSpec(name="hub", start=at_once(self.hub.run)),
                 ChildSpec(name="relay", start=at_once(self.relay.run)),
                 ChildSpec(name="service", start=self.service.run),
@@ -254,6 +279,7 @@ class ChatCore:
         self.service.tells.shards_moved(shards)
         self.feed_service.shards_moved(shards)
         self.feeds.shards_moved(ours=ours)
+        self.notifications.shards_moved(ours=ours)
         if ours:
             self.relay.scan_soon()
 

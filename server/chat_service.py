@@ -38,6 +38,7 @@ from protocol.limits import (
     PAGE_BYTES,
 )
 from protocol.records import (
+    AppKey,
     BlockRow,
     ContactRow,
     Device,
@@ -66,6 +67,7 @@ from server.connection_tells import ConnectionTells
 from server.device_cursors import DeviceCursors
 from server.feed_service import FeedService
 from server.identity import Identity
+from server.notify_service import NotifyService
 from server.pages import fitting, parse_place, place_of, summary
 from server.session import Session
 from server.tails import Tails
@@ -100,6 +102,8 @@ class LogIns(Protocol):
     async def revoke_session(self, identity: Identity, session_id: str) -> None: ...
 
     async def log_out(self, identity: Identity) -> None: ...
+
+    async def authenticate_app(self, app_key: str, secret: str) -> AppKey: ...
 
 
 # Commands that the conversation's actor answers.
@@ -157,6 +161,7 @@ class ChatService:
         check_members: Callable[[Iterable[str]], None] | None = None,
         tails: Tails,
         feeds: FeedService,
+        notifications: NotifyService,
     ) -> None:
         """`announced` returns when the other nodes know of the sessions that were attached before.
 
@@ -165,6 +170,7 @@ class ChatService:
         self._store = store
         self._tails = tails
         self._feeds = feeds
+        self._notifications = notifications
         self._router = router
         self._hub = hub
         self._fanout = fanout
@@ -208,6 +214,7 @@ class ChatService:
             commands.RevokeSession: self._revoke_session,
             commands.Logout: self._log_out,
             **feeds.reads,
+            **notifications.reads,
         }
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -306,7 +313,7 @@ class ChatService:
                 self._nursery.start_soon(self._ask_if_member, caller, conversation_id)
         elif kind in _USER_TYPES:
             self._ask(Address("user", caller.user_id), caller, command, reply)
-        elif (address := self._feeds.actor_of(caller, kind)) is not None:
+        elif (address := self._owner_of(caller, kind)) is not None:
             self._ask(address, caller, command, reply)
         elif (read := self._reads.get(kind)) is not None:
             if self._nursery is None:
@@ -342,7 +349,7 @@ class ChatService:
             return await self._ask_and_wait(Address("conversation", conversation_id), caller, command)
         if kind in _USER_TYPES:
             return await self._ask_and_wait(Address("user", caller.user_id), caller, command)
-        address = self._feeds.actor_of(caller, kind)
+        address = self._owner_of(caller, kind)
         if address is not None:
             return await self._ask_and_wait(address, caller, command)
         read = self._reads.get(kind)
@@ -356,6 +363,10 @@ class ChatService:
         self.tells.logged_out(user_id, session_id)
 
     # -- plumbing -----------------------------------------------------------------------------------
+
+    def _owner_of(self, caller: Caller, kind: type[Command]) -> Address | None:
+        """The actor of the feed or of notifications that answers a command by itself."""
+        return self._feeds.actor_of(caller, kind) or self._notifications.actor_of(caller, kind)
 
     def _ask(self, address: Address, caller: Caller, command: Command, reply: ReplyPort) -> None:
         self._router.ask_nowait(address, Ask(caller.user_id, caller.app_id, command), reply)

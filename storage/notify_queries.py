@@ -16,6 +16,7 @@ from protocol.notify_records import (
     NotifyDeviceRow,
     NotifyGroupRow,
     NotifyUserRow,
+    RequestRow,
     notify_stream,
 )
 from protocol.records import Disabled, Entry, Row, User
@@ -238,6 +239,11 @@ def of_types(
 
 def app_versions(connection: sqlite3.Connection) -> dict[str, int]:
     return dict(connection.execute(f"SELECT app_id, version FROM {NotifyAppRow.table}").fetchall())
+
+
+def apps_with_requests(connection: sqlite3.Connection) -> list[str]:
+    sql = f"SELECT DISTINCT app_id FROM {RequestRow.table} WHERE state IN ('waiting', 'running')"
+    return [row[0] for row in connection.execute(sql).fetchall()]
 
 
 def device_counts(connection: sqlite3.Connection) -> dict[tuple[str, str], int]:

@@ -70,6 +70,9 @@ class SqliteNotifyReads:
     async def app_versions(self) -> dict[str, int]:
         return await self._readers.run(notify_queries.app_versions)
 
+    async def apps_with_requests(self) -> list[str]:
+        return await self._readers.run(notify_queries.apps_with_requests)
+
     async def device_counts(self) -> dict[tuple[str, str], int]:
         return await self._readers.run(notify_queries.device_counts)
 

@@ -35,7 +35,7 @@ class Unsubscribed(msgspec.Struct, frozen=True, array_like=True, tag="u"):
 
     app_id: str
     user_id: str
-    type: str
+    type_name: str
     channel: str
 
 
@@ -49,7 +49,7 @@ class Called(msgspec.Struct, frozen=True, array_like=True, tag="p"):
 
 
 Link = Opened | Clicked | Unsubscribed | Called
-_links: Final = msgspec.msgpack.Decoder(Link)
+_links: Final[msgspec.msgpack.Decoder[Link]] = msgspec.msgpack.Decoder(Link)
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 

@@ -1,4 +1,4 @@
-"""Providers that are in use: made from an app's settings, closed when these change or nobody asks any more."""
+"""Providers that are in use: made from apps' settings, closed when these change."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -52,15 +52,16 @@ def credential_of(app_id: str, config: ProviderConfig) -> str:
 
     Those of one APNs team or Firebase project are one, whichever app uses them, as the provider counts so.
     """
+    named: tuple[str, ...]
     match config:
         case ApnsConfig():
             named = (config.team_id, config.key_id, config.environment, config.base_url, config.private_key)
         case FcmConfig():
-            named = (config.project_id, config.client_email, config.base_url, config.private_key, "")
+            named = (config.project_id, config.client_email, config.base_url, config.private_key)
         case TwilioConfig():
-            named = (config.account_sid, config.user, config.base_url, config.secret, "")
+            named = (config.account_sid, config.user, config.base_url, config.secret)
         case _:
-            named = (app_id, _encode(config).decode(), "", "", "")
+            named = (app_id, _encode(config).decode())
     return blake2b(msgspec.json.encode((type(config).__name__, named)), digest_size=12).hexdigest()
 
 

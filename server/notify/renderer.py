@@ -1,4 +1,4 @@
-"""Write what a channel shows: from a template or from plain text, with links that tell when they are followed.
+"""Write what a channel shows, from a template or plain text, with links that tell when they are followed.
 
 Fits actors.notify.ports.Renderer. Nothing here waits.
 """
@@ -9,9 +9,9 @@ from typing import Any, Final
 from actors.notify.ports import Reader, Setup, Text
 from protocol.notify_content import Content
 from protocol.notify_types import Channel, Decision
-from server.notify.builtin_texts import UNSUBSCRIBE
 from server.notify.links import Links
 from server.notify.mail_html import rewrite_links
+from server.notify.mail_words import UNSUBSCRIBE
 from server.notify.templates import Templates
 
 MAX_PUSH_BODY_CHARS: Final = 1_500

@@ -25,7 +25,7 @@ from protocol.notify_records import (
 )
 from protocol.notify_templates import Experiment, Template
 from protocol.notify_types import AppRules, Channel, TypeRule
-from protocol.provider_configs import WebPushConfig
+from protocol.provider_configs import ProviderConfig, WebPushConfig
 from server.notify.provider_registry import ProviderRegistry, credential_of
 from server.notify.vault import Vault
 from server.providers.vapid import Vapid
@@ -193,7 +193,9 @@ class SetupCache:
                 config = self._vault.open(app_id, row.provider_id, row.sealed)
                 provider = self._provider(app_id, row.provider_id, row.changed_at_ms, config)
             except HubbubError as error:
-                log.error("provider_unusable", app_id=app_id, provider_id=row.provider_id, code=error.code)
+                log.error(  # noqa: TRY400 - the code tells all
+                    "provider_unusable", app_id=app_id, provider_id=row.provider_id, code=error.code
+                )
                 continue
             if provider is None:
                 continue
@@ -213,7 +215,9 @@ class SetupCache:
             self._drop(key)
         return chains, vapid
 
-    def _provider(self, app_id: str, provider_id: str, changed_at_ms: int, config: object) -> Provider | None:
+    def _provider(
+        self, app_id: str, provider_id: str, changed_at_ms: int, config: ProviderConfig
+    ) -> Provider | None:
         if self._registry is None:
             return None
         key = (app_id, provider_id)
@@ -222,10 +226,15 @@ class SetupCache:
             if known[0] == changed_at_ms:
                 return known[1]
             self._drop(key)
-        made = self._registry.make(app_id, provider_id, config)  # type: ignore[arg-type]  # a ProviderConfig
+        made = self._registry.make(app_id, provider_id, config)
         self._providers[key] = (changed_at_ms, made)
-        self.on_credential_changed(credential_of(app_id, config))  # type: ignore[arg-type]
+        self.on_credential_changed(credential_of(app_id, config))
         return made
+
+    def try_out(self, app_id: str, provider_id: str, config: ProviderConfig) -> None:
+        """See whether settings can be used. Raises: ProtocolError(bad_field)."""
+        if self._registry is not None:
+            self._registry.close_soon(self._registry.make(app_id, provider_id, config))
 
     def _drop(self, key: tuple[str, str]) -> None:
         _, provider = self._providers.pop(key)

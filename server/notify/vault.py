@@ -18,7 +18,7 @@ from protocol.errors import StorageUnavailable
 from protocol.provider_configs import ProviderConfig
 
 _NONCE_BYTES: Final = 12  # NIST SP 800-38D section 8.2.2: random ones are good for 2^32 seals under one key
-_config: Final = msgspec.json.Decoder(ProviderConfig)
+_config: Final[msgspec.json.Decoder[ProviderConfig]] = msgspec.json.Decoder(ProviderConfig)
 
 
 def derived_key(server_secret: bytes, purpose: str, *, size: int = 32) -> bytes:

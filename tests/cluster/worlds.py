@@ -111,6 +111,7 @@ class ClusterWorld:
                 now_ms=lambda: members[0].now_ms if members else 0,
                 max_file_bytes=1 << 20,
                 debounce_s=0.0,
+                secret=log_ins.server_secret,
             )
             log_ins.on_session_revoked = core.service.session_revoked
             (node,) = made

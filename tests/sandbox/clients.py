@@ -200,7 +200,11 @@ class RawAnswers(msgspec.Struct):
 
 
 def ask_raw(
-    sandbox: Sandbox, url: str, requests: list[tuple[str, Mapping[str, str], bytes]], *, timeout_s: float = 5.0
+    sandbox: Sandbox,
+    url: str,
+    requests: list[tuple[str, Mapping[str, str], bytes]],
+    *,
+    timeout_s: float = 5.0,
 ) -> RawAnswers:
     """Send requests at once on one connection, and read until it ends. Blocks: run it in a thread."""
     where = urlsplit(url)
@@ -231,7 +235,11 @@ def ask_raw(
 def _note(found: RawAnswers, decoder: hpack.Decoder, buffer: bytes) -> bytes:
     """Take whole frames; returns what is left."""
     while len(buffer) >= 9:
-        size, kind, stream_id = int.from_bytes(buffer[:3], "big"), buffer[3], int.from_bytes(buffer[5:9], "big")
+        size, kind, stream_id = (
+            int.from_bytes(buffer[:3], "big"),
+            buffer[3],
+            int.from_bytes(buffer[5:9], "big"),
+        )
         payload, rest = buffer[9 : 9 + size], buffer[9 + size :]
         if len(payload) < size:
             break

@@ -135,6 +135,8 @@ async def open_api(
             nodes=list,
             now_ms=clock,
             max_file_bytes=settings.max_file_bytes,
+            secret=log_ins.server_secret,
+            public_url=settings.public_url,
         )
         services = HttpServices(
             accounts=accounts,

@@ -321,8 +321,13 @@ async def open_world(
     timeout_s: float = 30.0,
     tails_bytes: int = MAX_BYTES,
     feed_limits: FeedLimits | None = None,
+    public_url: str = "",
+    clock: Callable[[], int] | None = None,
 ) -> AsyncIterator[World]:
-    """Bring a node to life on a directory; opening it again is a restart."""
+    """Bring a node to life on a directory; opening it again is a restart.
+
+    `clock`: wall time in ms; without one it stands still, at world.now_ms.
+    """
     async with open_store(directory) as store:
         epochs = await store.claim_all("n1")
         flaky = FlakyStore(store)
@@ -337,11 +342,13 @@ async def open_world(
             node_id="n1",
             server="test",
             nodes=list,
-            now_ms=lambda: worlds[0].now_ms,
+            now_ms=clock or (lambda: worlds[0].now_ms),
             max_file_bytes=1 << 20,
             debounce_s=debounce_s,
             tails_bytes=tails_bytes,
             feed_limits=feed_limits or FeedLimits(),
+            secret=log_ins.server_secret,
+            public_url=public_url,
         )
         log_ins.on_session_revoked = core.service.session_revoked
         world = World(store, flaky, core)

@@ -1,0 +1,213 @@
+"""What an app's developers set up: rules, types, providers, templates, experiments, groups.
+
+Each change is one transaction with the app's version, by which all nodes notice it: this one at once, others
+within setups.REFRESH_S.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+import structlog
+
+from protocol.errors import Conflict, ProtocolError, Refused
+from protocol.notify_records import (
+    ExperimentRow,
+    NotifyAppRow,
+    NotifyGroupRow,
+    NotifyTypeRow,
+    ProviderRow,
+    TemplateRow,
+)
+from protocol.notify_templates import Experiment, ExperimentResults, Template, VariantCounts
+from protocol.notify_types import AppRules, TypeRule
+from protocol.provider_configs import ProviderConfig
+from protocol.records import Insert, Op, Put, Remove, User
+from server import auth
+from server.notify.experiment_stats import results
+from server.notify.provider_registry import CHANNEL_OF
+from server.notify.setups import OWN_PROVIDER, AppSetup, SetupCache
+from server.notify.template_check import check_template
+from server.notify.vault import Vault
+from storage.store import Store
+
+MAX_TYPES: Final = 200
+MAX_PROVIDERS: Final = 50
+MAX_TEMPLATES: Final = 2_000
+FIND_CHUNK: Final = 1_000
+
+log = structlog.get_logger(__name__)
+_encode = msgspec.json.Encoder().encode
+
+
+class AppDesk:
+    """Change what apps have set up."""
+
+    def __init__(self, store: Store, setups: SetupCache, vault: Vault, *, now_ms: Callable[[], int]) -> None:
+        self._store = store
+        self._setups = setups
+        self._vault = vault
+        self._now_ms = now_ms
+
+    async def setup(self, app_id: str) -> AppSetup:
+        """What the app has set up, as it is stored."""
+        return await self._setups.reload(app_id)
+
+    async def put_rules(self, app_id: str, rules: AppRules) -> None:
+        """Replace what holds for all of the app's notifications. Raises: ProtocolError(bad_field)."""
+        auth.checked_time_zone(rules.default_time_zone)
+        auth.checked_language(rules.default_locale)
+        await self._change(app_id, [], rules=rules)
+
+    async def put_type(self, app_id: str, rule: TypeRule) -> None:
+        """Make or replace a type."""
+        setup = await self._setups.load(app_id)
+        if rule.name not in setup.own_types and len(setup.own_types) >= MAX_TYPES:
+            raise Refused("bad_request", f"An app has at most {MAX_TYPES} types of its own.")
+        row = NotifyTypeRow(app_id=app_id, name=rule.name, body=_encode(rule).decode())
+        await self._change(app_id, [Put(row)])
+
+    async def remove_type(self, app_id: str, name: str) -> None:
+        """Remove a type; what is held of it is dropped when its time comes."""
+        setup = await self._setups.load(app_id)
+        if name not in setup.own_types:
+            raise Refused("type_not_found")
+        await self._change(app_id, [Remove(NotifyTypeRow, {"app_id": app_id, "name": name})])
+
+    # -- providers ------------------------------------------------------------------------------------
+
+    async def put_provider(
+        self,
+        app_id: str,
+        provider_id: str,
+        config: ProviderConfig,
+        *,
+        position: int = 0,
+        is_paused: bool = False,
+    ) -> ProviderRow:
+        """Make or replace an account at a provider. Raises: ProtocolError(bad_field)."""
+        if provider_id == OWN_PROVIDER:
+            raise ProtocolError("bad_field", f"{OWN_PROVIDER!r} is the server's own; take another name.")
+        rows = await self._providers(app_id)
+        if all(row.provider_id != provider_id for row in rows) and len(rows) >= MAX_PROVIDERS:
+            raise Refused("bad_request", f"An app has at most {MAX_PROVIDERS} providers.")
+        self._setups.try_out(app_id, provider_id, config)
+        changed_at_ms = max([self._now_ms(), *(row.changed_at_ms + 1 for row in rows)])
+        row = ProviderRow(
+            app_id=app_id,
+            provider_id=provider_id,
+            channel=CHANNEL_OF[type(config)],
+            kind=str(type(config).__struct_config__.tag),
+            position=position,
+            is_paused=is_paused,
+            sealed=self._vault.seal(app_id, provider_id, config),
+            changed_at_ms=changed_at_ms,
+        )
+        await self._change(app_id, [Put(row)])
+        log.info("provider_changed", app_id=app_id, provider_id=provider_id, kind=row.kind)
+        return row
+
+    async def remove_provider(self, app_id: str, provider_id: str) -> None:
+        """Use an account no more. Raises: Refused(provider_not_found)."""
+        if all(row.provider_id != provider_id for row in await self._providers(app_id)):
+            raise Refused("provider_not_found")
+        where: dict[str, str | int] = {"app_id": app_id, "provider_id": provider_id}
+        await self._change(app_id, [Remove(ProviderRow, where)])
+
+    async def providers(self, app_id: str) -> list[ProviderRow]:
+        """The app's accounts, in the order in which they are tried; settings stay sealed."""
+        return await self._providers(app_id)
+
+    async def provider_config(self, app_id: str, provider_id: str) -> ProviderConfig | None:
+        """An account's settings, to check what comes in its name."""
+        row = await self._store.get(ProviderRow, app_id, provider_id)
+        return None if row is None else self._vault.open(app_id, provider_id, row.sealed)
+
+    async def _providers(self, app_id: str) -> list[ProviderRow]:
+        return await self._store.find(ProviderRow, {"app_id": app_id}, order_by="position")
+
+    # -- templates and experiments --------------------------------------------------------------------
+
+    async def put_template(self, app_id: str, template: Template) -> Template:
+        """Store a new version of a template. Raises: ProtocolError, Refused, where a text is wrong."""
+        setup = await self._setups.load(app_id)
+        if template.name not in setup.templates and len(setup.templates) >= MAX_TEMPLATES:
+            raise Refused("bad_request", f"An app has at most {MAX_TEMPLATES} templates.")
+        check_template(template)
+        for _ in range(5):  # each settles one race for a version
+            where: dict[str, str | int | None] = {"app_id": app_id, "name": template.name}
+            rows = await self._store.find(TemplateRow, where, order_by="version", limit=10_000)
+            version = rows[-1].version + 1 if rows else 1
+            stored = msgspec.structs.replace(template, version=version)
+            row = TemplateRow(
+                app_id=app_id,
+                name=template.name,
+                version=version,
+                body=_encode(stored).decode(),
+                created_at_ms=self._now_ms(),
+            )
+            try:
+                await self._change(app_id, [Insert(row)])
+            except Conflict:
+                continue
+            return stored
+        raise Refused("already_exists", "The template is being changed by several requests at once.")
+
+    async def put_experiment(self, app_id: str, experiment: Experiment) -> None:
+        """Make or change an experiment. Raises: Refused(template_not_found)."""
+        setup = await self._setups.load(app_id)
+        template = setup.templates.get(experiment.template)
+        if template is None:
+            raise Refused("template_not_found")
+        for variant in experiment.variants:
+            if variant not in template.texts:
+                raise ProtocolError("bad_field", f"The template has no variant {variant!r}.")
+        row = ExperimentRow(
+            app_id=app_id,
+            name=experiment.name,
+            body=_encode(experiment).decode(),
+            created_at_ms=self._now_ms(),
+        )
+        await self._change(app_id, [Put(row)])
+
+    async def experiment_results(self, app_id: str, name: str) -> ExperimentResults:
+        """What an experiment has shown. Raises: Refused(experiment_not_found)."""
+        setup = await self._setups.load(app_id)
+        experiment = setup.experiments.get(name)
+        if experiment is None:
+            raise Refused("experiment_not_found")
+        counts = {
+            found.variant: VariantCounts(found.exposed, getattr(found, experiment.metric))
+            for found in await self._store.notify.variant_counts(app_id, name)
+        }
+        return results(experiment, counts)
+
+    # -- groups ---------------------------------------------------------------------------------------
+
+    async def change_group(
+        self, app_id: str, name: str, *, add: Sequence[str] = (), remove: Sequence[str] = ()
+    ) -> int:
+        """Add users to a group and take others out. Returns how many were added that exist."""
+        known: list[str] = []
+        for start in range(0, len(add), FIND_CHUNK):
+            rows = await self._store.find_many(User, "user_id", add[start : start + FIND_CHUNK])
+            known += [row.user_id for row in rows if row.app_id == app_id]
+        ops: list[Op] = [Put(NotifyGroupRow(app_id=app_id, name=name, user_id=user_id)) for user_id in known]
+        ops += [
+            Remove(NotifyGroupRow, {"app_id": app_id, "name": name, "user_id": user_id}) for user_id in remove
+        ]
+        if ops:
+            await self._store.commit(ops)
+        return len(known)
+
+    # -- plumbing -------------------------------------------------------------------------------------
+
+    async def _change(self, app_id: str, ops: list[Op], *, rules: AppRules | None = None) -> None:
+        known = await self._store.get(NotifyAppRow, app_id)
+        row = NotifyAppRow(
+            app_id=app_id,
+            version=max(self._now_ms(), (known.version if known is not None else 0) + 1),
+            rules=_encode(rules).decode() if rules is not None else (known.rules if known else ""),
+        )
+        await self._store.commit([*ops, Put(row)])
+        await self._setups.reload(app_id)

@@ -1,0 +1,152 @@
+"""The notification part of a node: its actors as hosts, the channels, and what they share."""
+
+from collections.abc import Callable, Collection
+
+import trio
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from actors.address import Address
+from actors.entity_host import DeadLetterSink, EntityHost
+from actors.notify import address as notify_address
+from actors.notify.app import AppActor
+from actors.notify.channel_desk import ChannelDesk
+from actors.notify.keeper import NotifyNeeds, NotifyStats
+from actors.notify.partition import NotifyPartition
+from actors.notify.resumer import NotifyResumer
+from actors.ports import Fanout, Leases, Relay
+from actors.rounds import Turn
+from actors.router import Router
+from actors.supervisor import ChildSpec, at_once
+from protocol.provider_configs import WebPushConfig
+from server.notify.alerts import Alerts
+from server.notify.app_desk import AppDesk
+from server.notify.entry import NotifyEntry
+from server.notify.links import Links
+from server.notify.provider_registry import open_registry
+from server.notify.renderer import NotifyRenderer
+from server.notify.setups import SetupCache
+from server.notify.templates import Templates
+from server.notify.vault import Vault, derived_key
+from storage.store import Store
+
+# The order of P-256 (SEC 2 section 2.4.2): a private key is a number below it.
+_P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+
+
+class NotifyCore:
+    """Wire the notification actors over one store."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        router: Router,
+        fanout: Fanout,
+        leases: Leases,
+        relay: Relay,
+        turn: Turn,
+        now_ms: Callable[[], int],
+        on_dead_letter: DeadLetterSink,
+        server_secret: bytes,
+        public_url: str,
+    ) -> None:
+        self._now_ms = now_ms
+        self.stats = NotifyStats()
+        self.links = Links(server_secret, public_url)
+        self.vault = Vault(server_secret)
+        self.alerts = Alerts(server_secret, now_ms=now_ms)
+        self.setups = setups = SetupCache(
+            store, self.vault, own_push(server_secret, public_url), now_ms=now_ms, alert=self.alerts.add
+        )
+        self.alerts.setups = setups
+        self.templates = Templates(setups)
+        self.renderer = NotifyRenderer(self.templates, self.links)
+        self.desk = AppDesk(store, setups, self.vault, now_ms=now_ms)
+        self.channels = ChannelDesk(setups, now_ms=now_ms)
+        setups.on_credential_changed = self._credential_changed
+        self.entry = NotifyEntry(store, router, setups, self.renderer, now_ms=now_ms)
+        self._resumer = NotifyResumer(store.notify, router, owns=leases.owns)
+        needs = NotifyNeeds(
+            log=store,
+            reads=store.notify,
+            leases=leases,
+            relay=relay,
+            fanout=fanout,
+            now_ms=now_ms,
+            setups=setups,
+            renderer=self.renderer,
+            channels=self.channels,
+            stats=self.stats,
+        )
+
+        def partition(address: Address) -> NotifyPartition:
+            return NotifyPartition(int(address.id), needs)
+
+        def app(address: Address) -> AppActor:
+            return AppActor(
+                address.id,
+                log=store,
+                reads=store.notify,
+                leases=leases,
+                relay=relay,
+                now_ms=now_ms,
+                setups=setups,
+            )
+
+        self.partitions = EntityHost(
+            notify_address.KIND,
+            partition,
+            router=router,
+            on_dead_letter=on_dead_letter,
+            mailbox_capacity=4096,  # it speaks for thousands of users
+            wakes_after_crash=True,
+            turn=turn,
+        )
+        self.apps = EntityHost(
+            notify_address.APP_KIND,
+            app,
+            router=router,
+            on_dead_letter=on_dead_letter,
+            wakes_after_crash=True,
+            turn=turn,
+        )
+
+    @property
+    def hosts(self) -> tuple[EntityHost, EntityHost]:
+        """The hosts, for routing and hand-over."""
+        return self.partitions, self.apps
+
+    def child_specs(self) -> list[ChildSpec]:
+        """What to supervise, in the order of starting."""
+        return [
+            ChildSpec(name="notify_setups", start=self._run_setups),
+            *self.channels.child_specs(),
+            self.partitions.child_spec(),
+            self.apps.child_spec(),
+            ChildSpec(name="notify_alerts", start=at_once(self.alerts.run)),
+            ChildSpec(name="notify_resumer", start=at_once(self._resumer.run)),
+        ]
+
+    async def _run_setups(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with open_registry(self.links, self._now_ms) as registry:
+            await self.setups.run(registry, task_status=task_status)
+
+    def shards_moved(self, *, ours: Collection[int]) -> None:
+        """This node has taken shards: their actors have work of their own."""
+        if ours:
+            self._resumer.scan_soon()
+
+    def _credential_changed(self, credential: str) -> None:
+        for channel in self.channels.channels.values():
+            channel.reset(credential)
+
+
+def own_push(server_secret: bytes, public_url: str) -> WebPushConfig:
+    """The server's own key pair for web push, the same for ever as long as secret.key is."""
+    number = int.from_bytes(derived_key(server_secret, "web push", size=48), "big")
+    key = ec.derive_private_key(number % (_P256_ORDER - 1) + 1, ec.SECP256R1())
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    # RFC 8292 section 2.1: how a push service reaches who answers for it.
+    subject = public_url if public_url.startswith("https://") else "mailto:postmaster@localhost"
+    return WebPushConfig(private_key=pem, subject=subject)
