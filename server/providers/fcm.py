@@ -40,7 +40,7 @@ class _Detail(msgspec.Struct, rename={"type": "@type", "field_violations": "fiel
     field_violations: list[_Violation] = []
 
 
-class _Error(msgspec.Struct):
+class _Error(msgspec.Struct, frozen=True):
     status: str = ""
     message: str = ""
     details: list[_Detail] = []
