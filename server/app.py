@@ -197,6 +197,10 @@ class Node:
             cluster_origins=self._cluster_origins,
             cluster_view=lambda: None if self._cluster is None else self._cluster.overview.view(),
             campaigns=self._core.feeds.campaigns,
+            store=store,
+            notifications=self._core.notifications,
+            take_away=self._core.notify_service.take_away,
+            plan=self._core.notify_service.plan,
         )
         self._gateway = Gateway(
             _gateway_settings(settings),

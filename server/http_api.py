@@ -20,6 +20,9 @@ from server.http.edge import Edge
 from server.http.errors import on_exception, on_http_exception, on_hubbub_error
 from server.http.feed import feed_router
 from server.http.files import file_router
+from server.http.notify import notify_router
+from server.http.notify_links import notify_link_router
+from server.http.notify_setup import notify_setup_router
 from server.http.operating import cluster, health, metrics, nodes, ready
 from server.http.pages import WEB_FOLDER, page_handler
 from server.version import VERSION
@@ -37,6 +40,9 @@ def make_http_app(services: HttpServices, *, web_folder: Path = WEB_FOLDER) -> A
             campaign_router(),
             file_router(),
             feed_router(),
+            notify_router(),
+            notify_setup_router(),
+            notify_link_router(),
             command,
             nodes,
             health,

@@ -184,6 +184,10 @@ class LogIns:
             raise Refused("unauthenticated", "The app key or its secret is wrong, or the key was revoked.")
         return key
 
+    def secret_of(self, app_key: str) -> str:
+        """The secret that an app key has, if it exists: to check a signature made with it."""
+        return auth.app_secret(self.server_secret, app_key)
+
     async def act_as(self, key: AppKey, user_id: str) -> Identity:
         """Let an app's backend act as one of its users. Raises: Refused(user_not_found, forbidden)."""
         user = await self._directory.user_of(key.app_id, user_id)

@@ -12,17 +12,22 @@ from protocol import replies
 from protocol.commands import Command
 from protocol.errors import Refused
 from protocol.http import ClusterView
+from protocol.notify_replies import Forecasts
 from protocol.records import AppKey
 from protocol.replies import Reply
 from protocol.types import NodeInfo
 from server.accounts import Accounts
 from server.campaigns import Campaigns
+from server.clock import wall_clock_ms
 from server.config import Settings
 from server.directory import Directory
 from server.files import Files
 from server.http.errors import error_of
+from server.http.signatures import SeenSignatures
 from server.identity import Identity
 from server.log_ins import LogIns
+from server.notify.core import NotifyCore
+from storage.store import Store
 
 AnyRequest = Request[Any, Any, Any]
 BEARER: Final[list[dict[str, list[str]]]] = [{"bearer": []}]
@@ -35,6 +40,14 @@ R = TypeVar("R")
 
 def _free(_user_id: str, _command: Command) -> None:
     """Charge nothing."""
+
+
+async def _nothing(*_of: object) -> None:
+    """Take nothing away."""
+
+
+async def _no_plan(*_of: object) -> Forecasts:
+    raise Refused("not_enabled", "This server has no notifications.")
 
 
 class HttpServices(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +75,20 @@ class HttpServices(msgspec.Struct, frozen=True, kw_only=True):
     cluster_view: Callable[[], ClusterView | None] = lambda: None
     charge_creation: Callable[[str, Command], None] = _free
     campaigns: Campaigns | None = None
+    store: Store
+    notifications: NotifyCore | None = None
+    take_away: Callable[[str, str, str, str, dict[str, str]], Awaitable[None]] = _nothing
+    plan: Callable[[str, str, int], Awaitable[Forecasts]] = _no_plan
+    now_ms: Callable[[], int] = wall_clock_ms
+    signatures: SeenSignatures = msgspec.field(default_factory=SeenSignatures)
+
+
+def notify_of(request: AnyRequest) -> NotifyCore:
+    """The notification part of the node. Raises: Refused(not_enabled)."""
+    core = services_of(request).notifications
+    if core is None:
+        raise Refused("not_enabled", "This server has no notifications.")
+    return core
 
 
 def services_of(request: AnyRequest) -> HttpServices:

@@ -189,6 +189,15 @@ def openapi_config(version: str) -> OpenAPIConfig:
                     type="http", scheme="bearer", description="A session or bot token, or a JWT."
                 ),
                 "app_key": SecurityScheme(type="http", scheme="basic", description="App key and app secret."),
+                "app_bearer": SecurityScheme(
+                    type="http", scheme="bearer", description="APP_KEY:APP_SECRET as the bearer's token."
+                ),
+                "app_signature": SecurityScheme(
+                    type="apiKey",
+                    name="X-Hubbub-Signature",
+                    security_scheme_in="header",
+                    description="See docs/NOTIFICATIONS.md, with X-Hubbub-Key, -Timestamp and -Nonce.",
+                ),
                 "sig": SecurityScheme(
                     type="apiKey", name="sig", security_scheme_in="query", description="From /v1/files/sig."
                 ),

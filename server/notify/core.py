@@ -1,6 +1,7 @@
 """The notification part of a node: its actors as hosts, the channels, and what they share."""
 
 from collections.abc import Callable, Collection
+from typing import cast
 
 import trio
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -18,6 +19,8 @@ from actors.ports import Fanout, Leases, Relay
 from actors.rounds import Turn
 from actors.router import Router
 from actors.supervisor import ChildSpec, at_once
+from protocol.notify_records import ProviderRow
+from protocol.notify_types import Channel
 from protocol.provider_configs import WebPushConfig
 from server.notify.alerts import Alerts
 from server.notify.app_desk import AppDesk
@@ -65,6 +68,7 @@ class NotifyCore:
         self.desk = AppDesk(store, setups, self.vault, now_ms=now_ms)
         self.channels = ChannelDesk(setups, now_ms=now_ms)
         setups.on_credential_changed = self._credential_changed
+        self.router = router
         self.entry = NotifyEntry(store, router, setups, self.renderer, now_ms=now_ms)
         self._resumer = NotifyResumer(store.notify, router, owns=leases.owns)
         needs = NotifyNeeds(
@@ -136,6 +140,14 @@ class NotifyCore:
         """This node has taken shards: their actors have work of their own."""
         if ours:
             self._resumer.scan_soon()
+
+    def breaker_of(self, app_id: str, row: ProviderRow) -> str:
+        """The state of a provider's breaker, as this node knows it."""
+        channel = cast(Channel, row.channel)
+        for account in self.setups.chain(app_id, channel):
+            if account.provider_id == row.provider_id and channel in self.channels.channels:
+                return self.channels.channels[channel].breakers().get(account.credential, "closed")
+        return "closed"
 
     def _credential_changed(self, credential: str) -> None:
         for channel in self.channels.channels.values():

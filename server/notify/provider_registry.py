@@ -97,6 +97,7 @@ class ProviderRegistry:
         self._pools = pools
         self._links = links
         self._now_ms = now_ms
+        self._in_use: list[Provider] = []
 
     def make(self, app_id: str, provider_id: str, config: ProviderConfig) -> Provider:
         """Make one; it connects when it is first used. Raises: ProtocolError(bad_field) for bad settings."""
@@ -121,12 +122,22 @@ class ProviderRegistry:
         except ValueError as exc:  # a key that is no key, an address that is none
             raise ProtocolError("bad_field", f"The provider's settings cannot be used: {exc}") from None
         if provider.channel == "sms" and self._links.base_url:
-            return WithCallback(provider, self._links, app_id, provider_id)
+            provider = WithCallback(provider, self._links, app_id, provider_id)
+        self._in_use.append(provider)
         return provider
 
     def close_soon(self, provider: Provider) -> None:
         """Close one that is not used any more, once what is under way has ended or its time is up."""
+        self._in_use.remove(provider)
         self._nursery.start_soon(_close, provider)
+
+    async def aclose(self) -> None:
+        """Close all that are in use."""
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                for provider in self._in_use:
+                    nursery.start_soon(_close, provider)
+        self._in_use.clear()
 
 
 async def _close(provider: Provider) -> None:
@@ -141,5 +152,9 @@ async def _close(provider: Provider) -> None:
 async def open_registry(links: Links, now_ms: Callable[[], int]) -> AsyncIterator[ProviderRegistry]:
     """Make providers within; at exit all connections are closed."""
     async with open_push_pools() as pools, trio.open_nursery() as nursery:
-        yield ProviderRegistry(nursery, pools, links, now_ms)
+        registry = ProviderRegistry(nursery, pools, links, now_ms)
+        try:
+            yield registry
+        finally:
+            await registry.aclose()
         nursery.cancel_scope.cancel()

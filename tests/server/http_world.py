@@ -139,6 +139,10 @@ async def open_api(
             public_url=settings.public_url,
         )
         services = HttpServices(
+            store=store,
+            notifications=core.notifications,
+            take_away=core.notify_service.take_away,
+            plan=core.notify_service.plan,
             accounts=accounts,
             directory=directory,
             log_ins=log_ins,

@@ -31,6 +31,14 @@ VALUES = {
     "kind": "hashtag",
     "slot_id": "x",
     "is_private": False,
+    "mark": "read",
+    "preferences": {},
+    "channel": "sms",
+    "address": "+4915112345678",
+    "device_key": "x",
+    "purpose": "ads",
+    "given": True,
+    "request": {"type": "chat", "user_id": "u_x", "text": "x"},
 }
 CONVERSATION_COMMANDS = [
     kind for kind in COMMANDS if "conversation_id" in {field.name for field in msgspec.structs.fields(kind)}

@@ -1,0 +1,337 @@
+"""For the backend of an app: notify, and follow what became of it."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Final, cast
+
+import msgspec
+from litestar import Router, delete, get, post
+from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
+from litestar.response import Stream
+
+from actors.notify.address import owner_of
+from actors.notify.keeper import ledger_body
+from actors.notify.messages import Redrive
+from protocol.errors import Refused
+from protocol.http_notify import (
+    DeadInfo,
+    DeadLetters,
+    DeliveryInfo,
+    Explanation,
+    History,
+    NotificationInfo,
+    RedriveBody,
+    Redriven,
+    RequestInfo,
+    Requests,
+)
+from protocol.notify_content import NotifyRequest
+from protocol.notify_ids import partition_of_id
+from protocol.notify_records import (
+    PARTITION_COUNT,
+    DeadDelivery,
+    DeliveryRow,
+    NotificationRow,
+    RequestRow,
+)
+from protocol.notify_replies import LedgerEntry, NotifyAccepted
+from protocol.notify_types import Channel
+from protocol.records import Entry
+from server.http.app_auth import APP_AUTH, app_of
+from server.http.context import AnyRequest, notify_of, services_of
+from storage.store import Store
+
+TAGS: Final = ["Notifications"]
+REQUEST_BODY_BYTES: Final = 256 * 1024  # a thousand ids of users
+EXPORT_PAGE: Final = 1_000
+ASK_TIMEOUT_S: Final = 15.0
+
+_Key = Annotated[
+    str,
+    HeaderParameter(
+        name="Idempotency-Key",
+        description="Instead of `idempotency_key`: the same key gets the first answer.",
+    ),
+]
+_encode = msgspec.json.Encoder().encode
+
+
+@post(
+    "/v1/notifications",
+    status_code=202,
+    summary="Notify users",
+    tags=TAGS,
+    security=APP_AUTH,
+    request_max_body_size=REQUEST_BODY_BYTES,
+)
+async def notify(request: AnyRequest, data: JSONBody[NotifyRequest], key: _Key = "") -> NotifyAccepted:
+    """Answered once it is stored for good. `explain` tells later what every stage decided."""
+    app, signature = await app_of(request)
+    wanted = data.idempotency_key or key or signature[-64:]
+    if wanted != data.idempotency_key:
+        data = msgspec.structs.replace(data, idempotency_key=wanted[:64])
+    return await notify_of(request).entry.notify(app.app_id, data)
+
+
+@get("/v1/notifications/{notification_id:int}", summary="Read a notification", tags=TAGS, security=APP_AUTH)
+async def get_notification(request: AnyRequest, notification_id: FromPath[int]) -> NotificationInfo:
+    """As it now is."""
+    app, _ = await app_of(request)
+    return info_of(await row_of(services_of(request).store, app.app_id, notification_id))
+
+
+@get(
+    "/v1/notifications/{notification_id:int}/explain",
+    summary="Explain a notification",
+    tags=TAGS,
+    security=APP_AUTH,
+)
+async def explain(request: AnyRequest, notification_id: FromPath[int]) -> Explanation:
+    """Why did, or didn't, the user get this: every stage with its time, rule and value."""
+    app, _ = await app_of(request)
+    return await explain_notification(services_of(request).store, app.app_id, notification_id)
+
+
+async def explain_notification(store: Store, app_id: str, notification_id: int) -> Explanation:
+    """All that is recorded of a notification. Raises: Refused(notification_not_found)."""
+    row = await row_of(store, app_id, notification_id)
+    entries = await store.notify.ledger(partition_of_id(notification_id), notification_id)
+    deliveries = await store.notify.deliveries(notification_id)
+    return Explanation(
+        notification=info_of(row),
+        deliveries=[delivery_of(found) for found in deliveries],
+        ledger=[ledger_entry_of(entry) for entry in entries],
+    )
+
+
+@get("/v1/notifications/requests", summary="List larger requests", tags=TAGS, security=APP_AUTH)
+async def list_requests(
+    request: AnyRequest, limit: Annotated[int, QueryParameter(ge=1, le=500)] = 100
+) -> Requests:
+    """To groups and to many users, recurring ones too; those that are not done come first."""
+    app, _ = await app_of(request)
+    store = services_of(request).store
+    rows: list[RequestRow] = []
+    for state in ("running", "waiting", "done", "cancelled"):
+        where: dict[str, str | int | None] = {"app_id": app.app_id, "state": state}
+        rows += await store.find(RequestRow, where, order_by="request_id", limit=limit)
+    return Requests(items=[_request_of(row) for row in rows[:limit]])
+
+
+@get("/v1/notifications/requests/{request_id:str}", summary="Read a request", tags=TAGS, security=APP_AUTH)
+async def get_request(request: AnyRequest, request_id: FromPath[str]) -> RequestInfo:
+    """How far it has come."""
+    app, _ = await app_of(request)
+    row = await services_of(request).store.get(RequestRow, request_id)
+    if row is None or row.app_id != app.app_id:
+        raise Refused("request_not_found")
+    return _request_of(row)
+
+
+@delete(
+    "/v1/notifications/requests/{request_id:str}",
+    status_code=204,
+    summary="Cancel a request",
+    tags=TAGS,
+    security=APP_AUTH,
+)
+async def cancel_request(request: AnyRequest, request_id: FromPath[str]) -> None:
+    """Who was notified already stays so."""
+    app, _ = await app_of(request)
+    await notify_of(request).entry.cancel(app.app_id, request_id)
+
+
+@get(
+    "/v1/app/users/{user_id:str}/notifications",
+    summary="Read a user's history",
+    tags=TAGS,
+    security=APP_AUTH,
+)
+async def history(
+    request: AnyRequest,
+    user_id: FromPath[str],
+    before: Annotated[int, QueryParameter(ge=0)] = 0,
+    limit: Annotated[int, QueryParameter(ge=1, le=500)] = 100,
+) -> History:
+    """Everything that the user was, or was not, notified of."""
+    app, _ = await app_of(request)
+    services = services_of(request)
+    await services.directory.user_of(app.app_id, user_id)
+    rows = await services.store.notify.history(user_id, before=before, limit=limit + 1)
+    items = [info_of(row) for row in rows[:limit]]
+    return History(items=items, next=items[-1].notification_id if len(rows) > limit else 0)
+
+
+@get("/v1/app/notify/dead_letters", summary="List dead deliveries", tags=TAGS, security=APP_AUTH)
+async def dead_letters(
+    request: AnyRequest,
+    after_ms: Annotated[int, QueryParameter(ge=0)] = 0,
+    limit: Annotated[int, QueryParameter(ge=1, le=500)] = 100,
+) -> DeadLetters:
+    """What was given up, and why."""
+    app, _ = await app_of(request)
+    where: dict[str, str | int | None] = {"app_id": app.app_id}
+    rows = await services_of(request).store.find(
+        DeadDelivery, where, order_by="at_ms", after=after_ms, limit=limit + 1
+    )
+    items = [
+        DeadInfo(
+            notification_id=row.notification_id,
+            number=row.number,
+            channel=cast(Channel, row.channel),
+            provider_id=row.provider_id,
+            code=row.code,
+            detail=row.detail,
+            at_ms=row.at_ms,
+        )
+        for row in rows[:limit]
+    ]
+    return DeadLetters(items=items, next=items[-1].at_ms if len(rows) > limit else 0)
+
+
+@post(
+    "/v1/app/notify/dead_letters/redrive",
+    status_code=202,
+    summary="Try dead deliveries again",
+    tags=TAGS,
+    security=APP_AUTH,
+)
+async def redrive(request: AnyRequest, data: JSONBody[RedriveBody]) -> Redriven:
+    """At most 1,000 at a time; what is mended is then sent as if it were new."""
+    app, _ = await app_of(request)
+    services = services_of(request)
+    wanted = [(notification_id, number) for notification_id, number in data.deliveries]
+    if not wanted:
+        where: dict[str, str | int | None] = {"app_id": app.app_id}
+        if data.channel:
+            where["channel"] = data.channel
+        if data.code:
+            where["code"] = data.code
+        rows = await services.store.find(DeadDelivery, where, order_by="at_ms", limit=1_000)
+        wanted = [(row.notification_id, row.number) for row in rows]
+    parts: dict[int, list[tuple[int, int]]] = {}
+    for delivery in wanted:
+        parts.setdefault(partition_of_id(delivery[0]), []).append(delivery)
+    for deliveries in parts.values():
+        await notify_of(request).router.ask(
+            owner_of(deliveries[0][0]),
+            Redrive(app.app_id, tuple(deliveries)),
+            timeout_s=ASK_TIMEOUT_S,
+        )
+    return Redriven(count=len(wanted))
+
+
+@get(
+    "/v1/app/notify/events",
+    summary="Export what has happened, as NDJSON",
+    tags=TAGS,
+    security=APP_AUTH,
+    media_type="application/x-ndjson",
+)
+async def events(
+    request: AnyRequest,
+    after: Annotated[
+        str, QueryParameter(max_length=400, description="`cursor` of the last line; empty: from the start.")
+    ] = "",
+    limit: Annotated[int, QueryParameter(ge=1, le=100_000)] = 10_000,
+) -> Stream:
+    """Each line is one ledger entry: cursor, notification_id, user_id, kind, at_ms, decisions."""
+    app, _ = await app_of(request)
+    store = services_of(request).store
+    places = read_places(after)
+    return Stream(_exported(store, app.app_id, places, limit), media_type="application/x-ndjson")
+
+
+def read_places(cursor: str) -> list[int]:
+    """Where each partition's ledger goes on. Raises: Refused(bad_cursor)."""
+    if not cursor:
+        return [0] * PARTITION_COUNT
+    try:
+        places = [int(part) for part in cursor.split(".")]
+    except ValueError:
+        raise Refused("bad_cursor") from None
+    if len(places) != PARTITION_COUNT or min(places) < 0:
+        raise Refused("bad_cursor")
+    return places
+
+
+async def _exported(store: Store, app_id: str, places: list[int], limit: int) -> AsyncIterator[bytes]:
+    left = limit
+    for partition in range(PARTITION_COUNT):
+        while left > 0:
+            page = await store.notify.exported(
+                app_id, partition, after=places[partition], limit=min(EXPORT_PAGE, left)
+            )
+            if not page:
+                break
+            lines = []
+            for entry in page:
+                places[partition] = entry.seq
+                lines.append(
+                    _encode(
+                        {
+                            "cursor": ".".join(map(str, places)),
+                            "notification_id": entry.notification_id,
+                            "user_id": entry.user_id,
+                            "kind": entry.kind,
+                            "at_ms": entry.at_ms,
+                            "decisions": ledger_body(entry.body).d if entry.body != "{}" else [],
+                        }
+                    )
+                )
+            left -= len(page)
+            yield b"\n".join(lines) + b"\n"
+
+
+# -- how it looks -----------------------------------------------------------------------------------
+
+
+async def row_of(store: Store, app_id: str, notification_id: int) -> NotificationRow:
+    """Raises: Refused(notification_not_found), for those of other apps as well."""
+    rows = await store.notify.notifications([notification_id])
+    if not rows or rows[0].app_id != app_id:
+        raise Refused("notification_not_found")
+    return rows[0]
+
+
+def info_of(row: NotificationRow) -> NotificationInfo:
+    """A notification as an app's backend sees it."""
+    return NotificationInfo(
+        **{name: getattr(row, name) for name in NotificationInfo.__struct_fields__}  # the same names
+    )
+
+
+def delivery_of(row: DeliveryRow) -> DeliveryInfo:
+    """A delivery as an app's backend sees it."""
+    return DeliveryInfo(**{name: getattr(row, name) for name in DeliveryInfo.__struct_fields__})
+
+
+def ledger_entry_of(entry: Entry) -> LedgerEntry:
+    """A row of the ledger as it is shown."""
+    return LedgerEntry(
+        at_ms=entry.at_ms,
+        kind=entry.kind,
+        decisions=ledger_body(entry.body).d if entry.body != "{}" else [],
+    )
+
+
+def _request_of(row: RequestRow) -> RequestInfo:
+    return RequestInfo(**{name: getattr(row, name) for name in RequestInfo.__struct_fields__})
+
+
+def notify_router() -> Router:
+    """Everything about notifications that are sent."""
+    return Router(
+        path="/",
+        route_handlers=[
+            notify,
+            get_notification,
+            explain,
+            list_requests,
+            get_request,
+            cancel_request,
+            history,
+            dead_letters,
+            redrive,
+            events,
+        ],
+    )

@@ -1,0 +1,233 @@
+"""Notifications over HTTP: what an app's backend relies on."""
+
+import base64
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+import trio
+
+from protocol.http_notify import ProviderBody
+from server.config import Settings
+from server.http.signatures import signature_of
+from server.sandbox.sandbox import Sandbox, open_sandbox
+from tests.server.http_world import Api, code_of, open_api
+from tests.server.notify.notify_world import apns_token
+
+HUB = Settings(requests_per_s=10_000, requests_burst=10_000, public_url="https://hub.example")
+Call = Callable[..., Awaitable[httpx.Response]]
+
+
+class Backend:
+    """An app's backend with its key and secret."""
+
+    def __init__(self, api: Api, app_key: str, secret: str) -> None:
+        self.api = api
+        self.app_key = app_key
+        self.secret = secret
+        credentials = base64.b64encode(f"{app_key}:{secret}".encode()).decode()
+        self.basic = {"authorization": f"Basic {credentials}"}
+
+    async def call(self, method: str, path: str, **more: Any) -> httpx.Response:
+        return await self.api.call(method, path, headers=self.basic, **more)
+
+    async def json(self, method: str, path: str, status: int = 200, **more: Any) -> Any:
+        response = await self.call(method, path, **more)
+        assert response.status_code == status, response.text
+        return response.json() if response.content else None
+
+    def signed(self, method: str, path: str, body: bytes, *, at_s: float, nonce: str = "n") -> dict[str, str]:
+        timestamp = str(int(at_s))
+        return {
+            "content-type": "application/json",
+            "x-hubbub-key": self.app_key,
+            "x-hubbub-timestamp": timestamp,
+            "x-hubbub-nonce": nonce,
+            "x-hubbub-signature": signature_of(
+                self.secret, timestamp=timestamp, nonce=nonce, method=method, path=path, body=body
+            ),
+        }
+
+    async def user(self, external_id: str) -> str:
+        made = await self.json("POST", "/v1/app/users", json={"users": [{"external_id": external_id}]})
+        user_id: str = made["items"][0]["user"]["user_id"]
+        return user_id
+
+    async def until_done(self, notification_id: int) -> Any:
+        while True:
+            info = await self.json("GET", f"/v1/notifications/{notification_id}")
+            if info["state"] not in ("open", "held"):
+                return info
+            await trio.sleep(0.01)
+
+
+async def backend_of(api: Api, app_id: str = "default") -> Backend:
+    key, secret = await api.accounts.create_app_key(app_id)
+    return Backend(api, key.app_key, secret)
+
+
+async def with_sandbox(backend: Backend, sandbox: Sandbox, *names: str) -> None:
+    """Give the app the sandbox's accounts, over HTTP as a developer would."""
+    configs = sandbox.configs()
+    for name in names:
+        body = msgspec.to_builtins(ProviderBody(config=getattr(configs, name)))
+        await backend.json("PUT", f"/v1/app/notify/providers/{name}", json=body)
+
+
+async def test_a_notification_is_sent_and_explained(tmp_path: Path) -> None:
+    """The first quarter of an hour of a new developer."""
+    async with open_sandbox() as sandbox, open_api(tmp_path) as api:
+        backend = await backend_of(api)
+        await with_sandbox(backend, sandbox, "apns")
+        ann = await backend.user("ann")
+        await backend.json(
+            "POST", f"/v1/app/users/{ann}/addresses", json={"channel": "apns", "address": apns_token(1)}
+        )
+        rule = {"name": "order", "title": "Orders", "is_capped": False}
+        await backend.json("PUT", "/v1/app/notify/types/order", json=rule)
+        accepted = await backend.json(
+            "POST",
+            "/v1/notifications",
+            202,
+            json={"type": "order", "external_ids": ["ann"], "title": "Shipped", "text": "It is on its way."},
+        )
+        (item,) = accepted["items"]
+        await sandbox.wait_for("apns", 1)
+        await backend.until_done(item["notification_id"])
+        told = await backend.json("GET", f"/v1/notifications/{item['notification_id']}/explain")
+        stages = [decision[0] for entry in told["ledger"] for decision in entry["decisions"]]
+        assert stages[0] == "validate"
+        assert {"deduplicate", "enqueue", "attempt", "result"} <= set(stages)
+        assert told["deliveries"][0]["state"] == "accepted"
+        page = await backend.json("GET", f"/v1/app/users/{ann}/notifications")
+        assert [found["notification_id"] for found in page["items"]] == [item["notification_id"]]
+        lines = (await backend.call("GET", "/v1/app/notify/events")).text.splitlines()
+        assert [msgspec.json.decode(line)["kind"] for line in lines] == ["decided", "concluded"]
+        cursor = msgspec.json.decode(lines[-1])["cursor"]
+        assert (await backend.call("GET", f"/v1/app/notify/events?after={cursor}")).text == ""
+
+
+async def test_a_signed_request_is_taken_once_within_its_window(tmp_path: Path) -> None:
+    """A request that was overheard must not send a code a second time."""
+    async with open_api(tmp_path) as api:
+        backend = await backend_of(api)
+        ann = await backend.user("ann")
+        body = msgspec.json.encode({"type": "security", "user_id": ann, "text": "Your code is 1234"})
+        path, now = "/v1/notifications", time.time()
+        headers = backend.signed("POST", path, body, at_s=now)
+        first = await api.call("POST", path, content=body, headers=headers)
+        assert first.status_code == 202, first.text
+        again = await api.call("POST", path, content=body, headers=headers)
+        assert code_of(again) == (409, "request_replayed")
+        old = backend.signed("POST", path, body, at_s=now - 400)
+        assert code_of(await api.call("POST", path, content=body, headers=old)) == (401, "request_expired")
+        forged = headers | {"x-hubbub-signature": "v1=" + "0" * 64}
+        assert code_of(await api.call("POST", path, content=body, headers=forged)) == (401, "bad_signature")
+        other = body.replace(b"1234", b"9999")
+        changed = await api.call("POST", path, content=other, headers=headers)
+        assert code_of(changed) == (401, "bad_signature")
+        bearer = {"authorization": f"Bearer {backend.app_key}:{backend.secret}"}
+        by_bearer = await api.call(
+            "POST", path, json={"type": "security", "user_id": ann, "text": "Another"}, headers=bearer
+        )
+        assert by_bearer.status_code == 202
+        page = await backend.json("GET", f"/v1/app/users/{ann}/notifications")
+        assert len(page["items"]) == 2
+
+
+async def test_one_click_unsubscribes_from_a_type_and_only_a_post_does(tmp_path: Path) -> None:
+    """Mail providers demand it (RFC 8058), and their scanners follow every link."""
+    async with open_sandbox() as sandbox, open_api(tmp_path, settings=HUB) as api:
+        backend = await backend_of(api)
+        await with_sandbox(backend, sandbox, "smtp")
+        ann = await backend.user("ann")
+        await backend.json(
+            "POST",
+            f"/v1/app/users/{ann}/addresses",
+            json={"channel": "email", "address": "ann@example.org"},
+        )
+        rule = {"name": "marketing", "channels": ["email"]}
+        await backend.json("PUT", "/v1/app/notify/types/marketing", json=rule)
+        wanted = {
+            "type": "marketing",
+            "user_id": ann,
+            "title": "Sale",
+            "text": "Now",
+            "url": "https://a.example",
+        }
+        await backend.json("POST", "/v1/notifications", 202, json=wanted)
+        (mail,) = await sandbox.wait_for("smtp", 1)
+        headers = {name.lower(): value for name, value in mail.content["headers"]}
+        link = headers["list-unsubscribe"].strip("<>").removeprefix("https://hub.example")
+        assert headers["list-unsubscribe-post"] == "List-Unsubscribe=One-Click"
+        assert (await api.call("GET", link)).status_code == 200
+        wishes = await backend.json("GET", f"/v1/app/users/{ann}/preferences")
+        assert wishes["preferences"] == {}
+        done = await api.call("POST", link, content=b"List-Unsubscribe=One-Click")
+        assert done.status_code == 200, done.text
+        wishes = await backend.json("GET", f"/v1/app/users/{ann}/preferences")
+        assert wishes["preferences"]["types"]["marketing"]["channels"] == {"email": False}
+        told = await backend.json("POST", "/v1/notifications", 202, json=wanted | {"text": "Later"})
+        assert told["items"][0]["state"] == "dropped"
+        assert code_of(await api.call("POST", link[:-2] + "xx")) == (404, "bad_link")
+
+
+@pytest.mark.parametrize("mark", ["opened", "clicked"])
+async def test_what_a_reader_does_with_a_mail_is_tracked(tmp_path: Path, mark: str) -> None:
+    """Opens and clicks are what experiments are judged by."""
+    async with open_sandbox() as sandbox, open_api(tmp_path, settings=HUB) as api:
+        backend = await backend_of(api)
+        await with_sandbox(backend, sandbox, "smtp")
+        ann = await backend.user("ann")
+        await backend.json(
+            "POST",
+            f"/v1/app/users/{ann}/addresses",
+            json={"channel": "email", "address": "ann@example.org"},
+        )
+        await backend.json("PUT", "/v1/app/notify/types/news", json={"name": "news", "channels": ["email"]})
+        wanted = {"type": "news", "user_id": ann, "title": "T", "text": "B", "url": "https://a.example/x?y=1"}
+        accepted = await backend.json("POST", "/v1/notifications", 202, json=wanted)
+        (mail,) = await sandbox.wait_for("smtp", 1)
+        html = mail.content["html"]
+        start = html.index(f"https://hub.example/n/{mark[0]}/")
+        link = html[start : html.index('"', start)].removeprefix("https://hub.example")
+        response = await api.call("GET", link, follow_redirects=False)
+        if mark == "clicked":
+            assert response.headers["location"] == "https://a.example/x?y=1"
+        else:
+            assert response.headers["content-type"] == "image/gif"
+        info = await backend.json("GET", f"/v1/notifications/{accepted['items'][0]['notification_id']}")
+        assert info[f"{mark}_at_ms"] > 0
+
+
+async def test_consent_that_is_withdrawn_erases_what_rested_on_it(tmp_path: Path) -> None:
+    """Data protection law gives no time: what is queued must not be sent, what was sent must be gone."""
+    async with open_api(tmp_path) as api:
+        backend = await backend_of(api)
+        ann = await backend.user("ann")
+        rule = {"name": "marketing", "purpose": "ads", "channels": ["inapp"]}
+        await backend.json("PUT", "/v1/app/notify/types/marketing", json=rule)
+        wanted = {"type": "marketing", "user_id": ann, "title": "Sale", "text": "Secret sale"}
+        refused = await backend.json("POST", "/v1/notifications", 202, json=wanted)
+        assert refused["items"][0]["state"] == "dropped"
+        consent = {"given": True, "source": "form 7"}
+        await backend.json("PUT", f"/v1/app/users/{ann}/consents/ads", json=consent)
+        await backend.json("POST", "/v1/notifications", 202, json=wanted)
+        later = wanted | {"text": "Later", "send_at": "2099-01-01T09:00"}
+        held = await backend.json("POST", "/v1/notifications", 202, json=later)
+        assert held["items"][0]["state"] == "held"
+        wishes = await backend.json("PUT", f"/v1/app/users/{ann}/consents/ads", json={"given": False})
+        assert wishes.get("consents", []) == []
+        data = await backend.json("GET", f"/v1/app/users/{ann}/notification_data")
+        assert data["centre"] == []
+        assert {item["state"] for item in data["notifications"]} == {"erased"}
+        database = (tmp_path / "hubbub.db").read_bytes() + (tmp_path / "hubbub.db-wal").read_bytes()
+        rows = await api.store.notify.history(ann, before=0, limit=10)
+        assert not any(row.title or row.text or row.content for row in rows)
+        assert database
+        receipt = await backend.json("DELETE", f"/v1/app/users/{ann}/notification_data")
+        assert receipt["erasure_id"].startswith("er_")
