@@ -123,8 +123,8 @@ def _notify(url: str, outgoing: Outgoing, config: AppriseConfig) -> Outcome:
 def _notify_by_apprise(url: str, outgoing: Outgoing, config: AppriseConfig) -> Outcome:
     import apprise
 
-    # Its debug lines tell why a connection failed, and hold payloads and secrets: they reach its own capture of
-    # a call, and no handler of ours.
+    # Its debug lines tell why a connection failed, and hold payloads and secrets: they reach its own capture
+    # of a call, and no handler of ours.
     logger = logging.getLogger("apprise")
     logger.setLevel(logging.DEBUG)
     logger.propagate = False

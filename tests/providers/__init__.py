@@ -1,1 +1,1 @@
-"""Tests of the providers, most of them against a push service that runs on Node."""
+"""Tests of the providers' clients, against real servers on 127.0.0.1."""
