@@ -138,9 +138,8 @@ def encrypt(subscription: Subscription, plaintext: bytes, *, record_bytes: int =
     return encrypted
 
 
-def push_headers(authorization: str, **changes: str | None) -> dict[str, str]:
+def push_headers(**changes: str | None) -> dict[str, str]:
     headers: dict[str, str | None] = {
-        "authorization": authorization,
         "ttl": "60",
         "content-encoding": "aes128gcm",
         **{name.replace("_", "-"): value for name, value in changes.items()},
@@ -200,7 +199,11 @@ class RawAnswers(msgspec.Struct):
 
 
 def ask_raw(
-    sandbox: Sandbox, url: str, requests: list[tuple[str, Mapping[str, str], bytes]], *, timeout_s: float = 5.0
+    sandbox: Sandbox,
+    url: str,
+    requests: list[tuple[str, Mapping[str, str], bytes]],
+    *,
+    timeout_s: float = 5.0,
 ) -> RawAnswers:
     """Send requests at once on one connection, and read until it ends. Blocks: run it in a thread."""
     where = urlsplit(url)
@@ -231,7 +234,11 @@ def ask_raw(
 def _note(found: RawAnswers, decoder: hpack.Decoder, buffer: bytes) -> bytes:
     """Take whole frames; returns what is left."""
     while len(buffer) >= 9:
-        size, kind, stream_id = int.from_bytes(buffer[:3], "big"), buffer[3], int.from_bytes(buffer[5:9], "big")
+        size, kind, stream_id = (
+            int.from_bytes(buffer[:3], "big"),
+            buffer[3],
+            int.from_bytes(buffer[5:9], "big"),
+        )
         payload, rest = buffer[9 : 9 + size], buffer[9 + size :]
         if len(payload) < size:
             break

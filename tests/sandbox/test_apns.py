@@ -120,7 +120,11 @@ async def test_a_mistake_gets_apples_word_and_is_not_delivered(
         {"apns_push_type": None},
         {"apns_priority": "1"},
         {"apns_expiration": "0"},
-        {"apns_push_type": "voip", "apns_topic": "com.example.app.voip", "body": b'{"a":"' + b"x" * 5_112 + b'"}'},
+        {
+            "apns_push_type": "voip",
+            "apns_topic": "com.example.app.voip",
+            "body": b'{"a":"' + b"x" * 5_112 + b'"}',
+        },
         {
             "apns_push_type": "liveactivity",
             "apns_topic": "com.example.app.push-type.liveactivity",
@@ -268,7 +272,9 @@ async def test_many_pushes_share_a_connection(sandbox: Sandbox, clock: Clock) ->
     async def one(client: httpx.AsyncClient, number: int) -> None:
         apns_id = str(uuid.UUID(int=number))
         response = await client.post(
-            f"{sandbox.apns_url}/3/device/{number:064x}", content=BODY, headers={**headers, "apns-id": apns_id}
+            f"{sandbox.apns_url}/3/device/{number:064x}",
+            content=BODY,
+            headers={**headers, "apns-id": apns_id},
         )
         assert response.status_code == 200
         seen[apns_id] = response.headers["apns-id"]

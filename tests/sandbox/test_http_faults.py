@@ -20,9 +20,7 @@ from tests.sandbox.clients import (
 MESSAGE = {"message": {"token": "abc", "notification": {"title": "Hello"}}}
 
 
-async def push(
-    sandbox: Sandbox, clock: Clock, token: str = TOKEN, *, signed: str = ""
-) -> httpx.Response:
+async def push(sandbox: Sandbox, clock: Clock, token: str = TOKEN, *, signed: str = "") -> httpx.Response:
     signed = signed or provider_token(sandbox, clock.now_s())
     async with http_client(sandbox) as client:
         return await client.post(
