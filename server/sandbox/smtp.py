@@ -205,7 +205,7 @@ class _Session:
         if size > MAX_MESSAGE_BYTES:
             raise SmtpRefusal(552, "5.3.4 Message size exceeds fixed limit")
         data = b"".join(line + b"\r\n" for line in lines)
-        check_message(data, envelope)
+        check_message(data)
         await self._take(data, envelope)
 
     async def _take(self, data: bytes, envelope: Envelope) -> None:

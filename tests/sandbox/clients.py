@@ -138,9 +138,8 @@ def encrypt(subscription: Subscription, plaintext: bytes, *, record_bytes: int =
     return encrypted
 
 
-def push_headers(authorization: str, **changes: str | None) -> dict[str, str]:
+def push_headers(**changes: str | None) -> dict[str, str]:
     headers: dict[str, str | None] = {
-        "authorization": authorization,
         "ttl": "60",
         "content-encoding": "aes128gcm",
         **{name.replace("_", "-"): value for name, value in changes.items()},
