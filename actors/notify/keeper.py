@@ -274,7 +274,8 @@ class NotifyKeeper(StreamActor):
             if user.user_id not in self._users:
                 self._users[user.user_id] = UserState(user)
         self._stats.loaded_users += len(loaded.found)
-        self._absent = set(loaded.user_ids).difference(self._users)
+        users = self._users
+        self._absent = {user_id for user_id in loaded.user_ids if user_id not in users}
         waiting, self._waiting = self._waiting, []
         asked = set(loaded.user_ids)
         try:
