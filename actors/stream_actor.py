@@ -143,6 +143,9 @@ class StreamActor(Entity):
     def watermark_raised(self, user_id: str, at: Appended) -> None:
         """A message of this user was committed."""
 
+    def woken(self) -> None:
+        """Somebody has seen to it that this actor is awake."""
+
     def handle_nowait(self, message: object, reply: Reply) -> bool:
         """Do the same without awaiting, or return False before anything is changed."""
         return False
@@ -150,7 +153,9 @@ class StreamActor(Entity):
     async def receive(self, message: object, reply: Reply) -> None:
         if isinstance(message, _Decided):
             self._conclude(message.batch, message.outcome)
-        elif not isinstance(message, Wake):
+        elif isinstance(message, Wake):
+            self.woken()
+        else:
             self._check_room(message)
             await self.handle(message, reply)
 

@@ -14,7 +14,6 @@ import structlog
 import trio
 
 from actors.entity import EntityContext
-from actors.messages import Wake
 from actors.notify.address import app_address, partition_address, partition_of
 from actors.notify.messages import CancelRequest, Notify, RunRequest
 from actors.notify.ports import Setups
@@ -120,8 +119,6 @@ class AppActor(StreamActor):
                 self._due(request_id)
             case _Failed():
                 self._fail(message)
-            case Wake():
-                reply.resolve(replies.Ok())
             case _:
                 raise TypeError(f"an app does not take {type(message).__name__}")
 

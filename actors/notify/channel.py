@@ -153,10 +153,10 @@ class ChannelActor:
         return judgement == "retire"
 
     def reset(self, credential: str) -> None:
-        """Its settings were changed: try it again at once."""
-        known = self._credentials.pop(credential, None)
-        if known is not None:
-            self._pump_soon()
+        """An app's settings were changed: what waits for an account is tried again at once."""
+        self._credentials.pop(credential, None)
+        self._queue.hasten(lambda job: job.waits)
+        self._pump_soon()
 
     def breakers(self) -> dict[str, str]:
         """credential -> state of its breaker, where one is not closed."""
@@ -170,6 +170,7 @@ class ChannelActor:
 
     def _take(self, job: Job) -> None:
         self._in_hand += 1
+        job.waits = False
         job.slot = "reserved"
 
     def _admit(self, job: Job, now_ms: int) -> int:
@@ -215,6 +216,7 @@ class ChannelActor:
             wait_until_ms = self._admit(job, now_ms)
             if wait_until_ms:
                 job.due_at_ms = wait_until_ms
+                job.waits = True
                 self._queue.push(job, job.app_id, LANE_OF[job.priority], wait_until_ms)
                 continue
             self._take(job)

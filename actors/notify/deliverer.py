@@ -172,6 +172,7 @@ class Deliverer(Decider):
         is_open = step.kind in ("retry", "failover", "break")
         if is_open:
             job.due_at_ms = step.at_ms
+            job.waits = step.kind == "break"
             if step.kind == "failover":
                 job.failed_over += 1
                 job.account_index += 1

@@ -11,7 +11,8 @@ not.
 """
 
 from collections import deque
-from heapq import heappop, heappush
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
 from protocol.notify_types import Priority
@@ -103,6 +104,21 @@ class FairQueue(Generic[T]):
                 del self._apps[app.name]
             return item
         return None
+
+    def hasten(self, may_now: Callable[[T], bool]) -> None:
+        """Make due what waits for its time, where `may_now` says so. Costs a look at all that waits."""
+        for lane, later in enumerate(self._later):
+            kept = []
+            for entry in later:
+                if may_now(entry[3]):
+                    app = entry[2]
+                    if not app.ready[lane]:
+                        self._rings[lane].append(app)
+                    app.ready[lane].append(entry[3])
+                else:
+                    kept.append(entry)
+            heapify(kept)
+            later[:] = kept
 
     def next_due_ms(self, lanes: tuple[int, ...] = ALL_LANES) -> int | None:
         """When the next item of these lanes is due: 0 for now, None where there is none."""

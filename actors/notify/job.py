@@ -50,6 +50,7 @@ class Job:
         "slot",
         "ticket",
         "user_id",
+        "waits",
     )
 
     def __init__(
@@ -90,3 +91,4 @@ class Job:
         self.slot: Slot = "none"
         self.account: Account | None = None
         self.ticket = 0  # of the account's breaker
+        self.waits = False  # for an account that may be used, not for its time

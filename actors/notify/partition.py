@@ -6,7 +6,7 @@ what comes in.
 """
 
 from actors.entity import EntityContext
-from actors.messages import Ask, Wake
+from actors.messages import Ask
 from actors.notify.decider import Ready
 from actors.notify.deliverer import Begin, Conclude, Fallback, Resume
 from actors.notify.keeper import Loaded
@@ -32,6 +32,9 @@ class NotifyPartition(UserDesk):
         await super().activate(ctx)
         self.begin_time()
 
+    def woken(self) -> None:
+        self.look_in(0.0)  # a clock that was set is noticed
+
     def handle_nowait(self, message: object, reply: Reply) -> bool:
         """Take what needs no look at the store."""
         match message:
@@ -53,8 +56,6 @@ class NotifyPartition(UserDesk):
                 self.mark_found(message)
             case Erasing():
                 self.erase_found(message)
-            case Wake():
-                pass
             case _:
                 return False
         return True

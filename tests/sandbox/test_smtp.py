@@ -287,7 +287,6 @@ async def test_connecting_can_be_refused_in_words_or_by_an_outage(sandbox: Sandb
 
     assert await trio.to_thread.run_sync(greeting) == b"554"
     sandbox.withdraw(rule)
-    with sandbox.outage("email"):
-        with pytest.raises(ConnectionResetError):
-            await trio.to_thread.run_sync(greeting)
+    with sandbox.outage("email"), pytest.raises(ConnectionResetError):
+        await trio.to_thread.run_sync(greeting)
     assert await trio.to_thread.run_sync(greeting) == b"220"

@@ -8,7 +8,9 @@ import msgspec
 import pytest
 import trio
 
+from actors.notify.address import owner_of
 from actors.notify.keeper import LedgerBody, NotifyStats, ledger_body
+from actors.notify.messages import Redrive
 from protocol import notify_commands
 from protocol.errors import HubbubError
 from protocol.notify_content import NotifyRequest
@@ -91,6 +93,19 @@ class Notifier:
         while True:
             row = await self.row(notification_id)
             if row.state not in ("open", "held"):
+                return row
+            await trio.sleep(0.005)
+
+    async def redrive(self, notification_id: int, number: int) -> None:
+        await self.world.core.router.ask(
+            owner_of(notification_id), Redrive(APP, ((notification_id, number),)), timeout_s=5
+        )
+
+    async def until_state(self, notification_id: int, state: str) -> NotificationRow:
+        """Wait until a notification has come into a state."""
+        while True:
+            row = await self.row(notification_id)
+            if row.state == state:
                 return row
             await trio.sleep(0.005)
 
