@@ -196,6 +196,10 @@ class NotifyReads(Protocol):
         """Open deliveries, of all apps."""
         ...
 
+    async def overdue(self, now_ms: int) -> list[QueueDepth]:
+        """Open deliveries that are later than their deadline."""
+        ...
+
     async def provider_counts(self, app_id: str, *, since_ms: int) -> list[ProviderCount]:
         """Deliveries of an app since then."""
         ...

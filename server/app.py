@@ -30,6 +30,7 @@ import structlog
 import trio
 
 from actors.hub import Hub
+from actors.notify.channel import BUCKETS_S
 from actors.router import LocalRouter
 from actors.supervisor import ChildSpec, ChildStatus, Strategy, Supervisor, SupervisorEscalated
 from cluster.node import ClusterNode
@@ -213,6 +214,15 @@ class Node:
         )
         self.metrics.add_gauges("actors", "Actors and their mailboxes.", self._core.gauges)
         self.metrics.add_gauges("feed", "The news feed: feeds, pages and pushes.", self._core.feeds.gauges)
+        notifications = self._core.notifications
+        self.metrics.add_gauges("notify", "Notifications: decided, sent, waiting.", notifications.gauges)
+        for priority in ("high", "medium", "low"):
+            self.metrics.add_histogram(
+                f"notify_{priority}_seconds",
+                f"From the request to the provider's yes, of {priority} priority.",
+                BUCKETS_S,
+                partial(notifications.latency, priority),
+            )
         self.metrics.add_gauges("store", "The store and its commits.", self._store_gauges)
         self.metrics.add_histogram(
             "commit_seconds",

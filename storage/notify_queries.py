@@ -67,6 +67,11 @@ _QUEUE_DEPTHS: Final = f"""
 SELECT app_id, channel, priority, count(*), min(created_at_ms), sum(next_at_ms <= ?)
 FROM {DeliveryRow.table} WHERE is_open = 1 GROUP BY app_id, channel, priority
 """
+_OVERDUE: Final = f"""
+SELECT d.app_id, d.channel, d.priority, count(*), min(d.created_at_ms), count(*)
+FROM {DeliveryRow.table} d JOIN {NotificationRow.table} n ON n.notification_id = d.notification_id
+WHERE d.is_open = 1 AND n.deadline_at_ms < ? GROUP BY d.app_id, d.channel, d.priority
+"""
 _PROVIDER_COUNTS: Final = f"""
 SELECT channel, provider_id, state, count(*),
     coalesce(avg(CASE WHEN accepted_at_ms > 0 THEN accepted_at_ms - created_at_ms END), 0.0)
@@ -284,6 +289,10 @@ def exported(
 
 def queue_depths(connection: sqlite3.Connection, now_ms: int) -> list[QueueDepth]:
     return [QueueDepth(*row) for row in connection.execute(_QUEUE_DEPTHS, (now_ms,)).fetchall()]
+
+
+def overdue(connection: sqlite3.Connection, now_ms: int) -> list[QueueDepth]:
+    return [QueueDepth(*row) for row in connection.execute(_OVERDUE, (now_ms,)).fetchall()]
 
 
 def provider_counts(connection: sqlite3.Connection, app_id: str, since_id: int) -> list[ProviderCount]:

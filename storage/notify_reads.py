@@ -88,6 +88,9 @@ class SqliteNotifyReads:
     async def queue_depths(self, now_ms: int) -> list[QueueDepth]:
         return await self._readers.run(notify_queries.queue_depths, now_ms)
 
+    async def overdue(self, now_ms: int) -> list[QueueDepth]:
+        return await self._readers.run(notify_queries.overdue, now_ms)
+
     async def provider_counts(self, app_id: str, *, since_ms: int) -> list[ProviderCount]:
         return await self._readers.run(notify_queries.provider_counts, app_id, first_id_at(since_ms))
 

@@ -53,6 +53,9 @@ class ChannelStats(msgspec.Struct, kw_only=True):
             "low": [0] * (len(BUCKETS_S) + 1),
         }
     )
+    latency_sum_s: dict[Priority, float] = msgspec.field(
+        default_factory=lambda: {"high": 0.0, "medium": 0.0, "low": 0.0}
+    )
 
 
 class _Credential:
@@ -315,6 +318,7 @@ class ChannelActor:
             )
 
     def _time(self, priority: Priority, seconds: float) -> None:
+        self.stats.latency_sum_s[priority] += seconds
         buckets = self.stats.latency[priority]
         for index, bound in enumerate(BUCKETS_S):
             if seconds <= bound:

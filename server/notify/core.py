@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection
 from typing import cast
 
+import msgspec
 import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -11,6 +12,7 @@ from actors.address import Address
 from actors.entity_host import DeadLetterSink, EntityHost
 from actors.notify import address as notify_address
 from actors.notify.app import AppActor
+from actors.notify.channel import BUCKETS_S
 from actors.notify.channel_desk import ChannelDesk
 from actors.notify.keeper import NotifyNeeds, NotifyStats
 from actors.notify.partition import NotifyPartition
@@ -20,17 +22,19 @@ from actors.rounds import Turn
 from actors.router import Router
 from actors.supervisor import ChildSpec, at_once
 from protocol.notify_records import ProviderRow
-from protocol.notify_types import Channel
+from protocol.notify_types import Channel, Priority
 from protocol.provider_configs import WebPushConfig
 from server.notify.alerts import Alerts
 from server.notify.app_desk import AppDesk
 from server.notify.entry import NotifyEntry
+from server.notify.exporter import Exporter
 from server.notify.links import Links
 from server.notify.provider_registry import open_registry
 from server.notify.renderer import NotifyRenderer
 from server.notify.setups import SetupCache
 from server.notify.templates import Templates
 from server.notify.vault import Vault, derived_key
+from server.notify.watch import Watch
 from storage.store import Store
 
 # The order of P-256 (SEC 2 section 2.4.2): a private key is a number below it.
@@ -70,6 +74,8 @@ class NotifyCore:
         setups.on_credential_changed = self._credential_changed
         self.router = router
         self.entry = NotifyEntry(store, router, setups, self.renderer, now_ms=now_ms)
+        self.exporter = Exporter(store, setups, self.alerts, owns=leases.owns, now_ms=now_ms)
+        self.watch = Watch(store, self.alerts, is_ours=lambda: leases.owns(0), now_ms=now_ms)
         self._resumer = NotifyResumer(store.notify, router, owns=leases.owns)
         needs = NotifyNeeds(
             log=store,
@@ -129,6 +135,8 @@ class NotifyCore:
             self.partitions.child_spec(),
             self.apps.child_spec(),
             ChildSpec(name="notify_alerts", start=at_once(self.alerts.run)),
+            ChildSpec(name="notify_exporter", start=at_once(self.exporter.run)),
+            ChildSpec(name="notify_watch", start=at_once(self.watch.run)),
             ChildSpec(name="notify_resumer", start=at_once(self._resumer.run)),
         ]
 
@@ -140,6 +148,36 @@ class NotifyCore:
         """This node has taken shards: their actors have work of their own."""
         if ours:
             self._resumer.scan_soon()
+
+    def gauges(self) -> dict[str, float]:
+        """How notifications are doing, for the metrics; names in _total only rise."""
+        read: dict[str, float] = {
+            f"{name}_total": float(value) for name, value in msgspec.structs.asdict(self.stats).items()
+        }
+        read["alerts_told_total"] = self.alerts.told_count
+        read["events_exported_total"] = self.exporter.told_count
+        read["exports_failed_total"] = self.exporter.failed_count
+        read["overdue"] = sum(self.watch.overdue.values())
+        for name, channel in self.channels.channels.items():
+            stats = channel.stats
+            read[f'queued{{channel="{name}"}}'] = channel.depth
+            read[f'in_hand{{channel="{name}"}}'] = channel.in_hand
+            read[f'requests_total{{channel="{name}"}}'] = stats.sent
+            read[f'provider_seconds_total{{channel="{name}"}}'] = stats.busy_s
+            for outcome in ("accepted", "refused", "unknown"):
+                read[f'outcomes_total{{channel="{name}",outcome="{outcome}"}}'] = getattr(stats, outcome)
+            read[f'breakers_open{{channel="{name}"}}'] = len(channel.breakers())
+        return read
+
+    def latency(self, priority: Priority) -> tuple[list[int], float]:
+        """How long it took from the request to the provider's yes: counts by bucket, and the sum."""
+        counts = [0] * (len(BUCKETS_S) + 1)
+        sum_s = 0.0
+        for channel in self.channels.channels.values():
+            for index, count in enumerate(channel.stats.latency[priority]):
+                counts[index] += count
+            sum_s += channel.stats.latency_sum_s[priority]
+        return counts, sum_s
 
     def breaker_of(self, app_id: str, row: ProviderRow) -> str:
         """The state of a provider's breaker, as this node knows it."""

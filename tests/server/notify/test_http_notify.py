@@ -1,8 +1,11 @@
 """Notifications over HTTP: what an app's backend relies on."""
 
 import base64
+import hmac
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +13,71 @@ import httpx
 import msgspec
 import pytest
 import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve
 
 from protocol.http_notify import ProviderBody
 from server.config import Settings
 from server.http.signatures import signature_of
+from server.sandbox.faults import Fault
 from server.sandbox.sandbox import Sandbox, open_sandbox
 from tests.server.http_world import Api, code_of, open_api
 from tests.server.notify.notify_world import apns_token
 
 HUB = Settings(requests_per_s=10_000, requests_burst=10_000, public_url="https://hub.example")
 Call = Callable[..., Awaitable[httpx.Response]]
+
+
+class Hooks:
+    """What an app's server was told: path, body, headers."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.received: list[tuple[str, bytes, dict[str, str]]] = []
+        self._news = trio.Event()
+
+    def take(self, path: str, body: bytes, headers: dict[str, str]) -> None:
+        self.received.append((path, body, headers))
+        news, self._news = self._news, trio.Event()
+        news.set()
+
+    async def until_told_at(self, *paths: str) -> None:
+        while not set(paths) <= {path for path, _, _ in self.received}:
+            await self._news.wait()
+
+
+@asynccontextmanager
+async def open_webhooks() -> AsyncIterator[Hooks]:
+    """An app's own server, which takes whatever it is told."""
+
+    hooks = Hooks()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await (await receive() and send({"type": "lifespan.startup.complete"}))
+            return
+        body = b""
+        while True:
+            message = await receive()
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        hooks.take(scope["path"], body, headers)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    config = Config()
+    config.bind = ["127.0.0.1:0"]
+    config.errorlog = None
+    config.graceful_timeout = 0.1
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        binds = await nursery.start(partial(serve, app, config, shutdown_trigger=stop.wait))
+        hooks.url = binds[0]
+        yield hooks
+        stop.set()
+        nursery.cancel_scope.cancel()
 
 
 class Backend:
@@ -231,3 +289,76 @@ async def test_consent_that_is_withdrawn_erases_what_rested_on_it(tmp_path: Path
         assert database
         receipt = await backend.json("DELETE", f"/v1/app/users/{ann}/notification_data")
         assert receipt["erasure_id"].startswith("er_")
+
+
+async def test_users_addresses_and_groups_come_from_files(tmp_path: Path) -> None:
+    """How an app with a million users begins; a wrong line costs that line."""
+    async with open_sandbox() as sandbox, open_api(tmp_path) as api:
+        backend = await backend_of(api)
+        await with_sandbox(backend, sandbox, "apns", "smtp")
+
+        async def load(kind: str, text: str, media_type: str) -> list[Any]:
+            headers = backend.basic | {"content-type": media_type}
+            response = await api.call(
+                "POST", f"/v1/app/import/{kind}", content=text.encode(), headers=headers
+            )
+            assert response.status_code == 200, response.text
+            return [msgspec.json.decode(line) for line in response.text.splitlines()]
+
+        rows = "".join(f"u{number},User {number},u{number}@example.org\n" for number in range(1200))
+        told = await load("users", f"external_id,name,email\n{rows},Nobody,x\n", "text/csv")
+        assert [report["done"] for report in told] == [500, 1000, 1200, 1200]
+        assert told[2]["errors"] == [
+            {"line": 1201, "code": "bad_field", "message": "external_id has 1 to 128 characters."}
+        ]
+        assert told[-1]["finished"]
+        again = await load("users", f"external_id,name,email\n{rows}", "text/csv")
+        assert (again[-1]["done"], again[-1]["failed"]) == (1200, 0)
+        addresses = [
+            {"external_id": "u1", "channel": "apns", "address": apns_token(1)},
+            {"external_id": "u2", "channel": "apns", "address": "short"},
+            {"external_id": "nobody", "channel": "apns", "address": apns_token(2)},
+        ]
+        lines = "\n".join(msgspec.json.encode(line).decode() for line in addresses)
+        told = await load("addresses", lines, "application/x-ndjson")
+        assert [error["code"] for error in told[0]["errors"]] == ["bad_device_token", "user_not_found"]
+        told = await load("groups", "group,external_id\nvip,u1\nvip,u2\n", "text/csv")
+        assert told[-1]["done"] == 2
+        rule = {"name": "news", "channels": ["apns", "email"]}
+        await backend.json("PUT", "/v1/app/notify/types/news", json=rule)
+        wanted = {"type": "news", "group": "vip", "title": "T", "text": "B"}
+        accepted = await backend.json("POST", "/v1/notifications", 202, json=wanted)
+        await sandbox.wait_for("apns", 1)
+        await sandbox.wait_for("smtp", 2)
+        info = await backend.json("GET", f"/v1/notifications/requests/{accepted['request_id']}")
+        assert info["user_count"] == 2
+
+
+async def test_an_app_is_told_what_happens_and_what_failed(tmp_path: Path) -> None:
+    """Analytics follow by webhook; a dead letter reaches a person."""
+    async with open_sandbox() as sandbox, open_api(tmp_path) as api, open_webhooks() as hooks:
+        backend = await backend_of(api)
+        await with_sandbox(backend, sandbox, "apns")
+        ann = await backend.user("ann")
+        await backend.json(
+            "POST", f"/v1/app/users/{ann}/addresses", json={"channel": "apns", "address": apns_token(1)}
+        )
+        rules = {"event_webhook": f"{hooks.url}/events", "alert_webhook": f"{hooks.url}/alerts"}
+        await backend.json("PUT", "/v1/app/notify/rules", json=rules)
+        sandbox.inject(Fault(channel="apns", status=400, code="BadTopic", times=1))
+        wanted = {"type": "contact", "user_id": ann, "text": "x"}
+        await backend.json("POST", "/v1/notifications", 202, json=wanted)
+        await hooks.until_told_at("/events", "/alerts")
+        setup = await backend.json("GET", "/v1/app/notify")
+        for path, body, headers in hooks.received:
+            signature = hmac.new(setup["webhook_key"].encode(), body, "sha256").hexdigest()
+            assert headers["x-hubbub-signature"] == signature, path
+        alert = next(msgspec.json.decode(body) for path, body, _ in hooks.received if path == "/alerts")
+        assert (alert["kind"], alert["detail"]["code"]) == ("dead_letter", "BadTopic")
+        events = b"".join(body for path, body, _ in hooks.received if path == "/events")
+        kinds = [msgspec.json.decode(line)["kind"] for line in events.splitlines()]
+        assert kinds[0] == "decided"
+        dead = await backend.json("GET", "/v1/app/notify/dead_letters")
+        assert [item["code"] for item in dead["items"]] == ["BadTopic"]
+        await backend.json("POST", "/v1/app/notify/dead_letters/redrive", 202, json={})
+        await sandbox.wait_for("apns", 1)

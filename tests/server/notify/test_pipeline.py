@@ -13,7 +13,8 @@ from protocol.notify_content import NotifyRequest
 from protocol.notify_records import PARTITION_COUNT
 from protocol.notify_types import AppRules, Preferences, QuietHours, TypePreference, TypeRule
 from server.clock import wall_clock_ms
-from server.sandbox.sandbox import Fault, Sandbox, SandboxOptions, open_sandbox
+from server.sandbox.faults import Fault
+from server.sandbox.sandbox import Sandbox, SandboxOptions, open_sandbox
 from tests.server.notify.notify_world import APP, Notifier, open_notifier
 from tests.server.world import Device
 

@@ -1,0 +1,56 @@
+"""For the backend of an app: import users, addresses and groups from a file."""
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+import msgspec
+from litestar import Router, post
+from litestar.params import FromPath
+from litestar.response import Stream
+
+from protocol.errors import ProtocolError
+from server.http.app_auth import APP_AUTH, app_of
+from server.http.context import AnyRequest, services_of
+from server.notify.importing import Format, Importer, Kind, Progress, read_lines
+
+MAX_BYTES: Final = 128 * 1024 * 1024  # a million lines
+_encode = msgspec.json.Encoder().encode
+
+
+@post(
+    "/v1/app/import/{kind:str}",
+    status_code=200,
+    summary="Import users, addresses or groups",
+    tags=["Notification setup"],
+    security=APP_AUTH,
+    request_max_body_size=MAX_BYTES,
+    media_type="application/x-ndjson",
+)
+async def import_file(request: AnyRequest, kind: FromPath[str]) -> Stream:
+    """The body is CSV (`text/csv`) or NDJSON; the answer, line by line, how far it has come. Safe to repeat.
+
+    users: external_id, username, name, language, time_zone, email, phone. addresses: external_id or user_id,
+    channel, address, name, p256dh, auth. groups: group, external_id or user_id.
+    """
+    app, _ = await app_of(request)
+    services = services_of(request)
+    try:
+        wanted = msgspec.convert(kind, Kind)
+    except msgspec.ValidationError:
+        raise ProtocolError("bad_field", "What can be imported is users, addresses or groups.") from None
+    form: Format = "csv" if "csv" in request.headers.get("content-type", "") else "ndjson"
+    lines = read_lines(await request.body(), form)
+    core = services.notifications
+    assert core is not None
+    importer = Importer(services.store, services.directory, core.desk, core.router)
+    return Stream(_told(importer.run(app.app_id, wanted, lines)), media_type="application/x-ndjson")
+
+
+async def _told(progress: AsyncIterator[Progress]) -> AsyncIterator[bytes]:
+    async for report in progress:
+        yield _encode(report) + b"\n"
+
+
+def notify_import_router() -> Router:
+    """Imports."""
+    return Router(path="/", route_handlers=[import_file])
