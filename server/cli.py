@@ -21,7 +21,7 @@ import msgspec
 import trio
 
 from protocol.errors import HubbubError
-from server import config, desk
+from server import config, desk, notify_desk
 from server.config import ConfigError, Settings
 from server.desk import CliError, Printer, Work, needs_data, run_at_desk
 from server.directory import DEFAULT_APP_ID
@@ -179,6 +179,7 @@ def make_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
         ("chat", "chat from this terminal", "hubbub.terminal"),
         ("replay", "play logs of IRC channels into a group", "hubbub.replay"),
         ("bench", "measure a node, or several, on this machine", "bench.command"),
+        ("import", "send a file of users, addresses or groups to a server", "hubbub.importing"),
         ("sandbox", "run fakes of APNs, FCM, Web Push, SMS and SMTP for tests", "server.sandbox.command"),
     ):
         client = commands.add_parser(name, help=help_text, description=help_text.capitalize() + ".")
@@ -238,6 +239,18 @@ def make_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     _desk(letters, "list", "list them", desk.dead_letters_list, has_app=False)
     show = _desk(letters, "show", "print one whole", desk.dead_letters_show, has_app=False)
     show.add_argument("id", metavar="ID")
+
+    told = _desk(
+        commands,
+        "explain",
+        "why a notification was, or was not, delivered",
+        notify_desk.explain,
+        has_app=False,
+    )
+    told.add_argument("id", metavar="ID", help="the notification's id")
+    notify = _group(commands, "notify", "notifications that wait, or were given up")
+    _desk(notify, "queues", "what waits, by app, channel and priority", notify_desk.queues, has_app=False)
+    _desk(notify, "dead", "list deliveries of an app that were given up", notify_desk.dead)
 
     saved = _command(commands, "backup", "copy the data directory, while its node runs", _backup)
     saved.add_argument("destination", metavar="DEST", help="a folder that does not exist yet")

@@ -15,7 +15,6 @@ from protocol.errors import Refused
 from protocol.http_notify import (
     DeadInfo,
     DeadLetters,
-    DeliveryInfo,
     Explanation,
     History,
     NotificationInfo,
@@ -29,15 +28,13 @@ from protocol.notify_ids import partition_of_id
 from protocol.notify_records import (
     PARTITION_COUNT,
     DeadDelivery,
-    DeliveryRow,
-    NotificationRow,
     RequestRow,
 )
-from protocol.notify_replies import LedgerEntry, NotifyAccepted
+from protocol.notify_replies import NotifyAccepted
 from protocol.notify_types import Channel
-from protocol.records import Entry
 from server.http.app_auth import APP_AUTH, app_of
 from server.http.context import AnyRequest, notify_of, services_of
+from server.notify.explanation import explain_notification, info_of, row_of
 from storage.store import Store
 
 TAGS: Final = ["Notifications"]
@@ -89,18 +86,6 @@ async def explain(request: AnyRequest, notification_id: FromPath[int]) -> Explan
     """Why did, or didn't, the user get this: every stage with its time, rule and value."""
     app, _ = await app_of(request)
     return await explain_notification(services_of(request).store, app.app_id, notification_id)
-
-
-async def explain_notification(store: Store, app_id: str, notification_id: int) -> Explanation:
-    """All that is recorded of a notification. Raises: Refused(notification_not_found)."""
-    row = await row_of(store, app_id, notification_id)
-    entries = await store.notify.ledger(partition_of_id(notification_id), notification_id)
-    deliveries = await store.notify.deliveries(notification_id)
-    return Explanation(
-        notification=info_of(row),
-        deliveries=[delivery_of(found) for found in deliveries],
-        ledger=[ledger_entry_of(entry) for entry in entries],
-    )
 
 
 @get("/v1/notifications/requests", summary="List larger requests", tags=TAGS, security=APP_AUTH)
@@ -280,38 +265,6 @@ async def _exported(store: Store, app_id: str, places: list[int], limit: int) ->
                 )
             left -= len(page)
             yield b"\n".join(lines) + b"\n"
-
-
-# -- how it looks -----------------------------------------------------------------------------------
-
-
-async def row_of(store: Store, app_id: str, notification_id: int) -> NotificationRow:
-    """Raises: Refused(notification_not_found), for those of other apps as well."""
-    rows = await store.notify.notifications([notification_id])
-    if not rows or rows[0].app_id != app_id:
-        raise Refused("notification_not_found")
-    return rows[0]
-
-
-def info_of(row: NotificationRow) -> NotificationInfo:
-    """A notification as an app's backend sees it."""
-    return NotificationInfo(
-        **{name: getattr(row, name) for name in NotificationInfo.__struct_fields__}  # the same names
-    )
-
-
-def delivery_of(row: DeliveryRow) -> DeliveryInfo:
-    """A delivery as an app's backend sees it."""
-    return DeliveryInfo(**{name: getattr(row, name) for name in DeliveryInfo.__struct_fields__})
-
-
-def ledger_entry_of(entry: Entry) -> LedgerEntry:
-    """A row of the ledger as it is shown."""
-    return LedgerEntry(
-        at_ms=entry.at_ms,
-        kind=entry.kind,
-        decisions=ledger_body(entry.body).d if entry.body != "{}" else [],
-    )
 
 
 def _request_of(row: RequestRow) -> RequestInfo:

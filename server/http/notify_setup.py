@@ -28,7 +28,7 @@ from protocol.notify_templates import Experiment, ExperimentResults, Preview, Te
 from protocol.notify_types import AppRules, Channel, Preferences, TypeRule
 from server.http.app_auth import APP_AUTH, app_of
 from server.http.context import AnyRequest, notify_of, services_of
-from server.http.notify import info_of
+from server.notify.explanation import info_of
 from server.notify.template_check import preview
 from server.notify_service import item_of
 
