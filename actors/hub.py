@@ -383,6 +383,13 @@ class Hub:
         for seat in self._by_user.get(user_id, ()):
             seat.listener.push_live(key, encoded, stream)
 
+    def resync_live(self, stream: str, is_theirs: Callable[[str], bool]) -> None:
+        """Tell the sessions here of users whom `is_theirs` names that live events of a stream may be lost."""
+        encoded = Encoded(events.Resync(conversation_id=stream))
+        for user_id in [user_id for user_id in self._by_user if is_theirs(user_id)]:
+            for seat in self._by_user.get(user_id, ()):
+                seat.listener.push_live(("resync", stream), encoded, stream)
+
     def publish_post(self, post_id: int, key: LiveKey, encoded: Encoded) -> None:
         self.feeds.publish_post(post_id, key, encoded)
 

@@ -167,6 +167,7 @@ class ChatCore:
             store,
             router=self.router,
             fanout=self.fanout,
+            hub=self.hub,
             leases=leases,
             relay=self.relay,
             turn=turn,
@@ -279,7 +280,7 @@ class ChatCore:
         self.service.tells.shards_moved(shards)
         self.feed_service.shards_moved(shards)
         self.feeds.shards_moved(ours=ours)
-        self.notifications.shards_moved(ours=ours)
+        self.notifications.shards_moved(shards, ours=ours)
         if ours:
             self.relay.scan_soon()
 

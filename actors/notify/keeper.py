@@ -6,7 +6,7 @@ was decided.
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 import msgspec
@@ -72,7 +72,7 @@ class NotifyStats(msgspec.Struct, kw_only=True):
 
 
 class NotifyNeeds(msgspec.Struct, frozen=True, kw_only=True):
-    """What the partitions of a node share."""
+    """What the partitions of a node share. `restarted`: a partition has crashed and is back."""
 
     log: Log
     reads: NotifyReads
@@ -84,6 +84,7 @@ class NotifyNeeds(msgspec.Struct, frozen=True, kw_only=True):
     renderer: Renderer
     channels: ChannelDesk
     stats: NotifyStats
+    restarted: Callable[[int], None]
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -123,6 +124,7 @@ class NotifyKeeper(StreamActor):
         self._renderer = needs.renderer
         self._channels = needs.channels
         self._stats = needs.stats
+        self._restarted = needs.restarted
         self._ids: NotifyIds
         self._users: OrderedDict[str, UserState] = OrderedDict()
         self._waiting: list[tuple[object, Reply, frozenset[str]]] = []  # messages, and whom they wait for

@@ -31,6 +31,8 @@ class NotifyPartition(UserDesk):
     async def activate(self, ctx: EntityContext) -> None:
         await super().activate(ctx)
         self.begin_time()
+        if ctx.restarted:  # what was stored last may not have been shown
+            self._restarted(self._partition)
 
     def woken(self) -> None:
         self.look_in(0.0)  # a clock that was set is noticed

@@ -10,10 +10,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from actors.address import Address
 from actors.entity_host import DeadLetterSink, EntityHost
+from actors.hub import Hub
 from actors.notify import address as notify_address
+from actors.notify.address import partition_address, partition_of
 from actors.notify.app import AppActor
 from actors.notify.channel import BUCKETS_S
 from actors.notify.channel_desk import ChannelDesk
+from actors.notify.decider import NOTIFICATIONS_STREAM
 from actors.notify.keeper import NotifyNeeds, NotifyStats
 from actors.notify.partition import NotifyPartition
 from actors.notify.resumer import NotifyResumer
@@ -21,7 +24,7 @@ from actors.ports import Fanout, Leases, Relay
 from actors.rounds import Turn
 from actors.router import Router
 from actors.supervisor import ChildSpec, at_once
-from protocol.notify_records import ProviderRow
+from protocol.notify_records import PARTITION_COUNT, ProviderRow
 from protocol.notify_types import Channel, Priority
 from protocol.provider_configs import WebPushConfig
 from server.notify.alerts import Alerts
@@ -50,6 +53,7 @@ class NotifyCore:
         *,
         router: Router,
         fanout: Fanout,
+        hub: Hub,
         leases: Leases,
         relay: Relay,
         turn: Turn,
@@ -59,6 +63,7 @@ class NotifyCore:
         public_url: str,
     ) -> None:
         self._now_ms = now_ms
+        self._hub = hub
         self.stats = NotifyStats()
         self.links = Links(server_secret, public_url)
         self.vault = Vault(server_secret)
@@ -88,6 +93,7 @@ class NotifyCore:
             renderer=self.renderer,
             channels=self.channels,
             stats=self.stats,
+            restarted=lambda partition: self._resync({partition_address(partition).shard}),
         )
 
         def partition(address: Address) -> NotifyPartition:
@@ -144,10 +150,19 @@ class NotifyCore:
         async with open_registry(self.links, self._now_ms) as registry:
             await self.setups.run(registry, task_status=task_status)
 
-    def shards_moved(self, *, ours: Collection[int]) -> None:
-        """This node has taken shards: their actors have work of their own."""
+    def shards_moved(self, shards: Collection[int], *, ours: Collection[int]) -> None:
+        """Other actors serve these shards, those of `ours` here: they have work of their own to go on with."""
         if ours:
             self._resumer.scan_soon()
+        self._resync(set(shards))
+
+    def _resync(self, shards: set[int]) -> None:
+        """Users of these shards may have missed something that was stored."""
+        partitions = {
+            partition for partition in range(PARTITION_COUNT) if partition_address(partition).shard in shards
+        }
+        if partitions:
+            self._hub.resync_live(NOTIFICATIONS_STREAM, lambda user_id: partition_of(user_id) in partitions)
 
     def gauges(self) -> dict[str, float]:
         """How notifications are doing, for the metrics; names in _total only rise."""
