@@ -49,7 +49,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     probability: Annotated[float, Meta(ge=0, le=1)] = 1.0
     status: Annotated[int, Meta(ge=0, le=599, description="HTTP status, or SMTP reply code.")] = 0
     code: Annotated[str, Meta(description="The provider's word for it; empty: the usual one.")] = ""
-    retry_after_s: Annotated[int | None, Meta(ge=0)] = None
+    retry_after_s: Annotated[int, Meta(ge=0)] | None = None
     timestamp_ms: Annotated[int, Meta(ge=0, description="With APNs 410: since when. 0: now.")] = 0
     delay_s: Annotated[float, Meta(ge=0, le=3_600)] = 0.0
     stall: bool = False

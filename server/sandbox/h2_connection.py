@@ -22,13 +22,14 @@ from h2.events import (
     StreamReset,
     WindowUpdated,
 )
-from h2.settings import SettingCodes
+from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
 from server.sandbox.exchange import Answer, Answerer, Line, make_request
 
 MAX_STREAMS: Final = 1_000  # Apple allows about as many once a connection has proved itself
 MAX_BODY_BYTES: Final = 1024 * 1024  # of a request; the services refuse much smaller ones by their own words
+MAX_HEADER_BYTES: Final = 64 * 1024
 _READ_BYTES: Final = 64 * 1024
 _WINDOW_BYTES: Final = 4 * 1024 * 1024  # of the connection; given back in halves
 _GRACE_S: Final = 1.0  # for the peer to close by itself after GOAWAY, so that no answer is lost to a reset
@@ -67,6 +68,14 @@ class H2Connection:
                 normalize_outbound_headers=False,
             )
         )
+        # In force from the first byte on: `update_settings` would wait for the peer's acknowledgement.
+        self._protocol.local_settings = Settings(
+            client=False,
+            initial_values={
+                SettingCodes.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
+                SettingCodes.MAX_HEADER_LIST_SIZE: MAX_HEADER_BYTES,
+            },
+        )
         self._streams: dict[int, _Stream] = {}
         self._send_lock = trio.Lock()
         self._unacked_bytes = 0
@@ -79,14 +88,15 @@ class H2Connection:
 
     async def run(self) -> None:
         """Serve. Raises: ConnectionReset, where a fault or the peer's breach of HTTP/2 wants that."""
-        self._protocol.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: MAX_STREAMS})
         self._protocol.initiate_connection()
         self._protocol.increment_flow_control_window(_WINDOW_BYTES - 65_535)
-        with self._scope, contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        with self._scope:
             async with trio.open_nursery() as nursery:
-                await self._flush()
-                while data := await self._stream.receive_some(_READ_BYTES):
-                    await self._take(bytes(data), nursery)
+                # Inside the nursery, which would make a group of what is raised.
+                with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self._flush()
+                    while data := await self._stream.receive_some(_READ_BYTES):
+                        await self._take(bytes(data), nursery)
                 nursery.cancel_scope.cancel()
         if self._is_reset:
             raise ConnectionReset
@@ -154,7 +164,8 @@ class H2Connection:
     async def _give_later(self, stream_id: int, answer: Answer) -> None:
         await trio.sleep(answer.delay_s)
         self._give(stream_id, answer)
-        await self._flush()
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # the reader ends it
+            await self._flush()
 
     def _give(self, stream_id: int, answer: Answer) -> None:
         """Hand an answer to h2, or do what its fate says. The caller flushes."""

@@ -3,7 +3,7 @@
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
@@ -201,7 +201,7 @@ class RawAnswers(msgspec.Struct):
 def ask_raw(
     sandbox: Sandbox,
     url: str,
-    requests: list[tuple[str, Mapping[str, str], bytes]],
+    requests: Sequence[tuple[str, Mapping[str, str], bytes]],
     *,
     timeout_s: float = 5.0,
 ) -> RawAnswers:
@@ -244,7 +244,9 @@ def _note(found: RawAnswers, decoder: hpack.Decoder, buffer: bytes) -> bytes:
             break
         buffer = rest
         if kind == 1:  # HEADERS
-            found.statuses[stream_id] = int(dict(decoder.decode(payload))[":status"])
+            found.statuses[stream_id] = int(
+                {str(name): value for name, value in decoder.decode(payload)}[":status"]
+            )
         elif kind == 3:  # RST_STREAM
             found.resets[stream_id] = int.from_bytes(payload, "big")
         elif kind == 7:  # GOAWAY

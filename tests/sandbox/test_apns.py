@@ -74,7 +74,7 @@ async def test_who_gives_no_apns_id_gets_one(sandbox: Sandbox, clock: Clock) -> 
     """Apple answers refusals with an id, too."""
     for body in (BODY, b""):
         response = await push(sandbox, clock, body=body)
-        assert uuid.UUID(response.headers["apns-id"])
+        assert str(uuid.UUID(response.headers["apns-id"])) == response.headers["apns-id"]
 
 
 @pytest.mark.parametrize(

@@ -183,3 +183,34 @@ async def test_fates_over_http_1(sandbox: Sandbox, clock: Clock, fault: Fault, e
     sandbox.inject(fault)
     assert await trio.to_thread.run_sync(_ask_raw_http_1, sandbox, token) == end
     assert sandbox.count("fcm") == count
+
+
+async def test_a_connection_takes_a_thousand_streams_at_once(sandbox: Sandbox, clock: Clock) -> None:
+    """As Apple does; a client is told so from the first byte on."""
+    sandbox.inject(Fault(channel="apns", delay_s=0.3))
+    found = await ask_raw_apns(sandbox, clock, 1_000, timeout_s=2.0)
+    assert len(found.statuses) == 1_000
+    assert set(found.statuses.values()) == {200}
+
+
+async def test_a_broken_connection_breaks_nothing_else(sandbox: Sandbox, clock: Clock) -> None:
+    """Neither one that breaks HTTP/2, nor one that goes away while its answer is late."""
+
+    def babble() -> bytes:
+        context = trusting(sandbox)
+        context.set_alpn_protocols(["h2"])
+        with RawTls(context, int(sandbox.apns_url.rpartition(":")[2]), 5.0) as tls:
+            tls.send(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n" * 10)
+            data = b""
+            while piece := tls.receive():
+                data += piece
+            return data
+
+    await trio.to_thread.run_sync(babble)
+    sandbox.inject(Fault(channel="apns", delay_s=0.2, times=2))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(push, sandbox, clock)
+        await sandbox.wait_for("apns", 1)
+        nursery.cancel_scope.cancel()
+    # As late as the first, which by then has had nowhere to go.
+    assert (await push(sandbox, clock)).status_code == 200

@@ -107,7 +107,8 @@ async def test_throttling_looks_like_that_of_ses(sandbox: Sandbox) -> None:
         with pytest.raises(smtplib.SMTPDataError) as caught:
             client.send_message(mail())
         client.send_message(mail())
-        return caught.value.smtp_code, bytes(caught.value.smtp_error)
+        assert isinstance(caught.value.smtp_error, bytes)
+        return caught.value.smtp_code, caught.value.smtp_error
 
     expected = (454, b"Throttling failure: Maximum sending rate exceeded.")
     assert await with_client(sandbox, work) == expected
@@ -164,7 +165,7 @@ async def test_a_stage_refuses(sandbox: Sandbox, fault: Fault, code: int) -> Non
 async def test_logging_in_can_fail(sandbox: Sandbox) -> None:
     """By a wrong password, and by a fault; both kinds of AUTH are understood."""
 
-    def log_in(password: str, *, mechanism: str = "auth_plain") -> int:
+    def log_in(password: str, mechanism: str = "auth_plain") -> int:
         with smtplib.SMTP("127.0.0.1", sandbox.smtp_port, timeout=PATIENCE_S) as client:
             client.starttls(context=trusting(sandbox))
             client.ehlo()
@@ -178,7 +179,7 @@ async def test_logging_in_can_fail(sandbox: Sandbox) -> None:
     password = sandbox.configs().smtp.password
     for mechanism in ("auth_plain", "auth_login"):
         for word, code in ((password, 235), ("wrong", 535)):
-            assert await trio.to_thread.run_sync(lambda w=word, m=mechanism: log_in(w, mechanism=m)) == code
+            assert await trio.to_thread.run_sync(log_in, word, mechanism) == code
     sandbox.inject(Fault(channel="smtp", at="auth", status=454, code="4.7.0 Later"))
     assert await trio.to_thread.run_sync(log_in, password) == 454
 
@@ -219,10 +220,10 @@ async def test_pipelined_commands_are_answered_in_order(sandbox: Sandbox) -> Non
     sandbox.smtp.has_auth = False
     lines = [b"EHLO x", b"MAIL FROM:<a@b.example> SIZE=100 BODY=8BITMIME", b"RCPT TO:<c@d.example>", b"DATA"]
     body = [b"From: a@b.example", b"Subject: \xe2\x82\xac is no header byte", b"", b".", b"QUIT"]
-    codes = await trio.to_thread.run_sync(_talk, sandbox, *lines, *body)
+    codes = await trio.to_thread.run_sync(_talk, sandbox, *(lines + body))
     assert codes == [b"220", b"250", b"250", b"250", b"354", b"554", b"221"]
     body[1] = b"Subject: x"
-    codes = await trio.to_thread.run_sync(_talk, sandbox, *lines, *body)
+    codes = await trio.to_thread.run_sync(_talk, sandbox, *(lines + body))
     assert codes == [b"220", b"250", b"250", b"250", b"354", b"250", b"221"]
 
 
@@ -270,9 +271,11 @@ async def test_a_stall_ends_when_the_client_gives_up(sandbox: Sandbox) -> None:
     sandbox.inject(Fault(channel="smtp", at="connect", stall=True))
 
     def connect() -> None:
-        with socket.create_connection(("127.0.0.1", sandbox.smtp_port), timeout=0.3) as raw:
-            with pytest.raises(TimeoutError):
-                raw.recv(1)
+        with (
+            socket.create_connection(("127.0.0.1", sandbox.smtp_port), timeout=0.3) as raw,
+            pytest.raises(TimeoutError),
+        ):
+            raw.recv(1)
 
     await trio.to_thread.run_sync(connect)
 
