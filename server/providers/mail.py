@@ -221,7 +221,7 @@ def _content(text: str, html: str, delivery_id: str) -> bytes:
     boundary = b"=_" + hashlib.sha256(delivery_id.encode()).hexdigest()[:32].encode()
     return b"".join(
         (
-            b'Content-Type: multipart/alternative; boundary="',
+            b'Content-Type: multipart/alternative;\r\n boundary="',
             boundary,
             b'"\r\n\r\n--',
             boundary,
