@@ -55,7 +55,21 @@ class Inbox:
 
 
 class _AnyPort(Controller):
-    """Learns which port it got before it connects to itself, as it does to see whether it runs."""
+    """Learns which port it got before it connects to itself, and hangs up on all before it stops."""
+
+    def __init__(self, handler: Inbox, **options: Any) -> None:
+        super().__init__(handler, **options)
+        self.sessions: list[SMTP] = []
+
+    def factory(self) -> SMTP:
+        self.sessions.append(super().factory())  # type: ignore[no-untyped-call]  # as below
+        return self.sessions[-1]
+
+    def hang_up(self) -> None:
+        """Run in the server's thread: otherwise what its clients left open stays open after it."""
+        for session in self.sessions:
+            if isinstance(session.transport, asyncio.WriteTransport):
+                session.transport.abort()
 
     def _trigger_server(self) -> None:
         assert isinstance(self.server, asyncio.Server)
@@ -81,6 +95,7 @@ def open_mail_server(tls: ssl.SSLContext | None = None, **options: Any) -> Itera
     try:
         yield inbox, controller.port
     finally:
+        controller.loop.call_soon_threadsafe(controller.hang_up)
         controller.stop()
 
 
