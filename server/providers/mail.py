@@ -3,7 +3,8 @@
 Written by hand and not by `email.message`, for three faults of that one (Python 3.11): with the usual line
 length it makes an encoded word of a long List-Unsubscribe, which ends one-click (RFC 8058); with a length of
 998 it writes encoded words beyond 75 characters and base64 beyond 76 (RFC 2047 section 2, RFC 2045 section
-6.8); and it takes 1.8 ms a mail, where this takes less than 0.1. The tests read the result with `email`.
+6.8); and it takes 0.8 ms a mail, where this takes 0.02 (`bench.text_providers`). The tests read the result
+with `email`.
 
 All text goes out as quoted-printable or base64, so no relay has a reason to change it and break a signature.
 No field can bring a line of its own: display text loses its control characters, anything else is refused.
@@ -221,7 +222,7 @@ def _content(text: str, html: str, delivery_id: str) -> bytes:
     boundary = b"=_" + hashlib.sha256(delivery_id.encode()).hexdigest()[:32].encode()
     return b"".join(
         (
-            b'Content-Type: multipart/alternative; boundary="',
+            b'Content-Type: multipart/alternative;\r\n boundary="',
             boundary,
             b'"\r\n\r\n--',
             boundary,

@@ -1,8 +1,10 @@
 """One connection to a submission server, under Trio: greeting, TLS, login, and one mail after the other.
 
-Our own and not `smtplib` in threads. Against the same server it delivers several times as many mails a second
-(`bench.text_providers`), and a cancelled call ends at once and takes just its own connection along; a thread
-would go on sending behind a caller who has given up, which is how mails come twice.
+Our own and not `smtplib` in threads, for how it ends: a cancelled call stops at once and takes just its own
+connection along, while a thread would go on sending behind a caller who has given up, which is how mails come
+twice. It also sends the commands of a mail at once where the server lets it (RFC 2920), for two waits fewer.
+In mails a second on one machine that is 1.2 to 2.2 times `smtplib`; without it the two are about equal
+(`bench.text_providers`).
 """
 
 import base64
