@@ -151,7 +151,7 @@ class NotifyCore:
             await self.setups.run(registry, task_status=task_status)
 
     def shards_moved(self, shards: Collection[int], *, ours: Collection[int]) -> None:
-        """Other actors serve these shards, those of `ours` here: they have work of their own to go on with."""
+        """Other actors serve these shards, those of `ours` here."""
         if ours:
             self._resumer.scan_soon()
         self._resync(set(shards))
