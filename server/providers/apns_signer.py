@@ -3,9 +3,9 @@
 Apple wants a token to be used for 20 to 60 minutes, and answers TooManyProviderTokenUpdates to who signs more
 often, for the whole team (developer.apple.com, Establishing a token-based connection to APNs).
 
-So the token is the same on every node and in every life of a node: its `iat` is the beginning of the present 50
-minutes, and the signature is deterministic (RFC 6979). A cluster that is restarted node by node, or a node that
-is killed again and again, shows Apple one token, where each would else have come with one of its own.
+So the token is the same on every node and in every life of a node: its `iat` is the beginning of the present
+50 minutes, and the signature is deterministic (RFC 6979). A cluster that is restarted node by node, or a node
+that is killed again and again, shows Apple one token, where each would else have come with one of its own.
 """
 
 from typing import Final

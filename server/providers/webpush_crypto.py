@@ -5,7 +5,7 @@ import binascii
 import secrets
 from typing import Final, cast
 
-import http_ece  # type: ignore[import-untyped]  # ships neither annotations nor stubs
+import http_ece
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 

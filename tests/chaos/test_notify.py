@@ -107,7 +107,9 @@ def _deliveries(cluster: ClusterProcesses) -> dict[str, tuple[str, int, int]]:
 async def _until_done(cluster: ClusterProcesses) -> None:
     """Wait until nothing is under way any more."""
     with trio.move_on_after(DONE_S) as scope:
-        while await trio.to_thread.run_sync(_open, cluster):
+        while True:
+            if not await trio.to_thread.run_sync(_open, cluster):
+                return
             await trio.sleep(0.2)  # the store tells nobody when it changes
     if scope.cancelled_caught:
         with cluster.database() as connection:
