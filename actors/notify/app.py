@@ -105,6 +105,13 @@ class AppActor(StreamActor):
     def placed(self, staged: Staged, at: Appended) -> None:
         """Nobody listens to this stream."""
 
+    def woken(self) -> None:
+        """Look at the clock: it may have been set."""
+        for row in list(self._requests.values()):
+            if row.state == "waiting":
+                self._due(row.request_id)
+        self._start_some()
+
     # -- messages -----------------------------------------------------------------------------------
 
     async def handle(self, message: object, reply: Reply) -> None:

@@ -263,7 +263,10 @@ class ChannelActor:
                 self.stats.sent += 1
                 outcome = await account.provider.send(job.outgoing)
         except trio.Cancelled:
+            # This actor ends, by a crash or with the node. A partition that lives on has to know.
             self._give_back(job)
+            gone = Outcome(kind="unknown", action="resolve_unknown", code="channel_ended")
+            job.owner.conclude(job, account, gone)
             raise
         except Exception as exc:  # a provider's bug is one delivery's dead letter, not the channel's end
             log.exception("provider_failed", channel=self.channel, provider_id=account.provider_id)

@@ -58,6 +58,7 @@ class Api:
         self.accounts = services.accounts
         self.directory = services.directory
         self.campaigns = services.campaigns
+        self.notifications = services.notifications
         self.store = store
         self.revoked: list[tuple[str, str]] = []
         self.reason = ""  # why the node is not ready

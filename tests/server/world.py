@@ -234,6 +234,7 @@ class World:
         self.flaky = flaky
         self.core = core
         self.now_ms = 0
+        self.secret = b""
         self._conn_ids = 0
         self.devices: list[Device] = []
 
@@ -352,6 +353,7 @@ async def open_world(
         )
         log_ins.on_session_revoked = core.service.session_revoked
         world = World(store, flaky, core)
+        world.secret = log_ins.server_secret
         worlds.append(world)
         world.now_ms = 1_700_000_000_000
         async with trio.open_nursery() as nursery:

@@ -8,16 +8,18 @@ import msgspec
 import pytest
 import trio
 
-from actors.notify.address import owner_of
+from actors.messages import Wake
+from actors.notify.address import app_address, owner_of
 from actors.notify.keeper import LedgerBody, NotifyStats, ledger_body
-from actors.notify.messages import Redrive
+from actors.notify.messages import Mark, Redrive
 from protocol import notify_commands
 from protocol.errors import HubbubError
 from protocol.notify_content import NotifyRequest
 from protocol.notify_ids import partition_of_id
 from protocol.notify_records import NotificationRow, NotifyDeviceRow
 from protocol.notify_replies import NotifyAccepted
-from protocol.records import Entry, Put
+from protocol.records import AppKey, Entry, Put
+from server.auth import app_secret
 from server.clock import wall_clock_ms
 from server.sandbox.sandbox import Sandbox
 from tests.server.world import Device, World, open_world
@@ -100,6 +102,21 @@ class Notifier:
         await self.world.core.router.ask(
             owner_of(notification_id), Redrive(APP, ((notification_id, number),)), timeout_s=5
         )
+
+    async def wake_app(self) -> None:
+        """Let the app's actor look at its clock."""
+        self.world.core.router.tell(app_address(APP), Wake())
+
+    async def mark(self, notification_id: int, mark: str) -> None:
+        await self.world.core.router.ask(
+            owner_of(notification_id), Mark(notification_id, mark, "test"), timeout_s=5
+        )
+
+    async def app_key(self) -> tuple[str, str]:
+        """A key of the default app, with its secret."""
+        row = AppKey(app_key="k_test", app_id=APP, created_at_ms=1)
+        await self.world.store.commit([Put(row)])
+        return row.app_key, app_secret(self.world.secret, row.app_key)
 
     async def until_state(self, notification_id: int, state: str) -> NotificationRow:
         """Wait until a notification has come into a state."""

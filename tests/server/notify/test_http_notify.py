@@ -362,3 +362,43 @@ async def test_an_app_is_told_what_happens_and_what_failed(tmp_path: Path) -> No
         assert [item["code"] for item in dead["items"]] == ["BadTopic"]
         await backend.json("POST", "/v1/app/notify/dead_letters/redrive", 202, json={})
         await sandbox.wait_for("apns", 1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "state"),
+    [
+        (Fault(channel="twilio", receipts_doubled=True), "confirmed"),
+        (Fault(channel="twilio", receipts_reversed=True), "confirmed"),
+        (Fault(channel="twilio", receipt="undelivered", receipt_code="30003"), "refused"),
+    ],
+)
+async def test_receipts_of_sms_move_a_delivery_on_whatever_their_order(
+    tmp_path: Path, fault: Fault, state: str
+) -> None:
+    """Twilio's callbacks may be late, doubled and out of order; forged ones are refused."""
+    async with open_sandbox() as sandbox, open_api(tmp_path) as api:
+        backend = await backend_of(api)
+        assert api.notifications is not None
+        api.notifications.links.base_url = str(api.client.base_url).rstrip("/")
+        await with_sandbox(backend, sandbox, "twilio")
+        ann = await backend.user("ann")
+        await backend.json(
+            "POST", f"/v1/app/users/{ann}/addresses", json={"channel": "sms", "address": "+4915112345678"}
+        )
+        await backend.json("PUT", "/v1/app/notify/types/code", json={"name": "code", "channels": ["sms"]})
+        sandbox.inject(fault)
+        wanted = {"type": "code", "user_id": ann, "text": "4711"}
+        accepted = await backend.json("POST", "/v1/notifications", 202, json=wanted)
+        notification_id = accepted["items"][0]["notification_id"]
+        while True:
+            told = await backend.json("GET", f"/v1/notifications/{notification_id}/explain")
+            if told["deliveries"][0]["state"] == state:
+                break
+            await trio.sleep(0.02)
+        kinds = [entry["kind"] for entry in told["ledger"]]
+        assert kinds.count("told") == 1, kinds
+        link = api.notifications.links.called(notification_id, 0, "default", "twilio")
+        path = link.removeprefix(api.notifications.links.base_url)
+        form = {"MessageSid": "SM1", "MessageStatus": "delivered"}
+        forged = await api.call("POST", path, data=form, headers={"x-twilio-signature": "x"})
+        assert code_of(forged) == (401, "bad_signature")
