@@ -57,7 +57,9 @@ def test_a_cut_is_short_enough_and_a_beginning(text: str, max_units: int) -> Non
     if short != text:
         assert _units(text) > max_units
         kept = short.removesuffix("…").removesuffix("...")
-        assert text.startswith(kept)
+        assert text.startswith(kept) or (
+            max_units < 3 and short == "..."[:max_units]
+        )  # not even room for dots
 
 
 @given(ANY)
