@@ -155,6 +155,25 @@ async def mail_events(
     return Response(b"", media_type=MediaType.TEXT)
 
 
+@post("/s/{app_id:str}/{provider_id:str}", status_code=200, include_in_schema=False)
+async def ses_events(
+    request: AnyRequest, app_id: FromPath[str], provider_id: FromPath[str]
+) -> Response[bytes]:
+    """SES's events through SNS: bounces, complaints, deliveries."""
+    core = notify_of(request)
+    config = await core.desk.provider_config(app_id, provider_id)
+    if not isinstance(config, SmtpConfig) or not config.sns_topic_arn:
+        raise Refused("provider_not_found")
+    for notification_id, number, told in await core.sns.take(
+        config, await request.body(), services_of(request).now_ms()
+    ):
+        if told.mark:
+            await _mark(request, notification_id, told.mark, "provider")
+        else:
+            await _tell(request, notification_id, number, told)
+    return Response(b"", media_type=MediaType.TEXT)
+
+
 async def _tell(request: AnyRequest, notification_id: int, number: int, told: Told) -> None:
     message = DeliveryTold(notification_id, number, told.state, told.code, told.action)
     await notify_of(request).router.ask(owner_of(notification_id), message, timeout_s=ASK_TIMEOUT_S)
@@ -180,6 +199,7 @@ def notify_link_router() -> Router:
             provider_told,
             provider_told_by_get,
             mail_events,
+            ses_events,
         ],
         request_max_body_size=BODY_BYTES,
     )

@@ -34,6 +34,7 @@ from server.notify.exporter import Exporter
 from server.notify.links import Links
 from server.notify.provider_registry import open_registry
 from server.notify.renderer import NotifyRenderer
+from server.notify.sns import SnsDoor
 from server.notify.setups import SetupCache
 from server.notify.templates import Templates
 from server.notify.vault import Vault, derived_key
@@ -78,6 +79,7 @@ class NotifyCore:
         self.channels = ChannelDesk(setups, now_ms=now_ms)
         setups.on_credential_changed = self._credential_changed
         self.router = router
+        self.sns = SnsDoor()
         self.entry = NotifyEntry(store, router, setups, self.renderer, now_ms=now_ms)
         self.exporter = Exporter(store, setups, self.alerts, owns=leases.owns, now_ms=now_ms)
         self.watch = Watch(store, self.alerts, is_ours=lambda: leases.owns(0), now_ms=now_ms)
