@@ -28,9 +28,11 @@ def _comment(several: str) -> str:
 # Of a digest: as many as are told, and of these the first ten.
 _TOTAL: Final = "{% set total = count if count > titles | length else titles | length %}"
 _MORE: Final = "{% if total > 10 %}\n+{{ (total - 10) | number }}{% endif %}"
-DIGEST_BODY: Final = (
-    _TOTAL + "{% for title in titles[:10] %}• {{ title | truncate(120) }}\n{% endfor %}" + _MORE
+_LINES: Final = (
+    "{% for title in titles[:10] %}{% if not loop.first %}\n{% endif %}"
+    "• {{ title | truncate(120) }}{% endfor %}"
 )
+DIGEST_BODY: Final = _TOTAL + _LINES + _MORE
 
 
 def _total(**forms: str) -> str:

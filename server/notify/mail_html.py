@@ -83,7 +83,13 @@ def text_of(html: str) -> str:
     return writer.result()
 
 
-class _LinkRewriter(HTMLParser):
+class _Parser(HTMLParser):
+    def parse_marked_section(self, i: int, report: bool = True) -> int:
+        """Skip `<![if mso]>` and the like up to the next ">"; html.parser fails on what it does not know."""
+        return self.parse_bogus_comment(i, report)
+
+
+class _LinkRewriter(_Parser):
     def __init__(self, html: str, make_url: Callable[[str], str], keep: frozenset[str]) -> None:
         super().__init__(convert_charrefs=True)
         self._html = html
@@ -126,7 +132,7 @@ def _start_tag(tag: str, attrs: list[tuple[str, str | None]], end: str) -> str:
     return f"<{tag}{''.join(written)}{end}"
 
 
-class _TextWriter(HTMLParser):
+class _TextWriter(_Parser):
     """Collect texts, with _LINE and _PARAGRAPH where blocks begin and end."""
 
     def __init__(self) -> None:

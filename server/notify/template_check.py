@@ -40,7 +40,7 @@ _NEED_EXAMPLES: Final[frozenset[VariableKind]] = frozenset({"list", "object"})
 
 
 def check_template(template: Template) -> None:
-    """Compile every text, and render it with examples.
+    """Compile every text, and render it with examples. A large template takes a second: call it in a thread.
 
     Raises: ProtocolError(bad_field): wrong syntax, with the line; or the template is too large, or lacks a
     text that it needs. Refused(template_variable_unknown): a text uses a variable that is not declared.

@@ -6,6 +6,7 @@ locale, as CLDR's default digits of Arabic differ by region and devices show Lat
 """
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import wraps
@@ -133,6 +134,12 @@ def _number(value: Any) -> Decimal:
     return Decimal(whole) if whole == number else number  # 1.0 like is 1 like
 
 
+def _with_decimals(pattern: numbers.NumberPattern, decimals: Any) -> numbers.NumberPattern:
+    changed = copy(pattern)
+    changed.frac_prec = _decimals(decimals)
+    return changed
+
+
 def _decimals(value: Any) -> tuple[int, int]:
     if not isinstance(value, int) or not 0 <= value <= _MAX_DECIMALS:
         raise ValueError(f"decimals are 0 to {_MAX_DECIMALS}")
@@ -183,8 +190,8 @@ def _datetime(context: RenderContext, value: Any, style: str = "medium") -> str:
 def _format_number(context: RenderContext, value: Any, decimals: int | None = None) -> str:
     if decimals is None:
         return numbers.format_decimal(_number(value), locale=context.locale)
-    pattern = context.locale.decimal_formats[None]
-    return str(pattern.apply(_number(value), context.locale, force_frac=_decimals(decimals)))
+    pattern = _with_decimals(context.locale.decimal_formats[None], decimals)
+    return numbers.format_decimal(_number(value), format=pattern, locale=context.locale)
 
 
 def _currency(context: RenderContext, value: Any, code: Any) -> str:
@@ -194,8 +201,8 @@ def _currency(context: RenderContext, value: Any, code: Any) -> str:
 
 
 def _percent(context: RenderContext, value: Any, decimals: int = 0) -> str:
-    pattern = context.locale.percent_formats[None]
-    return str(pattern.apply(_number(value), context.locale, force_frac=_decimals(decimals)))
+    pattern = _with_decimals(context.locale.percent_formats[None], decimals)
+    return numbers.format_percent(_number(value), format=pattern, locale=context.locale)
 
 
 def _texts(value: Any) -> list[str]:

@@ -96,10 +96,18 @@ def babel_locale(tag: str) -> Locale:
     """Babel's locale of a tag, or of the nearest that CLDR knows."""
     for shorter in truncations(tag):
         try:
-            return Locale.parse(shorter, sep="-")
+            return _mended(Locale.parse(shorter, sep="-"))
         except (UnknownLocaleError, ValueError):
             continue
     return Locale.parse(_FALLBACK_LOCALE)
+
+
+def _mended(locale: Locale) -> Locale:
+    """Group Swiss numbers by ’: Babel 2.19 takes two of CLDR's ' for quotes, and 1'234'567 has none left."""
+    symbols = locale.number_symbols.get("latn", {})
+    if symbols.get("group") == "'":
+        symbols["group"] = "’"  # as CLDR had it until 2025, unicode-org/cldr pull request 5019
+    return locale
 
 
 @lru_cache(maxsize=1_000)

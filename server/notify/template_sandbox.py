@@ -28,6 +28,7 @@ MAX_NUMBER: Final = 2**53 - 1  # JavaScript's largest exact integer, as in proto
 LOOP: Final = "!loop"  # filters that only template_source.py puts in: their names cannot be written
 SLICE: Final = "!slice"
 CONCAT: Final = "!concat"
+RANGE: Final = "!range"
 _LOOP_FIELDS: Final = frozenset({"index", "index0", "revindex", "revindex0", "first", "last", "length"})
 _TESTS: Final = [
     "defined",
@@ -100,9 +101,9 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
 
     def __init__(self, *, autoescape: bool, filters: Mapping[str, Any]) -> None:
         super().__init__(autoescape=autoescape, undefined=_Unknown, finalize=_printable, cache_size=0)
-        self.filters = {**filters, LOOP: _loop, SLICE: _slice, CONCAT: _concat}
+        self.filters = {**filters, LOOP: _loop, SLICE: _slice, CONCAT: _concat, RANGE: _range}
         self.tests = {name: TESTS[name] for name in _TESTS}
-        self.globals = {"range": _bounded_range}
+        self.globals = {}
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """A field of data, or one of `loop`. Methods and the like of Python's objects are not there."""
@@ -127,8 +128,8 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         return self.undefined(obj=obj, name=str(argument))
 
     def is_safe_callable(self, obj: Any) -> bool:
-        """Nothing can be called but range()."""
-        return obj is _bounded_range
+        """Nothing can be called; range() was put in as a filter."""
+        return False
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Arithmetic, of numbers only: a string or list times a number is how memory is burnt."""
@@ -166,7 +167,11 @@ def _printable(value: Any) -> Any:
     raise TypeError("a list or object cannot be printed: use its fields, a loop, or the filter list or join")
 
 
-def _bounded_range(*args: int) -> range:
+@pass_context
+def _range(context: RenderContext, args: list[Any]) -> range:
+    for argument in args:
+        if isinstance(argument, Undefined):
+            str(argument)
     numbers = range(*args)
     if len(numbers) > MAX_RANGE:
         raise TooMuch(f"range() of more than {MAX_RANGE:,}")
