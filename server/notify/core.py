@@ -34,8 +34,8 @@ from server.notify.exporter import Exporter
 from server.notify.links import Links
 from server.notify.provider_registry import open_registry
 from server.notify.renderer import NotifyRenderer
-from server.notify.sns import SnsDoor
 from server.notify.setups import SetupCache
+from server.notify.sns import SnsDoor
 from server.notify.templates import Templates
 from server.notify.vault import Vault, derived_key
 from server.notify.watch import Watch

@@ -46,9 +46,7 @@ class SnsDoor:
         self._fetch = fetch
         self._certificates: OrderedDict[str, bytes] = OrderedDict()
 
-    async def take(
-        self, config: SmtpConfig, body: bytes, now_ms: int
-    ) -> list[tuple[int, int, Told]]:
+    async def take(self, config: SmtpConfig, body: bytes, now_ms: int) -> list[tuple[int, int, Told]]:
         """Check a message, and tell what became of which deliveries.
 
         Raises: ProtocolError(bad_field), Refused(bad_signature), Unavailable where SNS cannot be asked.

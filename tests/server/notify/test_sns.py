@@ -9,8 +9,16 @@ from protocol.errors import HubbubError
 from protocol.provider_configs import SmtpConfig
 from server.notify.callbacks import Told
 from server.notify.sns import SnsDoor
-from tests.providers.test_webhooks import CERTIFICATE_URL, NOW_MS, TOPIC, _certificate, _sns
+from tests.providers.test_webhooks import (
+    CERTIFICATE_URL,
+    NOTIFICATION,
+    TOPIC,
+    _certificate,
+    _envelope,
+    _signed,
+)
 
+NOW_MS = 1_790_000_000_000
 CONFIG = SmtpConfig(host="h", sender="a@example.org", sns_topic_arn=TOPIC)
 EVENT = {
     "eventType": "Bounce",
@@ -32,7 +40,7 @@ async def test_a_bounce_that_sns_has_signed_is_taken_and_its_certificate_kept() 
         return _certificate(key)
 
     door = SnsDoor(fetch)
-    body = _sns(key, message=json.dumps(EVENT))
+    body = _signed(key, _envelope(Message=json.dumps(EVENT)), NOTIFICATION)
     for _ in range(2):
         ((notification_id, number, told),) = await door.take(CONFIG, body, NOW_MS)
         assert (notification_id, number) == (0x1F3, 0)
@@ -50,7 +58,9 @@ async def test_what_sns_has_not_signed_for_this_topic_is_refused() -> None:
         return _certificate(stranger)
 
     with pytest.raises(HubbubError) as caught:
-        await SnsDoor(fetch).take(CONFIG, _sns(key, message=json.dumps(EVENT)), NOW_MS)
+        await SnsDoor(fetch).take(
+            CONFIG, _signed(key, _envelope(Message=json.dumps(EVENT)), NOTIFICATION), NOW_MS
+        )
     assert caught.value.code == "bad_signature"
     with pytest.raises(HubbubError) as caught:
         await SnsDoor(fetch).take(CONFIG, b"{}", NOW_MS)
