@@ -196,6 +196,14 @@ class NotifyReads(Protocol):
         """Open deliveries, of all apps."""
         ...
 
+    async def ended_before(self, partition: int, before_id: int, *, limit: int) -> list[int]:
+        """Ids of a partition's notifications below before_id with which nothing is under way, rising."""
+        ...
+
+    async def ledger_seq_at(self, partition: int, at_ms: int) -> int:
+        """About the first seq of a partition's ledger from that time on; never beyond its last. 0: empty."""
+        ...
+
     async def overdue(self, now_ms: int) -> list[QueueDepth]:
         """Open deliveries that are later than their deadline."""
         ...

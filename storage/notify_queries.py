@@ -291,6 +291,41 @@ def queue_depths(connection: sqlite3.Connection, now_ms: int) -> list[QueueDepth
     return [QueueDepth(*row) for row in connection.execute(_QUEUE_DEPTHS, (now_ms,)).fetchall()]
 
 
+def ended_before(connection: sqlite3.Connection, partition: int, before_id: int, limit: int) -> list[int]:
+    sql = (
+        f"SELECT notification_id FROM {NotificationRow.table} WHERE notification_id < ? AND partition = ?"
+        " AND state NOT IN ('open', 'held') ORDER BY notification_id LIMIT ?"
+    )
+    return [row[0] for row in connection.execute(sql, (before_id, partition, limit)).fetchall()]
+
+
+def ledger_seq_at(connection: sqlite3.Connection, partition: int, at_ms: int) -> int:
+    sql = (
+        "SELECT l.seq FROM log l WHERE l.stream_id = (SELECT stream_id FROM stream WHERE name = ?)"
+        " AND l.seq > ? ORDER BY l.seq LIMIT 1"
+    )
+    stream = notify_stream(partition)
+    first = connection.execute(sql, (stream, 0)).fetchone()
+    last = connection.execute(
+        "SELECT max(l.seq) FROM log l WHERE l.stream_id = (SELECT stream_id FROM stream WHERE name = ?)",
+        (stream,),
+    ).fetchone()[0]
+    if first is None or last is None:
+        return 0
+    low, high = int(first[0]), int(last)  # times rise with seq: halve
+    at = (
+        "SELECT l.at_ms FROM log l WHERE l.stream_id = (SELECT stream_id FROM stream WHERE name = ?)"
+        " AND l.seq >= ? ORDER BY l.seq LIMIT 1"
+    )
+    while low < high:
+        middle = (low + high) // 2
+        if connection.execute(at, (stream, middle)).fetchone()[0] < at_ms:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
 def overdue(connection: sqlite3.Connection, now_ms: int) -> list[QueueDepth]:
     return [QueueDepth(*row) for row in connection.execute(_OVERDUE, (now_ms,)).fetchall()]
 

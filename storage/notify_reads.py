@@ -88,6 +88,12 @@ class SqliteNotifyReads:
     async def queue_depths(self, now_ms: int) -> list[QueueDepth]:
         return await self._readers.run(notify_queries.queue_depths, now_ms)
 
+    async def ended_before(self, partition: int, before_id: int, *, limit: int) -> list[int]:
+        return await self._readers.run(notify_queries.ended_before, partition, before_id, limit)
+
+    async def ledger_seq_at(self, partition: int, at_ms: int) -> int:
+        return await self._readers.run(notify_queries.ledger_seq_at, partition, at_ms)
+
     async def overdue(self, now_ms: int) -> list[QueueDepth]:
         return await self._readers.run(notify_queries.overdue, now_ms)
 

@@ -20,7 +20,7 @@ from actors.notify.messages import (
     Redrive,
     Unsubscribe,
 )
-from actors.notify.timekeeper import Looked, Tick
+from actors.notify.timekeeper import Looked, Tick, Tidied, Tidy
 from actors.notify.user_desk import Erasing, MarkFound, UserDesk
 from actors.reply import Reply
 
@@ -54,6 +54,10 @@ class NotifyPartition(UserDesk):
                     self.fall_back(message)
             case Tick():
                 self.tick(message)
+            case Tidy():
+                self.tidy()
+            case Tidied():
+                self.tidied(message)
             case MarkFound():
                 self.mark_found(message)
             case Erasing():

@@ -4,6 +4,7 @@ One timer is set to the next moment at which anything is due, as far as the stor
 TICK_S from now; what is held in the meantime brings it forward.
 """
 
+import random
 from typing import Final
 
 import msgspec
@@ -15,13 +16,19 @@ from actors.notify.keeper import MAX_OPEN
 from actors.reply import NO_REPLY
 from actors.stream_actor import Staged
 from protocol.errors import HubbubError
-from protocol.notify_records import NotificationRow
-from protocol.records import Appended
+from protocol.notify_ids import first_id_at
+from protocol.notify_records import DeadDelivery, DeliveryRow, NotificationRow
+from protocol.records import Appended, Op, Remove, Trim
 
 TICK_S: Final = 10.0  # the longest between two looks: a clock that jumps is noticed within it
 BUSY_TICK_S: Final = 0.05
 RELEASE_ROWS: Final = 256  # released in one turn: some 50 ms
 _RETRY_S: Final = 1.0
+# For how long what has ended is kept, idempotency keys and the ledger with it.
+RETENTION_MS: Final = 90 * 86_400_000
+TIDY_S: Final = 3_600.0
+TIDY_ROWS: Final = 200  # forgotten in one append
+TIDY_PAUSE_S: Final = 0.2
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -41,6 +48,17 @@ class Looked(msgspec.Struct, frozen=True):
     is_own: bool = True
 
 
+class Tidy(msgspec.Struct, frozen=True):
+    """Look for what has been kept for long enough."""
+
+
+class Tidied(msgspec.Struct, frozen=True):
+    """What may be forgotten; ledger rows below `before_seq`."""
+
+    ids: list[int]
+    before_seq: int
+
+
 class Timekeeper(Deliverer):
     """Keep the time of one partition."""
 
@@ -55,6 +73,7 @@ class Timekeeper(Deliverer):
         self._releasing = set()
         self._ctx.post(Resume(list(self._jobs.values())))
         self.look_in(0.0)
+        self._ctx.post_after(TIDY_S * (0.5 + random.random()), Tidy())
 
     def look_in(self, delay_s: float) -> None:
         """Look what is due in so many seconds, or earlier."""
@@ -127,6 +146,32 @@ class Timekeeper(Deliverer):
             self.held_until(message.next_due_ms)
         else:
             self.look_in(TICK_S)
+
+    async def _find_old(self) -> None:
+        before_ms = self._now_ms() - RETENTION_MS
+        try:
+            ids = await self._reads.ended_before(self._partition, first_id_at(before_ms), limit=TIDY_ROWS)
+            before_seq = await self._reads.ledger_seq_at(self._partition, before_ms)
+        except HubbubError:
+            ids, before_seq = [], 0
+        self._ctx.post(Tidied(ids, before_seq))
+
+    def tidy(self) -> None:
+        """Look for what may be forgotten."""
+        self._ctx.start_soon(self._find_old)
+
+    def tidied(self, message: Tidied) -> None:
+        """Forget what has ended long ago, some at a time."""
+        if self._has_room():
+            ops: list[Op] = []
+            for notification_id in message.ids:
+                where: dict[str, str | int] = {"notification_id": notification_id}
+                ops += [Remove(table, where) for table in (NotificationRow, DeliveryRow, DeadDelivery)]
+            if message.before_seq > 1 and len(message.ids) < TIDY_ROWS:
+                ops.append(Trim(self._stream, message.before_seq))
+            self._stage_ops(ops)
+        is_more = len(message.ids) >= TIDY_ROWS
+        self._ctx.post_after(TIDY_PAUSE_S if is_more else TIDY_S, Tidy())
 
     def released(self, ready: Ready) -> None:
         """Decide about what is due, and let it be found again if it is held anew."""

@@ -7,16 +7,18 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
+import trio.testing
 
 from actors.messages import Wake
-from actors.notify.address import app_address, owner_of
+from actors.notify.address import app_address, owner_of, partition_address
 from actors.notify.keeper import LedgerBody, NotifyStats, ledger_body
 from actors.notify.messages import Mark, Redrive
+from actors.notify.timekeeper import Tidy
 from protocol import notify_commands
 from protocol.errors import HubbubError
 from protocol.notify_content import NotifyRequest
 from protocol.notify_ids import partition_of_id
-from protocol.notify_records import NotificationRow, NotifyDeviceRow
+from protocol.notify_records import PARTITION_COUNT, NotificationRow, NotifyDeviceRow
 from protocol.notify_replies import NotifyAccepted
 from protocol.records import AppKey, Entry, Put
 from server.auth import app_secret
@@ -117,6 +119,13 @@ class Notifier:
         row = AppKey(app_key="k_test", app_id=APP, created_at_ms=1)
         await self.world.store.commit([Put(row)])
         return row.app_key, app_secret(self.world.secret, row.app_key)
+
+    async def tidy(self) -> None:
+        """Let every partition forget what is old enough, and wait until it has."""
+        for partition in range(PARTITION_COUNT):
+            self.world.core.router.tell(partition_address(partition), Tidy())
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        await self.world.store.barrier()
 
     async def until_state(self, notification_id: int, state: str) -> NotificationRow:
         """Wait until a notification has come into a state."""

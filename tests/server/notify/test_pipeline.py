@@ -8,6 +8,7 @@ import pytest
 
 from actors.messages import Wake
 from actors.notify.address import partition_address
+from actors.notify.timekeeper import RETENTION_MS
 from protocol import notify_commands, notify_replies
 from protocol.notify_content import NotifyRequest
 from protocol.notify_records import PARTITION_COUNT
@@ -15,6 +16,7 @@ from protocol.notify_types import AppRules, Preferences, QuietHours, TypePrefere
 from server.clock import wall_clock_ms
 from server.sandbox.faults import Fault
 from server.sandbox.sandbox import Sandbox, SandboxOptions, open_sandbox
+from storage.check import check
 from tests.server.notify.notify_world import APP, Notifier, open_notifier
 from tests.server.world import Device
 
@@ -299,3 +301,27 @@ async def test_a_consent_that_ends_by_itself_takes_what_is_held_with_it(tmp_path
         clock.pass_by(notifier, HOUR_MS + 1_000)
         await notifier.until_state(notification_id, "erased")
         assert (await notifier.row(notification_id)).content == ""
+
+
+async def test_what_ended_long_ago_is_forgotten_and_what_waits_is_not(tmp_path: Path) -> None:
+    """A disk is finite, and so is the time for which data may be kept."""
+    clock = Clock()
+    async with open_at(tmp_path, clock) as (sandbox, notifier):
+        ann = await person(notifier, "ann", 1)
+        old = await notifier.notify(NotifyRequest(type="contact", user_id=ann.user_id, text="old"))
+        held = await notifier.notify(
+            NotifyRequest(type="contact", user_id=ann.user_id, text="held", send_at="2099-01-01T00:00")
+        )
+        ids = [done.items[0].notification_id for done in (old, held)]
+        await notifier.settled(ids[0])
+        clock.ahead_ms += RETENTION_MS + 1_000
+        new = await notifier.notify(NotifyRequest(type="contact", user_id=ann.user_id, text="new"))
+        await sandbox.wait_for("apns", 2)
+        ids.append(new.items[0].notification_id)
+        await notifier.settled(ids[2])
+        await notifier.tidy()
+        found = await notifier.world.store.notify.notifications(ids)
+        assert {row.notification_id for row in found} == {ids[1], ids[2]}
+        assert [entry.kind for entry in await notifier.ledger(ids[2])] == ["decided", "concluded"]
+        assert await notifier.ledger(ids[0]) == []
+    assert {problem.code for problem in check(tmp_path)} <= {"user_without_app"}  # tests make none
