@@ -5,6 +5,7 @@ import datetime
 import ipaddress
 import json
 import shutil
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
@@ -106,6 +107,10 @@ class Node:
         """Give it an order while it runs."""
         assert self._process.stdin is not None
         await self._process.stdin.send_all(json.dumps(order).encode() + b"\n")
+
+    def freeze(self) -> None:
+        """Stop the process where it is: its sockets stay open, and nothing comes from it any more."""
+        self._process.send_signal(signal.SIGSTOP)
 
     async def heard(self, what: str = "headers") -> dict[str, Any]:
         """Wait for its next word about this: `headers` of a request, `closed`, `goaway`, `ping`."""
