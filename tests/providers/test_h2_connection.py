@@ -12,22 +12,23 @@ from server.providers.connection_pool import ConnectionPool
 from server.providers.dialing import split_url
 from server.providers.exchange import NotProcessed, OutcomeUnknown, Request, RequestFailed, Response
 from server.providers.limits import Limits
-from server.providers.push_pools import H2_ONLY, open_push_pools
-from tests.providers.peers import Node, certificates, needs_node, open_node
+from server.providers.push_pools import H2_ONLY, H2_OR_HTTP1, open_push_pools
+from tests.providers.peers import NODE_MARKS, Node, certificates, open_node
 
-pytestmark = needs_node
+pytestmark = NODE_MARKS
 REFUSED_STREAM, INTERNAL_ERROR = 7, 2
 
 
 @asynccontextmanager
 async def open_pool(
-    limits: Limits | None = None, **config: Any
+    limits: Limits | None = None, *, alpn_http1: bool = False, **config: Any
 ) -> AsyncIterator[tuple[ConnectionPool, Node]]:
     """Run a peer, and a pool that leads to it."""
+    alpn = H2_OR_HTTP1 if alpn_http1 else H2_ONLY
     with trio.fail_after(30):
         async with open_node(**config) as node, open_push_pools(limits or Limits()) as pools:
             origin, _ = split_url(node.url)
-            yield pools.pool(origin, ca_pem=certificates().ca, alpn=H2_ONLY), node
+            yield pools.pool(origin, ca_pem=certificates().ca, alpn=alpn), node
 
 
 class Results:

@@ -10,7 +10,8 @@
 //   log            true: print each request as a line of JSON
 //   hold           true: listen, and never accept the first bytes
 // An order: {status, body, fill, headers, delay_ms, gate, rst, goaway, destroy, stall, unread, early, hang_up}. It prints {"port": n}.
-// A line of JSON on standard input: {"open": true} answers all that waits at the gate, {"goaway": {...}}.
+// A line of JSON on standard input: {"open": true} answers all that waits at the gate, {"goaway": {...}} sends one,
+// {"echo": true} prints {"echo": true}, after all that was printed before.
 "use strict";
 const crypto = require("node:crypto");
 const http = require("node:http");
@@ -149,6 +150,7 @@ server.on("tlsClientError", () => {});
 server.listen(0, "127.0.0.1", () => say({ port: server.address().port }));
 readline.createInterface({ input: process.stdin }).on("line", (line) => {
   const order = JSON.parse(line);
+  if (order.echo) say({ echo: true });
   if (order.goaway) goaway(lastSession, order.goaway);
   if (order.open) {
     const waiting = gated;
