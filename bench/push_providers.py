@@ -9,7 +9,7 @@ task saw it (closed loop: a stall holds up the task, so p99 says little about an
 `per_core`: requests per second of this process's CPU time, which is what other work on the machine leaves
 alone. `plain_*`: the same count of requests by the library h2 as it comes, over the same TLS to the same kind
 of peer, with a ready-made body and no provider above it. `gain` is the ratio of CPU times, and the figure to
-go by: rates differ between machines by more than a factor of five. Prints one JSON line.
+go by: rates change with the machine and with what else it does. Prints one JSON line.
 
 Run it with `python -m bench.push_providers`.
 """
