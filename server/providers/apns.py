@@ -254,7 +254,7 @@ class ApnsProvider:
         return outcome
 
 
-class _Said(msgspec.Struct):
+class _Said(msgspec.Struct, frozen=True):
     reason: str = ""
     timestamp: int = 0  # of a 410, Unix ms
 

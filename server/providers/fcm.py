@@ -30,11 +30,11 @@ _OURS: Final = frozenset({"notification_id", "delivery_id", "url", "image", "tit
 _PREFIX: Final = "x_"
 
 
-class _Violation(msgspec.Struct):
+class _Violation(msgspec.Struct, frozen=True):
     field: str = ""
 
 
-class _Detail(msgspec.Struct, rename={"type": "@type", "field_violations": "fieldViolations"}):
+class _Detail(msgspec.Struct, frozen=True, rename={"type": "@type", "field_violations": "fieldViolations"}):
     type: str = ""
     error_code: str = msgspec.field(default="", name="errorCode")
     field_violations: list[_Violation] = []
@@ -46,7 +46,7 @@ class _Error(msgspec.Struct, frozen=True):
     details: list[_Detail] = []
 
 
-class _Answer(msgspec.Struct):
+class _Answer(msgspec.Struct, frozen=True):
     name: str = ""
     error: _Error = _Error()
 

@@ -49,12 +49,12 @@ class TokenRefused(Exception):
         self.retry_after_s = retry_after_s
 
 
-class _Granted(msgspec.Struct):
+class _Granted(msgspec.Struct, frozen=True):
     access_token: str
     expires_in: int = 3_600
 
 
-class _Denied(msgspec.Struct):
+class _Denied(msgspec.Struct, frozen=True):
     error: str = ""
     error_description: str = ""
 

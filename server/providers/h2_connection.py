@@ -194,7 +194,8 @@ class Http2Connection:
         protocol.send_headers(stream_id, _METHOD_ONLY)
         self._streams[stream_id] = stream
         stream.rest = request.body
-        if self._blocked or not self._push(stream_id, stream):
+        # Not behind those that are blocked: one whose own window stays shut would hold up all others.
+        if not self._push(stream_id, stream):
             self._blocked[stream_id] = stream
         self._flush()
         return stream_id, stream

@@ -154,7 +154,10 @@ class Http1Connection:
         while True:
             event = self._h11.next_event()
             if event is h11.NEED_DATA:
-                self._h11.receive_data(bytes(await self._stream.receive_some(_READ_BYTES)))
+                data = await self._stream.receive_some(_READ_BYTES)
+                if not data and answer is None:
+                    raise OutcomeUnknown("connection_lost", "closed by the peer")
+                self._h11.receive_data(bytes(data))
             elif isinstance(event, h11.Response):
                 answer = event
             elif isinstance(event, h11.Data):

@@ -44,10 +44,10 @@ def encrypted(
     """Encrypt for one subscription: a whole aes128gcm body, of one record.
 
     Key and salt are fresh for each message; only a test vector hands them in. Raises: ValueError for too much
-    plaintext, or a key that is not on the curve.
+    plaintext or none, or a key that is not on the curve.
     """
-    if len(plaintext) > MAX_PLAINTEXT_BYTES:
-        raise ValueError(f"more than {MAX_PLAINTEXT_BYTES} bytes")
+    if not 0 < len(plaintext) <= MAX_PLAINTEXT_BYTES:  # of nothing http_ece makes no record, which is no body
+        raise ValueError(f"not 1 to {MAX_PLAINTEXT_BYTES} bytes")
     return cast(
         "bytes",
         http_ece.encrypt(

@@ -5,12 +5,13 @@ import datetime
 import ipaddress
 import json
 import shutil
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
 from subprocess import PIPE
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -24,7 +25,11 @@ from actors.notify.delivery import Outgoing, Target
 from protocol.notify_types import Channel
 
 NODE_FOLDER = Path(__file__).parent / "node"
-needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="there is no node to run the peer with")
+NODE_MARKS = [
+    pytest.mark.skipif(shutil.which("node") is None, reason="there is no node to run the peer with"),
+    pytest.mark.slow,  # a process for each test
+]
+Test = TypeVar("Test", bound=Callable[..., Any])
 DEVICE = "ab" * 32
 
 
@@ -42,6 +47,13 @@ def public_pem_of(key: ec.EllipticCurvePrivateKey) -> str:
         .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
         .decode()
     )
+
+
+def needs_node(test: Test) -> Test:
+    """Mark a test that runs a peer on Node."""
+    for mark in NODE_MARKS:
+        test = mark(test)
+    return test
 
 
 class Certificates(msgspec.Struct, frozen=True):
@@ -106,6 +118,20 @@ class Node:
         """Give it an order while it runs."""
         assert self._process.stdin is not None
         await self._process.stdin.send_all(json.dumps(order).encode() + b"\n")
+
+    async def all_heard(self, what: str = "headers") -> list[dict[str, Any]]:
+        """Tell all its words about this that nobody took yet, up to now."""
+        await self.tell(echo=True)
+        found = []
+        with trio.fail_after(10):
+            while "echo" not in (line := await self._lines.receive()):
+                if what in line:
+                    found.append(line)
+        return found
+
+    def freeze(self) -> None:
+        """Stop the process where it is: its sockets stay open, and nothing comes from it any more."""
+        self._process.send_signal(signal.SIGSTOP)
 
     async def heard(self, what: str = "headers") -> dict[str, Any]:
         """Wait for its next word about this: `headers` of a request, `closed`, `goaway`, `ping`."""

@@ -9,8 +9,9 @@
 //   sandbox        true: check what APNs would check, and answer 400 with a reason
 //   log            true: print each request as a line of JSON
 //   hold           true: listen, and never accept the first bytes
-// An order: {status, body, headers, delay_ms, gate, rst, goaway, destroy, stall, early}. It prints {"port": n}.
-// A line of JSON on standard input: {"open": true} answers all that waits at the gate, {"goaway": {...}}.
+// An order: {status, body, fill, headers, delay_ms, gate, rst, goaway, destroy, stall, unread, early, hang_up}. It prints {"port": n}.
+// A line of JSON on standard input: {"open": true} answers all that waits at the gate, {"goaway": {...}} sends one,
+// {"echo": true} prints {"echo": true}, after all that was printed before.
 "use strict";
 const crypto = require("node:crypto");
 const http = require("node:http");
@@ -22,6 +23,8 @@ const config = JSON.parse(process.argv[2]);
 const sessions = new Set();
 let gated = [];
 let lastSession = null;
+const sockets = new Set();
+const destroyAll = () => sockets.forEach((socket) => socket.destroy());
 const say = (fact) => process.stdout.write(JSON.stringify(fact) + "\n");
 
 function nextOrder(name) {
@@ -77,7 +80,7 @@ function onStream(stream, headers) {
     const fields = { ":status": order.status || (reason ? 400 : 200), ...(order.headers || {}) };
     if (headers["apns-id"]) fields["apns-id"] = headers["apns-id"];
     stream.respond(fields);
-    stream.end(reason ? JSON.stringify({ reason }) : bytesOf(order.body));
+    stream.end(reason ? JSON.stringify({ reason }) : order.fill ? "x".repeat(order.fill) : bytesOf(order.body));
   };
   if (order.early) {
     stream.respond({ ":status": order.early });
@@ -85,6 +88,7 @@ function onStream(stream, headers) {
     stream.close(http2.constants.NGHTTP2_NO_ERROR);
     return;
   }
+  if (order.unread) return;  // so its window stays shut
   const chunks = [];
   stream.on("data", (chunk) => chunks.push(chunk));
   stream.on("end", () => {
@@ -92,13 +96,12 @@ function onStream(stream, headers) {
     if (config.log) say({ headers, body: body.toString("base64"), session: session.number });
     if (order.goaway) goaway(session, order.goaway);
     if (order.rst !== undefined) return stream.close(order.rst);
-    if (order.destroy) return session.socket.destroy();
+    if (order.destroy) return destroyAll();
     if (order.stall) return undefined;
     if (order.gate) return gated.push(() => answer(body));
     if (order.delay_ms) return setTimeout(answer, order.delay_ms, body);
     return answer(body);
   });
-  if (order.freeze) session.socket.pause();
 }
 
 function onRequest(request, response) {
@@ -138,13 +141,17 @@ else {
 if (config.hold) {
   server = require("node:net").createServer(() => {});
 }
+server.on("connection", (socket) => {
+  sockets.add(socket);
+  socket.on("error", () => {});
+  socket.on("close", () => sockets.delete(socket));
+});
 server.on("tlsClientError", () => {});
 server.listen(0, "127.0.0.1", () => say({ port: server.address().port }));
 readline.createInterface({ input: process.stdin }).on("line", (line) => {
   const order = JSON.parse(line);
+  if (order.echo) say({ echo: true });
   if (order.goaway) goaway(lastSession, order.goaway);
-  if (order.destroy) lastSession.socket.destroy();
-  if (order.freeze) lastSession.socket.pause();
   if (order.open) {
     const waiting = gated;
     gated = [];
