@@ -5,7 +5,7 @@ from typing import Protocol
 
 import msgspec
 
-from protocol.notify_records import DeliveryRow, NotificationRow
+from protocol.notify_records import DeadDelivery, DeliveryRow, NotificationRow
 from protocol.records import Entry
 
 
@@ -204,8 +204,12 @@ class NotifyReads(Protocol):
         """About the first seq of a partition's ledger from that time on; never beyond its last. 0: empty."""
         ...
 
+    async def untold_dead(self, *, limit: int) -> list[DeadDelivery]:
+        """Dead deliveries of which nobody was told yet, oldest first."""
+        ...
+
     async def overdue(self, now_ms: int) -> list[QueueDepth]:
-        """Open deliveries that are later than their deadline."""
+        """Open deliveries that are later than their deadline; of at most 10,000 that are looked at."""
         ...
 
     async def provider_counts(self, app_id: str, *, since_ms: int) -> list[ProviderCount]:

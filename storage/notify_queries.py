@@ -10,6 +10,7 @@ import msgspec
 from protocol.notify_found import ExportedEntry, FoundUser, ProviderCount, QueueDepth, VariantCount
 from protocol.notify_records import (
     ConsentRow,
+    DeadDelivery,
     DeliveryRow,
     NotificationRow,
     NotifyAppRow,
@@ -67,11 +68,14 @@ _QUEUE_DEPTHS: Final = f"""
 SELECT app_id, channel, priority, count(*), min(created_at_ms), sum(next_at_ms <= ?)
 FROM {DeliveryRow.table} WHERE is_open = 1 GROUP BY app_id, channel, priority
 """
+_MAX_OVERDUE: Final = 10_000  # looked at: with more than that late, nobody needs the exact count
 _OVERDUE: Final = f"""
 SELECT d.app_id, d.channel, d.priority, count(*), min(d.created_at_ms), count(*)
-FROM {DeliveryRow.table} d JOIN {NotificationRow.table} n ON n.notification_id = d.notification_id
-WHERE d.is_open = 1 AND n.deadline_at_ms < ? GROUP BY d.app_id, d.channel, d.priority
+FROM (SELECT * FROM {DeliveryRow.table} WHERE is_open = 1 LIMIT {_MAX_OVERDUE}) d
+JOIN {NotificationRow.table} n ON n.notification_id = d.notification_id
+WHERE n.deadline_at_ms < ? GROUP BY d.app_id, d.channel, d.priority
 """
+_UNTOLD: Final = "WHERE alerted_at_ms = 0 ORDER BY at_ms LIMIT ?"
 _PROVIDER_COUNTS: Final = f"""
 SELECT channel, provider_id, state, count(*),
     coalesce(avg(CASE WHEN accepted_at_ms > 0 THEN accepted_at_ms - created_at_ms END), 0.0)
@@ -324,6 +328,10 @@ def ledger_seq_at(connection: sqlite3.Connection, partition: int, at_ms: int) ->
         else:
             high = middle
     return low
+
+
+def untold_dead(connection: sqlite3.Connection, limit: int) -> list[DeadDelivery]:
+    return _rows(connection, spec_of(DeadDelivery), _UNTOLD, (limit,))
 
 
 def overdue(connection: sqlite3.Connection, now_ms: int) -> list[QueueDepth]:

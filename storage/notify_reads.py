@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from protocol.notify_found import ExportedEntry, FoundUser, ProviderCount, QueueDepth, VariantCount
 from protocol.notify_ids import first_id_at
-from protocol.notify_records import DeliveryRow, NotificationRow
+from protocol.notify_records import DeadDelivery, DeliveryRow, NotificationRow
 from protocol.records import Entry
 from storage import notify_queries
 from storage.reader import Readers
@@ -93,6 +93,9 @@ class SqliteNotifyReads:
 
     async def ledger_seq_at(self, partition: int, at_ms: int) -> int:
         return await self._readers.run(notify_queries.ledger_seq_at, partition, at_ms)
+
+    async def untold_dead(self, *, limit: int) -> list[DeadDelivery]:
+        return await self._readers.run(notify_queries.untold_dead, limit)
 
     async def overdue(self, now_ms: int) -> list[QueueDepth]:
         return await self._readers.run(notify_queries.overdue, now_ms)

@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from actors.notify.breaker import Breaker, finding
-from actors.notify.delivery import Outcome
+from actors.notify.delivery import Action, Outcome
 from actors.notify.fair_queue import ALL_LANES, HIGH_LANE, LANE_OF, FairQueue
 from actors.notify.job import Job
 from actors.notify.mass_retirement import MassRetirement
@@ -30,6 +30,8 @@ HANDS: Final[dict[Channel, int]] = {
     "apprise": 8,  # each is a thread
 }
 HIGH_SHARE: Final = 0.25  # of the hands, for HIGH alone
+REFUSED_DEVICES: Final = 3  # refused by a push host within REFUSED_S: then it is our key, and not theirs
+REFUSED_S: Final = 600.0
 CAPACITY: Final = 500_000  # jobs; the partitions bound them before
 NO_ACCOUNT_MS: Final = 60_000  # an app without a provider may get one
 BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 600.0, 1800.0)
@@ -85,6 +87,7 @@ class ChannelActor:
         self._nursery: trio.Nursery | None = None
         self._wake = trio.Event()
         self._is_pumping = False
+        self._refused: dict[str, dict[str, float]] = {}  # code -> devices lately refused with it, and when
         self._unsent: list[Job] = []  # begun while no nursery was there: between two lives of this actor
 
     # -- for partitions -----------------------------------------------------------------------------
@@ -274,8 +277,24 @@ class ChannelActor:
                 kind="unknown", action="resolve_unknown", code="internal", detail=type(exc).__name__
             )
         self._give_back(job)
+        if outcome.action == "break" and outcome.scope == "host":
+            outcome = self._by_several(job, outcome)
         self._learn(job, account, outcome, began_ms)
         job.owner.conclude(job, account, outcome)
+
+    def _by_several(self, job: Job, outcome: Outcome) -> Outcome:
+        """A push host that refuses our key refuses it for several devices; one device may have an old key.
+
+        Endpoints are anybody's to register, so one of them must not stop a whole host.
+        """
+        refused = self._refused.setdefault(outcome.code, {})
+        refused[job.device_key] = now = trio.current_time()
+        for device_key in [key for key, at in refused.items() if now - at > REFUSED_S]:
+            del refused[device_key]
+        if len(refused) >= REFUSED_DEVICES:
+            return outcome
+        action: Action = "retry" if job.attempt < REFUSED_DEVICES else "retire"
+        return msgspec.structs.replace(outcome, action=action, scope="device")
 
     def _give_back(self, job: Job) -> None:
         job.slot = "none"

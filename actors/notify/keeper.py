@@ -280,25 +280,39 @@ class NotifyKeeper(StreamActor):
         self._absent = {user_id for user_id in loaded.user_ids if user_id not in users}
         waiting, self._waiting = self._waiting, []
         asked = set(loaded.user_ids)
+        error = loaded.error
+        if error is None and not self._batch.staged:
+            try:
+                self._log.check_room()
+            except HubbubError as refused:
+                error = refused
         try:
             for message, reply, missing in waiting:
                 if not missing <= asked:
                     self._waiting.append((message, reply, missing - asked))
                     self._wanted.update(dict.fromkeys(missing - asked))
-                elif loaded.error is not None:
-                    reply.fail(loaded.error)
+                elif error is not None:
+                    reply.fail(error)
                     self._not_loaded(message)
                 elif not reply.is_done or _is_own(message):
                     try:
                         await self.handle(message, reply)
-                    except HubbubError as error:
-                        reply.fail(error)
+                    except HubbubError as refused:
+                        reply.fail(refused)
         finally:
             self._absent = set()
         self._forget_some()
         if self._wanted and not self._is_loading:
             self._is_loading = True
             self._ctx.start_soon(self._load)
+
+    def has_room(self) -> bool:
+        """Tell whether the store takes anything now: a refused append would end the incarnation."""
+        try:
+            self._log.check_room()
+        except HubbubError:
+            return False
+        return True
 
     def _not_loaded(self, message: object) -> None:
         """A message of the actor's own could not be handled, as the store does not answer."""

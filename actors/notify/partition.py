@@ -5,6 +5,8 @@ deliverer.py stores attempts and results, timekeeper.py lets time pass, user_des
 what comes in.
 """
 
+from typing import Final
+
 from actors.entity import EntityContext
 from actors.messages import Ask
 from actors.notify.decider import Ready
@@ -23,6 +25,8 @@ from actors.notify.messages import (
 from actors.notify.timekeeper import Looked, Tick, Tidied, Tidy
 from actors.notify.user_desk import Erasing, MarkFound, UserDesk
 from actors.reply import Reply
+
+NO_ROOM_RETRY_S: Final = 0.2
 
 
 class NotifyPartition(UserDesk):
@@ -43,6 +47,9 @@ class NotifyPartition(UserDesk):
             case Notify():
                 if self._has_users(message.user_ids, message, reply):
                     self.notify(message, reply)
+            case Conclude() | Begin() if not self.has_room():
+                # A refused append would end this incarnation, and what is under way would be unknown.
+                self._ctx.post_after(NO_ROOM_RETRY_S, message)
             case Conclude():
                 self.concluded(message.job, message.account, message.outcome)
             case Begin():

@@ -127,7 +127,7 @@ class Timekeeper(Deliverer):
     async def looked(self, message: Looked) -> None:
         """Release what is due."""
         self._is_looking = False
-        if message.error is not None or not self._has_room():
+        if message.error is not None or not self.has_room():
             self.look_in(_RETRY_S)
             return
         if message.rows:
@@ -162,7 +162,7 @@ class Timekeeper(Deliverer):
 
     def tidied(self, message: Tidied) -> None:
         """Forget what has ended long ago, some at a time."""
-        if self._has_room():
+        if self.has_room():
             ops: list[Op] = []
             for notification_id in message.ids:
                 where: dict[str, str | int] = {"notification_id": notification_id}
@@ -182,14 +182,6 @@ class Timekeeper(Deliverer):
         self._releasing.clear()
         self._look_again = False
         self.look_in(0.0)
-
-    def _has_room(self) -> bool:
-        """Tell whether the store takes anything now: a refused append would end the incarnation."""
-        try:
-            self._log.check_room()
-        except HubbubError:
-            return False
-        return True
 
     def _not_loaded(self, message: object) -> None:
         if isinstance(message, Ready):

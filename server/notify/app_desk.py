@@ -22,7 +22,7 @@ from protocol.notify_records import (
 from protocol.notify_templates import Experiment, ExperimentResults, Template, VariantCounts
 from protocol.notify_types import AppRules, TypeRule
 from protocol.provider_configs import ProviderConfig
-from protocol.records import Insert, Op, Put, Remove, User
+from protocol.records import Insert, Op, Put, Remove, Update, User
 from server import auth
 from server.notify.experiment_stats import results
 from server.notify.provider_registry import CHANNEL_OF
@@ -204,10 +204,14 @@ class AppDesk:
 
     async def _change(self, app_id: str, ops: list[Op], *, rules: AppRules | None = None) -> None:
         known = await self._store.get(NotifyAppRow, app_id)
-        row = NotifyAppRow(
-            app_id=app_id,
-            version=max(self._now_ms(), (known.version if known is not None else 0) + 1),
-            rules=_encode(rules).decode() if rules is not None else (known.rules if known else ""),
-        )
-        await self._store.commit([*ops, Put(row)])
+        version = max(self._now_ms(), (known.version if known is not None else 0) + 1)
+        written = "" if rules is None else _encode(rules).decode()
+        if known is None:
+            ops.append(Put(NotifyAppRow(app_id=app_id, version=version, rules=written)))
+        else:  # these columns alone: another request may be changing the rules
+            values: dict[str, str | int | None] = {"version": version}
+            if rules is not None:
+                values["rules"] = written
+            ops.append(Update(NotifyAppRow, {"app_id": app_id}, values))
+        await self._store.commit(ops)
         await self._setups.reload(app_id)

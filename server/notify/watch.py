@@ -54,7 +54,7 @@ class Watch:
     async def look(self) -> None:
         """Look once. Raises: HubbubError."""
         now_ms = self._now_ms()
-        rows = await self._store.find(DeadDelivery, {"alerted_at_ms": 0}, limit=MAX_TOLD)
+        rows = await self._store.notify.untold_dead(limit=MAX_TOLD)
         for row in rows:
             self._alerts.add(
                 row.app_id,

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import http_ece  # type: ignore[import-untyped]  # ships neither annotations nor stubs
+import http_ece
 import jwt
 import pytest
 import trio

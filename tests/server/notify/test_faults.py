@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from actors.notify.channel import HANDS
-from protocol import notify_commands
+from protocol import notify_commands, notify_replies
 from protocol.notify_content import NotifyRequest
 from protocol.notify_records import DeliveryRow
 from protocol.notify_types import Channel, TypeRule
@@ -251,3 +251,29 @@ async def test_codes_pass_a_campaign(tmp_path: Path) -> None:
                 break
         # What was under way may end before it; of what waited, nothing goes before it.
         assert seen - before <= HANDS["sms"], (before, seen)
+
+
+async def test_one_subscription_of_another_key_does_not_stop_its_host(tmp_path: Path) -> None:
+    """Anybody can register an endpoint; one that refuses us must not keep others from being pushed."""
+    async with open_sandbox() as sandbox, open_notifier(tmp_path, sandbox) as notifier:
+        await notifier.core.desk.put_type(APP, TypeRule(name="t", channels=["webpush"], is_capped=False))
+        ann = await notifier.world.person("ann")
+        other = sandbox.webpush.subscribe(
+            "BNcRdreALRFXTkOOUHK1EtK2wtaz5Ry4YfYCA_0QTpQtUbVlUls0VJXg7A8u-Ts1XbjhazAkj7I99e8QcYP7DkM"
+        )
+        own = sandbox.webpush.subscribe()
+        for subscription in (other, own):
+            await ann.do(
+                notify_commands.RegisterPush(
+                    channel="webpush",
+                    address=subscription.endpoint,
+                    keys={"p256dh": subscription.p256dh, "auth": subscription.auth},
+                )
+            )
+        ann.disconnect()
+        done = await notifier.notify(NotifyRequest(type="t", user_id=ann.user_id, text="x"))
+        await sandbox.wait_for("webpush", 1)
+        await notifier.settled(done.items[0].notification_id)
+        devices = await (await notifier.world.person("ann")).do(notify_commands.ListPush())
+        assert isinstance(devices, notify_replies.PushDevices)
+        assert len(devices.items) == 1
