@@ -338,12 +338,16 @@ async def test_an_app_is_told_what_happens_and_what_failed(tmp_path: Path) -> No
     """Analytics follow by webhook; a dead letter reaches a person."""
     async with open_sandbox() as sandbox, open_api(tmp_path) as api, open_webhooks() as hooks:
         backend = await backend_of(api)
-        await with_sandbox(backend, sandbox, "apns")
+        await with_sandbox(backend, sandbox, "apns", "smtp")
         ann = await backend.user("ann")
         await backend.json(
             "POST", f"/v1/app/users/{ann}/addresses", json={"channel": "apns", "address": apns_token(1)}
         )
-        rules = {"event_webhook": f"{hooks.url}/events", "alert_webhook": f"{hooks.url}/alerts"}
+        rules = {
+            "alert_email": "dev@example.org",
+            "event_webhook": f"{hooks.url}/events",
+            "alert_webhook": f"{hooks.url}/alerts",
+        }
         await backend.json("PUT", "/v1/app/notify/rules", json=rules)
         sandbox.inject(Fault(channel="apns", status=400, code="BadTopic", times=1))
         wanted = {"type": "contact", "user_id": ann, "text": "x"}
@@ -358,6 +362,9 @@ async def test_an_app_is_told_what_happens_and_what_failed(tmp_path: Path) -> No
         events = b"".join(body for path, body, _ in hooks.received if path == "/events")
         kinds = [msgspec.json.decode(line)["kind"] for line in events.splitlines()]
         assert kinds[0] == "decided"
+        (mail,) = await sandbox.wait_for("smtp", 1)
+        assert mail.address == "dev@example.org"
+        assert "BadTopic" in str(mail.content)
         dead = await backend.json("GET", "/v1/app/notify/dead_letters")
         assert [item["code"] for item in dead["items"]] == ["BadTopic"]
         await backend.json("POST", "/v1/app/notify/dead_letters/redrive", 202, json={})
