@@ -379,6 +379,15 @@ def test_what_expires_before_it_is_due_is_dropped_but_for_in_app(
     assert (verdict.kind, verdict.stage, verdict.reason) == ("drop", "expiry", EXPIRES_BEFORE)
 
 
+def test_an_end_at_the_due_time_is_too_early_and_a_millisecond_later_is_not() -> None:
+    """To the millisecond, as the end itself is."""
+    ann = user(sent=[NOON_MS - HOUR_MS + 1] * 10)
+    for expires_at_ms, kind in ((NOON_MS + 1, "drop"), (NOON_MS + 2, "hold")):
+        one = facts(expires_at_ms=expires_at_ms, channels=["apns"])
+        assert schedule(one, rule(), ann, APP, NOON_MS).kind == kind
+    assert schedule(facts(channels=["apns"]), rule(), ann, APP, NOON_MS + 1).kind == "send"
+
+
 # What is released
 
 
