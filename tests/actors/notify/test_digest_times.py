@@ -34,6 +34,7 @@ def due_times(zone: str, from_ms: int, until_ms: int, hour: int, minute: int) ->
     return found
 
 
+@pytest.mark.timeout(600)  # the long form looks at every minute 5,000 times
 @given(
     change=st.sampled_from(clock_changes()),
     time=times,

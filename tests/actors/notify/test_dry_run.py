@@ -107,3 +107,4 @@ def test_it_ends_however_often_something_recurs() -> None:
     app = AppRules(cap_per_hour=1)
     forecasts = next_days(UserFacts(), app, RULES, [], [template, template], NOW_MS, days=10_000)
     assert len(forecasts) == 1_000
+    assert [forecast.at_ms - NOW_MS for forecast in forecasts[:4]] == [60_000, 60_000, 120_000, 120_000]

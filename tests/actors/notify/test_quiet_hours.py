@@ -57,6 +57,7 @@ def check_a_span(quiet: QuietHours, zone: str, from_ms: int, hours: int) -> None
             assert quiet_from_ms(quiet, zone, at_ms) == at_ms
 
 
+@pytest.mark.timeout(600)  # the long form looks at every minute 5,000 times
 @given(change=st.sampled_from(clock_changes()), quiet=quiet_hours)
 def test_quiet_hours_follow_the_clock_where_it_is_changed(change: tuple[str, int], quiet: QuietHours) -> None:
     """A user who sleeps through a change of the clock is neither woken early nor left out."""
@@ -64,6 +65,7 @@ def test_quiet_hours_follow_the_clock_where_it_is_changed(change: tuple[str, int
     check_a_span(quiet, zone, near_ms - 12 * HOUR_MS, 48)
 
 
+@pytest.mark.timeout(600)  # the long form looks at every minute 5,000 times
 @given(
     zone=st.sampled_from(all_zones()) | st.sampled_from(ODD_ZONES),
     day=st.integers(0, DAYS),

@@ -30,6 +30,7 @@ def listed(numbers: set[int]) -> str:
     return ",".join(str(number) for number in sorted(numbers))
 
 
+@pytest.mark.timeout(600)  # the long form looks at every minute 5,000 times
 @given(
     change=st.sampled_from(clock_changes()), mins=minute_sets, hours=hour_sets, after=st.integers(0, 2_880)
 )
@@ -50,6 +51,7 @@ def test_named_times_come_once_a_day_where_the_clock_is_changed(
     assert next_cron_ms(f"{listed(mins)} {listed(hours)} * * *", zone, after_ms) == expected
 
 
+@pytest.mark.timeout(600)  # the long form looks at every minute 5,000 times
 @given(
     change=st.sampled_from(clock_changes()),
     mins=minute_sets,
