@@ -12,18 +12,20 @@ _EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday; Monday is 0
 
 def next_daily_ms(at: str, zone: str, now_ms: int) -> int:
     """The first instant after `now_ms` (Unix ms) at which the daily digest of `at` (HH:MM) is due."""
-    return _next_ms(clock_s(at), zone, now_ms, wall_s(zone, now_ms) // _DAY_S - 1, 1)
+    return _next_ms(clock_s(at), zone, now_ms, wall_s(zone, now_ms) // _DAY_S, 1)
 
 
 def next_weekly_ms(weekday: int, at: str, zone: str, now_ms: int) -> int:
     """The first instant after `now_ms` (Unix ms) at which the digest of a weekday (Monday 0) is due."""
-    day = wall_s(zone, now_ms) // _DAY_S - 1
+    day = wall_s(zone, now_ms) // _DAY_S
     day -= (day + _EPOCH_WEEKDAY - weekday) % 7
     return _next_ms(clock_s(at), zone, now_ms, day, 7)
 
 
 def _next_ms(time_s: int, zone: str, now_ms: int, day: int, days: int) -> int:
-    while True:  # ends after two or three rounds: days are in order, and so are their instants
+    # `day` is the user's today or before. What the clock shows later was never first shown earlier, so no day
+    # before can still be due.
+    while True:  # ends after two or three rounds
         due_ms = instant_s(day * _DAY_S + time_s, zone) * 1_000
         if due_ms > now_ms:
             return due_ms

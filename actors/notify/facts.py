@@ -110,7 +110,9 @@ class UserFacts:
 def dedup_key(facts: Facts) -> str:
     """Name what makes two notifications the same: app, user, type, subject and content. 32 hex digits.
 
-    The subject alone may hold any character, so it stands last, and no two lists of parts look the same.
+    App, user and type are names without a NUL, and the subject's length is told, so no two lists of parts
+    look the same.
     """
-    parts = f"{facts.app_id}\0{facts.user_id}\0{facts.type}\0{facts.content_hash}\0{facts.subject}"
+    subject = facts.subject
+    parts = f"{facts.app_id}\0{facts.user_id}\0{facts.type}\0{len(subject)}\0{subject}{facts.content_hash}"
     return blake2b(parts.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -95,9 +95,9 @@ def _next_shown_s(expression: str, zone: str, at_s: int) -> int:
 
 
 def _next_named_s(expression: str, zone: str, at_s: int) -> int:
-    """The next named time. The search begins a day before, for times that the clock has just leapt over."""
+    """The next named time. What lies before the time shown now was shown, or leapt over, before now."""
     offset_s, _ = stretch(zone, at_s)
-    for wall in _matches(expression, at_s + offset_s - 90_000):
+    for wall in _matches(expression, at_s + offset_s):
         due_s = instant_s(wall, zone)
         if due_s > at_s:
             return due_s
