@@ -312,6 +312,7 @@ class AppActor(StreamActor):
                 key=f"{row.request_id}:{row.run}",
                 source="request",
                 digest=row.digest,
+                occurrence=str(row.run) if request.cron else "",
                 is_bulk=True,
             )
             delay_s = 0.05

@@ -142,7 +142,7 @@ class Decider(NotifyKeeper):
         if rule is None:
             raise Refused("type_not_found", f"The app has no type {message.content.type!r}.")
         asked = Asked(message, reply)
-        digest = content_hash(message.content)
+        digest = content_hash(message.content, message.occurrence)
         for index, user_id in enumerate(message.user_ids):
             user = self._users.get(user_id)
             if user is None or user.app_id != message.app_id or user.is_disabled:
@@ -974,9 +974,10 @@ def zone_of(user: UserState, setup: Setup) -> str:
     return known_zone(user.facts.time_zone, setup.rules.default_time_zone)
 
 
-def content_hash(content: Content) -> str:
+def content_hash(content: Content, occurrence: str = "") -> str:
     """Name what a notification says, whoever gets it: template and data, or text."""
     said = (
+        occurrence,
         content.template,
         content.title,
         content.text,

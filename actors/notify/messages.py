@@ -20,6 +20,7 @@ class Notify(msgspec.Struct, frozen=True, tag="notify_users"):
     key: str = ""
     source: str = "api"
     digest: str = ""
+    occurrence: str = ""  # of what recurs: the same content at another time is no duplicate
     is_bulk: bool = False  # part of a campaign: refused as busy while the partition has enough to send
 
 
