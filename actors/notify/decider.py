@@ -5,7 +5,7 @@ with the notification and its deliveries. The rules themselves are pure function
 are given what they need, and what they say is staged.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Final, cast
 
@@ -14,6 +14,7 @@ import msgspec
 from actors.notify.builtin_types import DIGEST
 from actors.notify.delivery import Outgoing
 from actors.notify.facts import Facts
+from actors.notify.group_release import release
 from actors.notify.job import Job
 from actors.notify.keeper import MAX_OPEN, LedgerBody, NotifyKeeper, ledger_body
 from actors.notify.local_time import known_zone
@@ -21,6 +22,7 @@ from actors.notify.messages import Notify
 from actors.notify.ports import Reader, Setup, Text
 from actors.notify.scheduler import schedule
 from actors.notify.send_at import send_at_ms
+from actors.notify.stored_facts import facts_of
 from actors.notify.user_state import Group, Kept, UserState, decode_kept
 from actors.notify.verdict import Verdict
 from actors.reply import NO_REPLY, Reply
@@ -333,7 +335,10 @@ class Decider(NotifyKeeper):
 
     # -- what is sent -------------------------------------------------------------------------------
 
-    def _reader(self, user: UserState, setup: Setup, kept: Kept, titles: Sequence[str] = ()) -> Reader:
+    def _reader(
+        self, user: UserState, setup: Setup, kept: Kept, titles: Sequence[str] = (), count: int = 0
+    ) -> Reader:
+        """For whom a text is written. `count`: how many became one, where it is not one."""
         return Reader(
             user_id=user.user_id,
             name=user.name,
@@ -341,7 +346,7 @@ class Decider(NotifyKeeper):
             time_zone=zone_of(user, setup),
             names=tuple(kept.names),
             others=max(0, kept.actor_count - len(kept.names)),
-            count=max(1, kept.actor_count),
+            count=len(titles) or count or max(1, kept.actor_count),
             titles=tuple(titles),
         )
 
@@ -387,7 +392,7 @@ class Decider(NotifyKeeper):
             text = self._renderer.render(
                 setup,
                 group.kept.content,
-                self._reader(user, setup, group.kept),
+                self._reader(user, setup, group.kept, count=group.count),
                 "inapp",
                 variant="",
                 notification_id=group.notification_id,
@@ -438,7 +443,8 @@ class Decider(NotifyKeeper):
         verdict: Verdict,
         plan: Plan,
         *,
-        titles: Sequence[str] = (),
+        titles: Mapping[Channel, Sequence[str]] | None = None,
+        item_count: int = 0,
         is_in_centre: bool = False,
     ) -> None:
         """Choose variant, devices and channels, and write the texts."""
@@ -456,7 +462,7 @@ class Decider(NotifyKeeper):
                     self._uncount(user, verdict)
                     return
                 decisions.append(Decision("experiment", "pass", "variant", plan.variant))
-        reader = self._reader(user, setup, kept, titles)
+        reader = self._reader(user, setup, kept, count=item_count)
         if "inapp" in verdict.channels and not is_in_centre:
             self._show(user, setup, rule, facts, kept, verdict, plan)
         is_seen_soon = (
@@ -472,7 +478,7 @@ class Decider(NotifyKeeper):
                 setup,
                 rule,
                 kept,
-                reader,
+                reader if titles is None else self._reader(user, setup, kept, titles.get(channel, ())),
                 channel,
                 due_at_ms,
                 plan,
@@ -844,12 +850,9 @@ class Decider(NotifyKeeper):
         plan = Plan(list(verdict.decisions))
         ops: list[Op] = []
         changes: dict[str, str | int | None] = {"item_count": count}
-        titles: list[str] = []
-        if row.type == DIGEST:
-            titles = self._digest_titles(user, setup, members, now_ms)
-            if not titles and verdict.kind != "drop":
-                verdict = msgspec.structs.replace(verdict, kind="drop", stage="digest", reason="empty")
-                plan.decisions.append(Decision("digest", "drop", "empty"))
+        titles: dict[Channel, list[str]] = {}
+        if row.type == DIGEST and verdict.kind == "send":
+            verdict, titles = self._release_digest(user, setup, members, verdict, plan, now_ms)
         if verdict.kind == "drop":
             self._dropped(plan, verdict)
             changes["content"] = ""
@@ -866,46 +869,74 @@ class Decider(NotifyKeeper):
         else:
             user.facts.note(facts, verdict, now_ms)
             self._send(
-                user, setup, rule, facts, kept, verdict, plan, titles=titles, is_in_centre=row.in_centre
+                user,
+                setup,
+                rule,
+                facts,
+                kept,
+                verdict,
+                plan,
+                titles=titles if row.type == DIGEST else None,
+                item_count=count,
+                is_in_centre=row.in_centre,
             )
             changes["content"] = _encode(kept).decode() if rule.fallback and plan.deliveries else ""
-        if row.type == DIGEST and plan.state == "open":
-            plan.decisions.append(Decision("digest", "pass", "items", str(len(titles))))
         self._stage_release(user, rule, row, plan, ops, changes, now_ms)
 
-    def _digest_titles(
-        self, user: UserState, setup: Setup, members: list[NotificationRow], now_ms: int
-    ) -> list[str]:
-        """What a digest tells of: of what is still wanted, and not read in the app meanwhile."""
-        titles = []
-        for member in members:
-            if member.state != "merged" or not member.content or member.read_at_ms:
-                continue
-            if member.expires_at_ms and member.expires_at_ms <= now_ms:
-                continue
-            wish = user.facts.preferences.types.get(member.type)
-            if wish is not None and wish.frequency == "off":
-                continue
-            title = member.title or member.text
-            if not title:
-                kept = decode_kept(member.content)
-                rule = setup.type_rule(member.type)
-                if rule is None:
-                    continue
-                try:
-                    text = self._renderer.render(
-                        setup,
-                        kept.content,
-                        self._reader(user, setup, kept),
-                        "inapp",
-                        variant="",
-                        notification_id=member.notification_id,
-                    )
-                except Refused:
-                    continue
-                title = text.title or text.body
-            titles.append(title)
-        return titles[:DIGEST_ITEMS]
+    def _release_digest(
+        self,
+        user: UserState,
+        setup: Setup,
+        members: list[NotificationRow],
+        verdict: Verdict,
+        plan: Plan,
+        now_ms: int,
+    ) -> tuple[Verdict, dict[Channel, list[str]]]:
+        """Ask again for each that became part of a digest: what it tells, on which channel; or why not now.
+
+        What was read in the app meanwhile is no news any more.
+        """
+        unread = [row for row in members if row.state == "merged" and row.content and not row.read_at_ms]
+        rules = {rule.name: rule for rule in setup.all_types()}
+        outcome = release([facts_of(row) for row in unread], rules, user.facts, setup.rules, now_ms)
+        if outcome.kind != "send":
+            why = Decision("digest", outcome.kind, outcome.reason or "empty", str(len(unread)))
+            plan.decisions.append(why)
+            held = msgspec.structs.replace(
+                verdict,
+                kind=outcome.kind,
+                stage="digest",
+                reason=outcome.reason or "empty",
+                due_at_ms=outcome.due_at_ms,
+                group="",
+            )
+            return held, {}
+        told = {row.notification_id: self._digest_line(user, setup, row) for row in unread}
+        titles = {
+            channel: [line for id_ in ids[:DIGEST_ITEMS] if (line := told.get(id_))]
+            for channel, ids in outcome.channels.items()
+        }
+        channels = [channel for channel in verdict.channels if titles.get(channel)]
+        plan.decisions.append(Decision("digest", "pass", "items", f"{len(outcome.kept)} of {len(members)}"))
+        return msgspec.structs.replace(verdict, channels=channels), titles
+
+    def _digest_line(self, user: UserState, setup: Setup, row: NotificationRow) -> str:
+        """One line of a digest."""
+        if row.title or row.text:
+            return row.title or row.text
+        kept = decode_kept(row.content)
+        try:
+            text = self._renderer.render(
+                setup,
+                kept.content,
+                self._reader(user, setup, kept),
+                "inapp",
+                variant="",
+                notification_id=row.notification_id,
+            )
+        except Refused:
+            return ""
+        return text.title or text.body
 
     def _stage_release(
         self,

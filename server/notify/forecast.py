@@ -1,15 +1,13 @@
 """A dry run as it is shown: from what is stored about a user to what the coming days hold."""
 
 from collections.abc import Callable
-from typing import cast
 
 from actors.notify.dry_run import Forecast, Held
-from actors.notify.facts import Facts
 from actors.notify.ports import Setup
+from actors.notify.stored_facts import facts_of
 from actors.notify.user_state import UserState, decode_kept
 from protocol import notify_replies
 from protocol.notify_records import NotificationRow
-from protocol.notify_types import Priority
 
 Run = Callable[..., list[Forecast]]
 
@@ -44,24 +42,4 @@ def forecasts_of(
             )
             for forecast in found
         ]
-    )
-
-
-def facts_of(row: NotificationRow) -> Facts:
-    """The facts of a notification that is held."""
-    kept = decode_kept(row.content) if row.content else None
-    content = kept.content if kept is not None else None
-    return Facts(
-        notification_id=row.notification_id,
-        app_id=row.app_id,
-        user_id=row.user_id,
-        type=row.type,
-        subject=content.subject if content is not None else "",
-        priority=cast(Priority, row.priority),
-        created_at_ms=row.created_at_ms,
-        expires_at_ms=row.expires_at_ms,
-        collapse_key=content.collapse_key if content is not None else "",
-        batch_key=(content.batch_key or content.subject) if content is not None else "",
-        content_hash=kept.digest if kept is not None else "",
-        channels=kept.channels if kept is not None else [],
     )

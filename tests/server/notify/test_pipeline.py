@@ -325,3 +325,28 @@ async def test_what_ended_long_ago_is_forgotten_and_what_waits_is_not(tmp_path: 
         assert [entry.kind for entry in await notifier.ledger(ids[2])] == ["decided", "concluded"]
         assert await notifier.ledger(ids[0]) == []
     assert {problem.code for problem in check(tmp_path)} <= {"user_without_app"}  # tests make none
+
+
+async def test_a_digest_leaves_out_what_is_read_or_not_wanted_any_more(tmp_path: Path) -> None:
+    """Wishes hold for everything that is not with a provider yet."""
+    clock = Clock()
+    async with open_at(tmp_path, clock) as (sandbox, notifier):
+        for name in ("news", "offers", "alerts"):
+            await notifier.core.desk.put_type(APP, TypeRule(name=name, is_capped=False))
+        ann = await person(notifier, "ann", 1, frequency="daily")
+        ids = {}
+        for name in ("news", "offers", "alerts"):
+            done = await notifier.notify(NotifyRequest(type=name, user_id=ann.user_id, title=f"The {name}"))
+            assert done.items[0].state == "merged"
+            ids[name] = done.items[0].notification_id
+        ann = await notifier.world.person("ann")
+        await ann.do(notify_commands.MarkNotifications(mark="read", notification_ids=[ids["alerts"]]))
+        wishes = Preferences(frequency="daily", types={"offers": TypePreference(channels={"apns": False})})
+        await ann.do(notify_commands.SetPreferences(preferences=wishes))
+        ann.disconnect()
+        clock.pass_by(notifier, 25 * HOUR_MS)
+        await sandbox.wait_for("apns", 1)
+        (text,) = bodies(sandbox)
+        assert "The news" in text
+        assert "offers" not in text
+        assert "alerts" not in text
