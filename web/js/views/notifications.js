@@ -100,6 +100,7 @@ class NotificationPanel {
     this.scroller.scrollTop = 0;
     this.render();
     (this.list.querySelector(".notification-link") || this.heading).focus({ preventScroll: true });
+    this.isEmptyFocused = !this.list.children.length;
   }
 
   close({ isFocusKept = false } = {}) {
@@ -133,6 +134,9 @@ class NotificationPanel {
       problem: notify.problem, isLoading: !this.store.is_loaded || Boolean(notify.loading),
       words: items.length ? (this.store.is_end ? "That was all." : "") : "You have no notifications.", onretry: () => notify.retry(),
     });
+    // Opened before anything was read: what comes then gets the focus, unless the person has moved it.
+    if (items.length && this.isEmptyFocused && document.activeElement === this.heading) this.list.querySelector(".notification-link").focus({ preventScroll: true });
+    if (items.length) this.isEmptyFocused = false;
     this._scrolled();
   }
 

@@ -44,6 +44,7 @@ export class NotifySettingsPage {
     this.app = app;
     this.title = "Notification settings";
     this.preferences = app.client.notify.preferences;
+    this.refusals = 0;
     this.push = new PushPart(app, () => this.devices.load());
     this.devices = new DevicesPart(app);
     this.forecast = new ForecastPart(app);
@@ -102,6 +103,8 @@ export class NotifySettingsPage {
       await this.preferences.set(change);
       this.forecast.load();
     } catch (error) {
+      this.refusals += 1; // the switch shows the wish by itself: it is drawn anew also where nothing else is
+      this.render();
       toast(`Not saved: ${error.message || error.code}`, { isError: true });
     }
   }
@@ -115,7 +118,7 @@ export class NotifySettingsPage {
     stateLine(this.state, { problem: info ? "" : problem, isLoading: !info && !problem, onretry: () => this._load() });
     if (!info) return;
     const now = this.preferences.current;
-    const key = (...deps) => [JSON.stringify(deps)];
+    const key = (...deps) => [JSON.stringify([this.refusals, deps])];
     reconcile(this.general, [{ key: "general", deps: key(now.frequency, now.digest_at, now.digest_weekday, now.channels, info.types, info.time_zone), render: () => this._general(now) }]);
     reconcile(this.quiet, [{ key: "quiet", deps: key(now.quiet_hours, info.time_zone), render: () => this._quiet(now) }]);
     reconcile(this.types, [{ key: "types", deps: key(now, info.types), render: () => this._types(now, info) }]);
@@ -161,7 +164,7 @@ export class NotifySettingsPage {
         }
         return set({ weekdays: chosen.length === 7 ? [] : chosen });
       });
-      return h("label", { class: "day" }, box, h("span", { text: day.slice(0, 3), "aria-hidden": "true" }), h("span", { class: "visually-hidden", text: day }));
+      return h("label", { class: "weekday" }, box, h("span", { text: day.slice(0, 3), "aria-hidden": "true" }), h("span", { class: "visually-hidden", text: day }));
     }));
     return h("div", {}, line("Quiet hours", isOn, "What comes then waits until they are over. Security is told at any time."),
       line("From", timeField("Quiet from", quiet.start, (start) => set({ start })), this._zone),
