@@ -74,3 +74,11 @@ def open_app_bot(node: Node) -> Iterator[AppBot]:
 def set_up_types(data_dir: Path) -> None:
     """Give the app its types; no node may run on these data."""
     trio.run(_set_up, data_dir)
+
+
+def fake_subscription(name: str) -> dict[str, Any]:
+    """A subscription that nobody answers at: the point is P-256's base point (SEC 2 section 2.4.2)."""
+    p256dh = (
+        "BGsX0fLhLEJH-Lzm5WOkQPJ3A32BLeszoPShOUXYmMKWT-NC4v4af5uO5-tKfA-eFivOM1drMV7Oy7ZAaDe_UfU"
+    )
+    return {"address": f"https://push.invalid/{name}", "keys": {"p256dh": p256dh, "auth": "A" * 22}}

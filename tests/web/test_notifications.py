@@ -1,15 +1,15 @@
 """People read, mark and choose notifications by the page: the badge is exact, and tabs stay in step."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, WebSocketRoute, expect
+from playwright.sync_api import Locator, Page, WebSocketRoute, expect
 
-from tests.web.browser import Node, Person, open_node
+from tests.web.browser import Node, Person
 from tests.web.conftest import Join
-from tests.web.notify_app import AppBot, open_app_bot, set_up_types
+from tests.web.notify_app import AppBot, fake_subscription
 from tests.web.test_feed import tell, visit
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(240)]
@@ -23,21 +23,6 @@ SECONDS_ARE_OVER = """
 }
 """
 WHOLE_DAY = {"start": "00:00", "end": "23:59"}
-
-
-@pytest.fixture(scope="module")
-def app_node(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """A node whose app has types of its own."""
-    data_dir = tmp_path_factory.mktemp("notify")
-    set_up_types(data_dir)
-    with open_node(data_dir) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def bot(app_node: Node) -> Iterator[AppBot]:
-    with open_app_bot(app_node) as opened:
-        yield opened
 
 
 def bell(page: Page) -> Locator:
@@ -401,11 +386,3 @@ def test_a_consent_is_withdrawn_and_a_device_removed(app_node: Node, bot: AppBot
     page.get_by_role("dialog").get_by_role("button", name="Remove", exact=True).click()
     expect(devices).to_contain_text("Nowhere but in the app.")
     assert tell(ann, {"type": "list_push"})[0]["items"] == []
-
-
-def fake_subscription(name: str) -> dict[str, Any]:
-    """A subscription that nobody answers at: the point is P-256's base point (SEC 2 section 2.4.2)."""
-    p256dh = (
-        "BGsX0fLhLEJH-Lzm5WOkQPJ3A32BLeszoPShOUXYmMKWT-NC4v4af5uO5-tKfA-eFivOM1drMV7Oy7ZAaDe_UfU"
-    )
-    return {"address": f"https://push.invalid/{name}", "keys": {"p256dh": p256dh, "auth": "A" * 22}}

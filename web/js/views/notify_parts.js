@@ -62,6 +62,10 @@ export class DevicesPart {
   render() {
     const items = this.items || [];
     const mine = this.app.client.notify.push.device_key;
+    if (mine !== this.mine) { // this browser has got another address, or none
+      this.mine = mine;
+      if (this.items) this.load();
+    }
     reconcile(this.node, [{ key: "list", deps: [this.items, mine], render: () => (items.length
       ? h("ul", { class: "people", "aria-label": "Devices" }, items.map((item) => this._row(item, item.device_key === mine)))
       : h("p", { class: "hint", text: "Nowhere but in the app." })) }]);
