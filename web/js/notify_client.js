@@ -6,6 +6,7 @@ import { Preferences } from "./preferences.js";
 import { Push } from "./push.js";
 
 const PAGE = 30;
+const MAX_PAGE = 200; // protocol/limits.py has more; who has scrolled further comes back to here
 const SEEN_MS = 250;
 export const UNDO_MS = 6000; // for so long a dismissal waits, as the server takes none back
 
@@ -64,7 +65,8 @@ export class NotifyClient {
   async _refresh() {
     this.store.beginPage();
     try {
-      this.store.startPage(await this.client._ask({ type: "list_notifications", limit: PAGE }));
+      const limit = Math.min(MAX_PAGE, Math.max(PAGE, this.store.items.size)); // nothing goes from under their eyes
+      this.store.startPage(await this.client._ask({ type: "list_notifications", limit }));
       this.problem = "";
     } catch (error) {
       if (error.code !== "disconnected") this.problem = error.message || error.code;

@@ -79,19 +79,15 @@ export class NotifyStore {
     this.touched = null;
   }
 
-  /** The newest page. What it does not tell of any more is gone; behind a hole nothing is kept. */
+  /** The newest page takes the place of all that was known: older ones may have been marked unheard. */
   startPage({ items = [], unread = 0, more = false }) {
     const touched = this.touched || new Set();
-    const page = items.map(whole);
-    const oldest = page.length ? page.at(-1).notification_id : 0;
-    const joins = !more || page.some((item) => this.items.has(item.notification_id) && !touched.has(item.notification_id));
+    const oldest = more && items.length ? items.at(-1).notification_id : 0;
     const kept = new Map();
-    for (const [id, item] of this.items) {
-      if (touched.has(id) || (id < oldest && joins && more)) kept.set(id, item);
-    }
-    for (const item of page) if (!touched.has(item.notification_id)) kept.set(item.notification_id, item);
+    for (const [id, item] of this.items) if (touched.has(id) && id >= oldest) kept.set(id, item);
+    for (const item of items) if (!touched.has(item.notification_id)) kept.set(item.notification_id, whole(item));
     this.items = kept;
-    this.is_end = !more || (joins && this.is_end);
+    this.is_end = !more;
     this.is_loaded = true;
     if (!touched.size) this.unreadTold = unread;
     this.onchange("notifications");
