@@ -1,4 +1,4 @@
-"""What the notification tests have for an app: types of its own, set up before its node starts, and a bot that notifies."""
+"""The app of the notification tests: types of its own, set up before its node starts, and a bot."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,9 @@ from tests.web.browser import Node
 APP: Final = "default"
 TYPES: Final = (
     TypeRule(name="order", title="Orders", is_capped=False),
-    TypeRule(name="offer", title="Offers", is_capped=False, purpose="marketing", channels=["inapp", "webpush"]),
+    TypeRule(
+        name="offer", title="Offers", is_capped=False, purpose="marketing", channels=["inapp", "webpush"]
+    ),
 )
 
 
@@ -56,7 +58,8 @@ class AppBot:
 async def _set_up(data_dir: Path) -> None:
     async with open_store(data_dir) as store:
         rows = [
-            NotifyTypeRow(app_id=APP, name=rule.name, body=msgspec.json.encode(rule).decode()) for rule in TYPES
+            NotifyTypeRow(app_id=APP, name=rule.name, body=msgspec.json.encode(rule).decode())
+            for rule in TYPES
         ]
         await store.commit([Put(NotifyAppRow(app_id=APP)), *map(Put, rows)])
 
@@ -78,7 +81,5 @@ def set_up_types(data_dir: Path) -> None:
 
 def fake_subscription(name: str) -> dict[str, Any]:
     """A subscription that nobody answers at: the point is P-256's base point (SEC 2 section 2.4.2)."""
-    p256dh = (
-        "BGsX0fLhLEJH-Lzm5WOkQPJ3A32BLeszoPShOUXYmMKWT-NC4v4af5uO5-tKfA-eFivOM1drMV7Oy7ZAaDe_UfU"
-    )
+    p256dh = "BGsX0fLhLEJH-Lzm5WOkQPJ3A32BLeszoPShOUXYmMKWT-NC4v4af5uO5-tKfA-eFivOM1drMV7Oy7ZAaDe_UfU"
     return {"address": f"https://push.invalid/{name}", "keys": {"p256dh": p256dh, "auth": "A" * 22}}

@@ -55,7 +55,7 @@ def open_settings(person: Person) -> None:
 
 
 def answered(page: Page, command: str, answer: Callable[[], dict[str, Any] | None]) -> None:
-    """Let the page's next connections get that answer to a command, where it is one, instead of the server's."""
+    """Let the page's next connections get that answer to a command; None: the server's."""
 
     def handle(route: WebSocketRoute) -> None:
         server = route.connect_to_server()
@@ -154,7 +154,9 @@ def test_a_click_opens_what_it_is_about(app_node: Node, bot: AppBot, join: Join)
     expect(page.get_by_role("dialog", name="Notifications")).to_be_hidden()
     badge(page, 0)
     (known,) = [
-        item for item in tell(ann, {"type": "list_notifications"})[0]["items"] if item["notification_id"] == inside
+        item
+        for item in tell(ann, {"type": "list_notifications"})[0]["items"]
+        if item["notification_id"] == inside
     ]
     assert known["read"]
     assert known["seen"]
@@ -326,7 +328,9 @@ def test_quiet_hours_hold_pushes_and_the_plan_tells_until_when(
     """The preview is the scheduler's own word on the coming days."""
     ann = join(app_node, "Ann Sleeps")
     page = ann.page
-    tell(ann, {"type": "register_push", "channel": "webpush", **fake_subscription("sleeps"), "name": "Firefox"})
+    tell(
+        ann, {"type": "register_push", "channel": "webpush", **fake_subscription("sleeps"), "name": "Firefox"}
+    )
     open_settings(ann)
     page.get_by_role("switch", name="Quiet hours").check()
     plan = page.get_by_role("region", name="The coming days")

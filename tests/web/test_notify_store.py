@@ -12,7 +12,7 @@ from playwright.sync_api import Page
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(600)]
 
-# A server of one centre. Events about it may get lost; answers of reads may be older than events that came before.
+# A server of one centre. Events about it may get lost; answers may be older than events that came before.
 DRIVE = """
 async ({ steps, page_size }) => {
   const { NotifyStore } = await import("/js/notify_store.js");
@@ -28,7 +28,8 @@ async ({ steps, page_size }) => {
     return { items: from.slice(0, page_size).map(told), unread: unread(), more: from.length > page_size };
   };
   const notify = () => {
-    notes.unshift({ notification_id: next_id, type: "t", at_ms: next_id, text: `n${next_id}`, read: false, seen: false, count: 0 });
+    const note = { notification_id: next_id, type: "t", at_ms: next_id, read: false, seen: false, count: 0 };
+    notes.unshift(note);
     next_id += 1;
     events.push({ type: "notification", item: told(notes[0]), unread: unread() });
   };
@@ -75,25 +76,27 @@ async ({ steps, page_size }) => {
       store.confirm([notification_id], what, unread());
     } else if (kind === "lose") isBroken = events.splice(0, argument).length > 0 || isBroken;
     else if (kind === "deliver") for (const event of events.splice(0, argument)) store.apply(event);
-    else if (kind === "older" && store.is_loaded && !store.is_end && !begun.length) store.addOlder(store.oldest, page(store.oldest));
-    else if (kind === "begin" && !begun.length) begin();
+    else if (kind === "older" && !store.is_end && !begun.length) {
+      store.addOlder(store.oldest, page(store.oldest));
+    } else if (kind === "begin" && !begun.length) begin();
     else if (kind === "end") {
-      for (const event of events.splice(0)) store.apply(event); // one connection: answers and events keep their order
+      // One connection: answers and events keep their order.
+      for (const event of events.splice(0)) store.apply(event);
       end();
     }
   }
   while (begun.length) end();
   for (const event of events.splice(0)) store.apply(event);
-  // The connection comes back, or a count was not as it should be. Where nothing was lost nobody has to ask again.
+  // The connection comes back, or a count was not as it should be. Else nobody has to ask again.
   if (isBroken) {
     begin();
     end();
   }
-  const shown = store.shown();
+  const of = ({ notification_id, read, count }) => [notification_id, read, count];
   const low = store.is_end ? 0 : store.oldest;
   return {
-    shown: shown.map(({ notification_id, read, count }) => [notification_id, read, count]),
-    expected: notes.filter((note) => note.notification_id >= low).map(({ notification_id, read, count }) => [notification_id, read, count]),
+    shown: store.shown().map(of),
+    expected: notes.filter((note) => note.notification_id >= low).map(of),
     badge: store.unread,
     unread: unread(),
     wishes: store.wishes.size,

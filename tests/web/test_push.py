@@ -1,8 +1,9 @@
 """A real service worker shows what the server pushes, and tells what became of it.
 
-`pushManager.subscribe` asks the browser's maker for an address, which needs the internet: it alone is faked, in the
-page. Pushes come in by Chromium's own DevTools, with the very bytes that the server encrypts for a browser. A click
-on a shown notification is the one thing that DevTools cannot do: the worker's own event is dispatched for it.
+`pushManager.subscribe` asks the browser's maker for an address, which needs the internet: it alone is faked,
+in the page. Pushes come in by Chromium's own DevTools, with the very bytes that the server encrypts for a
+browser. A click on a shown notification is the one thing that DevTools cannot do: the worker's own event is
+dispatched for it.
 """
 
 import json
@@ -32,10 +33,12 @@ FAKE_PUSH_MANAGER = """
     unsubscribe: async () => { localStorage.removeItem("fake.push"); return true; },
   };
   PushManager.prototype.subscribe = async ({ userVisibleOnly, applicationServerKey }) => {
-    const key = btoa(String.fromCharCode(...applicationServerKey)).replace(/[+]/g, "-").replace(/[/]/g, "_").replace(/=/g, "");
+    const text = btoa(String.fromCharCode(...applicationServerKey));
+    const key = text.replace(/[+]/g, "-").replace(/[/]/g, "_").replace(/=/g, "");
     const number = Number(localStorage.getItem("fake.number") || 0) + 1;
     localStorage.setItem("fake.number", number);
-    localStorage.setItem("fake.push", JSON.stringify({ endpoint: `${address}/${number}`, key, userVisibleOnly }));
+    const made = { endpoint: `${address}/${number}`, key, userVisibleOnly };
+    localStorage.setItem("fake.push", JSON.stringify(made));
     return subscription(kept());
   };
   PushManager.prototype.getSubscription = async () => subscription(kept());
@@ -47,8 +50,8 @@ async () => (await registration.getNotifications()).map((one) => ({
   silent: one.silent, renotify: one.renotify,
 }))
 """
-# What the worker is told when a person clicks or closes. An event that a script made has no waitUntil of its own, and
-# only a person's click may open windows: those addresses are noted.
+# What the worker is told when a person clicks or closes. An event that a script made has no waitUntil of its
+# own, and only a person's click may open windows: those addresses are noted.
 ACT = """
 async (kind) => {
   const [notification] = await registration.getNotifications();
@@ -179,7 +182,9 @@ def test_turning_push_on_registers_this_browser_and_off_takes_it_away(app_node: 
         if renewed["device_key"] != device["device_key"]:
             break
     page.get_by_role("switch", name=re.compile("^Push to this browser")).uncheck()
-    expect(page.get_by_role("region", name="Where you can be reached")).to_contain_text("Nowhere but in the app.")
+    expect(page.get_by_role("region", name="Where you can be reached")).to_contain_text(
+        "Nowhere but in the app."
+    )
     assert tell(ann, {"type": "list_push"})[0]["items"] == []
     page.get_by_role("switch", name=re.compile("^Push to this browser")).check()
     expect(page.get_by_role("region", name="Where you can be reached")).to_contain_text("this one")
