@@ -31,7 +31,7 @@ def test_a_known_signature_comes_out() -> None:
         nonce="n-1",
     )
     # digest=$(printf '{"type":"order"}' | sha256sum | cut -c-64)
-    # printf '1700000000\nn-1\nPOST\n/v1/notifications?dry=1\n%s' "$digest" | openssl dgst -sha256 -hmac s3cret
+    # printf '1700000000\nn-1\nPOST\n/v1/notifications?dry=1\n%s' $digest | openssl dgst -sha256 -hmac s3cret
     assert headers == {
         "X-Hubbub-Key": "ak_1",
         "X-Hubbub-Timestamp": "1700000000",

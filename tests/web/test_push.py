@@ -8,10 +8,15 @@ dispatched for it.
 
 import json
 import re
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import CDPSession, Worker, expect
+from playwright.sync_api import Browser, CDPSession, Worker, expect
 
 from actors.notify.delivery import Outgoing, Target
 from server.providers.webpush import webpush_payload
@@ -53,12 +58,13 @@ async () => (await registration.getNotifications()).map((one) => ({
 # What the worker is told when a person clicks or closes. An event that a script made has no waitUntil of its
 # own, and only a person's click may open windows: those addresses are noted.
 ACT = """
-async (kind) => {
+async ([kind, isFocusable]) => {
   const [notification] = await registration.getNotifications();
   const event = new NotificationEvent(kind, { notification });
   const work = [];
   const opened = [];
   event.waitUntil = (promise) => work.push(promise);
+  if (isFocusable) WindowClient.prototype.focus = async function focus() { return this; };
   clients.openWindow = async (url) => { opened.push(url); };
   if (kind === "notificationclose") notification.close();
   self.dispatchEvent(event);
@@ -71,13 +77,30 @@ async (kind) => {
 class Pushed:
     """Somebody whose browser is pushed to."""
 
-    def __init__(self, person: Person, node: Node) -> None:
+    def __init__(self, person: Person, origin: str) -> None:
         self.person = person
-        self.origin = node.url
+        self.origin = origin
         self.registration_id = ""
         # A page that stays: the person's own may be closed.
         self.aside = person.context.new_page()
         self.cdp: CDPSession = person.context.new_cdp_session(self.aside)
+        self.cdp.on("ServiceWorker.workerRegistrationUpdated", self._registered)
+        self.cdp.send("ServiceWorker.enable")
+        person.page.bring_to_front()  # a tab that is not in front draws once a second
+
+    def _registered(self, event: dict[str, Any]) -> None:
+        for registration in event["registrations"]:
+            if registration["scopeURL"].rstrip("/") == self.origin and not registration["isDeleted"]:
+                self.registration_id = registration["registrationId"]
+
+    def find_worker(self) -> None:
+        """Wait until the worker runs and DevTools has told how it calls it."""
+        self.person.page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+        for _ in range(300):
+            if self.registration_id and self.person.context.service_workers:
+                break
+            self.aside.wait_for_timeout(10)
+        assert self.registration_id
 
     @property
     def worker(self) -> Worker:
@@ -122,8 +145,12 @@ class Pushed:
         assert len(shown) == count, shown
         return shown
 
-    def act(self, kind: str) -> list[str]:
-        opened: list[str] = self.worker.evaluate(ACT, kind)
+    def act(self, kind: str, *, is_focusable: bool = False) -> list[str]:
+        """Let a person click or close the first that is shown; returns which addresses were opened.
+
+        Only a person's click may give a page the focus: `is_focusable` lets the worker go on as after one.
+        """
+        opened: list[str] = self.worker.evaluate(ACT, [kind, is_focusable])
         return opened
 
 
@@ -142,24 +169,10 @@ def pushed(app_node: Node, join: Join, request: pytest.FixtureRequest) -> Pushed
     """A person who has turned push on, with a worker that runs."""
     name = request.node.name.split("_")[-1].title()
     person = join(app_node, f"Ann {name}")
-    found = Pushed(person, app_node)
-    found.cdp.on("ServiceWorker.workerRegistrationUpdated", lambda event: registered(found, event))
-    found.cdp.send("ServiceWorker.enable")
-    person.page.bring_to_front()  # a tab that is not in front draws once a second
+    found = Pushed(person, app_node.url)
     turn_on(person, name)
-    person.page.evaluate("navigator.serviceWorker.ready.then(() => true)")
-    for _ in range(300):
-        if found.registration_id and person.context.service_workers:
-            break
-        found.aside.wait_for_timeout(10)
-    assert found.registration_id
+    found.find_worker()
     return found
-
-
-def registered(found: Pushed, event: dict[str, Any]) -> None:
-    for registration in event["registrations"]:
-        if registration["scopeURL"].rstrip("/") == found.origin and not registration["isDeleted"]:
-            found.registration_id = registration["registrationId"]
 
 
 def test_turning_push_on_registers_this_browser_and_off_takes_it_away(app_node: Node, join: Join) -> None:
@@ -299,3 +312,67 @@ def test_put_away_there_is_dismissed_here_and_read_here_is_put_away_there(
     row(ann.page, "Second").get_by_role("button", name="Mark as read").click()
     pushed.shown(0)
     badge(ann.page, 0)
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def own_page(tmp_path: Path) -> Iterator[str]:
+    """The page of an app by another server, with the document's own worker; returns its address."""
+    document = (Path(__file__).parent.parent.parent / "docs" / "WEB_PUSH.md").read_text()
+    for name, code in re.findall(r"```js\n// (\S+)\n(.*?)```", document, re.DOTALL):
+        (tmp_path / name).write_text(code)
+    (tmp_path / "index.html").write_text("<!doctype html><title>Shop</title>")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(tmp_path))) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_the_documents_own_page_and_worker_do_what_it_says(browser: Browser, own_page: str) -> None:
+    """Whoever copies them has push."""
+    with browser.new_context(base_url=own_page, permissions=["notifications"]) as context:
+        subscription = fake_subscription("documented")
+        context.add_init_script(f"({FAKE_PUSH_MANAGER})({json.dumps(subscription)})")
+        page = context.new_page()
+        shop = Pushed(Person("Ann", "u_ann", context, page), own_page)
+        page.goto("/")
+        asked = page.evaluate(
+            """async () => {
+              const { turnPushOn } = await import("/push.js");
+              const asked = [];
+              const isOn = await turnPushOn(async (command) => {
+                asked.push(command);
+                return { vapid_public_key: new Uint8Array([4, 1]) };
+              });
+              return [isOn, asked];
+            }"""
+        )
+        assert asked[0]
+        assert asked[1][1] == {
+            "type": "register_push",
+            "channel": "webpush",
+            "address": f"{subscription['address']}/1",
+            "keys": subscription["keys"],
+            "name": "My browser",
+        }
+        shop.find_worker()
+        shop.push(7, title="Your order", body="Two parcels", url="/index.html#parcels", data={"order": "12"})
+        (shown,) = shop.shown(1)
+        assert (shown["title"], shown["body"], shown["tag"]) == ("Your order", "Two parcels", "n7")
+        assert shown["data"] == {"order": "12", "url": "/index.html#parcels", "notification_id": 7}
+        page.evaluate(
+            """() => {
+              navigator.serviceWorker.onmessage = ({ data }) => { document.title = data.open; };
+            }"""
+        )
+        shop.act("notificationclick", is_focusable=True)
+        expect(page).to_have_title(f"{own_page}/index.html#parcels")
+        shop.shown(0)
+        shop.deliver("not json")
+        assert shop.shown(1)[0]["title"] == "News"
