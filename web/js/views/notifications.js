@@ -57,7 +57,7 @@ class NotificationPanel {
     this.newestTold = 0;
     this.list = h("ol", { class: "notifications", "aria-label": "Notifications" });
     this.list.addEventListener("keydown", (event) => this._key(event));
-    this.state = h("div", { class: "feed-state", role: "status" });
+    this.state = h("div", { class: "notify-state", role: "status" });
     this.readAll = h("button", { type: "button", class: "button small", text: "Mark all as read", onclick: () => this._readAll() });
     this.scroller = h("div", { class: "notify-scroll", tabindex: "-1" }, this.list, this.state);
     this.scroller.addEventListener("scroll", () => this._scrolled(), { passive: true });
