@@ -19,7 +19,11 @@ from hubbub.client import Client, connect
 from hubbub.connection import Backoff
 from hubbub.cursors import CursorStore, FileCursors, MemoryCursors, SavedCursors
 from hubbub.errors import ClientClosed, ConnectionEnded, ConnectionLost
+from hubbub.notification_watch import NotificationWatch
+from hubbub.notifications import Notifications
+from hubbub.signing import sign_request
 from protocol.errors import HubbubError, ProtocolError, Refused, Unavailable
+from protocol.notify_content import NotifyRequest
 
 __all__ = [
     "Accounts",
@@ -36,6 +40,9 @@ __all__ = [
     "HubbubError",
     "Invocation",
     "MemoryCursors",
+    "NotificationWatch",
+    "Notifications",
+    "NotifyRequest",
     "PostContext",
     "ProtocolError",
     "Refused",
@@ -43,5 +50,6 @@ __all__ = [
     "Ticket",
     "Unavailable",
     "connect",
+    "sign_request",
     "sign_user_token",
 ]

@@ -20,9 +20,12 @@ from urllib.parse import quote
 import httpx
 import msgspec
 import trio
+from httpx import USE_CLIENT_DEFAULT
 
 from hubbub.endpoint import split_urls
 from hubbub.errors import RETRIED_CODES, error_from_reply
+from hubbub.notifications import with_key
+from hubbub.signing import SignedRequests
 from protocol import replies as r
 from protocol.codec import Wire, decode_server, encode_payload
 from protocol.commands import Command, GetUsers
@@ -45,6 +48,8 @@ from protocol.http import (
     UpdateMe,
     Users,
 )
+from protocol.notify_content import NotifyRequest
+from protocol.notify_replies import NotifyAccepted
 from protocol.types import DeviceSession, Profile
 
 TIMEOUT_S: Final = 30.0  # an upload's single write or a slow disk; the whole upload may take longer
@@ -149,8 +154,11 @@ class _Http:
         body: msgspec.Struct | bytes | None = None,
         headers: dict[str, str] | None = None,
         is_safe: bool = True,
+        auth: httpx.Auth | None = None,
     ) -> bytes:
         """Send a request and return the answer's body. `is_safe`: repeating it after silence does no harm.
+
+        `auth`: instead of the client's own.
 
         Raises: HubbubError.
         """
@@ -166,7 +174,11 @@ class _Http:
             is_last = attempt == tries
             try:
                 answer = await self._client.request(
-                    method, base + path, content=content, headers=sent_headers
+                    method,
+                    base + path,
+                    content=content,
+                    headers=sent_headers,
+                    auth=auth or USE_CLIENT_DEFAULT,
                 )
             except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
                 cause = _root_of(exc)
@@ -209,8 +221,9 @@ class _Http:
         body: msgspec.Struct | bytes | None = None,
         headers: dict[str, str] | None = None,
         is_safe: bool = True,
+        auth: httpx.Auth | None = None,
     ) -> BodyT:
-        content = await self.request(method, path, body=body, headers=headers, is_safe=is_safe)
+        content = await self.request(method, path, body=body, headers=headers, is_safe=is_safe, auth=auth)
         try:
             return msgspec.json.decode(content, type=answer_type)
         except msgspec.DecodeError as exc:
@@ -405,6 +418,7 @@ class AppBackend:
         self._http = _Http(url, ssl_context=ssl_context, auth=(app_key, app_secret))
         self._app_key = app_key
         self._app_secret = app_secret
+        self._signed = SignedRequests(app_key, app_secret)
 
     async def __aenter__(self) -> "AppBackend":
         return self
@@ -433,6 +447,15 @@ class AppBackend:
         """Make a bot that belongs to the app; its token is shown this once."""
         body = CreateBot(username=username, name=name)
         return await self._http.ask("POST", "/v1/app/bots", BotToken, body=body, is_safe=False)
+
+    async def notify(self, request: NotifyRequest) -> NotifyAccepted:
+        """Notify users of the app, once however often it has to be tried. The request is signed.
+
+        Without an `idempotency_key` it gets one of its own; a backend that may be interrupted chooses one.
+        """
+        return await self._http.ask(
+            "POST", "/v1/notifications", NotifyAccepted, body=with_key(request), auth=self._signed
+        )
 
     async def command_as(self, user_id: str, command: Command, reply_type: type[ReplyT]) -> ReplyT:
         """Carry out one command as one of the app's users."""

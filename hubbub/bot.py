@@ -27,7 +27,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from math import inf
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 import trio
@@ -40,6 +40,8 @@ from protocol import replies as r
 from protocol.errors import HubbubError
 from protocol.events import Event, MessagePosted
 from protocol.feed_events import FeedPosted
+from protocol.notify_content import NotifyRequest
+from protocol.notify_replies import NotifyAccepted
 from protocol.types import ConversationSummary, Profile
 
 logger = logging.getLogger("hubbub.bot")
@@ -273,6 +275,16 @@ class Bot:
                 del self._profiles[next(iter(self._profiles))]
             self._profiles[user_id] = known
         return known
+
+    async def notify(self, type: str, user_ids: str | Sequence[str], **content: Any) -> NotifyAccepted:
+        """Notify users of the app, once however often the connection breaks; for bots that the app made.
+
+        `content`: the fields of `NotifyRequest`, such as title, text, url, template, data, send_at. Handlers
+        that may run again name an `idempotency_key`, for example `context.client_id("order")`.
+        """
+        whom = {"user_id": user_ids} if isinstance(user_ids, str) else {"user_ids": list(user_ids)}
+        request = NotifyRequest(type=type, **whom, **content)
+        return await self.client.notifications.notify(request)
 
     def stop(self) -> None:
         """Stop gracefully: no new messages, running handlers come to their end within 10 s."""

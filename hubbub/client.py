@@ -35,6 +35,7 @@ from hubbub.errors import ClientClosed
 from hubbub.feed import Follows, LiveFeed, Posts
 from hubbub.intake import History, Intake
 from hubbub.nodes import Nodes
+from hubbub.notifications import Notifications
 from hubbub.streams import DurableEvent, Stream
 from protocol import commands as c
 from protocol import replies as r
@@ -65,6 +66,7 @@ class Client(Commands):
         self.posts = Posts(self._next_id, self._ask)
         self.follows = Follows(self._next_id, self._ask)
         self.feed = LiveFeed(self._next_id, self._ask, intake.feed, self._keep_feed)
+        self.notifications = Notifications(self._next_id, self._ask, intake.notifications)
 
     # -- what is known of the session ---------------------------------------------------------------
 
@@ -272,6 +274,7 @@ class Client(Commands):
         """Tell everybody who waits that the client is over."""
         self._asker.end(reason)
         self._intake.queue.wake()
+        self._intake.notifications.wake()
         self._connection.opened.set()
 
     async def _close(self) -> None:

@@ -9,6 +9,7 @@ import trio
 from hubbub.streams import Stream
 from protocol.events import Event, Presence, Read, Receipts, Typing
 from protocol.feed_events import FeedChanged, FeedNews, PostCounts
+from protocol.notify_events import NotificationShown, NotificationsMarked
 
 MAX_NEWS_AUTHORS: Final = 10  # named in one FeedNews of ours
 MAX_COALESCED: Final = 5_000  # latest states of receipts and presence kept for a user who is not reading
@@ -108,6 +109,10 @@ def _parts(event: Event) -> list[tuple[tuple[str, str, str], Event]]:
         return [(("read", event.conversation_id, ""), event)]
     if isinstance(event, PostCounts):
         return [(("post_counts", "", str(event.post_id)), event)]
+    if isinstance(event, NotificationShown):
+        return [(("notification", "", str(event.item.notification_id)), event)]
+    if isinstance(event, NotificationsMarked):  # each tells of others, and none of them may be lost
+        return [(("notifications_marked", event.mark, f"{event.up_to} {event.notification_ids}"), event)]
     if isinstance(event, FeedChanged):
         return [(("feed_changed", "", str(event.post.post_id)), event)]
     return [((type(event).__name__, str(getattr(event, "conversation_id", "")), ""), event)]

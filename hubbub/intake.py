@@ -17,6 +17,7 @@ from hubbub.cursor_keeper import CursorKeeper
 from hubbub.cursors import CursorStore
 from hubbub.event_queue import EventQueue
 from hubbub.feed_watch import FEED, FeedWatch
+from hubbub.notification_watch import NOTIFICATIONS, Watchers
 from hubbub.streams import CONVERSATION_EVENTS, INBOX_EVENTS, DurableEvent, Stream, stream_start
 from protocol import commands as c
 from protocol import events as e
@@ -24,6 +25,7 @@ from protocol import replies as r
 from protocol.errors import HubbubError, Refused
 from protocol.events import ConversationEvent, Event, InboxEvent
 from protocol.feed_events import FeedChanged, FeedNews, FeedPosted, PostCounts
+from protocol.notify_events import NotificationShown, NotificationsMarked
 from protocol.replies import Reply
 
 logger = logging.getLogger("hubbub")
@@ -56,6 +58,7 @@ class Intake:
         self.inbox = Stream("")
         self.keeper = CursorKeeper(cursors, asker, self.streams, self.inbox)
         self.feed = FeedWatch(asker, self.queue, chance)
+        self.notifications = Watchers(lambda: asker.ended)
         self.focus = None if focus is None else list(focus)
         self.is_listening = False
         self._asker = asker
@@ -180,6 +183,8 @@ class Intake:
         elif isinstance(message, e.Resync):
             if message.conversation_id == FEED:
                 self.feed.on_resync()
+            elif message.conversation_id == NOTIFICATIONS:
+                self.notifications.miss()
             elif message.conversation_id:
                 self.learn_head(message.conversation_id, message.head)
             else:
@@ -188,6 +193,9 @@ class Intake:
             self._on_live(message)
         elif isinstance(message, (FeedPosted, FeedNews, FeedChanged, PostCounts)):
             self.feed.take(message)
+        elif isinstance(message, (NotificationShown, NotificationsMarked)):
+            self.notifications.take(message)
+            self._on_live(message)
         else:
             return False
         return True
@@ -219,6 +227,7 @@ class Intake:
         self._note_behind(self.inbox)
         self._note_all_behind()
         self.feed.on_welcome(welcome.now_ms)
+        self.notifications.miss()
 
     def learn_inbox_head(self, head: int) -> None:
         """Note that the user's inbox reaches to `head`."""

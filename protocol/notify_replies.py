@@ -92,6 +92,10 @@ class TypeInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     channels: list[Channel]
     is_security: bool = False
     frequency: Frequency = "immediate"
+    offers: Annotated[
+        list[Channel], Meta(description="Where it may go, if the user wants: what there is to choose from.")
+    ] = []
+    purpose: Annotated[str, Meta(description="The consent that it rests on; empty: none.")] = ""
 
 
 class PreferencesInfo(_Reply, tag="preferences", frozen=True, kw_only=True, omit_defaults=True):

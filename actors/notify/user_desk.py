@@ -9,6 +9,7 @@ from actors.messages import Ask
 from actors.notify.addresses import checked, device_key, masked
 from actors.notify.delivery import Target
 from actors.notify.messages import DropAddress, EraseUser, Mark, PutAddress, Unsubscribe
+from actors.notify.ports import Setup
 from actors.notify.timekeeper import Timekeeper
 from actors.notify.user_state import UserState
 from actors.notify.wishes import is_wanted
@@ -208,7 +209,7 @@ class UserDesk(Timekeeper):
         wishes = user.facts.preferences
         return notify_replies.PreferencesInfo(
             preferences=wishes,
-            types=[_type_info(rule, wishes) for rule in setup.all_types()],
+            types=[_type_info(rule, wishes, setup) for rule in setup.all_types()],
             consents=list(user.facts.consents.values()),
             time_zone=user.facts.time_zone,
             vapid_public_key=setup.vapid_public_key,
@@ -290,6 +291,7 @@ class UserDesk(Timekeeper):
         user.devices[key] = Target(
             device_key=key, channel=channel, address=address, keys=keys, registered_at_ms=now_ms
         )
+        user.device_names[key] = name
         row = NotifyDeviceRow(
             user_id=user.user_id,
             device_key=key,
@@ -546,7 +548,8 @@ def _changes_of(row: NotificationRow, mark: str, now_ms: int) -> dict[str, str |
     return changes
 
 
-def _type_info(rule: TypeRule, wishes: Preferences) -> TypeInfo:
+def _type_info(rule: TypeRule, wishes: Preferences, setup: Setup) -> TypeInfo:
+    offers = dict.fromkeys([*rule.channels, *rule.fallback])
     wish = wishes.types.get(rule.name)
     frequency = wish.frequency if wish is not None and wish.frequency is not None else wishes.frequency
     return TypeInfo(
@@ -555,6 +558,8 @@ def _type_info(rule: TypeRule, wishes: Preferences) -> TypeInfo:
         channels=[channel for channel in rule.channels if is_wanted(wishes, rule.name, channel)],
         is_security=rule.is_security,
         frequency=frequency,
+        offers=[channel for channel in offers if channel == "inapp" or setup.has_provider(channel)],
+        purpose=rule.purpose,
     )
 
 
@@ -565,6 +570,7 @@ def _devices_of(user: UserState) -> notify_replies.PushDevices:
                 device_key=target.device_key,
                 channel=target.channel,
                 address=masked(target.channel, target.address),
+                name=user.device_names.get(target.device_key, ""),
                 registered_at_ms=target.registered_at_ms,
             )
             for target in user.devices.values()

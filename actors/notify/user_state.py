@@ -52,6 +52,7 @@ class UserState:
     __slots__ = (
         "app_id",
         "batch",
+        "device_names",
         "devices",
         "facts",
         "groups",
@@ -82,6 +83,7 @@ class UserState:
             )
             for device in found.devices
         }
+        self.device_names = {device.device_key: device.name for device in found.devices}
         self.groups = {
             group.group_key: Group(
                 group.notification_id,

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from server.accounts import AccountRates
 from server.clock import wall_clock_ms
 from server.config import Settings
 from server.http.files import parse_range
+from server.http.pages import WEB_FOLDER
 from server.identity import Identity
 from server.ratelimit import Rate
 from tests.server.http_world import PASSWORD, SECRET, Person, code_of, open_api
@@ -726,6 +728,22 @@ async def test_metrics_are_for_this_machine_or_the_admin_token(tmp_path: Path) -
         assert code_of(await api.call("GET", "/metrics", headers=wrong)) == (403, "forbidden")
         right = proxied | {"authorization": f"Bearer {token}"}
         assert (await api.call("GET", "/metrics", headers=right)).status_code == 200
+
+
+async def test_the_service_worker_is_served_at_the_root_and_never_stale(tmp_path: Path) -> None:
+    """Browsers let a worker speak for its own folder and below, and run an old one while it is cached."""
+    async with open_api(tmp_path, web_folder=WEB_FOLDER) as api:
+        worker = await api.call("GET", "/sw.js")
+        assert worker.status_code == 200
+        assert worker.headers["content-type"] == "text/javascript; charset=utf-8"
+        assert worker.headers["cache-control"] == "no-cache"
+        assert "connect-src 'self'" in worker.headers["content-security-policy"]
+        known = await api.call("GET", "/sw.js", headers={"if-none-match": worker.headers["etag"]})
+        assert known.status_code == 304
+        for name in re.findall(r'"(/[a-z0-9-]+\.png)"', worker.text):
+            assert (await api.call("GET", name)).headers["content-type"] == "image/png"
+        policy = (await api.call("GET", "/")).headers["content-security-policy"]
+        assert "worker-src 'self'" in policy
 
 
 async def test_the_page_is_served_with_types_caching_and_a_strict_policy(tmp_path: Path) -> None:

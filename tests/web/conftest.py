@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from tests.web.browser import CHROMIUM, NO_CHROMIUM, Node, Person, join_page, open_browser, open_node
+from tests.web.notify_app import AppBot, open_app_bot, set_up_types
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +23,22 @@ def browser() -> Iterator[Browser]:
 def node(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A node that is left alone."""
     with open_node(tmp_path_factory.mktemp("node")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def app_node(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A node whose app has types of notifications of its own."""
+    data_dir = tmp_path_factory.mktemp("notify")
+    set_up_types(data_dir)
+    with open_node(data_dir) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def bot(app_node: Node) -> Iterator[AppBot]:
+    """A bot of that app, which may notify its users."""
+    with open_app_bot(app_node) as opened:
         yield opened
 
 

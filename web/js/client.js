@@ -5,6 +5,7 @@ import { useNodes } from "./api.js";
 import { Connection } from "./connection.js";
 import { FeedClient } from "./feed_client.js";
 import { Nodes } from "./nodes.js";
+import { NotifyClient } from "./notify_client.js";
 import { Outbox } from "./outbox.js";
 import { askPatiently } from "./patience.js";
 import { Store } from "./store.js";
@@ -54,6 +55,7 @@ export class Client {
       onchange: (item) => onchange("outbox", item.conversation_id),
     });
     this.feed = new FeedClient(this);
+    this.notify = new NotifyClient(this);
     const nodes = new Nodes();
     useNodes(nodes);
     this.connection = new Connection({
@@ -77,6 +79,7 @@ export class Client {
 
   stop() {
     this.connection.stop();
+    this.notify.close();
   }
 
   _ask(command) {
@@ -120,6 +123,7 @@ export class Client {
     else if ((frame.inbox_head || 0) !== this.store.inbox_cursor) this._need("inbox", "");
     this.outbox.pumpAll();
     this.feed.welcomed();
+    this.notify.welcomed();
     if (!this.isActive) this.connection.tell({ type: "activity", active: false });
     this.watched = "";
     try {
@@ -185,7 +189,7 @@ export class Client {
   async _run(kind, id, key) {
     this.needs.delete(key);
     const work = { sync: () => this._sync(id), summary: () => this._summary(id), inbox: () => this._syncInbox(),
-      members: () => this.loadMembers(id), feed: () => this.feed.refresh(), author: () => this.feed.loadAuthorAgain(id) }[kind];
+      members: () => this.loadMembers(id), feed: () => this.feed.refresh(), notifications: () => this.notify.refresh(), author: () => this.feed.loadAuthorAgain(id) }[kind];
     const running = work();
     this.running.set(key, running);
     try {

@@ -1,12 +1,13 @@
 // Start the page: who is signed in, what the address says, and which view shows what changed.
 //
 // Addresses: #c/<conversation_id> an open conversation, #join/<code> an invite, nothing: the list of conversations;
-// #feed, #post/<post_id>, #u/<user_id>, #trends, #find and the lists below: the pages of the feed. What is none of
-// these leads to a page that says so.
+// #notification-settings: what one is told of; #feed, #post/<post_id>, #u/<user_id>, #trends, #find and the lists
+// below: the pages of the feed. What is none of these leads to a page that says so.
 
 import { logOut as apiLogOut } from "./api.js";
 import { Client } from "./client.js";
 import { fill, h, setText } from "./dom.js";
+import { dropPush } from "./push.js";
 import { clearSession, loadSession, onSessionChanged } from "./session.js";
 import { setLocale } from "./time.js";
 import { showAuth } from "./views/auth.js";
@@ -15,6 +16,8 @@ import { openContactsDialog, openNewDialog, openProfileDialog, openSessionsDialo
 import { FeedView } from "./views/feed.js";
 import { InterestsPage } from "./views/interests.js";
 import { Nav } from "./views/nav.js";
+import { linkOf } from "./views/notifications.js";
+import { NotifySettingsPage } from "./views/notify_settings.js";
 import { NothingPage } from "./views/nothing.js";
 import { MembersPanel, ThreadPanel } from "./views/panel.js";
 import { attempt, closeMenu, confirmDialog, toast } from "./views/parts.js";
@@ -38,6 +41,7 @@ const ROUTES = [
   [/^#requests$/, "profile", PAGES.requests],
   [/^#muted$/, "profile", PAGES.muted],
   [/^#interests$/, "profile", (app) => new InterestsPage(app)],
+  [/^#notification-settings$/, "profile", (app) => new NotifySettingsPage(app)],
 ];
 const BANNER_AFTER_MS = 800; // a reconnect that takes less is not worth a line
 
@@ -68,7 +72,7 @@ class App {
     this.shell = h("div", { class: "shell", dataset: { view: "list" } }, this.sidebar.node, this.place, this.side);
     this.nav = new Nav(this);
     this.aside = new TrendsPart(this); // one for all pages of the feed
-    this.frame = h("div", { class: "frame" }, this.nav.node, this.shell);
+    this.frame = h("div", { class: "frame" }, this.nav.node, this.nav.bell.panel.node, this.shell);
     fill(root, this.banner, this.frame);
     this._onhash = () => this._route();
     window.addEventListener("hashchange", this._onhash);
@@ -88,6 +92,7 @@ class App {
     clearTimeout(this.bannerTimer);
     if (this.view) this.view.close();
     if (this.feedView && this.feedView !== this.view) this.feedView.close();
+    this.nav.bell.close();
     this.client.stop();
     for (const dialog of document.querySelectorAll("dialog")) dialog.close();
     closeMenu();
@@ -104,6 +109,8 @@ class App {
 
   _changed(topic, id) {
     if (topic === "me" && this.store) setLocale(this.store.me.language, this.store.me.time_zone);
+    if (topic === "notify_failed") toast(id, { isError: true });
+    if (topic === "open") this._openAddress(id);
     for (const [callback, topics] of this.listeners) if (topics.includes(topic)) callback(id);
     this._plan();
   }
@@ -127,7 +134,7 @@ class App {
     if (this.view) this.view.render();
     if (this.address) this.aside.render();
     if (this.panel) this.panel.render();
-    const unread = this.store.unreadTotal();
+    const unread = this.store.unreadTotal() + this.store.notify.unread;
     const open = this.openId && this.store.conversation(this.openId);
     const name = this.address ? this.view.title : open && open.is_known ? this.store.titleOf(open) : "";
     const title = name ? `${name} · hubbub` : "hubbub";
@@ -197,6 +204,15 @@ class App {
     const open = /^#c\/([A-Za-z0-9_-]{1,64})$/.exec(location.hash);
     if (open || !location.hash) this._show(open ? open[1] : "");
     else this._showPage(location.hash, "", () => new NothingPage());
+  }
+
+  /** A notification outside of the page was clicked: its address is of this origin. */
+  _openAddress(url) {
+    const link = linkOf(url);
+    if (!link || link.isOutside) return;
+    const { pathname, search, hash } = new URL(link.href);
+    if (pathname !== location.pathname || search !== location.search) location.assign(link.href);
+    else if (hash !== location.hash) location.hash = hash;
   }
 
   /** A page of the feed, as `path` behind the #. */
@@ -369,6 +385,7 @@ class App {
   logOut() {
     const unsent = this.client.outbox.items.size + this.client.feed.outbox.items.size;
     const leave = async () => {
+      if (this.client.notify.push.isOn) await this.client.notify.push.disable().catch(() => {});
       await apiLogOut(this.session.token).catch(() => {}); // without a network the log-in ends here all the same
       signedOut("");
     };
@@ -388,6 +405,7 @@ function signedOut(note) {
   app?.close();
   app = null;
   clearSession();
+  dropPush().catch(() => {}); // the next person must not get what is not for them
   if (!/^#join\//.test(location.hash)) history.replaceState(null, "", location.pathname);
   showAuth(root, { onsession: signedIn, note });
 }

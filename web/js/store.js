@@ -7,6 +7,7 @@
 // syncs from the cursor. Messages are immutable objects: a change makes a new one, so views compare by identity.
 
 import { FeedStore } from "./feed_store.js";
+import { NotifyStore } from "./notify_store.js";
 
 const MAX_PENDING = 512; // events held behind a hole; more than that is cheaper to read again
 const MAX_KEPT_MESSAGES = 800; // a timeline that grows at its end while being watched is cut at its start
@@ -56,7 +57,7 @@ function newConversation(id) {
 }
 
 export class Store {
-  /** `onchange(topic, id)`: topics are list, conversation, members, people, presence, typing, contacts, me, and the feed's. */
+  /** `onchange(topic, id)`: topics are list, conversation, members, people, presence, typing, contacts, me, notifications, and the feed's. */
   constructor({ onchange = () => {}, onneed = () => {}, now = () => Date.now() } = {}) {
     this.onchange = onchange;
     this.onneed = onneed;
@@ -79,6 +80,10 @@ export class Store {
       onneed: (kind, id) => this.onneed(kind, id),
       isBlocked: (user_id) => this.blocked.has(user_id),
       my_id: () => this.my_id,
+    });
+    this.notify = new NotifyStore({
+      onchange: (topic, id) => this.onchange(topic, id),
+      onneed: (kind, id) => this.onneed(kind, id),
     });
   }
 
@@ -284,7 +289,7 @@ export class Store {
         return;
       case "resync":
         if (!event.conversation_id) this.onneed("inbox", "");
-        else if (event.conversation_id === "feed") this.onneed("feed", "");
+        else if (event.conversation_id === "feed" || event.conversation_id === "notifications") this.onneed(event.conversation_id, "");
         else this._resync(event);
         return;
       case "read":
@@ -306,6 +311,10 @@ export class Store {
       case "feed_changed":
       case "post_counts":
         this.feed.apply(event);
+        return;
+      case "notification":
+      case "notifications_marked":
+        this.notify.apply(event);
         return;
       default:
         if (INBOX[event.type]) this._inbox(event);

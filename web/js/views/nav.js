@@ -1,6 +1,7 @@
 // Between chat and feed: a rail at the side, on a narrow screen a bar at the bottom.
 
 import { drawIcon, h, setText } from "../dom.js";
+import { Bell } from "./notifications.js";
 
 export class Nav {
   constructor(app) {
@@ -22,7 +23,9 @@ export class Nav {
       event.preventDefault();
       app.view.toTop();
     });
-    this.node = h("nav", { class: "nav", "aria-label": "Main" }, h("ul", {}, Object.values(this.links).map((link) => h("li", {}, link))));
+    this.bell = new Bell(app);
+    const places = [...Object.values(this.links), this.bell.node];
+    this.node = h("nav", { class: "nav", "aria-label": "Main" }, h("ul", {}, places.map((place) => h("li", {}, place))));
   }
 
   _link(label, icon, href, badge = null) {
@@ -35,6 +38,7 @@ export class Nav {
       if (name === this.app.section) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
     }
+    this.bell.render();
     const unread = store.unreadTotal();
     this.chatBadge.hidden = !unread;
     setText(this.chatBadge, unread > 99 ? "99+" : String(unread));

@@ -252,14 +252,14 @@ export function authorActions(app, user_id) {
 }
 
 /** Tell that something was done, with a way back. */
-export function undoToast(app, text, undo) {
+export function undoToast(app, text, undo, { ms = 8000 } = {}) {
   const shelf = document.querySelector(".toasts") || document.body.appendChild(h("div", { class: "toasts", role: "status" }));
   const node = h("div", { class: "toast toast-undo" }, text, h("button", { type: "button", class: "link", text: "Undo", onclick: () => {
     node.remove();
     undo();
   } }));
   shelf.append(node);
-  setTimeout(() => node.remove(), 8000);
+  setTimeout(() => node.remove(), ms);
 }
 
 function hiddenLine(app, item, said) {

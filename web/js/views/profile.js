@@ -162,6 +162,6 @@ export class ProfilePage {
     return h("div", { class: "hero-mine" },
       h("div", { class: "switch-row" }, h("label", { for: "private-account" }, "Private account", h("span", { class: "person-sub", text: "Only followers you approve see your posts." })), box),
       h("nav", { class: "hero-links", "aria-label": "Your lists" },
-        line("#requests", "Requests to follow you"), line("#muted", "Muted"), line("#interests", "Not interested")));
+        line("#requests", "Requests to follow you"), line("#muted", "Muted"), line("#interests", "Not interested"), line("#notification-settings", "Notifications")));
   }
 }

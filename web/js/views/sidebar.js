@@ -135,6 +135,7 @@ export class Sidebar {
     openMenu(this.mine, [
       { label: "Profile", action: () => this.app.openProfile() },
       { label: "Contacts", action: () => this.app.openContacts() },
+      { label: "Notification settings", action: () => this.app.visit("notification-settings") },
       { label: "Where you are logged in", action: () => this.app.openSessions() },
       { label: "Log out", action: () => this.app.logOut(), danger: true },
     ], { label: "Your account" });
