@@ -10,7 +10,15 @@ BUILTIN_TYPES: Final[dict[str, TypeRule]] = {
     rule.name: rule
     for rule in (
         # A conversation's messages replace each other on the device, so one is no burden beside another.
-        TypeRule(name="chat", title="Messages", priority="high", is_capped=False, ttl_s=86_400),
+        # And the app shows them among its conversations, with counts of their own: not in the centre as well.
+        TypeRule(
+            name="chat",
+            title="Messages",
+            priority="high",
+            is_capped=False,
+            ttl_s=86_400,
+            channels=["apns", "fcm", "webpush"],
+        ),
         TypeRule(name="mention", title="Mentions", priority="high", is_capped=False, ttl_s=7 * 86_400),
         TypeRule(name="contact", title="Contact requests"),
         TypeRule(name="like", title="Likes", priority="low", batch_window_s=60),

@@ -31,6 +31,7 @@ from protocol import notify_events, notify_replies
 from protocol.codec import Encoded
 from protocol.errors import HubbubError, Refused, Unavailable
 from protocol.notify_content import Content
+from protocol.notify_ids import at_ms_of
 from protocol.notify_records import DeliveryRow, NotificationRow
 from protocol.notify_replies import NotificationItem, Notified
 from protocol.notify_types import Channel, Decision, Priority, TypeRule
@@ -420,7 +421,7 @@ class Decider(NotifyKeeper):
             notification_id=group.notification_id,
             type=rule.name,
             priority=group.kept.priority,
-            at_ms=now_ms,
+            at_ms=at_ms_of(group.notification_id),
             title=text.title,
             text=text.body,
             url=text.url,
@@ -1010,6 +1011,7 @@ def content_hash(content: Content, occurrence: str = "") -> str:
     said = (
         occurrence,
         content.template,
+        content.actor,
         content.title,
         content.text,
         content.url,
