@@ -21,6 +21,7 @@ class Notify(msgspec.Struct, frozen=True, tag="notify_users"):
     source: str = "api"
     digest: str = ""
     is_bulk: bool = False  # part of a campaign: refused as busy while the partition has enough to send
+    actor_count: int = 0  # how many people's doing it tells of, where that is more than content.actor
 
 
 class RunRequest(msgspec.Struct, frozen=True, tag="run_request"):
