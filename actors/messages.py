@@ -220,8 +220,8 @@ class BlockStands(msgspec.Struct, frozen=True, tag="block_stands"):
 class NoticeDue(msgspec.Struct, frozen=True, tag="notice_due", omit_defaults=True):
     """To a notification partition: let this user know what another one has done.
 
-    `template` and `type_name` are hubbub's own, or the app's of the same name. Unless one of the two has blocked,
-    or user_id has muted, the other. `actor_count`: of so many people, of whom actor_id is one.
+    Unless one of the two has blocked, or user_id has muted, the other. `template` and `type_name` are
+    hubbub's own, or the app's of the same name. `actor_count`: of so many people, of whom actor_id is one.
     """
 
     user_id: str
