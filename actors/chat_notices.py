@@ -13,6 +13,7 @@ from protocol.types import Message
 SOURCE: Final = "chat"
 MAX_PREVIEW_CHARS: Final = 200
 MAX_ACTOR_CHARS: Final = 100
+MAX_MESSAGES: Final = 2_000  # the newest of a long burst; a mention further back is told as a message
 DEBOUNCE_S: Final = 1.0  # a burst is one notification; who is just reconnecting has read it by then
 # A conversation in which many are away is not told of with each message: so many notifications a second.
 _PER_SECOND: Final = 50
@@ -53,19 +54,22 @@ def messages_due(
     told of that, even where the conversation is muted. The key names the newest message, so asking again for
     the same messages changes nothing.
     """
-    if not messages:
+    shown = {message.seq: message for message in messages if not message.deleted}
+    if not shown:
         return []
-    shown = [message for message in messages if not message.deleted]
     key = f"chat:{conversation_id}:{messages[-1].seq}"
+    newest_seq = max(shown)
+    mentioned = {user_id: message.seq for message in shown.values() for user_id in message.mentions}
     users: dict[tuple[int, str, int, int], list[str]] = {}
-    by_seq = {message.seq: message for message in shown}
     for member in absent:
-        unread = [m.seq for m in shown if m.seq > member.read_seq and m.user_id != member.user_id]
-        mentioned = [seq for seq in unread if member.user_id in by_seq[seq].mentions]
-        if not unread or (member.is_muted and not mentioned):
+        if newest_seq <= member.read_seq:  # so is what they have sent themselves
             continue
-        kind = "mention" if mentioned else "chat"
-        group = partition_of(member.user_id), kind, (mentioned or unread)[-1], member.unread
+        kind, seq = "mention", mentioned.get(member.user_id, 0)
+        if seq <= member.read_seq:
+            kind, seq = "chat", newest_seq
+            if member.is_muted:
+                continue
+        group = partition_of(member.user_id), kind, seq, member.unread
         users.setdefault(group, []).append(member.user_id)
     return [
         (
@@ -73,7 +77,7 @@ def messages_due(
             Notify(
                 app_id=app_id,
                 user_ids=tuple(user_ids),
-                content=_content(kind, conversation_id, title, by_seq[seq], names, unread_count),
+                content=_content(kind, conversation_id, title, shown[seq], names, unread_count),
                 key=key,
                 source=SOURCE,
             ),

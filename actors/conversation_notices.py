@@ -207,7 +207,7 @@ class Notices(ConversationBase):
     async def _messages(self, notice: ChatNotice) -> list[Message]:
         """The messages that are to be told, rising."""
         found: list[Message] = []
-        after = notice.after_seq
+        after = max(notice.after_seq, notice.upto_seq - rules.MAX_MESSAGES)
         while after < notice.upto_seq:
             page = await self._log.read_messages(self._stream, after=after, limit=_READ_PAGE)
             found += [

@@ -15,7 +15,7 @@ from actors.feed.address import author_address
 from actors.messages import Wake
 from actors.ports import Log
 from actors.router import Router
-from protocol.errors import HubbubError
+from protocol.errors import HubbubError, Unavailable
 from protocol.notify_records import ChatNotice, NoticeBacklog
 
 PAGE: Final = 256
@@ -33,6 +33,7 @@ class NoticeResumer:
         self._log = log
         self._router = router
         self._owns = owns
+        self._has_missed = False  # somebody could not be woken, or found
         self._wake = trio.Event()
 
     def scan_soon(self) -> None:
@@ -43,14 +44,14 @@ class NoticeResumer:
         """Wake actors until cancelled."""
         while True:
             self._wake = trio.Event()
-            delay_s = SCAN_INTERVAL_S
+            self._has_missed = False
             try:
                 await self._conversations()
                 await self._authors()
             except HubbubError as error:
-                # The store cannot be read, or the node has no room for more actors.
-                _logger.warning("notices_not_resumed", code=error.code)
-                delay_s = max(RETRY_S, error.retry_after_s or 0.0)
+                _logger.warning("notices_unreadable", code=error.code)
+                self._has_missed = True
+            delay_s = RETRY_S if self._has_missed else SCAN_INTERVAL_S
             with trio.move_on_after(delay_s):
                 await self._wake.wait()
 
@@ -81,5 +82,9 @@ class NoticeResumer:
             await trio.sleep(PAUSE_S)
 
     def _tell(self, address: Address, shard: int) -> None:
-        if self._owns(shard):
+        if not self._owns(shard):
+            return
+        try:
             self._router.tell(address, Wake())
+        except Unavailable:  # it is being ended, or the node has no room for more actors
+            self._has_missed = True
