@@ -14,6 +14,7 @@ from typing import Final, cast
 from actors import conversation_rules as rules
 from actors.conversation_members import Membership
 from actors.conversation_messages import Messages
+from actors.conversation_notices import Notices
 from actors.conversation_receipts import Receipts, ReceiptTick
 from actors.conversation_rules import ConversationState, MemberState
 from actors.entity import EntityContext
@@ -45,7 +46,7 @@ _MAY_HAVE_PASSED: Final = frozenset(
 )
 
 
-class Conversation(Messages, Membership, Receipts):
+class Conversation(Notices, Messages, Membership, Receipts):
     """Own one conversation. Take `Ask`, `Create`, `OpenBetween`, `Delivered` and `BlockMoved`."""
 
     # -- life ---------------------------------------------------------------------------------------
@@ -78,6 +79,7 @@ class Conversation(Messages, Membership, Receipts):
                 role=cast(Role, member.role),
                 joined_at_ms=member.joined_at_ms,
                 silenced_until_ms=member.silenced_until_ms,
+                muted_until_ms=member.muted_until_ms,
                 delivered_seq=member.delivered_seq,
                 read_seq=member.read_seq,
                 read_count=member.read_count,
@@ -94,6 +96,7 @@ class Conversation(Messages, Membership, Receipts):
         self._last_at_ms = head.at_ms
         self._state = state
         self._recent.begin(self._id, state.head)
+        await self._take_up_notice()
         if ctx.restarted:
             self._fanout.resync(self._id, state.head, state.members.keys())
 
@@ -117,7 +120,7 @@ class Conversation(Messages, Membership, Receipts):
         elif isinstance(message, ReceiptTick):
             self._tick()
         else:
-            return False
+            return self._notices_message(message)
         return True
 
     async def handle(self, message: object, reply: Reply) -> None:
@@ -141,7 +144,7 @@ class Conversation(Messages, Membership, Receipts):
         elif isinstance(message, BlockMoved):
             self._block_moved(message)
             reply.resolve(replies.Ok())
-        else:
+        elif not self._notices_message(message):
             raise TypeError(f"a conversation does not take {type(message).__name__}")
 
     def _refuse_send(self, refused: Refused, ask: Ask, command: commands.Send, reply: Reply) -> None:

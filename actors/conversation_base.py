@@ -107,6 +107,12 @@ class ConversationBase(StreamActor):
     def _publish(self, event: ConversationEvent, message_count: int) -> None:
         publish_event(self._fanout, self._id, event, message_count, to=self._known.members.keys())
 
+    def _message_staged(self, user_id: str, mentions: Sequence[str]) -> None:
+        """A message was decided on."""
+
+    def _message_stored(self, at: Appended) -> None:
+        """A message has come to be stored, now or when it was sent first."""
+
     # -- staging ------------------------------------------------------------------------------------
 
     def _stage(

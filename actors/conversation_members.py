@@ -281,6 +281,7 @@ class Membership(ConversationBase):
 
     def _mute(self, member: MemberState, command: commands.Mute, reply: Reply) -> None:
         """A member's own setting: no event of the conversation, but one of the member's inbox."""
+        member.muted_until_ms = command.until_ms
         op = self._update_member(member.user_id, muted_until_ms=command.until_ms)
         self._stage_ops([op], Staged(reply, lambda _at: replies.Ok()))
         self._stage_tell(member.user_id, MutedIn(self._id, command.until_ms))

@@ -143,6 +143,7 @@ class Messages(ConversationBase):
                 if other_id != user_id:
                     mention = Mention(user_id=other_id, conversation_id=self._id, seq=0)
                     self._batch.ops.append(Put(mention, row_index, "seq"))
+        self._message_staged(user_id, command.mentions)
         return row_index
 
     def _is_staged(self, user_id: str, command: commands.Send, reply: Reply) -> bool:
@@ -160,6 +161,7 @@ class Messages(ConversationBase):
     def _posted(self, posting: "_Posting", at: Appended) -> None:
         """Take note of a message that is stored, before it is published."""
         command, user_id = posting.command, posting.user_id
+        self._message_stored(at)
         if at.is_duplicate:
             self._ctx.start_soon(self._answer_repeated, command, at, posting.reply)
         else:

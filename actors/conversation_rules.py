@@ -32,6 +32,7 @@ class MemberState:
     role: Role
     joined_at_ms: int
     silenced_until_ms: int = 0
+    muted_until_ms: int = 0
     delivered_seq: int = 0
     read_seq: int = 0
     read_count: int = 0

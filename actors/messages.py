@@ -217,6 +217,25 @@ class BlockStands(msgspec.Struct, frozen=True, tag="block_stands"):
     other_id: str
 
 
+class NoticeDue(msgspec.Struct, frozen=True, tag="notice_due", omit_defaults=True):
+    """To a notification partition: let this user know what another one has done.
+
+    Unless one of the two has blocked, or user_id has muted, the other. `template` and `type_name` are
+    hubbub's own, or the app's of the same name. `actor_count`: of so many people, of whom actor_id is one.
+    """
+
+    user_id: str
+    app_id: str
+    actor_id: str
+    type_name: str
+    template: str
+    subject: str = ""
+    batch_key: str = ""
+    url: str = ""
+    data: dict[str, str] = {}
+    actor_count: int = 1
+
+
 UserTell = (
     AddedTo
     | RemovedFrom
@@ -230,7 +249,7 @@ UserTell = (
 )
 AuthorTell = FollowMoved | RepostMoved
 FeedTell = FollowCounted | FollowAnswered | BlockStands
-ActorTell = UserTell | AuthorTell | FeedTell
+ActorTell = UserTell | AuthorTell | FeedTell | NoticeDue
 
 
 class Told(msgspec.Struct, frozen=True, tag="told"):

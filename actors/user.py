@@ -27,11 +27,13 @@ from actors.messages import (
     FollowSettled,
     LoggedOut,
     MutedIn,
+    NoticeDue,
     Opened,
     RemovedFrom,
     Told,
     decode_tell,
 )
+from actors.notify.address import notify_address
 from actors.ports import Fanout, FeedIndex, Leases, Log, Relay, WallClock
 from actors.reply import NO_REPLY, OnFailure, Reply
 from actors.stream_actor import After, Answer, Staged, StreamActor
@@ -238,6 +240,7 @@ class UserActor(StreamActor):
         state = user_rules.after_asked(circle, other_id)
         if state is None:
             return None
+        await self._stage_notice(other_id, "contact_accepted" if state == "accepted" else "contact_request")
         if state == "accepted":  # both asked: both have said yes
             self._stage_tell(other_id, ContactAccepted(self._id))
         return self._set_contact(other_id, state, ops)
@@ -248,7 +251,25 @@ class UserActor(StreamActor):
         if row is None:  # taken back meanwhile: the other side must not keep it
             self._stage_tell(other_id, ContactGone(self._id))
             return None
-        return None if row.state == "accepted" else self._set_contact(other_id, "accepted", ops)
+        if row.state == "accepted":
+            return None
+        await self._stage_notice(other_id, "contact_accepted")
+        return self._set_contact(other_id, "accepted", ops)
+
+    async def _stage_notice(self, other_id: str, template: str) -> None:
+        """Let this user be notified of what the other one has said."""
+        user = self._user or await self._log.get(User, self._id)
+        if user is not None:
+            due = NoticeDue(
+                user_id=self._id,
+                app_id=user.app_id,
+                actor_id=other_id,
+                type_name="contact",
+                template=template,
+                subject=other_id,
+                url=f"/#u/{other_id}",
+            )
+            self._stage_tell_to(notify_address(self._id), due)
 
     async def _gone(self, other_id: str, ops: list[Op]) -> InboxEvent | None:
         """Drop the own side, and say so.

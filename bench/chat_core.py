@@ -3,11 +3,11 @@
 One process, no sockets, FULL durability. Two settings, one JSON line in all:
 - pairs: 100 direct conversations; in each, one side keeps 10 sends unacked (closed loop), both sides listen.
   Messages acked per second, and the wait for an ack, p50/p99 in ms.
-- crowd: one group of 500 members, each with one listener; one member keeps 10 sends unacked. Deliveries
-  (events pushed to a listener) per second. Listeners count and drop; encoding for the wire is done once per
-  event, as an outbox would have it.
+- crowd: one group of 500 members, each with one listener, but for those who are away and are notified; one
+  member keeps 10 sends unacked. Deliveries (events pushed to a listener) per second. Listeners count and
+  drop; encoding for the wire is done once per event, as an outbox would have it.
 
-usage: python -m bench.chat_core [--seconds S] [--pairs N] [--members N] [--profile FILE]
+usage: python -m bench.chat_core [--seconds S] [--pairs N] [--members N] [--away N] [--profile FILE]
 """
 
 import argparse
@@ -142,6 +142,11 @@ class Node:
         self._users = users
         self.listeners: list[Listener] = []
 
+    @property
+    def user_ids(self) -> list[str]:
+        """All users, connected or not."""
+        return [user.user_id for user in self._users]
+
     async def connect(self, count: int) -> list[Listener]:
         for user in self._users[:count]:
             identity = Identity(user=user, app_id=user.app_id, session_id=user.user_id)
@@ -239,13 +244,13 @@ async def run_pairs(pairs: int, seconds: float, profiler: cProfile.Profile | Non
                 return await measure(node, senders, profiler)
 
 
-async def run_crowd(members: int, seconds: float, profiler: cProfile.Profile | None) -> dict[str, float]:
+async def run_crowd(
+    members: int, away: int, seconds: float, profiler: cProfile.Profile | None
+) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as directory:
         async with open_node(Path(directory), members) as node:
-            owner, *others = await node.connect(members)
-            create = commands.CreateGroup(
-                client_id="g", title="Crowd", member_ids=[other.user_id for other in others]
-            )
+            owner, *_ = await node.connect(members - away)
+            create = commands.CreateGroup(client_id="g", title="Crowd", member_ids=node.user_ids[1:])
             reply = await node.core.service.execute(owner.identity, create)
             assert isinstance(reply, replies.ConversationInfo)
             until = time.perf_counter() + seconds
@@ -257,7 +262,7 @@ async def run_crowd(members: int, seconds: float, profiler: cProfile.Profile | N
 async def main(arguments: argparse.Namespace) -> None:
     profiler = cProfile.Profile() if arguments.profile else None
     pairs = await run_pairs(arguments.pairs, arguments.seconds, profiler)
-    crowd = await run_crowd(arguments.members, arguments.seconds, profiler)
+    crowd = await run_crowd(arguments.members, arguments.away, arguments.seconds, profiler)
     if profiler is not None:
         profiler.dump_stats(arguments.profile)
     found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
@@ -268,7 +273,7 @@ async def main(arguments: argparse.Namespace) -> None:
                 "commit": found.stdout.strip(),
                 "machine": f"{platform.machine()} {os.cpu_count()} cores, Python {platform.python_version()}",
                 "pairs": {"conversations": arguments.pairs, "window": WINDOW, **pairs},
-                "crowd": {"members": arguments.members, "window": WINDOW, **crowd},
+                "crowd": {"members": arguments.members, "away": arguments.away, "window": WINDOW, **crowd},
             }
         )
     )
@@ -279,6 +284,7 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--members", type=int, default=500)
+    parser.add_argument("--away", type=int, default=0, help="members of the crowd who are not connected")
     parser.add_argument("--profile", default="", help="write cProfile statistics of the Trio thread here")
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     trio.run(main, parser.parse_args())

@@ -299,6 +299,48 @@ class ExportRow(Row, frozen=True, kw_only=True):
     at_ms: int
 
 
+# -- what hubbub itself has to tell of --------------------------------------------------------------
+
+
+class ChatNotice(Row, frozen=True, kw_only=True):
+    """Members who are away have yet to be told of the messages of a conversation beyond `after_seq`.
+
+    Stored with the first such message, removed when all of them have been told. Written by the conversation.
+    """
+
+    table: ClassVar[str] = "chat_notice"
+    key: ClassVar[tuple[str, ...]] = ("conversation_id",)
+
+    conversation_id: str
+    shard: Annotated[int, Meta(description="Shard of the conversation.")]
+    app_id: str
+    after_seq: int
+    upto_seq: Annotated[
+        int, Meta(description="Up to here they are being told just now; 0: that has not begun.")
+    ] = 0
+
+
+class NoticeBacklog(Row, frozen=True, kw_only=True):
+    """Likes, comments, answers or follows that came too fast to be told one by one: told later as a number.
+
+    `count`: how many there were before the first of them. Written by the author.
+    """
+
+    table: ClassVar[str] = "notice_backlog"
+    key: ClassVar[tuple[str, ...]] = ("author_id", "kind", "thing_id")
+
+    author_id: str
+    kind: Annotated[str, Meta(description="like, comment, answer, follow.")]
+    thing_id: Annotated[int, Meta(description="The post or comment; 0: the author.")]
+    shard: Annotated[int, Meta(description="Shard of the author.")]
+    app_id: str
+    user_id: Annotated[str, Meta(description="Who is to be told.")]
+    post_id: int = 0
+    actor_id: Annotated[str, Meta(description="Whose doing the first of them is.")]
+    count: int
+    at_ms: int
+
+
 NOTIFY_TABLES: Final[tuple[type[Row], ...]] = (
     NotifyAppRow,
     NotifyTypeRow,
@@ -315,4 +357,6 @@ NOTIFY_TABLES: Final[tuple[type[Row], ...]] = (
     DeliveryRow,
     DeadDelivery,
     ExportRow,
+    ChatNotice,
+    NoticeBacklog,
 )

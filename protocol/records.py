@@ -923,3 +923,4 @@ class AuthorStart(msgspec.Struct, frozen=True, kw_only=True):
     head: StreamHead
     unfinished: list[PostRow] = []  # posts that are still being pushed, the oldest first
     has_requests: bool = False
+    has_backlog: bool = False  # there is a NoticeBacklog

@@ -21,6 +21,7 @@ from actors.entity_host import EntityHost
 from actors.feed.feed import FeedLimits
 from actors.hub import Hub
 from actors.messages import Ask
+from actors.notice_resumer import NoticeResumer
 from actors.ports import Fanout, Leases
 from actors.relay import TellRelay
 from actors.rounds import Turn
@@ -177,6 +178,8 @@ class ChatCore:
             public_url=public_url,
         )
 
+        self.notice_resumer = NoticeResumer(store, self.router, owns=leases.owns)
+
         def conversation(address: Address) -> Conversation:
             return Conversation(
                 address,
@@ -254,6 +257,7 @@ class ChatCore:
                 *self.notifications.child_specs(),
                 ChildSpec(name="hub", start=at_once(self.hub.run)),
                 ChildSpec(name="relay", start=at_once(self.relay.run)),
+                ChildSpec(name="notice_resumer", start=at_once(self.notice_resumer.run)),
                 ChildSpec(name="service", start=self.service.run),
                 ChildSpec(name="feed_service", start=at_once(self.feed_service.run)),
             ],
@@ -283,6 +287,7 @@ class ChatCore:
         self.notifications.shards_moved(shards, ours=ours)
         if ours:
             self.relay.scan_soon()
+            self.notice_resumer.scan_soon()
 
     def user_lost(self, user_id: str, at_ms: int) -> None:
         """The last connection of a user was on a node that was lost then."""

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from protocol.notify_records import NoticeBacklog
 from protocol.records import (
     AuthorRow,
     AuthorStart,
@@ -186,12 +187,16 @@ def author_start(connection: sqlite3.Connection, author_id: str) -> AuthorStart:
             f"SELECT 1 FROM {FollowRow.table} WHERE author_id = ? AND state = 'requested' LIMIT 1",
             (author_id,),
         ).fetchone()
+        backlog = connection.execute(
+            f"SELECT 1 FROM {NoticeBacklog.table} WHERE author_id = ? LIMIT 1", (author_id,)
+        ).fetchone()
     return AuthorStart(
         app_id="" if user is None else user[0],
         author=None if author is None else _AUTHOR.row(author),
         head=stands,
         unfinished=[_POST.row(row) for row in jobs],
         has_requests=requested is not None,
+        has_backlog=backlog is not None,
     )
 
 

@@ -71,13 +71,16 @@ class AuthorActor(AuthorPosts, AuthorReactions, AuthorFollows):
                 if not row.deleted_at_ms:
                     self._index.posted(row, is_pending=True)
                 self._begin_push(row.post_id, steps)
+        if start.has_backlog:
+            await self._take_up_backlogs()
         self._index.started(self._author)
         if start.has_requests and not self._author.is_private:
             self._accept_requests()
 
     def is_needed(self) -> bool:
-        """Stay for posts that are being pushed, unless the node or the shard is given up: jobs are stored."""
-        return bool(self._pushes) or bool(self._unconcluded) or bool(self._untold)
+        """Stay for posts that are being pushed, and for what is to be told, unless the node or the shard is
+        given up: both are stored."""
+        return any((self._pushes, self._unconcluded, self._untold, self._backlogs))
 
     async def passivate(self) -> None:
         self._tell_counts()
@@ -92,7 +95,11 @@ class AuthorActor(AuthorPosts, AuthorReactions, AuthorFollows):
             await self._command(message, reply)
         elif isinstance(message, Told):
             await self._told(message, reply)
-        elif not (self.handle_nowait(message, reply) or await self._follows_message(message)):
+        elif not (
+            self.handle_nowait(message, reply)
+            or await self._follows_message(message)
+            or await self._notices_message(message)
+        ):
             raise TypeError(f"an author does not take {type(message).__name__}")
 
     async def _command(self, ask: Ask, reply: Reply) -> None:

@@ -12,7 +12,8 @@ import msgspec
 from actors.address import Address
 from actors.feed import author_rules as rules
 from actors.feed.address import partition_address
-from actors.feed.author_base import AuthorBase, Needs
+from actors.feed.author_base import Needs
+from actors.feed.author_notices import AuthorNotices
 from actors.feed.followers import Followers, Step
 from actors.feed.pushes import Push, Pushes
 from actors.messages import FanOut
@@ -54,7 +55,7 @@ class EdgeMove:
         self.version = version
 
 
-class AuthorFanout(AuthorBase):
+class AuthorFanout(AuthorNotices):
     """Push posts, and keep the followers that they are pushed to."""
 
     def __init__(self, address: Address, needs: Needs) -> None:

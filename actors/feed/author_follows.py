@@ -5,6 +5,7 @@ from typing import Final
 import msgspec
 
 from actors.feed import author_rules as rules
+from actors.feed import notices
 from actors.feed.address import feed_address
 from actors.feed.author_fanout import ROOM_RETRY_S, AuthorFanout, EdgeMove
 from actors.messages import Ask, FollowAnswered, FollowCounted, FollowerMoved, FollowMoved
@@ -66,6 +67,9 @@ class AuthorFollows(AuthorFanout):
         if is_new:
             self._count_followers(1, ops)
             self._stage_tell(self._id, FollowerMoved(follower_id, "following"))
+            if not self._author.is_private:  # else the author has let them in just now
+                due = notices.followed(self._id, self._author.app_id, follower_id)
+                self._notify_bounded(due, "follow", 0, self._author.follower_count)
         counted = FollowCounted(follower_id, self._id, follow.version, self._author.last_post_id)
         self._stage_tell_to(feed_address(follower_id), counted)
 

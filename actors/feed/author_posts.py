@@ -8,6 +8,7 @@ import msgspec
 from actors.address import Address
 from actors.attachments import attachments_of
 from actors.feed import author_rules as rules
+from actors.feed import notices
 from actors.feed.address import author_address
 from actors.feed.author_base import CACHED, KnownPost, Needs
 from actors.feed.author_fanout import AuthorFanout
@@ -75,7 +76,10 @@ class AuthorPosts(AuthorFanout):
             visibility=command.visibility,
             is_hot=self._author.is_hot,
         )
+        mentioned = await self._who_may_see(row, command.mentions)
         self._stage_post(row, steps, reply, lambda: self._info(row.post_id))
+        for user_id in mentioned:
+            self._notify(notices.mentioned_in_post(row, user_id))
 
     async def _own_language(self) -> str:
         """The language of the author's profile, as of a minute ago at most."""

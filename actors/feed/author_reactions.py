@@ -10,7 +10,9 @@ import msgspec
 
 from actors.address import Address
 from actors.feed import author_rules as rules
-from actors.feed.author_base import CACHED, AuthorBase, KnownPost, Needs
+from actors.feed import notices
+from actors.feed.author_base import CACHED, KnownPost, Needs
+from actors.feed.author_notices import AuthorNotices
 from actors.feed.lately import Lately
 from actors.feed_audience import counts_key
 from actors.messages import Ask, RepostMoved
@@ -22,6 +24,7 @@ from protocol.errors import Refused
 from protocol.feed_events import PostCounts
 from protocol.feed_replies import CommentInfo, PostCountsInfo
 from protocol.limits import POST_COUNTS_TICK_S
+from protocol.notify_records import NoticeBacklog
 from protocol.records import Appended, CommentRow, Op, PostCountsRow, PostLike, Put, Remove, RepostRow
 from protocol.stored_events import encode_json
 from protocol.stored_posts import comment_of
@@ -33,7 +36,7 @@ class _CountsTick(msgspec.Struct, frozen=True):
     """Tell the counts that have changed since the last one."""
 
 
-class AuthorReactions(AuthorBase):
+class AuthorReactions(AuthorNotices):
     """Decide on likes and comments, and count reposts."""
 
     def __init__(self, address: Address, needs: Needs) -> None:
@@ -74,6 +77,8 @@ class AuthorReactions(AuthorBase):
             [op, Put(counts)],
             Staged(reply, lambda _at: _counts_info(counts, liked=is_wanted), after=after),
         )
+        if is_wanted:
+            self._notify_bounded(notices.liked(row, user_id), "like", post_id, counts.likes, post_id=post_id)
 
     # -- comments -----------------------------------------------------------------------------------
 
@@ -104,12 +109,13 @@ class AuthorReactions(AuthorBase):
             parent_id=command.parent_id,
             mentions=encode_json(command.mentions) if command.mentions else "",
         )
+        row = known.row
+        may_see = await self._who_may_see(row, [*([parent.user_id] if parent else ()), *command.mentions])
         self._comments.put(comment.comment_id, comment)
         self._comment_keys.put(key, comment.comment_id)
         ops: list[Op] = [Put(comment)]
         if parent is not None:
             ops.append(self._count_reply(parent, 1))
-        row = known.row
 
         self._stage_counted(
             known,
@@ -119,6 +125,40 @@ class AuthorReactions(AuthorBase):
             1,
             after=lambda _at: self._index.commented(row, user_id),
         )
+        self._notify_of_comment(known, comment, parent, command.mentions, may_see)
+
+    def _notify_of_comment(
+        self,
+        known: KnownPost,
+        comment: CommentRow,
+        parent: CommentRow | None,
+        mentions: list[str],
+        may_see: list[str],
+    ) -> None:
+        """Let the post's author know, who is answered, and who is mentioned: each of them once."""
+        post = known.row
+        due = notices.commented(post, comment)
+        self._notify_bounded(due, "comment", post.post_id, known.counts.comments, post_id=post.post_id)
+        told = {self._id, comment.user_id}
+        if parent is not None and parent.user_id in may_see and parent.user_id not in told:
+            told.add(parent.user_id)
+            due = notices.answered(post, parent, comment)
+            count = parent.replies + 1  # `parent` as it was before this one
+            self._notify_bounded(due, "answer", parent.comment_id, count, post_id=post.post_id)
+        for user_id in may_see:
+            if user_id in mentions and user_id not in told:
+                self._notify(notices.mentioned_in_comment(post, comment, user_id))
+
+    async def _count_of(self, row: NoticeBacklog) -> int:
+        if row.kind == "follow":
+            return self._author.follower_count
+        known = await self._post(row.post_id)
+        if known is None or known.row.deleted_at_ms:
+            return 0
+        if row.kind == "answer":
+            comment = await self._comment(row.thing_id)
+            return 0 if comment is None or comment.deleted_at_ms else comment.replies
+        return known.counts.likes if row.kind == "like" else known.counts.comments
 
     async def _delete_comment(self, ask: Ask, command: feed_commands.DeleteComment, reply: Reply) -> None:
         known = await self._live_post(ask, command.post_id)

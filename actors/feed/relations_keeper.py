@@ -23,6 +23,7 @@ from actors.feed.feed import FeedLimits, Relations
 from actors.feed.feed_follower import FeedFollower
 from actors.feed.index import FeedNode
 from actors.feed.interest import Interests, interest_of, said, target_of, undone
+from actors.feed.notices import follow_requested
 from actors.feed.ranked_feed import RankedFeeds
 from actors.feed.turns import Turns
 from actors.feed.unstored import Unstored
@@ -37,6 +38,7 @@ from actors.messages import (
     Told,
     decode_tell,
 )
+from actors.notify.address import notify_address
 from actors.ports import Fanout, FeedReads, Leases, Log, Relay, WallClock
 from actors.reply import NO_REPLY, Reply
 from actors.stream_actor import Staged, StreamActor
@@ -250,6 +252,7 @@ class RelationsKeeper(StreamActor):
         self._stage_edge(user_id, author_id, state, look.reply)
         if found.is_private:
             self._stage_tell(author_id, FollowerMoved(user_id, "requested"))
+            self._stage_tell_to(notify_address(author_id), follow_requested(author_id, found.app_id, user_id))
 
     def _unfollow(self, look: _Look, found: Relation) -> None:
         edge = self._edges.get((look.ask.user_id, look.other_id), found.edge)

@@ -186,7 +186,7 @@ class Decider(NotifyKeeper):
             channels=content.channels,
             priority=facts.priority,
             names=[content.actor] if content.actor else [],
-            actor_count=1 if content.actor else 0,
+            actor_count=max(message.actor_count, 1 if content.actor else 0),
             digest=digest,
             held_by=verdict.stage,
         )
@@ -322,6 +322,7 @@ class Decider(NotifyKeeper):
                 actor_count += 1
                 if len(names) < MAX_NAMES:
                     names.append(name)
+        actor_count += max(0, kept.actor_count - len(kept.names))  # who are known by their number alone
         content = group.kept.content if group.kept.content.type == DIGEST else kept.content
         group.kept = msgspec.structs.replace(
             group.kept, content=content, names=names, actor_count=max(actor_count, len(names))

@@ -22,6 +22,7 @@ class Notify(msgspec.Struct, frozen=True, tag="notify_users"):
     digest: str = ""
     occurrence: str = ""  # of what recurs: the same content at another time is no duplicate
     is_bulk: bool = False  # part of a campaign: refused as busy while the partition has enough to send
+    actor_count: int = 0  # how many people's doing it tells of, where that is more than content.actor
 
 
 class RunRequest(msgspec.Struct, frozen=True, tag="run_request"):

@@ -8,7 +8,7 @@ what comes in.
 from typing import Final
 
 from actors.entity import EntityContext
-from actors.messages import Ask
+from actors.messages import Ask, Told
 from actors.notify.decider import Ready
 from actors.notify.deliverer import Begin, Conclude, Fallback, Resume
 from actors.notify.keeper import Loaded
@@ -22,14 +22,15 @@ from actors.notify.messages import (
     Redrive,
     Unsubscribe,
 )
+from actors.notify.notice_desk import NoticeDesk, NoticeRead, Passing
 from actors.notify.timekeeper import Looked, Tick, Tidied, Tidy
-from actors.notify.user_desk import Erasing, MarkFound, UserDesk
+from actors.notify.user_desk import Erasing, MarkFound
 from actors.reply import Reply
 
 NO_ROOM_RETRY_S: Final = 0.2
 
 
-class NotifyPartition(UserDesk):
+class NotifyPartition(NoticeDesk):
     """Own the notifications of one partition's users."""
 
     async def activate(self, ctx: EntityContext) -> None:
@@ -69,6 +70,10 @@ class NotifyPartition(UserDesk):
                 self.mark_found(message)
             case Erasing():
                 self.erase_found(message)
+            case Told():
+                self.take_told(message, reply)
+            case Passing():
+                self.pass_on(message)
             case _:
                 return False
         return True
@@ -102,6 +107,8 @@ class NotifyPartition(UserDesk):
                 self.mark_one(message, reply)
             case DeliveryTold():
                 await self.told(message, reply)
+            case NoticeRead():
+                self.notice_read(message, reply)
             case Redrive():
                 await self.redrive(message, reply)
             case _:

@@ -65,6 +65,8 @@ class NotifyRenderer:
             title, body, html = rendered.title, rendered.body, rendered.html
             url, image = rendered.url or content.url, rendered.image or content.image
             locale, decision = rendered.locale, rendered.decision
+        if url.startswith("/") and not url.startswith("//") and self._links.base_url:
+            url = f"{self._links.base_url}{url}"  # of hubbub's own pages
         unsubscribe_url = ""
         if channel == "email":
             rule = setup.type_rule(content.type)

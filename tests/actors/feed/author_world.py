@@ -102,11 +102,10 @@ class Partitions:
 
 
 class Users:
-    """Users' actors that record what they are told."""
+    """Users' actors, or notification partitions, that record what they are told."""
 
-    kind = "user"
-
-    def __init__(self, world: "World") -> None:
+    def __init__(self, world: "World", kind: str = "user") -> None:
+        self.kind = kind
         self._world = world
         self.tells: list[tuple[str, ActorTell]] = []
 
@@ -223,9 +222,10 @@ class World:
         self._nursery: trio.Nursery | None = None
         self.partitions = Partitions(self)
         self.users = Users(self)
+        self.notified = Users(self, "notify")
         self.index = Index(self)
         self.listeners = Listeners(self)
-        self.router = LocalRouter([self.partitions, self.users])
+        self.router = LocalRouter([self.partitions, self.users, self.notified])
         self.leases = Alone(epochs, self.router, cast(Fanout, self.listeners))  # type: ignore[arg-type]
         self.relay = _Relay(store, self.router, owns=lambda _: True)
         self.relay.world = self
