@@ -3,11 +3,13 @@
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
 from actors import chat_notices
 from actors.address import Address
+from actors.notify.builtin_types import BUILTIN_TYPES
 from actors.notify.decider import Decider
 from actors.notify.messages import Notify
 from actors.reply import Reply
@@ -24,7 +26,10 @@ DEBOUNCE_S = 0.05
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tell soon; and into the centre as well, where tests look. (By itself chat is pushed alone.)"""
     monkeypatch.setattr(chat_notices, "DEBOUNCE_S", DEBOUNCE_S)
+    chat = msgspec.structs.replace(BUILTIN_TYPES["chat"], channels=["inapp", "apns"])
+    monkeypatch.setitem(BUILTIN_TYPES, "chat", chat)
 
 
 async def test_a_burst_is_told_once_to_who_is_away(tmp_path: Path) -> None:
@@ -204,8 +209,8 @@ async def test_a_shard_that_is_given_away_in_between_is_told_of_once(tmp_path: P
         await ann.send(direct, "hi")
         shard = Address("conversation", direct).shard
         world.core.cut_off({shard})
-        while world.core.conversations.is_active(Address("conversation", direct)):
-            await trio.sleep(0.005)
+        while world.core.conversations.is_active(Address("conversation", direct)):  # noqa: ASYNC110
+            await trio.sleep(0.005)  # hosts tell nobody
         world.core.shards_moved({shard}, ours={shard})
         await all_told(world)
         assert await texts_told(world, bob.user_id) == [("chat", "hi")]
