@@ -249,6 +249,7 @@ def test_marks_made_without_a_connection_are_sent_later(app_node: Node, bot: App
     bot.notify(ann.user_id, "Before")
     badge(page, 1)
     open_panel(page)
+    expect(row(page, "Before")).to_be_visible()  # the panel has read its page
     ann.context.set_offline(True)
     expect(page.locator("html[data-connection=waiting]")).to_be_attached()
     row(page, "Before").get_by_role("button", name="Mark as read").click()
