@@ -96,7 +96,7 @@ class DeadLettersFound(msgspec.Struct, frozen=True):
 class NotifyGlances(Protocol):
     """Reads that cost the same whether a thousand or a million deliveries are stored.
 
-    `backlog` and `audience` count index entries: some 40 ms for each million.
+    `backlog`, `audience` and `reached` count index entries: some 40 ms for each million.
     """
 
     async def open_deliveries(self, now_ms: int) -> OpenDeliveries:
@@ -124,7 +124,11 @@ class NotifyGlances(Protocol):
         ...
 
     async def audience(self, app_id: str, group: str) -> int:
-        """About how many users a group ("*": an app) has: who is disabled counts too."""
+        """About how many users a group ("*": an app) has: bots and who is disabled count too."""
+        ...
+
+    async def reached(self, app_id: str, group: str, cursor: str) -> int:
+        """How many of a named group's users stand no later than the cursor of a request."""
         ...
 
     async def experiments(self, app_id: str, *, limit: int) -> list[tuple[str, str]]:

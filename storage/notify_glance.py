@@ -170,10 +170,15 @@ def open_requests(connection: sqlite3.Connection, app_id: str, limit: int) -> li
 
 def audience(connection: sqlite3.Connection, app_id: str, group: str) -> int:
     if group == "*":
-        sql = f"SELECT count(*) FROM {User.table} WHERE app_id = ? AND is_bot = 0"
+        sql = f"SELECT count(*) FROM {User.table} WHERE app_id = ?"
         return int(connection.execute(sql, (app_id,)).fetchone()[0])
     sql = f"SELECT count(*) FROM {NotifyGroupRow.table} WHERE app_id = ? AND name = ?"
     return int(connection.execute(sql, (app_id, group)).fetchone()[0])
+
+
+def reached(connection: sqlite3.Connection, app_id: str, group: str, cursor: str) -> int:
+    sql = f"SELECT count(*) FROM {NotifyGroupRow.table} WHERE app_id = ? AND name = ? AND user_id <= ?"
+    return int(connection.execute(sql, (app_id, group, cursor)).fetchone()[0])
 
 
 def experiments(connection: sqlite3.Connection, app_id: str, limit: int) -> list[tuple[str, str]]:
@@ -208,6 +213,9 @@ class SqliteNotifyGlances:
 
     async def audience(self, app_id: str, group: str) -> int:
         return await self._readers.run(audience, app_id, group)
+
+    async def reached(self, app_id: str, group: str, cursor: str) -> int:
+        return await self._readers.run(reached, app_id, group, cursor)
 
     async def experiments(self, app_id: str, *, limit: int) -> list[tuple[str, str]]:
         return await self._readers.run(experiments, app_id, limit)
