@@ -195,14 +195,13 @@ async def test_larger_requests_and_experiments_are_shown(tmp_path: Path) -> None
         backend = await with_orders(api)
         users = [await backend.user(f"u{number}") for number in range(3)]
         await backend.json("POST", "/v1/app/groups/friends", json={"add": users})
-        texts = {name: {"en": {"any": {"title": name, "body": "Hello"}}} for name in ("plain", "warm")}
+        texts = {name: {"en": {"default": {"title": name, "body": "Hello"}}} for name in ("default", "warm")}
         template = {"name": "hello", "texts": texts}
         await backend.json("PUT", "/v1/app/notify/templates/hello", json=template)
         experiment = {
             "name": "greeting",
             "template": "hello",
-            "variants": {"plain": 1, "warm": 1},
-            "control": "plain",
+            "variants": {"default": 1, "warm": 1},
         }
         await backend.json("PUT", "/v1/app/notify/experiments/greeting", json=experiment)
         asked = {"type": "order", "group": "friends", "text": "Hello", "cron": "0 9 * * *"}
@@ -213,7 +212,7 @@ async def test_larger_requests_and_experiments_are_shown(tmp_path: Path) -> None
         assert (request.reached_count, request.audience_count) == (0, 3)
         (shown,) = seen.experiments
         assert shown.results is not None
-        assert {variant.variant for variant in shown.results.variants} == {"plain", "warm"}
+        assert {variant.variant for variant in shown.results.variants} == {"default", "warm"}
         other = await backend_of(api, await api.other_app())
         theirs = dashboard_of(await other.call("GET", MINE))
         assert (theirs.requests, theirs.experiments) == ([], [])
