@@ -1,5 +1,7 @@
 """How fast things happen: what the dashboard's rates and sparklines rest on."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from server.notify.rates import RateRing
@@ -7,7 +9,7 @@ from server.notify.rates import RateRing
 SENT = ("", "sent")
 
 
-def filled(values: list[float], every_s: float = 5.0, capacity: int = 60) -> RateRing:
+def filled(values: Sequence[float], every_s: float = 5.0, capacity: int = 60) -> RateRing:
     ring = RateRing(capacity)
     for number, value in enumerate(values):
         ring.add(100 + number * every_s, {SENT: value})

@@ -17,11 +17,11 @@ export function makeBoard(root, { isApp, does }) {
   const tiles = {
     notified: tile("Notified per s"),
     delivered: tile("Delivered per s"),
-    open: tile("Waiting to be delivered"),
+    open: tile("Waiting"),
     overdue: tile("Overdue"),
     held: tile("Held back"),
     dead: tile("Dead letters"),
-    unknown: tile("Unknown outcomes, last hour"),
+    unknown: tile("Unknown, last hour"),
   };
   const sections = {
     queues: queueSection(isApp),
