@@ -15,7 +15,7 @@ from protocol.notify_records import (
     RequestRow,
 )
 from protocol.records import Op, Put
-from storage.notify_glance import DEAD_ROWS, HELD_ROWS, LANE_ROWS, SLICE_ROWS
+from storage.notify_glance import DEAD_ROWS, HELD_ROWS, LANE_ROWS, SLICE_ROWS, SLICES
 from storage.sqlite import SqliteStore, open_store
 
 NOW_MS = 1_800_000_000_000
@@ -150,8 +150,8 @@ async def test_conclusions_are_counted_or_else_sampled_over_the_whole_span(tmp_p
         }
         assert found.is_complete
         burst = [
-            ended(NOW_MS - 610_000 + number, 30, app_id="big", partition=1)
-            for number in range(SLICE_ROWS + 100)
+            ended(NOW_MS - 610_000 + number // 5, 30, app_id="big", partition=1)
+            for number in range(SLICES * SLICE_ROWS)
         ]
         await store.commit([op for ops in burst for op in ops])
         found = await store.notify_glances.concluded(since_ms=since_ms, now_ms=NOW_MS)

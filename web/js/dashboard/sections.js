@@ -73,15 +73,17 @@ export function providerSection(isApp, setPaused) {
     { title: "p50", isNumber: true, of: (line) => latency(line.p50_ms) },
     { title: "p99", isNumber: true, of: (line) => latency(line.p99_ms) },
   ]);
-  if (isApp) {
+  if (!isApp) {
+    columns.push({ title: "Use", of: (line) => (line.is_paused ? pill("paused", "warn") : "in use") });
+  } else {
     columns.push({
       title: "Use",
       of: (line) => {
         if (!line.kind) return h("span", { class: "soft", text: line.provider_id === "own" ? "the server’s own" : "removed" });
-        const [word, verb] = line.is_paused ? ["Resume", "Resume"] : ["Pause", "Pause"];
+        const verb = line.is_paused ? "Resume" : "Pause";
         return h("span", { class: "row-actions" },
           line.is_paused ? pill("paused", "warn") : null,
-          button(`${verb} ${line.provider_id}`, () => setPaused(line, !line.is_paused), { text: word, kind: "small", "data-focus": "use" }));
+          button(`${verb} ${line.provider_id}`, () => setPaused(line, !line.is_paused), { text: verb, kind: "small", "data-focus": "use" }));
       },
     });
   }
