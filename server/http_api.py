@@ -21,6 +21,7 @@ from server.http.errors import on_exception, on_http_exception, on_hubbub_error
 from server.http.feed import feed_router
 from server.http.files import file_router
 from server.http.notify import notify_router
+from server.http.notify_dashboard import notify_dashboard_router
 from server.http.notify_import import notify_import_router
 from server.http.notify_links import notify_link_router
 from server.http.notify_setup import notify_setup_router
@@ -45,6 +46,7 @@ def make_http_app(services: HttpServices, *, web_folder: Path = WEB_FOLDER) -> A
             notify_setup_router(),
             notify_link_router(),
             notify_import_router(),
+            notify_dashboard_router(),
             command,
             nodes,
             health,

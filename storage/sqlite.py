@@ -42,6 +42,7 @@ from storage.files import FileStore
 from storage.gather import Gathered
 from storage.locks import LifeLock, NodeLock, WriteLock
 from storage.migrations import migrate
+from storage.notify_glance import SqliteNotifyGlances
 from storage.notify_reads import SqliteNotifyReads
 from storage.post_reads import SqlitePostReads
 from storage.reader import Readers
@@ -117,6 +118,7 @@ class SqliteStore:
         self.feeds = FeedReads(readers)
         self.ads = SqliteAdReads(readers)
         self.notify = SqliteNotifyReads(readers)
+        self.notify_glances = SqliteNotifyGlances(readers)
         self._lives = lives  # node_id -> its lock, held until the store closes
 
     # How it is doing.

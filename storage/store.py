@@ -10,6 +10,7 @@ from protocol.ads_found import AdCounts, AdState, Seen
 from protocol.errors import HubbubError
 from protocol.feed_found import FeedChange, FeedState, FoundFeed, FoundPost
 from protocol.notify_found import NotifyReads
+from protocol.notify_glance import NotifyGlances
 from protocol.records import (
     Append,
     Appended,
@@ -255,6 +256,9 @@ class Store(Protocol):
 
     @property
     def notify(self) -> NotifyReads: ...
+
+    @property
+    def notify_glances(self) -> NotifyGlances: ...
 
     async def claim_all(self, node_id: str) -> dict[int, int]:
         """Take all 256 shards with new epochs, as a single node does at its start. Returns shard -> epoch.

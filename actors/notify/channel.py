@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from actors.notify.breaker import Breaker, finding
-from actors.notify.delivery import Action, Outcome
+from actors.notify.delivery import Action, Kind, Outcome
 from actors.notify.fair_queue import ALL_LANES, HIGH_LANE, LANE_OF, FairQueue
 from actors.notify.job import Job
 from actors.notify.mass_retirement import MassRetirement
@@ -47,6 +47,7 @@ class ChannelStats(msgspec.Struct, kw_only=True):
     refused: int = 0
     unknown: int = 0
     busy_s: float = 0.0  # the sum of what requests took
+    by_app: dict[tuple[str, Kind], int] = msgspec.field(default_factory=dict)  # the three of them
     # From the request to notify to the provider's yes, in buckets, by priority; the last is all beyond.
     latency: dict[Priority, list[int]] = msgspec.field(
         default_factory=lambda: {
@@ -58,6 +59,10 @@ class ChannelStats(msgspec.Struct, kw_only=True):
     latency_sum_s: dict[Priority, float] = msgspec.field(
         default_factory=lambda: {"high": 0.0, "medium": 0.0, "low": 0.0}
     )
+
+    def outcomes(self) -> dict[Kind, int]:
+        """The three outcomes, counted."""
+        return {"accepted": self.accepted, "refused": self.refused, "unknown": self.unknown}
 
 
 class _Credential:
@@ -306,6 +311,8 @@ class ChannelActor:
         now_ms = self._now_ms()
         stats = self.stats
         stats.busy_s += max(0, now_ms - began_ms) / 1000
+        counted = (job.app_id, outcome.kind)
+        stats.by_app[counted] = stats.by_app.get(counted, 0) + 1
         if outcome.kind == "accepted":
             stats.accepted += 1
             self._time(job.priority, (now_ms - job.created_at_ms) / 1000)

@@ -178,7 +178,7 @@ class Decider(NotifyKeeper):
             channels=content.channels,
         )
         verdict = schedule(facts, rule, user.facts, setup.rules, now_ms)
-        self._stats.notified += 1
+        self._stats.count_notified(user.app_id)
         decisions = [Decision("validate", "pass", message.source, rule.name), *verdict.decisions]
         kept = Kept(
             content=content,

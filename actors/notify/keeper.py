@@ -69,6 +69,12 @@ class NotifyStats(msgspec.Struct, kw_only=True):
     skipped: int = 0
     erased: int = 0
     loaded_users: int = 0
+    notified_by_app: dict[str, int] = msgspec.field(default_factory=dict)
+
+    def count_notified(self, app_id: str) -> None:
+        """One user's notification is being decided."""
+        self.notified += 1
+        self.notified_by_app[app_id] = self.notified_by_app.get(app_id, 0) + 1
 
 
 class NotifyNeeds(msgspec.Struct, frozen=True, kw_only=True):

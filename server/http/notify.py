@@ -202,6 +202,7 @@ async def redrive(request: AnyRequest, data: JSONBody[RedriveBody]) -> Redriven:
             Redrive(app.app_id, tuple(deliveries)),
             timeout_s=ASK_TIMEOUT_S,
         )
+    notify_of(request).dashboard.changed(app.app_id)
     return Redriven(count=len(wanted))
 
 

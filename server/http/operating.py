@@ -56,13 +56,17 @@ async def cluster(request: AnyRequest) -> ClusterView:
 
 def _needs_operator(request: AnyRequest, what: str) -> None:
     """Raises: Refused("forbidden")."""
-    token, wanted = bearer_token(request), services_of(request).settings.admin_token
-    is_admin = bool(wanted) and hmac.compare_digest(token.encode(), wanted.encode())
-    if not is_admin and not _is_local(request):
+    if not is_admin(request) and not is_local(request):
         raise Refused("forbidden", f"{what} to this machine, or with the admin token.")
 
 
-def _is_local(request: AnyRequest) -> bool:
+def is_admin(request: AnyRequest) -> bool:
+    """Tell whether the request brings the admin token."""
+    token, wanted = bearer_token(request), services_of(request).settings.admin_token
+    return bool(wanted) and hmac.compare_digest(token.encode(), wanted.encode())
+
+
+def is_local(request: AnyRequest) -> bool:
     """Tell whether the peer is this machine, and not a proxy on it that speaks for somebody else."""
     if request.scope.get("hubbub_was_forwarded"):
         return False

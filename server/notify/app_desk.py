@@ -114,6 +114,22 @@ class AppDesk:
         where: dict[str, str | int] = {"app_id": app_id, "provider_id": provider_id}
         await self._change(app_id, [Remove(ProviderRow, where)])
 
+    async def pause_provider(self, app_id: str, provider_id: str, *, is_paused: bool) -> ProviderRow:
+        """Use an account no more for now, or again. Raises: Refused(provider_not_found)."""
+        rows = await self._providers(app_id)
+        known = next((row for row in rows if row.provider_id == provider_id), None)
+        if known is None:
+            raise Refused("provider_not_found")
+        if known.is_paused == is_paused:
+            return known
+        # Its settings are left as they are: they may be replaced at the same time.
+        changed_at_ms = max([self._now_ms(), *(row.changed_at_ms + 1 for row in rows)])
+        where: dict[str, str | int] = {"app_id": app_id, "provider_id": provider_id}
+        changes: dict[str, str | int | None] = {"is_paused": is_paused, "changed_at_ms": changed_at_ms}
+        await self._change(app_id, [Update(ProviderRow, where, changes)])
+        log.info("provider_paused", app_id=app_id, provider_id=provider_id, is_paused=is_paused)
+        return msgspec.structs.replace(known, is_paused=is_paused, changed_at_ms=changed_at_ms)
+
     async def providers(self, app_id: str) -> list[ProviderRow]:
         """The app's accounts, in the order in which they are tried; settings stay sealed."""
         return await self._providers(app_id)

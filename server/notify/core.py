@@ -29,10 +29,12 @@ from protocol.notify_types import Channel, Priority
 from protocol.provider_configs import WebPushConfig
 from server.notify.alerts import Alerts
 from server.notify.app_desk import AppDesk
+from server.notify.dashboard import Dashboards
 from server.notify.entry import NotifyEntry
 from server.notify.exporter import Exporter
 from server.notify.links import Links
 from server.notify.provider_registry import open_registry
+from server.notify.rates import Rates, counters_of
 from server.notify.renderer import NotifyRenderer
 from server.notify.setups import SetupCache
 from server.notify.sns import SnsDoor
@@ -83,6 +85,16 @@ class NotifyCore:
         self.entry = NotifyEntry(store, router, setups, self.renderer, now_ms=now_ms)
         self.exporter = Exporter(store, setups, self.alerts, owns=leases.owns, now_ms=now_ms)
         self.watch = Watch(store, self.alerts, is_ours=lambda: leases.owns(0), now_ms=now_ms)
+        self.rates = Rates(lambda: counters_of(self.stats, self.channels))
+        self.dashboard = Dashboards(
+            store,
+            self.desk,
+            rates=self.rates.ring,
+            stats=self.stats,
+            channels=self.channels,
+            breaker_of=self.breaker_of,
+            now_ms=now_ms,
+        )
         self._resumer = NotifyResumer(store.notify, router, owns=leases.owns)
         needs = NotifyNeeds(
             log=store,
@@ -145,6 +157,7 @@ class NotifyCore:
             ChildSpec(name="notify_alerts", start=at_once(self.alerts.run)),
             ChildSpec(name="notify_exporter", start=at_once(self.exporter.run)),
             ChildSpec(name="notify_watch", start=at_once(self.watch.run)),
+            ChildSpec(name="notify_rates", start=at_once(self.rates.run)),
             ChildSpec(name="notify_resumer", start=at_once(self._resumer.run)),
         ]
 
@@ -169,7 +182,9 @@ class NotifyCore:
     def gauges(self) -> dict[str, float]:
         """How notifications are doing, for the metrics; names in _total only rise."""
         read: dict[str, float] = {
-            f"{name}_total": float(value) for name, value in msgspec.structs.asdict(self.stats).items()
+            f"{name}_total": float(value)
+            for name, value in msgspec.structs.asdict(self.stats).items()
+            if name != "notified_by_app"
         }
         read["alerts_told_total"] = self.alerts.told_count
         read["events_exported_total"] = self.exporter.told_count
@@ -181,8 +196,8 @@ class NotifyCore:
             read[f'in_hand{{channel="{name}"}}'] = channel.in_hand
             read[f'requests_total{{channel="{name}"}}'] = stats.sent
             read[f'provider_seconds_total{{channel="{name}"}}'] = stats.busy_s
-            for outcome in ("accepted", "refused", "unknown"):
-                read[f'outcomes_total{{channel="{name}",outcome="{outcome}"}}'] = getattr(stats, outcome)
+            for outcome, count in stats.outcomes().items():
+                read[f'outcomes_total{{channel="{name}",outcome="{outcome}"}}'] = count
             read[f'breakers_open{{channel="{name}"}}'] = len(channel.breakers())
         return read
 

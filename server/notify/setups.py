@@ -57,6 +57,7 @@ class AppSetup:
         chains: Mapping[str, list[Account]],
         vapid_public_key: str,
         now_ms: Callable[[], int],
+        paused: frozenset[str] = frozenset(),
     ) -> None:
         self.app_id = app_id
         self.version = version
@@ -66,6 +67,7 @@ class AppSetup:
         self.templates = templates
         self.experiments = experiments
         self.chains = chains
+        self.paused = paused  # channels with an account that is paused
         self.vapid_public_key = vapid_public_key
         self._now_ms = now_ms
 
@@ -76,7 +78,8 @@ class AppSetup:
         return list(self.types.values())
 
     def has_provider(self, channel: Channel) -> bool:
-        return bool(self.chains.get(channel))
+        # With its only account paused a channel is still there: what goes by it waits.
+        return bool(self.chains.get(channel)) or channel in self.paused
 
     def variant_of(self, experiment: str, user_id: str) -> str | None:
         found = self.experiments.get(experiment)
@@ -177,6 +180,7 @@ class SetupCache:
                 chains=chains,
                 vapid_public_key=vapid,
                 now_ms=self._now_ms,
+                paused=frozenset(found.channel for found in providers if found.is_paused),
             )
             self._setups[app_id] = setup
             return setup

@@ -1,0 +1,109 @@
+// The dashboard as it is shown: tiles on top, tables below. `show` takes what the server tells.
+
+import { button, fill, h } from "../dom.js";
+import { explainSection } from "./explain.js";
+import { channelSection, deadSection, experimentLines, experimentSection, providerSection, queueSection, requestSection } from "./sections.js";
+import { sparkline } from "./sparkline.js";
+import { tile } from "./table.js";
+import { at, count, rate, span } from "./words.js";
+
+const PRIORITIES = ["high", "medium", "low"];
+
+/**
+ * Build it in `root`. `does`: {api, refresh, toggle, logOut, setPaused, redrive}. Returns {show(dashboard),
+ * fail(message), isPaused(bool)}.
+ */
+export function makeBoard(root, { isApp, does }) {
+  const tiles = {
+    notified: tile("Notified per s"),
+    delivered: tile("Delivered per s"),
+    open: tile("Waiting"),
+    overdue: tile("Overdue"),
+    held: tile("Held back"),
+    dead: tile("Dead letters"),
+    unknown: tile("Unknown, last hour"),
+  };
+  const sections = {
+    queues: queueSection(isApp),
+    providers: providerSection(isApp, does.setPaused),
+    dead: deadSection(isApp, does.redrive),
+    channels: channelSection(isApp),
+    requests: requestSection(isApp),
+    experiments: experimentSection(isApp),
+  };
+  const who = h("p", { class: "who" });
+  const updated = h("p", { class: "updated" });
+  const toggle = h("button", { type: "button", class: "button", onclick: does.toggle });
+  const problem = h("div", { class: "problem", role: "alert" });
+  const main = h(
+    "main", { class: "board" },
+    h("header", { class: "board-head" },
+      h("div", {}, h("h1", { text: "Notifications" }), who),
+      h("div", { class: "board-actions" }, updated, toggle,
+        button(isApp ? "Log out" : "Change log-in", does.logOut, {}))),
+    problem,
+    h("dl", { class: "tiles" }, Object.values(tiles).map((one) => one.node)),
+    Object.values(sections).map((section) => section.node),
+    explainSection(does.api),
+  );
+  fill(root, main);
+
+  const atLeast = "Only the part that is due longest was looked at: these are lower bounds.";
+  return {
+    isPaused(isPaused) {
+      toggle.textContent = isPaused ? "Resume updates" : "Pause updates";
+    },
+
+    fail(message) {
+      main.classList.add("stale");
+      fill(problem, h("p", { text: message }), button("Try again", does.refresh, { kind: "small" }));
+    },
+
+    show(told) {
+      main.classList.remove("stale");
+      fill(problem);
+      who.textContent = isApp ? `App ${told.app_id}` : "All apps of this server";
+      updated.textContent = `As of ${at(told.at_ms)}`;
+      showTiles(tiles, told, isApp);
+      sections.queues.show(told.queues.lines, told.queues.is_complete ? "" : atLeast);
+      sections.providers.show(told.providers.lines, told.providers.is_complete ? "" : "So many that these are figures of a sample, spread evenly over the hour.");
+      sections.dead.show(told.dead.lines, told.dead.is_complete ? "" : "Only the newest 5,000 were looked at: there are more.");
+      sections.channels.show(told.node.channels.filter((line) => !isApp || line.series.some(Boolean)));
+      sections.requests.show(told.requests);
+      const experiments = experimentLines(told.experiments);
+      sections.experiments.show(experiments.lines, experiments.note);
+    },
+  };
+}
+
+function showTiles(tiles, told, isApp) {
+  const { node, queues, held } = told;
+  tiles.notified.show(rate(node.notified_per_s), sparkline(node.notified_series, "Notified"));
+  tiles.delivered.show(rate(node.accepted_per_s), sparkline(node.accepted_series, "Delivered"));
+
+  const sum = (lines, name) => lines.reduce((total, line) => total + line[name], 0);
+  const seen = sum(queues.lines, "open_count");
+  const exact = PRIORITIES.reduce((total, name) => total + (queues.open_totals[name] || 0), 0);
+  const byPriority = PRIORITIES.map((name) => {
+    const lines = queues.lines.filter((line) => line.priority === name);
+    const known = isApp ? sum(lines, "open_count") : queues.open_totals[name] || 0;
+    return `${name} ${count(known)}`;
+  });
+  tiles.open.show(isApp ? count(seen, !queues.is_complete) : count(exact), byPriority.join(", "));
+
+  const overdue = sum(queues.lines, "overdue_count");
+  const oldest = Math.max(0, ...queues.lines.map((line) => line.oldest_age_s));
+  tiles.overdue.show(count(overdue, !queues.is_complete), seen ? `oldest ${span(oldest)}` : "nothing waits", overdue ? "bad" : "");
+
+  const next = Math.min(...held.lines.map((line) => line.next_due_at_ms));
+  const heldCount = isApp ? count(sum(held.lines, "count"), !held.is_complete) : count(held.total);
+  tiles.held.show(heldCount, held.lines.length ? `next due ${at(next, told.at_ms)}` : "nothing is held");
+
+  const dead = sum(told.dead.lines, "count");
+  tiles.dead.show(count(dead, !told.dead.is_complete), dead ? `last ${at(Math.max(...told.dead.lines.map((line) => line.newest_at_ms)))}` : "none", dead ? "bad" : "");
+
+  const unknown = sum(told.providers.lines, "unknown_count");
+  const doubled = sum(told.providers.lines, "doubled_count");
+  const doubles = doubled ? `${count(doubled)} sent again: may have come twice` : "none sent again";
+  tiles.unknown.show(count(unknown, !told.providers.is_complete), doubles, unknown || doubled ? "warn" : "");
+}
