@@ -47,6 +47,7 @@ WINDOW: Final = 256  # requests unanswered
 AHEAD: Final = 1_000  # requests that the provider has not taken yet
 DONE_TIMEOUT_S: Final = 300.0
 _POLL_S: Final = 0.05
+_HELD_S: Final = 8.0  # after the last request: batches and what is to be sent later are due within it
 _LEAD_S: Final = 2.0  # between laying a day down and its beginning, for what is due at a given time
 
 
@@ -192,6 +193,10 @@ def _run_day(setting: Setting) -> Trial:
         )
         meter.stop()
         sandbox_s = cpu_s(target.sandbox.pid) - sandbox_before
+        held_to_ms = time.time_ns() // 1_000_000 + round(_HELD_S * 1000)
+        loop.run_until(
+            lambda: is_done(target, held_to_ms=held_to_ms), timeout_s=DONE_TIMEOUT_S, what="batches are sent"
+        )
     report = _checked(backend, target)
     seconds = (report.last_at_ms - began_ms) / 1000
     campaign_s = (report.campaign_done_at_ms - began_ms) / 1000
@@ -200,6 +205,7 @@ def _run_day(setting: Setting) -> Trial:
         "HIGH ack": backend.acks(meter.started_at, kinds=("code", "message")),
         "ack": backend.acks(meter.started_at, by_http=False),
         "ack by HTTP": backend.acks(meter.started_at, by_http=True),
+        "held beyond its time": _late(report),
         "client lag": timetable.lags,
     }
     figures = [
@@ -223,11 +229,14 @@ def _run_day(setting: Setting) -> Trial:
     return _trial(DAY, meter, figures, samples, backend, report, sandbox_s)
 
 
-def is_done(target: NotifyHubbub, request_id: str = "") -> bool:
-    """Tell whether nothing is on its way any more, by the records themselves."""
+def is_done(target: NotifyHubbub, request_id: str = "", *, held_to_ms: int = 0) -> bool:
+    """Tell whether nothing is on its way any more, by the records themselves; nor held until `held_to_ms`."""
     with closing(sqlite3.connect(f"file:{target.database}?mode=ro", uri=True, timeout=10.0)) as records:
         (open_count,) = records.execute("SELECT count(*) FROM delivery WHERE is_open = 1").fetchone()
-        if open_count:
+        (held_count,) = records.execute(
+            "SELECT count(*) FROM notification WHERE state = 'held' AND due_at_ms <= ?", (held_to_ms,)
+        ).fetchone()
+        if open_count or held_count:
             return False
         if not request_id:
             return True
@@ -264,6 +273,13 @@ def _to_provider(backend: Backend, report: Report, *, since: float) -> dict[str,
             at = arrived_at_ms / 1000 - offset_s
             found[priority].add(at, max(0.0, at - entry.due_at))
     return {f"{name.upper()} to provider": samples for name, samples in found.items() if len(samples)}
+
+
+def _late(report: Report) -> Samples:
+    samples = Samples()
+    for late_ms in report.release_lates_ms:
+        samples.add(0.0, late_ms / 1000)
+    return samples
 
 
 def _share(name: str, used_s: float, seconds: float) -> Figure:
@@ -303,6 +319,6 @@ WORKLOAD: Final = Workload(
     title="How many notifications are accepted, decided and delivered a second, and how late are they?",
     variants=VARIANTS,
     run=run,
-    wires=("bot", "http"),
+    wires=("bot", "redis"),
     has_own_targets=True,
 )

@@ -65,9 +65,11 @@ class Report(NamedTuple):
     arrived_at_ms: dict[int, int]
     """notification_id -> when a provider first took it."""
     last_at_ms: int
-    """When the last thing was decided or concluded that was not held."""
+    """When the last thing was decided or concluded of what was not held."""
     campaign_done_at_ms: int
     repeated_count: int
+    release_lates_ms: list[int]
+    """How late what had been held was released."""
 
     def __str__(self) -> str:
         states = ", ".join(f"{count:,} {state}" for state, count in sorted(self.states.items()))
@@ -107,6 +109,7 @@ class Records:
     def __init__(self, database: Path) -> None:
         with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30.0)) as db:
             db.row_factory = sqlite3.Row
+            db.execute("BEGIN")  # one moment for all of it
             self.notes = {row["notification_id"]: row for row in db.execute("SELECT * FROM notification")}
             self.deliveries = {
                 (row["notification_id"], row["number"]): row for row in db.execute("SELECT * FROM delivery")
@@ -167,7 +170,11 @@ def check(
     _check_ledgers(records, bad)
     arrived_at_ms, doubles = _check_arrivals(records, taken, bad)
     done = [row["done_at_ms"] for row in records.requests.values()]
-    last = [said[-1].at_ms for said in records.ledger.values()]
+    last = [
+        said[-1].at_ms
+        for said in records.ledger.values()
+        if not any(one.kind in ("released", "opened_digest") for one in said)
+    ]
     return Report(
         violations=bad.told(),
         notification_count=sum(row["type"] != _DIGEST for row in records.notes.values()),
@@ -179,6 +186,13 @@ def check(
         last_at_ms=max([*last, *done], default=0),
         campaign_done_at_ms=max(done, default=0),
         repeated_count=sum(one.is_repeated for one in asked),
+        release_lates_ms=[
+            said.at_ms - records.notes[number]["due_at_ms"]
+            for number, ledger in records.ledger.items()
+            if sum(said.kind == "released" for said in ledger) == 1 and number in records.notes
+            for said in ledger
+            if said.kind == "released" and records.notes[number]["state"] != "held"
+        ],
     )
 
 
