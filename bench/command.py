@@ -88,7 +88,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep", type=Path, metavar="DIR", help="leave the servers' directories and logs there"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="one short round with a fiftieth of the users: does it work here?"
+        "--quick",
+        action="store_true",
+        help="one short round with a fiftieth of the users: does it work here?",
     )
     add_people_arguments(parser)
     address = parser.add_argument_group("a server that runs already, instead of starting one")

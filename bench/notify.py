@@ -174,9 +174,7 @@ def _run_day(setting: Setting) -> Trial:
     first = 1  # behind the campaign
     for number, planned in enumerate(day, first):
         entry = Entry(planned.request, 0.0, planned.by_http)
-        due.append(
-            (planned.due_s, entry, backend.frame(number, planned.request, by_http=planned.by_http))
-        )
+        due.append((planned.due_s, entry, backend.frame(number, planned.request, by_http=planned.by_http)))
     timetable = Timetable(backend, due)
     meter = Meter(target)
     with calm():
@@ -188,9 +186,7 @@ def _run_day(setting: Setting) -> Trial:
         timetable.start()
         loop.run_until(lambda: timetable.is_done, timeout_s=DONE_TIMEOUT_S, what="the day is asked for")
         backend.settle()
-        loop.run_until(
-            lambda: is_done(target, news.state), timeout_s=DONE_TIMEOUT_S, what="the day is done"
-        )
+        loop.run_until(lambda: is_done(target, news.state), timeout_s=DONE_TIMEOUT_S, what="the day is done")
         meter.stop()
         sandbox_s = cpu_s(target.sandbox.pid) - sandbox_before
         held_to_ms = time.time_ns() // 1_000_000 + round(_HELD_S * 1000)
@@ -210,9 +206,7 @@ def _run_day(setting: Setting) -> Trial:
     }
     figures = [
         Figure(name="notifications", value=report.notification_count / seconds, unit="/s", is_headline=True),
-        Figure(
-            name="deliveries", value=sum(report.arrived.values()) / seconds, unit="/s", is_headline=True
-        ),
+        Figure(name="deliveries", value=sum(report.arrived.values()) / seconds, unit="/s", is_headline=True),
         Figure(name="goal", value=DAY_RATE_PER_S, unit="/s"),
         Figure(name="campaign took", value=campaign_s, unit="s", is_higher_better=False),
         Figure(name="all done after", value=seconds, unit="s", is_higher_better=False),

@@ -52,7 +52,13 @@ _SINCE_AGO_MS: Final = 90 * 86_400_000
 RULES: Final = AppRules(cap_per_hour=10)
 TYPES: Final = (
     TypeRule(
-        name="code", priority="high", is_security=True, is_capped=False, channels=["sms"], ttl_s=600, dedup_s=0
+        name="code",
+        priority="high",
+        is_security=True,
+        is_capped=False,
+        channels=["sms"],
+        ttl_s=600,
+        dedup_s=0,
     ),
     TypeRule(name="message", priority="high", is_capped=False, ttl_s=86_400),
     TypeRule(name="social", priority="low", batch_window_s=5),

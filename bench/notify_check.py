@@ -24,6 +24,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from zoneinfo import ZoneInfo
@@ -75,8 +76,9 @@ class Report(NamedTuple):
         states = ", ".join(f"{count:,} {state}" for state, count in sorted(self.states.items()))
         return (
             f"{self.notification_count:,} notifications ({states}), {self.delivery_count:,} deliveries, "
-            f"{sum(self.arrived.values()):,} taken by providers, {self.doubles} twice; {self.repeated_count:,} "
-            "requests repeated under their key: none lost, doubled, unexplained, or against a wish"
+            f"{sum(self.arrived.values()):,} taken by providers, {self.doubles} twice; "
+            f"{self.repeated_count:,} requests repeated under their key: none lost, doubled, unexplained, or "
+            "against a wish"
         )
 
 
@@ -154,9 +156,7 @@ def _padded(decision: list[str]) -> list[str]:
     return [*decision, "", ""][:4]
 
 
-def check(
-    database: Path, asked: Sequence[Asked], arrived: Mapping[str, Iterable[Any]]
-) -> Report:
+def check(database: Path, asked: Sequence[Asked], arrived: Mapping[str, Iterable[Any]]) -> Report:
     """Go through the records. `arrived`: channel -> what its provider took, each with Taken's fields."""
     records, bad = Records(database), _Violations()
     taken = {
@@ -255,7 +255,7 @@ def _check_contents(records: Records, asked: Sequence[Asked], bad: _Violations) 
             for number in ids
             if records.notes[number]["state"] != "dropped"
         )
-        for (before_ms, first), (at_ms, second) in zip(kept, kept[1:], strict=False):
+        for (before_ms, first), (at_ms, second) in pairwise(kept):
             if at_ms - before_ms < window_ms:
                 bad.add("the same content twice", f"{first} and {second}")
 

@@ -133,9 +133,9 @@ class Backend:
         """How long answers took from when they were due, of those due from `since` on."""
         samples = Samples()
         for entry in self.entries:
-            if entry.due_at >= since and entry.answered_at and by_http in (None, entry.by_http):
-                if not kinds or entry.request.type in kinds:
-                    samples.add(entry.answered_at, entry.answered_at - entry.due_at)
+            is_asked = by_http in (None, entry.by_http) and (not kinds or entry.request.type in kinds)
+            if is_asked and entry.due_at >= since and entry.answered_at:
+                samples.add(entry.answered_at, entry.answered_at - entry.due_at)
         return samples
 
     def busy_count(self) -> int:
@@ -219,13 +219,18 @@ class _HttpPort:
             f"POST /v1/notifications HTTP/1.1\r\nHost: {self._address[0]}:{self._address[1]}\r\n"
             f"Authorization: Basic {token}\r\nContent-Type: application/json\r\nContent-Length: "
         ).encode()
-        self._socket = socket.create_connection(self._address)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket.setblocking(False)
-        self._loop.watch(self._socket.fileno(), self._on_event)
         self._waiting: deque[tuple[int, bytes]] = deque()
         self._under_way = -1
+        self._frame = b""
         self._rest = b""
+        self._socket = self._connected()
+
+    def _connected(self) -> socket.socket:
+        connected = socket.create_connection(self._address)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connected.setblocking(False)
+        self._loop.watch(connected.fileno(), self._on_event)
+        return connected
 
     def __len__(self) -> int:
         return len(self._waiting) + (self._under_way >= 0)
@@ -244,15 +249,22 @@ class _HttpPort:
 
     def _next(self) -> None:
         if self._under_way < 0 and self._waiting:
-            self._under_way, frame = self._waiting.popleft()
-            self._socket.send(frame)  # less than a socket's buffer, which is empty
+            self._under_way, self._frame = self._waiting.popleft()
+            self._socket.send(self._frame)  # less than a socket's buffer, which is empty
 
     def _on_event(self, events: int) -> None:
         if not events & (READABLE & ~WRITABLE):
             return
-        data = self._socket.recv(RECEIVE_BYTES)
-        if not data:
-            raise ConnectionError("the server has closed an HTTP connection")
+        try:
+            data = self._socket.recv(RECEIVE_BYTES)
+        except ConnectionResetError:
+            data = b""
+        if not data:  # it was idle for long; what was on its way goes again, under the same key
+            self.close()
+            self._rest, self._socket = b"", self._connected()
+            if self._under_way >= 0:
+                self._socket.send(self._frame)
+            return
         self._rest += data
         head, found, body = self._rest.partition(b"\r\n\r\n")
         if not found:

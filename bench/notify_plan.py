@@ -78,7 +78,9 @@ def make_day(people: Sequence[Person], *, starts_at_ms: int, total: int = DAY_CO
     kinds += ["message"] * (count - len(kinds))
     del kinds[count:]
     chance.shuffle(kinds)
-    posts = [(chance.choice(people), f"post-{n}") for n in range(max(1, round(SHARES["social"] * count) // 4))]
+    posts = [
+        (chance.choice(people), f"post-{n}") for n in range(max(1, round(SHARES["social"] * count) // 4))
+    ]
     planned: list[Planned] = []
     for number, kind in enumerate(kinds):
         due_s = number * span_s / count
@@ -140,7 +142,9 @@ def _request(
             )
         case "offer":
             text = f"Ten per cent off until Sunday, with the code A{number}."
-            return NotifyRequest(type="offer", user_id=user_id, title="For you", text=text, idempotency_key=key)
+            return NotifyRequest(
+                type="offer", user_id=user_id, title="For you", text=text, idempotency_key=key
+            )
         case _:
             text = f"Your order {number} has left our warehouse."
             return NotifyRequest(

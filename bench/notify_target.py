@@ -172,7 +172,9 @@ class NotifyHubbub(Hubbub):
             self.call("PUT", f"/v1/app/notify/providers/{name}", {"config": config})
 
 
-def _fetch(url: str, method: str = "GET", body: bytes | None = None, headers: dict[str, str] | None = None) -> bytes:
+def _fetch(
+    url: str, method: str = "GET", body: bytes | None = None, headers: dict[str, str] | None = None
+) -> bytes:
     request = urllib.request.Request(url, data=body, method=method, headers=headers or {})
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:

@@ -41,7 +41,10 @@ AREAS: Final[tuple[tuple[str, str], ...]] = (
     ("frames and codecs", r"^protocol/|^server/(ws_frames|websocket|bot_gateway)"),
     ("feeds: pages", r"^actors/feed/(page|post_cache|index|feed\.|ranked_feed|ad_)"),
     ("feeds: authors, partitions, pushing", r"^actors/feed"),
-    ("notifications: providers", r"^server/providers|^h2|^hpack|^hyperframe|^server/notify/provider_registry"),
+    (
+        "notifications: providers",
+        r"^server/providers|^h2|^hpack|^hyperframe|^server/notify/provider_registry",
+    ),
     ("notifications: texts", r"^server/notify/(renderer|templates|links|mail_html|template_)|^jinja2"),
     ("notifications: rules", r"^actors/notify/(scheduler|facts|quiet_hours|local_time|verdict|wishes)"),
     ("notifications: channels", r"^actors/notify/(channel|fair_queue|breaker|pacer|job)"),

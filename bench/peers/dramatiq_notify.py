@@ -5,8 +5,8 @@ duplicates, no caps, no quiet hours, no record of what was decided and sent, no 
 queue, and what it does twice nobody notices. Redis syncs its append-only file each second, or as
 `dramatiq-always` before each reply, which is as durable as hubbub.
 
-The client plays the application: it enqueues with dramatiq's own `send` in 8 threads, on its own core. Redis and the worker
-(one process with 8 threads, dramatiq's default for one core) share the servers' core.
+The client plays the application: it enqueues with dramatiq's own `send` in 8 threads, on its own core. Redis
+and the worker (one process with 8 threads, dramatiq's default for one core) share the servers' core.
 """
 
 import importlib
@@ -160,7 +160,7 @@ class _Run:
 
     def send_for(self, seconds: float) -> None:
         """Enqueue, then wait until all are taken. Raises: TimedOut."""
-        target, until = self._target, now() + seconds
+        until = now() + seconds
         while now() < until:
             if len(self.sent_at_ms) - self._taken_count() >= AHEAD:
                 time.sleep(_POLL_S / 10)
@@ -237,4 +237,3 @@ def run_dramatiq(setting: Setting, variant: str) -> Trial:
         is_sound=not errors,
         notes=notes,
     )
-

@@ -14,7 +14,7 @@ from server.sandbox.faults import SERVICES, Service, services_of
 MAX_DELIVERIES: Final = 100_000  # of each service, in full; about 200 MB if all are large
 MAX_IDENTITIES: Final = 1_000_000  # of each service: some 200 MB; doubles of older ones go unnoticed
 Keep = Literal["all", "ids"]
-"""`ids`: deliveries are counted and their identities kept, for load, with address and time; nothing else is."""
+"""`ids`: deliveries are counted and their identities kept, for load, with address and time."""
 _NAMES: Final = ("delivery_id", "hubbub_delivery_id", "deliveryId")
 _PLACES: Final = ("data", "hubbub", "custom", "message", "notification")
 
@@ -122,7 +122,7 @@ class Ledger:
         return found if len(services) == 1 else sorted(found, key=lambda delivery: delivery.seq)
 
     def arrivals(self, channel: str) -> list[Arrival]:
-        """Return what arrived while only `ids` were kept, by service in order of arrival. Raises: ValueError."""
+        """Return what arrived while only `ids` were kept, by service, in order. Raises: ValueError."""
         return [arrival for service in services_of(channel) for arrival in self._arrived[service]]
 
     def count(self, channel: str) -> int:
