@@ -102,7 +102,7 @@ class Backend:
     def answered(self, number: int, answer: Answer, at: float) -> None:
         """Of the connections: that is what was answered."""
         entry = self.entries[number]
-        if answer.type == "error" and answer.code in ("busy", "storage_busy", "rate_limited"):
+        if answer.type == "error" and answer.code in ("busy", "overloaded", "storage_busy", "rate_limited"):
             entry.busy_count += 1  # as every backend does: again, under the same key
             frame = self.frame(number, entry.request, by_http=entry.by_http)
             self.loop.at(at + BUSY_AGAIN_S, lambda: self._put(number, entry, frame))
