@@ -64,7 +64,7 @@ TYPES: Final = (
     TypeRule(name="social", priority="low", batch_window_s=5),
     TypeRule(name="order", priority="medium"),
     TypeRule(name="offer", priority="low", purpose=PURPOSE, channels=["inapp", "email"]),
-    TypeRule(name="news", priority="low", is_capped=False, channels=["inapp"]),
+    TypeRule(name="news", priority="low", is_capped=False, channels=["inapp", "webpush"]),
     # One for each channel, to measure it by itself.
     TypeRule(name="centre", is_capped=False, channels=["inapp"]),
     *(
