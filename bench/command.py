@@ -17,11 +17,15 @@ from typing import Final
 
 from rich.console import Console
 
-from bench import feed
+from bench import feed, notify
 from bench.feed_graph import power_law, read_edges
 from bench.feed_target import FeedHubbub, FeedWorld
 from bench.load.cluster_target import HubbubCluster
 from bench.load.target import PEERS, Cores, Hubbub, Remote
+from bench.notify_cast import USER_COUNT
+from bench.notify_target import NotifyHubbub, NotifyWorld
+from bench.peers.dramatiq_notify import DRAMATIQ
+from bench.peers.dramatiq_notify import is_installed as has_dramatiq
 from bench.peers.redis_feed import REDIS, is_installed
 from bench.report import Measurement, append_line, machine, to_html, to_table
 from bench.runner import CannotRun, Entrant, Job, Plan, run_jobs
@@ -33,6 +37,8 @@ INTERRUPTED: Final = 130  # as shells say it: 128 and the number of SIGINT
 ACCOUNT_COUNT: Final = 100_000  # of a feed's graph that is grown: enough for authors above 10,000 followers
 FOLLOWS_EACH: Final = 5
 GRAPH_SEED: Final = 1
+QUICK_S: Final = 1.0
+QUICK_SCALE: Final = 0.02
 _PLAIN_WIDTH: Final = 100  # columns, where no terminal says how many it has
 
 
@@ -80,6 +86,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="leave the servers' directories and logs there"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="one short round with a fiftieth of the users: does it work here?",
     )
     add_people_arguments(parser)
     address = parser.add_argument_group("a server that runs already, instead of starting one")
@@ -159,6 +170,8 @@ def run(options: argparse.Namespace) -> int:
 
 def make_plan(options: argparse.Namespace) -> Plan:
     """Make sense of the arguments. Raises: ValueError, with a sentence."""
+    if options.quick:
+        options.rounds, options.seconds, options.scale = 1, QUICK_S, QUICK_SCALE
     names = [name.upper() for name in options.workloads] or [
         name for name, workload in WORKLOADS.items() if not workload.has_own_targets
     ]
@@ -177,7 +190,11 @@ def make_plan(options: argparse.Namespace) -> Plan:
     plan = Plan(
         workloads=[WORKLOADS[name] for name in names],
         variants=options.variant,
-        entrants=[*_entrants(options, wires), *_feed_entrants(options, names, wires)],
+        entrants=[
+            *_entrants(options, wires),
+            *_feed_entrants(options, names, wires),
+            *_notify_entrants(options, names),
+        ],
         rounds=options.rounds,
         seconds=options.seconds,
         scale=options.scale,
@@ -230,6 +247,22 @@ def _feed_entrants(options: argparse.Namespace, names: Sequence[str], wires: Seq
     entrants = [Entrant(FeedHubbub, wire, options=world, workload=name) for wire in wires]
     if not options.no_peer and is_installed():
         entrants += [Entrant(kind, "resp", options=world, workload=name) for kind in REDIS]
+    return entrants
+
+
+def _notify_entrants(options: argparse.Namespace, names: Sequence[str]) -> list[Entrant]:
+    """Who takes part in the notifications' workload. Raises: ValueError."""
+    name = notify.WORKLOAD.name
+    if name not in names:
+        return []
+    if options.address:
+        raise ValueError("notify prepares its servers itself: not with --address")
+    world: dict[str, object] = {"world": NotifyWorld(round(USER_COUNT * options.scale))}
+    entrants = [Entrant(NotifyHubbub, "bot", options=world, workload=name)]
+    if not options.no_peer and has_dramatiq():
+        entrants += [
+            Entrant(kind, "redis", workload=name, variants=(notify.PEER_VARIANT,)) for kind in DRAMATIQ
+        ]
     return entrants
 
 

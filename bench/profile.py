@@ -25,6 +25,7 @@ from bench.command import add_people_arguments, world_of
 from bench.feed_target import FeedHubbub
 from bench.load.target import Cores, Hubbub, Target, running
 from bench.load.trial import Setting
+from bench.notify_target import NotifyHubbub, NotifyWorld
 from bench.workloads import WORKLOADS
 
 RATE_HZ: Final = 100  # each sample stops the node for a millisecond or so
@@ -40,6 +41,14 @@ AREAS: Final[tuple[tuple[str, str], ...]] = (
     ("frames and codecs", r"^protocol/|^server/(ws_frames|websocket|bot_gateway)"),
     ("feeds: pages", r"^actors/feed/(page|post_cache|index|feed\.|ranked_feed|ad_)"),
     ("feeds: authors, partitions, pushing", r"^actors/feed"),
+    (
+        "notifications: providers",
+        r"^server/providers|^h2|^hpack|^hyperframe|^server/notify/provider_registry",
+    ),
+    ("notifications: texts", r"^server/notify/(renderer|templates|links|mail_html|template_)|^jinja2"),
+    ("notifications: rules", r"^actors/notify/(scheduler|facts|quiet_hours|local_time|verdict|wishes)"),
+    ("notifications: channels", r"^actors/notify/(channel|fair_queue|breaker|pacer|job)"),
+    ("notifications: deciding, deliveries", r"^actors/notify|^server/notify"),
     ("outboxes and fan-out", r"^server/outbox|^actors/(hub|stream_gate|presence)"),
     ("sessions: limits, replies", r"^server/(session|ratelimit|weights|metrics|gateway)"),
     ("service and routing", r"^server/(chat_service|chat_core)|^actors/(router|address|reply)"),
@@ -143,7 +152,9 @@ def main() -> int:
     options = parser.parse_args()
     kind: type[Target] = Hubbub
     more: dict[str, object] = {}
-    if WORKLOADS[options.workload].has_own_targets:
+    if options.workload == "NOTIFY":
+        kind, more = NotifyHubbub, {"world": NotifyWorld()}
+    elif WORKLOADS[options.workload].has_own_targets:
         kind, more = FeedHubbub, {"world": world_of(options)}
     variants = WORKLOADS[options.workload].variants
     try:

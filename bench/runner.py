@@ -24,6 +24,7 @@ class Entrant(msgspec.Struct, frozen=True):
     node_count: int = 1
     options: dict[str, object] = {}
     workload: str = ""  # the only one that it is prepared for; empty: all that have no servers of their own
+    variants: tuple[str, ...] = ()  # the only ones that it takes part in; empty: all
 
     @property
     def title(self) -> str:
@@ -62,7 +63,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             if not self.variants or any(part in variant for part in self.variants)
             for number in range(1, self.rounds + 1)
             for entrant in _turned(
-                [entrant for entrant in self.entrants if _takes_part(workload, entrant)], number - 1
+                [
+                    entrant
+                    for entrant in self.entrants
+                    if _takes_part(workload, entrant) and variant in (entrant.variants or workload.variants)
+                ],
+                number - 1,
             )
         ]
 

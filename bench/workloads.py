@@ -10,6 +10,7 @@ from bench import (
     feed,
     fixed_rate,
     history,
+    notify,
     one_to_one,
     presence_load,
     reconnect_storm,
@@ -29,5 +30,6 @@ WORKLOADS: Final[dict[str, Workload]] = {
         presence_load.WORKLOAD,
         cluster_scaling.WORKLOAD,
         feed.WORKLOAD,
+        notify.WORKLOAD,
     )
 }

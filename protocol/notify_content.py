@@ -1,5 +1,6 @@
 """What is to be told, as a request brings it and as it is kept with a notification until it is told."""
 
+from operator import attrgetter
 from typing import Annotated
 
 import msgspec
@@ -67,6 +68,10 @@ class NotifyRequest(Content, frozen=True, kw_only=True, omit_defaults=True):
     ] = ""
 
 
+_FIELDS = Content.__struct_fields__
+_values_of = attrgetter(*_FIELDS)
+
+
 def content_of(request: NotifyRequest) -> Content:
     """The part of a request that each of its notifications keeps."""
-    return Content(**{name: getattr(request, name) for name in Content.__struct_fields__})
+    return Content(**dict(zip(_FIELDS, _values_of(request), strict=True)))

@@ -129,7 +129,12 @@ class User(Row, frozen=True, kw_only=True):
     table: ClassVar[str] = "user_account"
     key: ClassVar[tuple[str, ...]] = ("user_id",)
     unique: ClassVar[tuple[tuple[str, ...], ...]] = (("app_id", "username_key"), ("app_id", "external_id"))
-    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("app_id", "name_key"), ("owner_id",))
+    # The last one is for campaigns: they page through an app's people.
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("app_id", "name_key"),
+        ("owner_id",),
+        ("app_id", "user_id"),
+    )
 
     user_id: str
     app_id: str

@@ -37,6 +37,7 @@ from protocol.limits import (
     MAX_WATCHED_USERS,
     PAGE_BYTES,
 )
+from protocol.notify_commands import Notify
 from protocol.records import (
     AppKey,
     BlockRow,
@@ -318,6 +319,8 @@ class ChatService:
         elif (read := self._reads.get(kind)) is not None:
             if self._nursery is None:
                 raise Unavailable("draining")
+            if isinstance(command, Notify) and self._begins(caller, command, reply):
+                return
             if isinstance(command, commands.History | commands.Sync) and self._hub.is_member(
                 caller.conn_id, command.conversation_id
             ):
@@ -401,6 +404,16 @@ class ChatService:
             address, message, timeout_s=ASK_TIMEOUT_S
         )
         return answer
+
+    def _begins(self, caller: Caller, command: Notify, reply: ReplyPort) -> bool:
+        """Tell whether a request to notify is under way without a task of its own. Raises: HubbubError."""
+        try:
+            return self._notifications.begin(caller, command, reply)
+        except HubbubError:
+            raise
+        except Exception:
+            log.exception("command_crashed", command="Notify", user_id=caller.user_id)
+            raise Unavailable("internal") from None
 
     async def _answer(
         self,

@@ -11,6 +11,7 @@ from actors.notify.addresses import checked, device_key
 from actors.notify.dry_run import next_days
 from actors.notify.messages import DropAddress
 from actors.notify.user_state import UserState
+from actors.reply import Reply as ReplyPort
 from actors.router import Router
 from protocol import notify_commands, notify_replies
 from protocol.commands import Command
@@ -80,6 +81,21 @@ class NotifyService:
         """The actor that answers a command without a look at anything before; None: there is none."""
         return notify_address(caller.user_id) if kind in _OWN else None
 
+    def begin(self, caller: Caller, command: notify_commands.Notify, reply: ReplyPort) -> bool:
+        """Carry out a request to notify without a task of its own. False: it takes one, nothing was done.
+
+        Raises: HubbubError.
+        """
+        app_id = caller.app_id
+        if command.app_key:
+            known = self._known_keys.get((command.app_key, command.secret))
+            if known is None or self._now_ms() - known[0] >= KEY_CACHE_MS:
+                return False
+            app_id = known[1]
+        else:
+            _check_bot(caller)
+        return self._core.entry.notify_nowait(app_id, command.request, reply)
+
     async def _list(self, caller: Caller, command: Command) -> Reply:
         assert isinstance(command, notify_commands.ListNotifications)
         rows, unread = await self._store.notify.centre(
@@ -142,8 +158,8 @@ class NotifyService:
         app_id = caller.app_id
         if command.app_key:
             app_id = await self._app_of(command.app_key, command.secret)
-        elif not (caller.identity.user.is_bot and not caller.identity.user.owner_id):
-            raise Refused("forbidden", "Only the app's backend and the bots it has made may notify.")
+        else:
+            _check_bot(caller)
         return await self._core.entry.notify(app_id, command.request)
 
     async def _app_of(self, app_key: str, secret: str) -> str:
@@ -156,6 +172,13 @@ class NotifyService:
         if len(self._known_keys) > MAX_CACHED_KEYS:
             self._known_keys.popitem(last=False)
         return key.app_id
+
+
+def _check_bot(caller: Caller) -> None:
+    """Raises: Refused, where it is not a bot that the app itself has made."""
+    user = caller.identity.user
+    if not user.is_bot or user.owner_id:
+        raise Refused("forbidden", "Only the app's backend and the bots it has made may notify.")
 
 
 def item_of(row: NotificationRow) -> NotificationItem:

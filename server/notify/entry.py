@@ -11,11 +11,12 @@ from typing import Final
 import msgspec
 import trio
 
-from actors.notify.address import app_address, partition_address, partition_of
+from actors.notify.address import app_address, notify_address, partition_address, partition_of
 from actors.notify.messages import CancelRequest, Notify, RunRequest
 from actors.notify.ports import Setup
 from actors.notify.recurrence import check_cron
 from actors.notify.send_at import send_at_ms
+from actors.reply import Reply
 from actors.router import Router
 from protocol.errors import HubbubError, ProtocolError, Refused
 from protocol.notify_content import NotifyRequest, content_of
@@ -63,6 +64,28 @@ class NotifyEntry:
             assert isinstance(answer, NotifyAccepted)
             return answer
         return await self._notify_users(app_id, request, request_id, key, digest)
+
+    def notify_nowait(self, app_id: str, request: NotifyRequest, reply: Reply) -> bool:
+        """As `notify`, without waiting; the answer goes to `reply`. False: it takes more, nothing was done.
+
+        Only for what most requests are: to one user, once, of an app that is in memory. Raises: HubbubError.
+        """
+        setup = self._setups.known(app_id)
+        user_id = request.user_id
+        if setup is None or not user_id or request.cron:
+            return False
+        self.check(setup, request)
+        key = request.idempotency_key
+        message = Notify(
+            app_id=app_id,
+            user_ids=(user_id,),
+            content=content_of(request),
+            request_id=_request_id(app_id, key) if key else auth.new_id("rq"),
+            key=key,
+            digest=blake2b(_encode(request), digest_size=12).hexdigest(),
+        )
+        self._router.ask_nowait(notify_address(user_id), message, reply)
+        return True
 
     async def cancel(self, app_id: str, request_id: str) -> None:
         """Do not go on with a request. Raises: Refused(request_not_found)."""

@@ -75,6 +75,7 @@ class Control:
                 ("GET", r"/v1/counts", self._counts),
                 ("GET", r"/v1/deliveries/([a-z]+)", self._deliveries),
                 ("GET", r"/v1/doubles/([a-z]+)", self._doubles),
+                ("GET", r"/v1/arrivals/([a-z]+)", self._arrivals),
                 ("GET", r"/v1/receipts", self._receipts),
                 ("GET", r"/v1/faults", self._faults),
                 ("POST", r"/v1/faults", self._inject),
@@ -142,6 +143,10 @@ class Control:
 
     def _doubles(self, _: Request, channel: str) -> Answer:
         return json_answer(200, self._sandbox.doubles(channel))
+
+    def _arrivals(self, _: Request, channel: str) -> Answer:
+        """All at once, as [identity, address, at_ms]; empty unless only `ids` are kept."""
+        return json_answer(200, self._sandbox.ledger.arrivals(channel))
 
     def _receipts(self, _: Request) -> Answer:
         return json_answer(200, list(self._sandbox.postman.posted))

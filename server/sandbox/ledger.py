@@ -14,7 +14,7 @@ from server.sandbox.faults import SERVICES, Service, services_of
 MAX_DELIVERIES: Final = 100_000  # of each service, in full; about 200 MB if all are large
 MAX_IDENTITIES: Final = 1_000_000  # of each service: some 200 MB; doubles of older ones go unnoticed
 Keep = Literal["all", "ids"]
-"""`ids`: deliveries are counted and their identities kept, for load; nothing else is."""
+"""`ids`: deliveries are counted and their identities kept, for load, with address and time."""
 _NAMES: Final = ("delivery_id", "hubbub_delivery_id", "deliveryId")
 _PLACES: Final = ("data", "hubbub", "custom", "message", "notification")
 
@@ -34,6 +34,14 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     id: str  # as answered to the sender
     identity: str = ""
     content: dict[str, Any] = {}
+
+
+class Arrival(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One accepted message, as far as `ids` keeps it."""
+
+    identity: str
+    address: str
+    at_ms: int
 
 
 class _Wait(msgspec.Struct, eq=False):
@@ -58,6 +66,9 @@ class Ledger:
             service: deque(maxlen=max_deliveries) for service in SERVICES
         }
         self._identities: dict[Service, dict[str, int]] = {service: {} for service in SERVICES}
+        self._arrived: dict[Service, deque[Arrival]] = {
+            service: deque(maxlen=max_identities) for service in SERVICES
+        }
         self._counts: Counter[Service] = Counter()
         self._double_counts: Counter[Service] = Counter()
         self._seq = 0
@@ -90,6 +101,8 @@ class Ledger:
                     content=content or {},
                 )
             )
+        else:
+            self._arrived[service].append(Arrival(identity, address, at_ms))
         if self._waits:
             self._wake()
 
@@ -107,6 +120,10 @@ class Ledger:
         services = services_of(channel)
         found = [delivery for service in services for delivery in self._kept[service]]
         return found if len(services) == 1 else sorted(found, key=lambda delivery: delivery.seq)
+
+    def arrivals(self, channel: str) -> list[Arrival]:
+        """Return what arrived while only `ids` were kept, by service, in order. Raises: ValueError."""
+        return [arrival for service in services_of(channel) for arrival in self._arrived[service]]
 
     def count(self, channel: str) -> int:
         """Count all that arrived, kept or not. Raises: ValueError."""
@@ -132,6 +149,7 @@ class Ledger:
         for service in SERVICES:
             self._kept[service].clear()
             self._identities[service].clear()
+            self._arrived[service].clear()
         self._counts.clear()
         self._double_counts.clear()
 
