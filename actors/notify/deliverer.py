@@ -10,10 +10,11 @@ from typing import Final
 
 import msgspec
 
-from actors.notify.decider import Decider, Deciding, Plan
+from actors.notify.decider import Decider, Deciding
 from actors.notify.delivery import Outcome
 from actors.notify.job import Job
 from actors.notify.messages import DeliveryTold, Redrive
+from actors.notify.plan import Plan
 from actors.notify.ports import Account
 from actors.notify.retry_policy import Step, next_step
 from actors.notify.user_state import UserState, decode_kept

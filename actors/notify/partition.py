@@ -1,15 +1,16 @@
 """The actor of one notification partition: it alone decides what its users are told, and remembers it.
 
-From below: keeper.py has users and open deliveries in memory, decider.py sends messages through the pipeline,
-deliverer.py stores attempts and results, timekeeper.py lets time pass, user_desk.py serves users. Here is
-what comes in.
+From below: keeper.py has users and open deliveries in memory, sender.py writes texts and chooses addresses,
+gatherer.py makes batches and digests, decider.py sends messages through the pipeline, deliverer.py stores
+attempts and results, timekeeper.py lets time pass, wish_keeper.py and consent_keeper.py keep what users want,
+user_desk.py serves them, notice_desk.py takes what other actors tell. Here is what comes in.
 """
 
 from typing import Final
 
 from actors.entity import EntityContext
 from actors.messages import Ask, Told
-from actors.notify.decider import Ready
+from actors.notify.consent_keeper import Erasing
 from actors.notify.deliverer import Begin, Conclude, Fallback, Resume
 from actors.notify.keeper import Loaded
 from actors.notify.messages import (
@@ -23,8 +24,9 @@ from actors.notify.messages import (
     Unsubscribe,
 )
 from actors.notify.notice_desk import NoticeDesk, NoticeRead, Passing
+from actors.notify.plan import Ready
 from actors.notify.timekeeper import Looked, Tick, Tidied, Tidy
-from actors.notify.user_desk import Erasing, MarkFound
+from actors.notify.user_desk import MarkFound
 from actors.reply import Reply
 
 NO_ROOM_RETRY_S: Final = 0.2

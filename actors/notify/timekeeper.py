@@ -10,9 +10,10 @@ from typing import Final
 import msgspec
 
 from actors.notify.builtin_types import DIGEST
-from actors.notify.decider import DIGEST_ITEMS, Ready
 from actors.notify.deliverer import Deliverer, Resume
 from actors.notify.keeper import MAX_OPEN
+from actors.notify.plan import Ready
+from actors.notify.sender import DIGEST_ITEMS
 from actors.reply import NO_REPLY
 from actors.stream_actor import Staged
 from protocol.errors import HubbubError

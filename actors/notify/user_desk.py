@@ -1,37 +1,30 @@
-"""What users say about their notifications: read, wanted, not wanted any more; and what is erased for it."""
+"""What users say about their notifications: seen, read, reachable here, not any more there."""
 
-from secrets import token_hex
 from typing import Final
 
 import msgspec
 
 from actors.messages import Ask
 from actors.notify.addresses import checked, device_key, masked
+from actors.notify.consent_keeper import ConsentKeeper
 from actors.notify.delivery import Target
-from actors.notify.messages import DropAddress, EraseUser, Mark, PutAddress, Unsubscribe
-from actors.notify.ports import Setup
-from actors.notify.timekeeper import Timekeeper
+from actors.notify.messages import DropAddress, Mark, PutAddress
+from actors.notify.sender import NOTIFICATIONS_STREAM
 from actors.notify.user_state import UserState
-from actors.notify.wishes import is_wanted
 from actors.reply import NO_REPLY, Reply
 from actors.stream_actor import Staged
 from protocol import notify_commands, notify_events, notify_replies, replies
 from protocol.codec import Encoded
 from protocol.errors import HubbubError, Refused
 from protocol.notify_records import (
-    ConsentRow,
-    DeadDelivery,
     DeliveryRow,
-    ErasureRow,
     NotificationRow,
     NotifyDeviceRow,
-    NotifyUserRow,
 )
-from protocol.notify_replies import PushDevice, TypeInfo
-from protocol.notify_types import Channel, Consent, Decision, Preferences, TypePreference, TypeRule
-from protocol.records import Insert, Op, Put, Remove, Update
+from protocol.notify_replies import PushDevice
+from protocol.notify_types import Channel, Decision
+from protocol.records import Op, Put, Remove, Update
 
-NOTIFICATIONS_STREAM: Final = "notifications"
 MAX_DEVICES: Final = 100  # of one user; the one registered longest ago gives way
 _COLUMN: Final = {
     "seen": "seen_at_ms",
@@ -40,7 +33,6 @@ _COLUMN: Final = {
     "clicked": "clicked_at_ms",
     "dismissed": "dismissed_at_ms",
 }
-_ERASE_PAGE: Final = 500
 
 _encode = msgspec.json.Encoder().encode
 
@@ -55,27 +47,8 @@ class MarkFound(msgspec.Struct, frozen=True):
     reply: Reply
 
 
-class Erasing(msgspec.Struct, frozen=True):
-    """A page of what is to be erased of a user."""
-
-    message: EraseUser
-    rows: list[NotificationRow]
-    reply: Reply
-    counts: dict[str, int]
-    more: bool
-
-
-class UserDesk(Timekeeper):
+class UserDesk(ConsentKeeper):
     """Serve users. Each method is called with the user in memory."""
-
-    def user_of(self, user_id: str, app_id: str) -> UserState:
-        """Raises: Refused(user_not_found)."""
-        user = self._users.get(user_id)
-        if user is None or user.app_id != app_id:
-            raise Refused("user_not_found")
-        return user
-
-    # -- commands -----------------------------------------------------------------------------------
 
     def command(self, ask: Ask, reply: Reply) -> None:
         user = self.user_of(ask.user_id, ask.app_id)
@@ -98,8 +71,6 @@ class UserDesk(Timekeeper):
                 self._set_consent(user, command, reply)
             case command:
                 raise TypeError(f"notifications do not take {type(command).__name__}")
-
-    # -- marks --------------------------------------------------------------------------------------
 
     def _mark(self, user: UserState, command: notify_commands.MarkNotifications, reply: Reply) -> None:
         ids = list(command.notification_ids)
@@ -202,75 +173,6 @@ class UserDesk(Timekeeper):
             if self._close(job):
                 ops.append(Update(NotificationRow, {"notification_id": notification_id}, {"state": "done"}))
 
-    # -- preferences --------------------------------------------------------------------------------
-
-    def _preferences_of(self, user: UserState) -> notify_replies.PreferencesInfo:
-        setup = self._setup_of(user.app_id)
-        wishes = user.facts.preferences
-        return notify_replies.PreferencesInfo(
-            preferences=wishes,
-            types=[_type_info(rule, wishes, setup) for rule in setup.all_types()],
-            consents=list(user.facts.consents.values()),
-            time_zone=user.facts.time_zone,
-            vapid_public_key=setup.vapid_public_key,
-        )
-
-    def _set_preferences(self, user: UserState, preferences: Preferences, reply: Reply, how: str) -> None:
-        user.facts.preferences = preferences
-        row = NotifyUserRow(
-            user_id=user.user_id,
-            app_id=user.app_id,
-            preferences=_encode(preferences).decode(),
-        )
-        user.batch = self._batch
-        self._stage_ops([Put(row)], Staged(reply, lambda _at: self._preferences_of(user)))
-        self._drop_unwanted(user, how)
-
-    def _drop_unwanted(self, user: UserState, how: str) -> None:
-        """What waits and is not wanted any more is not sent."""
-        wishes = user.facts.preferences
-        ops: list[Op] = []
-        for note_id, note in [(i, n) for i, n in self._notes.items() if n.user_id == user.user_id]:
-            if note.rule.is_security:
-                continue
-            for number in sorted(note.numbers):
-                job = self._jobs[note_id, number]
-                if job.is_begun or is_wanted(wishes, note.rule.name, job.channel):
-                    continue
-                ops.append(
-                    Update(
-                        DeliveryRow,
-                        {"notification_id": note_id, "number": number},
-                        {"state": "skipped", "is_open": 0, "outgoing": "", "code": "not_wanted"},
-                    )
-                )
-                self._record(
-                    "concluded",
-                    user.user_id,
-                    note_id,
-                    [Decision("preferences", "drop", how, job.channel)],
-                    Staged(NO_REPLY, None),
-                )
-                if self._close(job):
-                    ops.append(Update(NotificationRow, {"notification_id": note_id}, {"state": "done"}))
-        if ops:
-            self._stage_ops(ops)
-
-    def unsubscribe(self, message: Unsubscribe, reply: Reply) -> None:
-        """Set the one preference that a link in a mail stands for. Doing it again changes nothing."""
-        user = self.user_of(message.user_id, message.app_id)
-        wishes = user.facts.preferences
-        if message.type_name:
-            wish = wishes.types.get(message.type_name, TypePreference())
-            wish = msgspec.structs.replace(wish, channels={**wish.channels, message.channel: False})
-            wishes = msgspec.structs.replace(wishes, types={**wishes.types, message.type_name: wish})
-        else:
-            wishes = msgspec.structs.replace(wishes, channels={**wishes.channels, message.channel: False})
-        self._set_preferences(user, wishes, NO_REPLY, message.how)
-        self._answer_when_stored(reply, lambda _at: replies.Ok())
-
-    # -- addresses ----------------------------------------------------------------------------------
-
     def put_address(self, message: PutAddress, reply: Reply) -> None:
         user = self.user_of(message.user_id, message.app_id)
         self._register(user, message.channel, message.address, message.keys, message.name, reply)
@@ -351,183 +253,6 @@ class UserDesk(Timekeeper):
                     ops.append(Update(NotificationRow, {"notification_id": note_id}, {"state": "done"}))
                 self._stage_ops(ops)
 
-    # -- consent, and what is erased ----------------------------------------------------------------
-
-    def _set_consent(self, user: UserState, command: notify_commands.SetConsent, reply: Reply) -> None:
-        now_ms = self._at_ms()
-        if not command.given:
-            if command.purpose not in user.facts.consents:
-                self._answer_when_stored(reply, lambda _at: self._preferences_of(user))
-                return
-            # What it allowed ends at once; what rested on it is erased, and then this is answered.
-            user.facts.consents.pop(command.purpose, None)
-            message = EraseUser(user.user_id, user.app_id, command.purpose, "withdrawn")
-            self._stage_ops([Remove(ConsentRow, {"user_id": user.user_id, "purpose": command.purpose})])
-            self.erase(message, _Answering(reply, lambda: self._preferences_of(user)))
-            return
-        consent = Consent(
-            purpose=command.purpose,
-            source=command.source,
-            given_at_ms=now_ms,
-            ends_at_ms=command.ends_at_ms,
-        )
-        if 0 < consent.ends_at_ms <= now_ms:
-            raise Refused("bad_request", "ends_at_ms has passed already.")
-        user.facts.consents[command.purpose] = consent
-        user.batch = self._batch
-        row = ConsentRow(
-            user_id=user.user_id,
-            purpose=command.purpose,
-            app_id=user.app_id,
-            partition=self._partition,
-            source=command.source,
-            given_at_ms=now_ms,
-            ends_at_ms=command.ends_at_ms,
-        )
-        self._stage_ops([Put(row)], Staged(reply, lambda _at: self._preferences_of(user)))
-        if consent.ends_at_ms:
-            self.held_until(consent.ends_at_ms)
-
-    async def end_consent(self, user_id: str, purpose: str) -> None:
-        user = self._users.get(user_id)
-        app_id = user.app_id if user is not None else ""
-        if user is not None:
-            user.facts.consents.pop(purpose, None)
-        if not app_id:
-            row = await self._log.get(ConsentRow, user_id, purpose)
-            if row is None:
-                return
-            app_id = row.app_id
-        await self._setups.load(app_id)
-        self._stage_ops([Remove(ConsentRow, {"user_id": user_id, "purpose": purpose})])
-        self.erase(EraseUser(user_id, app_id, purpose, "ended"), NO_REPLY)
-
-    def erase(self, message: EraseUser, reply: Reply) -> None:
-        """Erase what is known for notifying a user, beginning with what waits to be sent."""
-        self._ctx.start_soon(self._find_erased, message, reply, {})
-
-    def _types_of(self, message: EraseUser) -> list[str] | None:
-        """The types that rest on a purpose; None: no type does."""
-        if not message.purpose:
-            return []
-        setup = self._setup_of(message.app_id)
-        names = [rule.name for rule in setup.all_types() if rule.purpose == message.purpose]
-        return names or None
-
-    async def _find_erased(self, message: EraseUser, reply: Reply, counts: dict[str, int]) -> None:
-        try:
-            await self._setups.load(message.app_id)
-            types = self._types_of(message)
-            rows: list[NotificationRow] = []
-            if types is not None:
-                await self._log.barrier()
-                rows = await self._reads.of_types(message.user_id, types, limit=_ERASE_PAGE)
-        except HubbubError as error:
-            reply.fail(error)
-            return
-        self._ctx.post(Erasing(message, rows, reply, counts, len(rows) >= _ERASE_PAGE))
-
-    def erase_found(self, erasing: Erasing) -> None:
-        """Blank what was found; with the last page, store the receipt and answer."""
-        message, counts = erasing.message, erasing.counts
-        now_ms = self._at_ms()
-        ops: list[Op] = []
-        for row in erasing.rows:
-            self._gone.add(row.notification_id)
-            where: dict[str, str | int] = {"notification_id": row.notification_id}
-            ops.append(
-                Update(
-                    NotificationRow,
-                    where,
-                    {
-                        "state": "erased",
-                        "content": "",
-                        "title": "",
-                        "text": "",
-                        "url": "",
-                        "image": "",
-                        "in_centre": 0,
-                        "group_key": "",
-                        "dedup_key": "",
-                    },
-                )
-            )
-            ops.append(Update(DeliveryRow, where, {"outgoing": "", "is_open": 0}))
-            ops.append(Update(DeadDelivery, where, {"outgoing": ""}))
-            note = self._notes.get(row.notification_id)
-            for number in sorted(note.numbers) if note is not None else ():
-                job = self._jobs[row.notification_id, number]
-                counts["queued"] = counts.get("queued", 0) + 1
-                if not job.is_begun:
-                    self._close(job)
-            self._record(
-                "erased",
-                row.user_id,
-                row.notification_id,
-                [Decision("consent", "drop", message.reason, message.purpose)],
-                Staged(NO_REPLY, None),
-            )
-        counts["notifications"] = counts.get("notifications", 0) + len(erasing.rows)
-        self._stats.erased += len(erasing.rows)
-        user = self._users.get(message.user_id)
-        if user is not None:
-            gone = {row.notification_id for row in erasing.rows}
-            user.unread -= gone
-            user.groups = {k: g for k, g in user.groups.items() if g.notification_id not in gone}
-            user.facts.open_groups = {
-                k: g for k, g in user.facts.open_groups.items() if g.notification_id not in gone
-            }
-        if erasing.more:
-            self._stage_ops(
-                ops,
-                Staged(
-                    NO_REPLY,
-                    None,
-                    after=lambda _at: self._ctx.start_soon(self._find_erased, message, erasing.reply, counts),
-                ),
-            )
-            return
-        if not message.purpose:
-            ops += self._forget_user(message, counts)
-        erasure = ErasureRow(
-            erasure_id=f"er_{token_hex(12)}",
-            app_id=message.app_id,
-            user_id=message.user_id,
-            purpose=message.purpose,
-            reason=message.reason,
-            at_ms=now_ms,
-            counts=_encode(counts).decode(),
-        )
-        ops.append(Insert(erasure))
-        receipt = notify_replies.Erased(erasure_id=erasure.erasure_id, at_ms=now_ms, counts=dict(counts))
-        self._stage_ops(ops, Staged(erasing.reply, lambda _at: receipt))
-
-    def _forget_user(self, message: EraseUser, counts: dict[str, int]) -> list[Op]:
-        user = self._users.pop(message.user_id, None)
-        if user is not None:
-            counts["devices"] = len(user.devices)
-            counts["consents"] = len(user.facts.consents)
-        where: dict[str, str | int] = {"user_id": message.user_id}
-        return [Remove(NotifyUserRow, where), Remove(NotifyDeviceRow, where), Remove(ConsentRow, where)]
-
-
-class _Answering:
-    """A reply that is answered with something else than what comes."""
-
-    def __init__(self, reply: Reply, answer: "object") -> None:
-        self._reply = reply
-        self._answer = answer
-
-    @property
-    def is_done(self) -> bool:
-        return self._reply.is_done
-
-    def resolve(self, value: object) -> None:
-        self._reply.resolve(self._answer())  # type: ignore[operator]
-
-    def fail(self, error: HubbubError) -> None:
-        self._reply.fail(error)
-
 
 def _changes_of(row: NotificationRow, mark: str, now_ms: int) -> dict[str, str | int | None]:
     """What a mark changes in a notification; empty: it is so already."""
@@ -546,21 +271,6 @@ def _changes_of(row: NotificationRow, mark: str, now_ms: int) -> dict[str, str |
     if mark == "dismissed" and row.in_centre:
         changes["in_centre"] = 0
     return changes
-
-
-def _type_info(rule: TypeRule, wishes: Preferences, setup: Setup) -> TypeInfo:
-    offers = dict.fromkeys([*rule.channels, *rule.fallback])
-    wish = wishes.types.get(rule.name)
-    frequency = wish.frequency if wish is not None and wish.frequency is not None else wishes.frequency
-    return TypeInfo(
-        name=rule.name,
-        title=rule.title or rule.name,
-        channels=[channel for channel in rule.channels if is_wanted(wishes, rule.name, channel)],
-        is_security=rule.is_security,
-        frequency=frequency,
-        offers=[channel for channel in offers if channel == "inapp" or setup.has_provider(channel)],
-        purpose=rule.purpose,
-    )
 
 
 def _devices_of(user: UserState) -> notify_replies.PushDevices:

@@ -16,10 +16,10 @@ from actors.notify.address import partition_address, partition_of
 from actors.notify.app import AppActor
 from actors.notify.channel import BUCKETS_S
 from actors.notify.channel_desk import ChannelDesk
-from actors.notify.decider import NOTIFICATIONS_STREAM
 from actors.notify.keeper import NotifyNeeds, NotifyStats
 from actors.notify.partition import NotifyPartition
 from actors.notify.resumer import NotifyResumer
+from actors.notify.sender import NOTIFICATIONS_STREAM
 from actors.ports import Fanout, Leases, Relay
 from actors.rounds import Turn
 from actors.router import Router

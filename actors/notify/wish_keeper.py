@@ -1,0 +1,114 @@
+"""What users want to hear: preferences, kept and honoured at once."""
+
+import msgspec
+
+from actors.notify.messages import Unsubscribe
+from actors.notify.ports import Setup
+from actors.notify.timekeeper import Timekeeper
+from actors.notify.user_state import UserState
+from actors.notify.wishes import is_wanted
+from actors.reply import NO_REPLY, Reply
+from actors.stream_actor import Staged
+from protocol import notify_replies, replies
+from protocol.errors import Refused
+from protocol.notify_records import (
+    DeliveryRow,
+    NotificationRow,
+    NotifyUserRow,
+)
+from protocol.notify_replies import TypeInfo
+from protocol.notify_types import Decision, Preferences, TypePreference, TypeRule
+from protocol.records import Op, Put, Update
+
+_encode = msgspec.json.Encoder().encode
+
+
+class WishKeeper(Timekeeper):
+    """Keep preferences. Each method is called with the user in memory."""
+
+    def user_of(self, user_id: str, app_id: str) -> UserState:
+        """Raises: Refused(user_not_found)."""
+        user = self._users.get(user_id)
+        if user is None or user.app_id != app_id:
+            raise Refused("user_not_found")
+        return user
+
+    def _preferences_of(self, user: UserState) -> notify_replies.PreferencesInfo:
+        setup = self._setup_of(user.app_id)
+        wishes = user.facts.preferences
+        return notify_replies.PreferencesInfo(
+            preferences=wishes,
+            types=[_type_info(rule, wishes, setup) for rule in setup.all_types()],
+            consents=list(user.facts.consents.values()),
+            time_zone=user.facts.time_zone,
+            vapid_public_key=setup.vapid_public_key,
+        )
+
+    def _set_preferences(self, user: UserState, preferences: Preferences, reply: Reply, how: str) -> None:
+        user.facts.preferences = preferences
+        row = NotifyUserRow(
+            user_id=user.user_id,
+            app_id=user.app_id,
+            preferences=_encode(preferences).decode(),
+        )
+        user.batch = self._batch
+        self._stage_ops([Put(row)], Staged(reply, lambda _at: self._preferences_of(user)))
+        self._drop_unwanted(user, how)
+
+    def _drop_unwanted(self, user: UserState, how: str) -> None:
+        """What waits and is not wanted any more is not sent."""
+        wishes = user.facts.preferences
+        ops: list[Op] = []
+        for note_id, note in [(i, n) for i, n in self._notes.items() if n.user_id == user.user_id]:
+            if note.rule.is_security:
+                continue
+            for number in sorted(note.numbers):
+                job = self._jobs[note_id, number]
+                if job.is_begun or is_wanted(wishes, note.rule.name, job.channel):
+                    continue
+                ops.append(
+                    Update(
+                        DeliveryRow,
+                        {"notification_id": note_id, "number": number},
+                        {"state": "skipped", "is_open": 0, "outgoing": "", "code": "not_wanted"},
+                    )
+                )
+                self._record(
+                    "concluded",
+                    user.user_id,
+                    note_id,
+                    [Decision("preferences", "drop", how, job.channel)],
+                    Staged(NO_REPLY, None),
+                )
+                if self._close(job):
+                    ops.append(Update(NotificationRow, {"notification_id": note_id}, {"state": "done"}))
+        if ops:
+            self._stage_ops(ops)
+
+    def unsubscribe(self, message: Unsubscribe, reply: Reply) -> None:
+        """Set the one preference that a link in a mail stands for. Doing it again changes nothing."""
+        user = self.user_of(message.user_id, message.app_id)
+        wishes = user.facts.preferences
+        if message.type_name:
+            wish = wishes.types.get(message.type_name, TypePreference())
+            wish = msgspec.structs.replace(wish, channels={**wish.channels, message.channel: False})
+            wishes = msgspec.structs.replace(wishes, types={**wishes.types, message.type_name: wish})
+        else:
+            wishes = msgspec.structs.replace(wishes, channels={**wishes.channels, message.channel: False})
+        self._set_preferences(user, wishes, NO_REPLY, message.how)
+        self._answer_when_stored(reply, lambda _at: replies.Ok())
+
+
+def _type_info(rule: TypeRule, wishes: Preferences, setup: Setup) -> TypeInfo:
+    offers = dict.fromkeys([*rule.channels, *rule.fallback])
+    wish = wishes.types.get(rule.name)
+    frequency = wish.frequency if wish is not None and wish.frequency is not None else wishes.frequency
+    return TypeInfo(
+        name=rule.name,
+        title=rule.title or rule.name,
+        channels=[channel for channel in rule.channels if is_wanted(wishes, rule.name, channel)],
+        is_security=rule.is_security,
+        frequency=frequency,
+        offers=[channel for channel in offers if channel == "inapp" or setup.has_provider(channel)],
+        purpose=rule.purpose,
+    )
