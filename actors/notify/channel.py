@@ -163,6 +163,10 @@ class ChannelActor:
             self._accounts.alert(app_id, "mass_retirement", {"channel": self.channel})
         return judgement == "retire"
 
+    def allow_retirement(self, app_id: str) -> None:
+        """A person has looked: for an hour every address of the app that is called dead may be retired."""
+        self._guards.setdefault(app_id, MassRetirement()).override(self._now_ms())
+
     def reset(self, credential: str) -> None:
         """An app's settings were changed: what waits for an account is tried again at once."""
         self._credentials.pop(credential, None)

@@ -109,6 +109,23 @@ async def remove_provider(request: AnyRequest, provider_id: FromPath[str]) -> No
     await notify_of(request).desk.remove_provider(app.app_id, provider_id)
 
 
+@post(
+    "/notify/channels/{channel:str}/allow_retirement",
+    status_code=204,
+    summary="Allow many addresses to be retired",
+    tags=TAGS,
+    security=APP_AUTH,
+)
+async def allow_retirement(request: AnyRequest, channel: FromPath[str]) -> None:
+    """For an hour, on the node that answers: after an alert `mass_retirement` that turned out to be right."""
+    app, _ = await app_of(request)
+    channels = notify_of(request).channels.channels
+    found = {str(name): actor for name, actor in channels.items()}.get(channel)
+    if found is None:
+        raise ProtocolError("bad_field", f"The channels are {', '.join(channels)}.")
+    found.allow_retirement(app.app_id)
+
+
 @get("/notify/templates", summary="List templates", tags=TAGS, security=APP_AUTH)
 async def list_templates(request: AnyRequest) -> Templates:
     """The newest version of each."""
@@ -348,6 +365,7 @@ def notify_setup_router() -> Router:
             remove_type,
             put_provider,
             remove_provider,
+            allow_retirement,
             list_templates,
             put_template,
             preview_template,
