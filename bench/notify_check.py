@@ -375,8 +375,10 @@ def _check_arrivals(
     for channel, all_of_it in taken.items():
         at_address: Counter[str] = Counter()
         for one in all_of_it:
-            key = _key_of(one.identity)
-            if key is None:  # this provider's messages have no name: the n-th to an address is the n-th sent
+            named = _key_of(one.identity)
+            if named is not None:
+                key = named
+            else:  # this provider's messages have no name: the n-th to an address is the n-th sent
                 to_it = sent[channel, one.address]
                 place = at_address[one.address]
                 at_address[one.address] += 1
