@@ -173,7 +173,7 @@ def check(database: Path, asked: Sequence[Asked], arrived: Mapping[str, Iterable
     last = [
         said[-1].at_ms
         for said in records.ledger.values()
-        if not any(one.kind in ("released", "opened_digest") for one in said)
+        if said and not any(one.kind in ("released", "opened_digest") for one in said)
     ]
     return Report(
         violations=bad.told(),
