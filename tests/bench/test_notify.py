@@ -1,5 +1,7 @@
 """The notifications' workload: what is asked, a day run small against a real server, and the peer."""
 
+from typing import Any
+
 import pytest
 
 from bench.load.target import Cores, Target, running
@@ -20,7 +22,7 @@ def world() -> NotifyWorld:
     return NotifyWorld(USERS)
 
 
-def run(kind: type[Target], variant: str, *, scale: float = 0.003, **options: object) -> Trial:
+def run(kind: type[Target], variant: str, *, scale: float = 0.003, **options: Any) -> Trial:
     """Run one variant small. Nothing is pinned: other tests run too."""
     cores = Cores()
     cores.is_pinned = False
