@@ -173,7 +173,7 @@ def check(database: Path, asked: Sequence[Asked], arrived: Mapping[str, Iterable
     last = [
         said[-1].at_ms
         for said in records.ledger.values()
-        if not any(one.kind in ("released", "opened_digest") for one in said)
+        if said and not any(one.kind in ("released", "opened_digest") for one in said)
     ]
     return Report(
         violations=bad.told(),
@@ -375,8 +375,10 @@ def _check_arrivals(
     for channel, all_of_it in taken.items():
         at_address: Counter[str] = Counter()
         for one in all_of_it:
-            key = _key_of(one.identity)
-            if key is None:  # this provider's messages have no name: the n-th to an address is the n-th sent
+            named = _key_of(one.identity)
+            if named is not None:
+                key = named
+            else:  # this provider's messages have no name: the n-th to an address is the n-th sent
                 to_it = sent[channel, one.address]
                 place = at_address[one.address]
                 at_address[one.address] += 1

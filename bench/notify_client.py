@@ -148,8 +148,10 @@ class Backend:
         return [*(f"{what}: {count}" for what, count in Counter(self.errors).items()), *closed]
 
     def close(self) -> None:
-        for port in (*self._bots, *self._https):
-            port.close()
+        for bot in self._bots:
+            bot.close()
+        for http in self._https:
+            http.close()
 
 
 class Timetable:

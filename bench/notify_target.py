@@ -108,7 +108,7 @@ class SandboxProcess:
 class NotifyHubbub(Hubbub):
     """`hubbub serve` with people, types and providers."""
 
-    wires = ("bot",)
+    wires: tuple[str, ...] = ("bot",)
 
     def __init__(
         self, directory: Path, cores: Cores, *, world: NotifyWorld, flags: Sequence[str] = ()

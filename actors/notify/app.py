@@ -33,6 +33,9 @@ PAGE: Final = 1_000  # users handed on at a time
 MAX_RUNNING: Final = 4  # requests of one app that go on side by side
 ASK_TIMEOUT_S: Final = 30.0
 MAX_RETRY_S: Final = 5.0
+EASY_PAGE_S: Final = 0.15  # what a page takes on a node that has little else to do
+REST_SHARE: Final = 2.0
+MAX_REST_S: Final = 2.0
 EASTERNMOST: Final = "Pacific/Kiritimati"  # UTC+14, where each day begins first
 
 _logger = structlog.get_logger()
@@ -268,6 +271,7 @@ class AppActor(StreamActor):
         with scope:
             while True:
                 users, cursor, is_last = await self._page(request, cursor)
+                began_at = trio.current_time()
                 try:
                     await self._notify(row, request, users)
                 except Refused as refused:  # a type or template that was removed meanwhile
@@ -276,6 +280,7 @@ class AppActor(StreamActor):
                 self._ctx.post(_Advanced(row.request_id, cursor, len(users), is_last))
                 if is_last:
                     return
+                await trio.sleep(rest_s(trio.current_time() - began_at))
 
     async def _page(self, request: NotifyRequest, cursor: str) -> tuple[list[str], str, bool]:
         """The next users of a request, the cursor behind them, and whether they are the last."""
@@ -333,6 +338,14 @@ class AppActor(StreamActor):
                 nursery.start_soon(ask, partition, user_ids)
         if refused:
             raise refused[0]
+
+
+def rest_s(took_s: float) -> float:
+    """How long a request rests between two pages, by how long the last one took.
+
+    A page that takes longer than on an idle node is held up by others' requests, or holds them up.
+    """
+    return min(MAX_REST_S, REST_SHARE * max(0.0, took_s - EASY_PAGE_S))
 
 
 def _accepted(row: RequestRow, *, repeated: bool = False) -> notify_replies.NotifyAccepted:

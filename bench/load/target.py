@@ -220,7 +220,7 @@ class Hubbub(Target):
     """`hubbub serve` with its defaults, durability included; only the limits per session are raised."""
 
     name = "hubbub"
-    wires = ("json", "msgpack", "bot")
+    wires: tuple[str, ...] = ("json", "msgpack", "bot")
 
     def __init__(self, directory: Path, cores: Cores, *, flags: Sequence[str] = ()) -> None:
         super().__init__(directory, cores)

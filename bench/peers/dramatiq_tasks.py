@@ -12,7 +12,9 @@ import dramatiq
 import requests
 from dramatiq.brokers.redis import RedisBroker
 
-broker = RedisBroker(url=os.environ.get("PEER_REDIS", "redis://127.0.0.1:6379/0"))
+broker = RedisBroker(  # type: ignore[no-untyped-call]  # dramatiq types its actors only
+    url=os.environ.get("PEER_REDIS", "redis://127.0.0.1:6379/0")
+)
 dramatiq.set_broker(broker)
 _local = threading.local()
 _TIMEOUT_S = 10.0

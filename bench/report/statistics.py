@@ -16,7 +16,7 @@ from bench.report.results import Figure, Latency, Measurement, Point
 HUBBUB: Final = "hubbub"
 PEER: Final = "uvicorn"  # which the ratios in the tables are to
 EXPERT: Final = "uvicorn-tuned"  # the second one, to which hubbub's ratios stand below
-FURTHER: Final = (EXPERT, "redis", "redis-always")  # all such
+FURTHER: Final = (EXPERT, "redis", "redis-always", "dramatiq", "dramatiq-always")  # all such
 
 _WIRE_ORDER: Final = ("json", "msgpack", "bot")
 
