@@ -1,4 +1,4 @@
-"""The records of notifications as tables, for bench/notify_check.py: by plain SQL and the standard library."""
+"""Records of notifications as tables, for bench/notify_check.py: by plain SQL and the standard library."""
 
 import json
 import sqlite3
