@@ -3,15 +3,16 @@
 import base64
 import binascii
 import secrets
-from typing import Final, cast
+from typing import Final
 
-import http_ece
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from server.providers.aes128gcm import encrypt
+
 RECORD_BYTES: Final = 4_096
-# A push service has to take 4,096 bytes (RFC 8030, 7.2): less header 86, tag 16, delimiter 1. http_ece would
-# write a second record above its own limit without a word, and browsers read one only.
+# A push service has to take 4,096 bytes (RFC 8030, 7.2): less header 86, tag 16, delimiter 1. More would
+# be a second record, and browsers read one only.
 MAX_PLAINTEXT_BYTES: Final = 3_993
 _POINT_BYTES: Final = 65
 _AUTH_BYTES: Final = 16
@@ -46,19 +47,15 @@ def encrypted(
     Key and salt are fresh for each message; only a test vector hands them in. Raises: ValueError for too much
     plaintext or none, or a key that is not on the curve.
     """
-    if not 0 < len(plaintext) <= MAX_PLAINTEXT_BYTES:  # of nothing http_ece makes no record, which is no body
+    if not 0 < len(plaintext) <= MAX_PLAINTEXT_BYTES:
         raise ValueError(f"not 1 to {MAX_PLAINTEXT_BYTES} bytes")
-    return cast(
-        "bytes",
-        http_ece.encrypt(
-            plaintext,
-            salt=salt or secrets.token_bytes(16),
-            private_key=private_key or ec.generate_private_key(ec.SECP256R1()),
-            dh=keys.p256dh,
-            auth_secret=keys.auth,
-            rs=RECORD_BYTES,
-            version="aes128gcm",
-        ),
+    return encrypt(
+        plaintext,
+        private_key=private_key or ec.generate_private_key(ec.SECP256R1()),
+        receiver=keys.p256dh,
+        auth=keys.auth,
+        salt=salt or secrets.token_bytes(16),
+        record_bytes=RECORD_BYTES,
     )
 
 

@@ -8,11 +8,11 @@ import binascii
 import re
 from typing import Final, TypeGuard
 
-import http_ece
 import jwt
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from server.providers import aes128gcm
 from server.sandbox.exchange import Request
 
 MAX_BODY_BYTES: Final = 4_096  # RFC 8030 section 7.2: a service must take these; most take no more
@@ -114,8 +114,8 @@ def decrypt(body: bytes, key: ec.EllipticCurvePrivateKey, auth: bytes) -> bytes:
     if len(body) - _HEADER_BYTES > record_bytes:
         raise PushRefusal(400, 110, "The message has more than one record (RFC 8291 section 4).")
     try:
-        return bytes(http_ece.decrypt(body, private_key=key, auth_secret=auth, version="aes128gcm"))
-    except (http_ece.ECEException, ValueError) as exc:
+        return aes128gcm.decrypt(body, private_key=key, auth=auth)
+    except ValueError as exc:
         raise PushRefusal(400, 110, f"The receiver cannot decrypt it: {exc}.") from None
 
 

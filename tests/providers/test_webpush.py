@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import http_ece
 import jwt
 import pytest
 import trio
@@ -15,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from actors.notify.delivery import Outcome
 from protocol.provider_configs import WebPushConfig
+from server.providers.aes128gcm import decrypt
 from server.providers.limits import Limits
 from server.providers.push_pools import open_push_pools
 from server.providers.vapid import LIFE_S, Vapid, base64url, public_point
@@ -165,7 +165,7 @@ async def open_webpush(
 
 def decrypted(body: bytes) -> Any:
     """Read a message as the browser would."""
-    return json.loads(http_ece.decrypt(body, private_key=BROWSER, auth_secret=AUTH, version="aes128gcm"))
+    return json.loads(decrypt(body, private_key=BROWSER, auth=AUTH))
 
 
 @needs_node

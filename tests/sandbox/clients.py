@@ -1,5 +1,6 @@
-"""Senders as an app would write them: httpx, PyJWT, http_ece, and a raw h2 connection in a thread."""
+"""Senders as an app would write them: httpx, PyJWT, and a raw h2 connection in a thread."""
 
+import secrets
 import socket
 import ssl
 import time
@@ -10,7 +11,6 @@ from urllib.parse import urlsplit
 import h2.config
 import h2.connection
 import hpack
-import http_ece
 import httpx
 import jwt
 import msgspec
@@ -18,6 +18,7 @@ import trio
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from server.providers import aes128gcm
 from server.sandbox import Sandbox, Subscription
 from server.sandbox.webpush_rules import base64url, unbase64
 
@@ -127,15 +128,14 @@ def public_point(key: ec.EllipticCurvePrivateKey) -> str:
 
 
 def encrypt(subscription: Subscription, plaintext: bytes, *, record_bytes: int = 4_096) -> bytes:
-    encrypted: bytes = http_ece.encrypt(
+    return aes128gcm.encrypt(
         plaintext,
         private_key=ec.generate_private_key(ec.SECP256R1()),
-        dh=unbase64(subscription.p256dh),
-        auth_secret=unbase64(subscription.auth),
-        version="aes128gcm",
-        rs=record_bytes,
+        receiver=unbase64(subscription.p256dh),
+        auth=unbase64(subscription.auth),
+        salt=secrets.token_bytes(16),
+        record_bytes=record_bytes,
     )
-    return encrypted
 
 
 def push_headers(**changes: str | None) -> dict[str, str]:

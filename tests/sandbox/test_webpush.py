@@ -1,4 +1,4 @@
-"""What the fake push service checks, asked by httpx and http_ece."""
+"""What the fake push service checks, asked by httpx."""
 
 from typing import Any
 
@@ -109,7 +109,7 @@ async def test_the_size_limit_is_where_rfc_8291_puts_it(sandbox: Sandbox, clock:
 
 
 async def test_two_records_are_refused(sandbox: Sandbox, clock: Clock) -> None:
-    """http_ece makes them silently where the text is longer than a record; browsers drop them."""
+    """Libraries make them silently where the text is longer than a record; browsers drop them."""
     subscription = sandbox.webpush.subscribe()
     body = encrypt(subscription, b"x" * 200, record_bytes=128)
     response = await push(sandbox, clock, subscription, body=body)
