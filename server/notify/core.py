@@ -41,6 +41,7 @@ from server.notify.sns import SnsDoor
 from server.notify.templates import Templates
 from server.notify.vault import Vault, derived_key
 from server.notify.watch import Watch
+from server.providers.reach import Reach
 from storage.store import Store
 
 # The order of P-256 (SEC 2 section 2.4.2): a private key is a number below it.
@@ -64,9 +65,11 @@ class NotifyCore:
         on_dead_letter: DeadLetterSink,
         server_secret: bytes,
         public_url: str,
+        reach: Reach,
     ) -> None:
         self._now_ms = now_ms
         self._hub = hub
+        self._reach = reach
         self.stats = NotifyStats()
         self.links = Links(server_secret, public_url)
         self.vault = Vault(server_secret)
@@ -77,7 +80,7 @@ class NotifyCore:
         self.alerts.setups = setups
         self.templates = Templates(setups)
         self.renderer = NotifyRenderer(self.templates, self.links)
-        self.desk = AppDesk(store, setups, self.vault, now_ms=now_ms)
+        self.desk = AppDesk(store, setups, self.vault, reach=reach, now_ms=now_ms)
         self.channels = ChannelDesk(setups, now_ms=now_ms)
         setups.on_credential_changed = self._credential_changed
         self.router = router
@@ -162,7 +165,7 @@ class NotifyCore:
         ]
 
     async def _run_setups(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        async with open_registry(self.links, self._now_ms) as registry:
+        async with open_registry(self.links, self._now_ms, self._reach) as registry:
             await self.setups.run(registry, task_status=task_status)
 
     def shards_moved(self, shards: Collection[int], *, ours: Collection[int]) -> None:

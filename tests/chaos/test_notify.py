@@ -137,7 +137,7 @@ async def test_nothing_accepted_is_lost_and_doubles_are_counted(tmp_path: Path, 
     rng = random.Random(seed)
     async with open_sandbox() as sandbox:
         sandbox.inject(Fault(channel="apns", delay_s=ANSWER_S))
-        with running_cluster(tmp_path, count) as cluster:
+        with running_cluster(tmp_path, count, "--notify-networks", "127.0.0.0/8") as cluster:
             await until_owned(cluster)
             auth = await trio.to_thread.run_sync(cluster.app_key)
             app = App(cluster, auth)
