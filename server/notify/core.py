@@ -73,7 +73,7 @@ class NotifyCore:
         self.stats = NotifyStats()
         self.links = Links(server_secret, public_url)
         self.vault = Vault(server_secret)
-        self.alerts = Alerts(server_secret, now_ms=now_ms)
+        self.alerts = Alerts(server_secret, reach=reach, now_ms=now_ms)
         self.setups = setups = SetupCache(
             store, self.vault, own_push(server_secret, public_url), now_ms=now_ms, alert=self.alerts.add
         )
@@ -86,7 +86,7 @@ class NotifyCore:
         self.router = router
         self.sns = SnsDoor()
         self.entry = NotifyEntry(store, router, setups, self.renderer, now_ms=now_ms)
-        self.exporter = Exporter(store, setups, self.alerts, owns=leases.owns, now_ms=now_ms)
+        self.exporter = Exporter(store, setups, self.alerts, owns=leases.owns, reach=reach, now_ms=now_ms)
         self.watch = Watch(store, self.alerts, is_ours=lambda: leases.owns(0), now_ms=now_ms)
         self.rates = Rates(lambda: counters_of(self.stats, self.channels))
         self.dashboard = Dashboards(
