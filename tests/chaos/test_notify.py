@@ -66,6 +66,8 @@ class App:
         for name, may_double in (("code", True), ("transfer", False)):
             rule = TypeRule(name=name, channels=["apns"], is_security=True, may_double=may_double)
             assert (await self.ask("PUT", f"/v1/app/notify/types/{name}", rule)).status_code == 200
+        for node in self.cluster.nodes:  # changes reach other nodes within 3 s, and at once where one asks
+            (await self.client.get(f"{node.url}/v1/app/notify")).raise_for_status()
         wanted = {"users": [{"external_id": f"u{number}"} for number in range(USERS)]}
         made = (await self.ask("POST", "/v1/app/users", wanted)).json()
         self.users = [item["user"]["user_id"] for item in made["items"]]
