@@ -57,6 +57,16 @@ class FoundUser(msgspec.Struct, frozen=True, array_like=True):
     unread: list[int]
 
 
+class FoundFacts(msgspec.Struct, frozen=True, array_like=True):
+    """What others than the partition write of a user; see actors/notify/fact_keeper.py."""
+
+    user_id: str
+    name: str
+    language: str
+    time_zone: str
+    is_disabled: int
+
+
 class QueueDepth(msgspec.Struct, frozen=True, array_like=True):
     """How many deliveries of one app, channel and priority are open, and since when the oldest waits."""
 
@@ -106,6 +116,10 @@ class NotifyReads(Protocol):
         self, user_ids: Sequence[str], *, since_id: int, counted_since_ms: int
     ) -> list[FoundUser]:
         """Those of up to 1,000 users who exist, with what is known of them; in no order."""
+        ...
+
+    async def user_facts(self, user_ids: Sequence[str]) -> list[FoundFacts]:
+        """What others write of up to 1,000 users, of those who exist; in no order."""
         ...
 
     async def largest_id(self) -> int:

@@ -7,8 +7,17 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from protocol.notify_found import ExportedEntry, FoundUser, ProviderCount, QueueDepth, VariantCount
+from protocol.notify_found import (
+    ExportedEntry,
+    FoundFacts,
+    FoundUser,
+    ProviderCount,
+    QueueDepth,
+    VariantCount,
+)
+from protocol.notify_ids import COUNT_BITS
 from protocol.notify_records import (
+    PARTITION_COUNT,
     ConsentRow,
     DeadDelivery,
     DeliveryRow,
@@ -54,6 +63,12 @@ SELECT json_group_array(json_array(u.user_id, u.app_id, u.name, u.language, u.ti
 )) FROM json_each(:asked) asked CROSS JOIN {User.table} u ON u.user_id = asked.value
 """
 _users: Final = msgspec.json.Decoder(list[FoundUser])
+_USER_FACTS: Final = f"""
+SELECT json_group_array(json_array(u.user_id, u.name, u.language, u.time_zone,
+    EXISTS (SELECT 1 FROM {Disabled.table} d WHERE d.user_id = u.user_id)
+)) FROM json_each(?) asked CROSS JOIN {User.table} u ON u.user_id = asked.value
+"""
+_user_facts: Final = msgspec.json.Decoder(list[FoundFacts])
 _LEDGER: Final = (
     "SELECT l.seq, l.kind, l.at_ms, l.user_id, l.client_id, l.message_count, l.thread, l.body FROM log l"
     " WHERE l.stream_id = (SELECT stream_id FROM stream WHERE name = ?) AND l.thread = ? ORDER BY l.seq"
@@ -102,6 +117,11 @@ def users(
         "counted_since_ms": counted_since_ms,
     }
     return _users.decode(connection.execute(_USERS, values).fetchone()[0])
+
+
+def user_facts(connection: sqlite3.Connection, user_ids: Sequence[str]) -> list[FoundFacts]:
+    asked = json.dumps(list(user_ids))
+    return _user_facts.decode(connection.execute(_USER_FACTS, (asked,)).fetchone()[0])
 
 
 def largest_id(connection: sqlite3.Connection) -> int:

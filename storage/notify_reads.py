@@ -2,7 +2,14 @@
 
 from collections.abc import Sequence
 
-from protocol.notify_found import ExportedEntry, FoundUser, ProviderCount, QueueDepth, VariantCount
+from protocol.notify_found import (
+    ExportedEntry,
+    FoundFacts,
+    FoundUser,
+    ProviderCount,
+    QueueDepth,
+    VariantCount,
+)
 from protocol.notify_ids import first_id_at
 from protocol.notify_records import DeadDelivery, DeliveryRow, NotificationRow
 from protocol.records import Entry
@@ -20,6 +27,9 @@ class SqliteNotifyReads:
         self, user_ids: Sequence[str], *, since_id: int, counted_since_ms: int
     ) -> list[FoundUser]:
         return await self._readers.run(notify_queries.users, user_ids, since_id, counted_since_ms)
+
+    async def user_facts(self, user_ids: Sequence[str]) -> list[FoundFacts]:
+        return await self._readers.run(notify_queries.user_facts, user_ids)
 
     async def largest_id(self) -> int:
         return await self._readers.run(notify_queries.largest_id)

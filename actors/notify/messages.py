@@ -102,6 +102,15 @@ class Redrive(msgspec.Struct, frozen=True, tag="redrive"):
     deliveries: tuple[tuple[int, int], ...]
 
 
+class UserChanged(msgspec.Struct, frozen=True, tag="user_changed"):
+    """To a partition: a user's name, language or time zone has changed, or whether it is disabled.
+
+    Told after it was stored, once. Not answered: what is lost is noticed by the age of what is known.
+    """
+
+    user_id: str
+
+
 class SetupChanged(msgspec.Struct, frozen=True, tag="setup_changed"):
     """To an app's actor: what the app has set up has changed. Not answered."""
 
@@ -117,5 +126,6 @@ NotifyActorMessage = (
     | Unsubscribe
     | EraseUser
     | Redrive
+    | UserChanged
     | SetupChanged
 )

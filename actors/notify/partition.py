@@ -3,7 +3,8 @@
 From below: keeper.py has users and open deliveries in memory, sender.py writes texts and chooses addresses,
 gatherer.py makes batches and digests, decider.py sends messages through the pipeline, deliverer.py stores
 attempts and results, timekeeper.py lets time pass, wish_keeper.py and consent_keeper.py keep what users want,
-user_desk.py serves them, notice_desk.py takes what other actors tell. Here is what comes in.
+user_desk.py serves them, notice_desk.py takes what other actors tell, fact_keeper.py follows what others
+write of users. Here is what comes in.
 """
 
 from typing import Final
@@ -12,6 +13,7 @@ from actors.entity import EntityContext
 from actors.messages import Ask, Told
 from actors.notify.consent_keeper import Erasing
 from actors.notify.deliverer import Begin, Conclude, Fallback, Resume
+from actors.notify.fact_keeper import FactKeeper, FactsRead
 from actors.notify.keeper import Loaded
 from actors.notify.messages import (
     DeliveryTold,
@@ -22,8 +24,9 @@ from actors.notify.messages import (
     PutAddress,
     Redrive,
     Unsubscribe,
+    UserChanged,
 )
-from actors.notify.notice_desk import NoticeDesk, NoticeRead, Passing
+from actors.notify.notice_desk import NoticeRead, Passing
 from actors.notify.plan import Ready
 from actors.notify.timekeeper import Looked, Tick, Tidied, Tidy
 from actors.notify.user_desk import MarkFound
@@ -32,7 +35,7 @@ from actors.reply import Reply
 NO_ROOM_RETRY_S: Final = 0.2
 
 
-class NotifyPartition(NoticeDesk):
+class NotifyPartition(FactKeeper):
     """Own the notifications of one partition's users."""
 
     async def activate(self, ctx: EntityContext) -> None:
@@ -72,6 +75,8 @@ class NotifyPartition(NoticeDesk):
                 self.mark_found(message)
             case Erasing():
                 self.erase_found(message)
+            case UserChanged(user_id=user_id):
+                self.user_changed(user_id)
             case Told():
                 self.take_told(message, reply)
             case Passing():
@@ -86,6 +91,8 @@ class NotifyPartition(NoticeDesk):
         match message:
             case Loaded():
                 await self._take_users(message)
+            case FactsRead():
+                await self.take_facts(message)
             case Looked():
                 await self.looked(message)
             case Ready():  # its users have been read

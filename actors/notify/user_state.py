@@ -55,6 +55,7 @@ class UserState:
         "device_names",
         "devices",
         "facts",
+        "facts_at_s",
         "groups",
         "is_disabled",
         "is_doubtful",
@@ -64,7 +65,9 @@ class UserState:
         "user_id",
     )
 
-    def __init__(self, found: FoundUser) -> None:
+    def __init__(self, found: FoundUser, at_s: float = 0.0) -> None:
+        """`at_s`: trio.current_time() before it was read."""
+        self.facts_at_s = at_s  # name, language, time zone and whether disabled are as of then, or newer
         self.user_id = found.user_id
         self.app_id = found.app_id
         self.name = found.name
