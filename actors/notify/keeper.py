@@ -67,6 +67,7 @@ class NotifyStats(msgspec.Struct, kw_only=True):
     dead: int = 0
     late: int = 0
     skipped: int = 0
+    cancelled: int = 0
     erased: int = 0
     loaded_users: int = 0
     notified_by_app: dict[str, int] = msgspec.field(default_factory=dict)

@@ -34,8 +34,15 @@ class RunRequest(msgspec.Struct, frozen=True, tag="run_request"):
 
 
 class CancelRequest(msgspec.Struct, frozen=True, tag="cancel_request"):
-    """To an app's actor: do not go on with a request. Answered by Ok."""
+    """To an app's actor: do not go on with a request, and cancel what waits. Answered by RequestCancelled."""
 
+    request_id: str
+
+
+class CancelPart(msgspec.Struct, frozen=True, tag="cancel_part"):
+    """To a partition: cancel what waits of a request. Answered by RequestCancelled, for its part."""
+
+    app_id: str
     request_id: str
 
 
@@ -119,6 +126,7 @@ NotifyActorMessage = (
     Notify
     | RunRequest
     | CancelRequest
+    | CancelPart
     | Mark
     | DeliveryTold
     | PutAddress

@@ -4,18 +4,21 @@ From below: keeper.py has users and open deliveries in memory, sender.py writes 
 gatherer.py makes batches and digests, decider.py sends messages through the pipeline, deliverer.py stores
 attempts and results, timekeeper.py lets time pass, wish_keeper.py and consent_keeper.py keep what users want,
 user_desk.py serves them, notice_desk.py takes what other actors tell, fact_keeper.py follows what others
-write of users. Here is what comes in.
+write of users, canceller.py cancels. Here is what comes in.
 """
 
 from typing import Final
 
 from actors.entity import EntityContext
 from actors.messages import Ask, Told
+from actors.notify.cancel_finder import CancelFound
+from actors.notify.canceller import Canceller
 from actors.notify.consent_keeper import Erasing
 from actors.notify.deliverer import Begin, Conclude, Fallback, Resume
-from actors.notify.fact_keeper import FactKeeper, FactsRead
+from actors.notify.fact_keeper import FactsRead
 from actors.notify.keeper import Loaded
 from actors.notify.messages import (
+    CancelPart,
     DeliveryTold,
     DropAddress,
     EraseUser,
@@ -31,11 +34,12 @@ from actors.notify.plan import Ready
 from actors.notify.timekeeper import Looked, Tick, Tidied, Tidy
 from actors.notify.user_desk import MarkFound
 from actors.reply import Reply
+from protocol.errors import Refused
 
 NO_ROOM_RETRY_S: Final = 0.2
 
 
-class NotifyPartition(FactKeeper):
+class NotifyPartition(Canceller):
     """Own the notifications of one partition's users."""
 
     async def activate(self, ctx: EntityContext) -> None:
@@ -50,6 +54,8 @@ class NotifyPartition(FactKeeper):
     def handle_nowait(self, message: object, reply: Reply) -> bool:
         """Take what needs no look at the store."""
         match message:
+            case Notify() if self.is_called_off(message):
+                reply.fail(Refused("request_not_found", "The request was cancelled."))
             case Notify():
                 if self._has_users(message.user_ids, message, reply):
                     self.notify(message, reply)
@@ -75,6 +81,10 @@ class NotifyPartition(FactKeeper):
                 self.mark_found(message)
             case Erasing():
                 self.erase_found(message)
+            case CancelPart():
+                self.cancel_part(message, reply)
+            case CancelFound():
+                self.cancel_found(message)
             case UserChanged(user_id=user_id):
                 self.user_changed(user_id)
             case Told():

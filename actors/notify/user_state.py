@@ -28,6 +28,8 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     actor_count: int = 0  # and how many they are
     digest: str = ""  # of the content, by which duplicates are found
     held_by: str = ""  # the stage that held it last
+    first: Content | None = None  # of a batch that others have joined: what opened it
+    is_carrier: bool = False  # what opened the group was cancelled: it goes on for those that joined
 
 
 decode_kept: Final = msgspec.json.Decoder(Kept).decode
