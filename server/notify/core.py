@@ -98,7 +98,7 @@ class NotifyCore:
             breaker_of=self.breaker_of,
             now_ms=now_ms,
         )
-        self._resumer = NotifyResumer(store.notify, router, owns=leases.owns)
+        self._resumer = NotifyResumer(store.notify, router, owns=leases.owns, now_ms=now_ms)
         needs = NotifyNeeds(
             log=store,
             reads=store.notify,
