@@ -2,9 +2,9 @@
 
 A partition has its users in memory, for hours. The user's actor and the accounts tell it when one has changed
 (`UserChanged`, after the commit). That is a hint: it may be lost between nodes, and an operator's command in
-another process tells nobody. So nothing is decided by facts that were read more than MAX_AGE_S ago; they are
-read anew first, for a thousand users in one query, and only these facts: what the partition writes itself
-is newer in memory than in the store.
+another process tells nobody. So nothing is decided, and no attempt begun, by facts that were read more than
+MAX_AGE_S ago; they are read anew first, for a thousand users in one query of a millisecond, and only these
+facts: what the partition writes itself is newer in memory than in the store.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from actors.entity import EntityContext
+from actors.notify.deliverer import Begin
 from actors.notify.notice_desk import NoticeDesk
 from actors.reply import NO_REPLY, Reply
 from actors.stream_actor import Staged
@@ -22,8 +23,9 @@ from protocol.notify_records import DeliveryRow, NotificationRow
 from protocol.notify_types import Decision
 from protocol.records import Op, Update
 
-MAX_AGE_S: Final = 30.0  # how long a change that nobody told may go unnoticed
+MAX_AGE_S: Final = 5.0  # how long a change that nobody told may go unnoticed; as WATCH_S of the log-ins
 MAX_READ: Final = 1_000  # users in one read
+RETRY_S: Final = 0.2
 
 
 class FactsRead(msgspec.Struct, frozen=True):
@@ -69,6 +71,27 @@ class FactKeeper(NoticeDesk):
         self._want_facts(stale)
         return False
 
+    def began(self, message: Begin) -> None:
+        """As that of Deliverer; what has waited for long is first asked about."""
+        if self._asks_age:
+            now = self._ctx.now()
+            unsure = {job.user_id for job in message.jobs if not job.is_cancelled}
+            unsure = {user_id for user_id in unsure if not self._is_sure(user_id, now)}
+            if unsure:
+                self._facts_waiting.append(((), message, NO_REPLY, frozenset(unsure)))
+                self._want_facts(sorted(unsure))
+                return
+        super().began(message)
+
+    def _is_sure(self, user_id: str, now: float) -> bool:
+        user = self._users.get(user_id)
+        return user is not None and not is_stale(user.facts_at_s, self._moved.get(user_id), now)
+
+    def _not_loaded(self, message: object) -> None:
+        super()._not_loaded(message)
+        if isinstance(message, Begin):  # hands wait for it
+            self._ctx.post_after(RETRY_S, message)
+
     def _want_facts(self, user_ids: Sequence[str]) -> None:
         self._facts_wanted.update(dict.fromkeys(user_ids))
         if not self._is_reading_facts:
@@ -108,7 +131,7 @@ class FactKeeper(NoticeDesk):
             elif error is not None:
                 reply.fail(error)
                 self._not_loaded(message)
-            elif not reply.is_done or getattr(message, "is_own", False):
+            elif not reply.is_done or isinstance(message, Begin) or getattr(message, "is_own", False):
                 await self._take_again(user_ids, message, reply)
         if self._facts_wanted and not self._is_reading_facts:
             self._want_facts(())

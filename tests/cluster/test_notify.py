@@ -6,6 +6,8 @@ import pytest
 
 from actors.notify import fact_keeper
 from protocol import commands, notify_commands, notify_replies
+from protocol.notify_content import NotifyRequest
+from protocol.notify_replies import RequestCancelled
 from tests.cluster.worlds import open_cluster
 from tests.server.world import Device
 
@@ -31,3 +33,14 @@ async def test_a_changed_user_is_known_on_whichever_node_decides(
             await person.do(commands.UpdateProfile(time_zone="Asia/Tokyo"))
             while await _zone(person) != "Asia/Tokyo":  # the tell and the question come by two ways
                 pass
+
+
+async def test_a_request_is_cancelled_on_all_nodes_that_hold_a_part_of_it(tmp_path: Path) -> None:
+    """Its users belong to partitions here and there, and the app's actor to one node."""
+    async with open_cluster(tmp_path, "n1", "n2") as cluster:
+        one, two = (cluster.members[name] for name in ("n1", "n2"))
+        users = await one.crowd(40)
+        request = NotifyRequest(type="contact", user_ids=users, text="x", send_at="2099-01-01T00:00:00")
+        done = await one.core.notifications.entry.notify("default", request)
+        found = await two.core.notifications.entry.cancel("default", done.request_id)
+        assert found == RequestCancelled(request_id=done.request_id, state="cancelled", cancelled=40)

@@ -14,7 +14,7 @@ from protocol.notify_types import TypeRule
 from protocol.records import Disabled, Put, Remove, Update, User
 from server.sandbox.sandbox import open_sandbox
 from tests.server.http_world import open_api
-from tests.server.notify.notify_world import APP, Notifier, open_notifier
+from tests.server.notify.notify_world import APP, Notifier, apns_token, open_notifier
 
 
 async def disable(notifier: Notifier, user_id: str) -> None:
@@ -93,6 +93,30 @@ async def test_a_change_that_nobody_told_is_noticed_by_age(
         assert await time_zone_of(notifier, "ann") == "Asia/Tokyo"
         await notifier.world.store.commit([Put(Disabled(user_id=ann.user_id, at_ms=1))])
         assert await notifier.refusal(request) == "user_not_found"
+
+
+async def test_nothing_is_sent_from_the_queue_by_old_facts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Disabled at the command line, while a provider was down."""
+    monkeypatch.setattr(fact_keeper, "MAX_AGE_S", 0.0)
+    async with open_sandbox() as sandbox, open_notifier(tmp_path, sandbox) as notifier:
+        await notifier.core.desk.remove_provider(APP, "apns_development")
+        await notifier.core.desk.put_type(APP, TypeRule(name="t", channels=["apns"]))
+        await notifier.core.desk.pause_provider(APP, "apns", is_paused=True)
+        people = await notifier.world.people("ann", "ben")
+        ids = []
+        for number, person in enumerate(people, 1):
+            await notifier.has_apns(person, number)
+            person.disconnect()
+            done = await notifier.notify(NotifyRequest(type="t", user_id=person.user_id, text="1"))
+            ids.append(done.items[0].notification_id)
+        await notifier.world.store.commit([Put(Disabled(user_id=people[0].user_id, at_ms=1))])
+        await notifier.core.desk.pause_provider(APP, "apns", is_paused=False)
+        for notification_id in ids:
+            await notifier.settled(notification_id)
+        assert [found.address for found in sandbox.deliveries("apns")] == [apns_token(2)]
+        assert notifier.core.channels.channels["apns"].in_hand == 0
 
 
 async def test_a_change_while_the_user_is_being_read_is_not_missed(tmp_path: Path) -> None:
