@@ -161,7 +161,7 @@ class NotifyReads(Protocol):
         ...
 
     async def ended_consents(self, partition: int, now_ms: int, *, limit: int) -> list[tuple[str, str]]:
-        """(user_id, purpose) of consents that have ended."""
+        """(user_id, purpose) of consents that have ended or were withdrawn, and are not erased yet."""
         ...
 
     async def of_types(self, user_id: str, types: Sequence[str], *, limit: int) -> list[NotificationRow]:

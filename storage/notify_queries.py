@@ -34,7 +34,7 @@ SELECT json_group_array(json_array(u.user_id, u.app_id, u.name, u.language, u.ti
     EXISTS (SELECT 1 FROM {Disabled.table} d WHERE d.user_id = u.user_id),
     coalesce((SELECT p.preferences FROM {NotifyUserRow.table} p WHERE p.user_id = u.user_id), ''),
     json((SELECT json_group_array(json_array(c.purpose, c.source, c.given_at_ms, c.ends_at_ms))
-        FROM {ConsentRow.table} c WHERE c.user_id = u.user_id)),
+        FROM {ConsentRow.table} c WHERE c.user_id = u.user_id AND c.withdrawn_at_ms = 0)),
     json((SELECT json_group_array(json_array(
             v.device_key, v.channel, v.address, v.keys, v.registered_at_ms, v.name))
         FROM {NotifyDeviceRow.table} v WHERE v.user_id = u.user_id AND v.retired_at_ms = 0)),

@@ -41,11 +41,13 @@ class Job:
         "failed_over",
         "is_begun",
         "is_cancelled",
+        "is_final",
         "notification_id",
         "number",
         "outgoing",
         "owner",
         "priority",
+        "provider_id",
         "rule",
         "slot",
         "ticket",
@@ -85,10 +87,25 @@ class Job:
         self.doubles = doubles
         self.account_index = 0  # which of the app's accounts is tried
         self.failed_over = 0
+        self.provider_id = ""  # by which account the last attempt goes, or went
         self.is_begun = False
+        self.is_final = False  # erased or cancelled under way: nothing follows, and its notification stays so
         self.is_cancelled = False
         # The channel's own.
         self.slot: Slot = "none"
         self.account: Account | None = None
         self.ticket = 0  # of the account's breaker
         self.waits = False  # for an account that may be used, not for its time
+
+    @property
+    def where(self) -> dict[str, str | int]:
+        """The key of its row."""
+        return {"notification_id": self.notification_id, "number": self.number}
+
+    def begin(self, now_ms: int) -> None:
+        """Count an attempt that is about to be stored and made, by the account that was chosen."""
+        self.attempt += 1
+        self.is_begun = True
+        self.attempt_at_ms = now_ms
+        if self.account is not None:
+            self.provider_id = self.account.provider_id
