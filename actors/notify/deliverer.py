@@ -102,7 +102,7 @@ class Deliverer(Decider):
                 "attempted",
                 job.user_id,
                 job.notification_id,
-                [Decision("attempt", "pass", job.channel, f"{job.attempt} to {job.device_key}")],
+                [Decision("attempt", "pass", job.channel, f"{job.attempt} to {job.way(job.account)}")],
                 Staged(NO_REPLY, None),
             )
             self._stage_ops(
@@ -138,8 +138,9 @@ class Deliverer(Decider):
             has_next_provider=self._channels.has_next(job),
             rand=random.random(),
         )
+        told = f"{job.way(account)}: {outcome.detail[:500]}" if outcome.detail else job.way(account)
         decisions = [
-            Decision("result", outcome.kind, outcome.code or outcome.action, outcome.detail[:500]),
+            Decision("result", outcome.kind, outcome.code or outcome.action, told),
             step.why,
         ]
         ops: list[Op] = []

@@ -249,7 +249,7 @@ class Sender(NotifyKeeper):
                 job.is_begun = True
                 job.attempt_at_ms = now_ms
                 plan.decisions.append(
-                    Decision("attempt", "pass", job.channel, f"1 to {job.device_key}, at once")
+                    Decision("attempt", "pass", job.channel, f"1 to {job.way(job.account)}, at once")
                 )
             jobs.append(job)
         return jobs
