@@ -150,6 +150,10 @@ class NotifyReads(Protocol):
         """All that happened to one notification, in order."""
         ...
 
+    async def ledgers(self, partition: int, ids: Sequence[int]) -> list[Entry]:
+        """All that happened to these notifications of a partition, in order; `thread` tells of which."""
+        ...
+
     async def centre(
         self, user_id: str, *, before: int, limit: int, unread_only: bool
     ) -> tuple[list[NotificationRow], int]:

@@ -149,7 +149,7 @@ class Deliverer(Decider):
                 "attempted",
                 job.user_id,
                 job.notification_id,
-                [Decision("attempt", "pass", job.channel, f"{job.attempt} to {job.device_key}")],
+                [Decision("attempt", "pass", job.channel, f"{job.attempt} to {job.way}")],
                 Staged(NO_REPLY, None),
             )
             changes: dict[str, str | int | None] = {
@@ -184,8 +184,9 @@ class Deliverer(Decider):
             has_next_provider=self._channels.has_next(job),
             rand=random.random(),
         )
+        told = f"{job.way}: {outcome.detail[:500]}" if outcome.detail else job.way
         decisions = [
-            Decision("result", outcome.kind, outcome.code or outcome.action, outcome.detail[:500]),
+            Decision("result", outcome.kind, outcome.code or outcome.action, told),
             step.why,
         ]
         ops: list[Op] = []

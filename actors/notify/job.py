@@ -1,10 +1,12 @@
 """One delivery as it waits, is under way, or waits again: shared by its partition and its channel."""
 
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from actors.notify.delivery import Outcome, Outgoing
 from actors.notify.ports import Account
 from protocol.notify_types import Channel, Priority, TypeRule
+
+SHORT_KEY_CHARS: Final = 8  # of a device key: one of a user's hundred addresses is known by them
 
 Slot = Literal["none", "reserved", "sending"]
 """What a job has of its channel: nothing, a place that waits for the attempt to be stored, or a request."""
@@ -109,3 +111,9 @@ class Job:
         self.attempt_at_ms = now_ms
         if self.account is not None:
             self.provider_id = self.account.provider_id
+
+    @property
+    def way(self) -> str:
+        """By which address and account, as the ledger tells it: "apns-1f0c7a22 by primary"."""
+        device = self.device_key[: self.device_key.rfind("-") + 1 + SHORT_KEY_CHARS]
+        return f"{device} by {self.provider_id}" if self.provider_id else device

@@ -246,9 +246,7 @@ class Sender(NotifyKeeper):
             # With a free hand the attempt is stored with the decision: one commit less to wait for.
             if due_at_ms <= now_ms and self._channels.reserve(job):
                 job.begin(now_ms)
-                plan.decisions.append(
-                    Decision("attempt", "pass", job.channel, f"1 to {job.device_key}, at once")
-                )
+                plan.decisions.append(Decision("attempt", "pass", job.channel, f"1 to {job.way}, at once"))
             self._deciding[job.notification_id, number] = job
             jobs.append(job)
         return jobs
