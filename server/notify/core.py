@@ -199,6 +199,7 @@ class NotifyCore:
             for outcome, count in stats.outcomes().items():
                 read[f'outcomes_total{{channel="{name}",outcome="{outcome}"}}'] = count
             read[f'breakers_open{{channel="{name}"}}'] = len(channel.breakers())
+            read[f'hosts_held{{channel="{name}"}}'] = len(channel.open_hosts())
         return read
 
     def latency(self, priority: Priority) -> tuple[list[int], float]:
