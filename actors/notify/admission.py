@@ -2,7 +2,8 @@
 
 A breaker and a pace belong to credentials, which many apps may share. What a push host answers says nothing
 of the others, and whoever registers an endpoint chooses its host: so what concerns a host opens a breaker of
-that host under those credentials, and no other. What concerns one device opens none.
+that host under those credentials, and no other. What concerns one device opens none. A push host that
+answers slowly, or never, holds no more hands than it has earned; see host_room.py.
 """
 
 from collections.abc import Callable
@@ -10,8 +11,9 @@ from typing import Final
 
 import msgspec
 
-from actors.notify.breaker import FIRST_TICKET, Breaker, finding
+from actors.notify.breaker import Breaker, finding
 from actors.notify.delivery import Action, Outcome
+from actors.notify.host_room import STRANGERS_SHARE, Room
 from actors.notify.job import Job
 from actors.notify.pacer import Pacer
 from actors.notify.ports import Account, Accounts
@@ -21,7 +23,9 @@ REFUSED_USERS: Final = (
     3  # refused by a push host within REFUSED_MS, none accepted between: our key, not theirs
 )
 REFUSED_MS: Final = 600_000
-MAX_HOSTS: Final = 4_096  # that have failed; the one that failed first gives way
+MAX_HOSTS: Final = 4_096  # the one that was not used for longest gives way
+FULL_MS: Final = 20  # until a host's room is looked at again; at most as many are full as there are hands
+STRANGERS_FULL_MS: Final = 1_000  # the same for hosts that nobody knows, of which there may be many
 IDLE_MS: Final = 3_600_000  # the longest wait of a breaker: credentials that nobody used for it are forgotten
 SWEEP_FROM: Final = 256  # credentials; beyond it they are looked through when they have doubled
 
@@ -48,28 +52,32 @@ class _Credential:
 
 
 class _Host:
-    """A host that has failed under some credentials."""
+    """A host that users name, under some credentials."""
 
-    __slots__ = ("breaker", "refused")
+    __slots__ = ("breaker", "refused", "room")
 
     def __init__(self) -> None:
         self.breaker = Breaker()
         # By code: users whose devices it has refused since it accepted one, and when (Unix ms).
         self.refused: dict[str, dict[str, int]] = {}
+        self.room = Room()
 
 
 class Admission:
     """The state of one channel's accounts on this node. Times are Unix ms.
 
-    `nodes`: how many nodes send, this one included: each takes its share of a credential's rate.
+    `nodes`: how many nodes send, this one included: each takes its share of a credential's rate. `hands`: how
+    many requests the channel makes at once.
     """
 
-    def __init__(self, accounts: Accounts, *, nodes: Callable[[], int]) -> None:
+    def __init__(self, accounts: Accounts, *, nodes: Callable[[], int], hands: int) -> None:
         self._accounts = accounts
         self._nodes = nodes
         self._credentials: dict[str, _Credential] = {}
         self._hosts: dict[tuple[str, str], _Host] = {}  # by credential and host
         self._sweep_at = SWEEP_FROM
+        self._hands = hands
+        self._strangers = Room(max(1, int(hands * STRANGERS_SHARE)))
 
     def admit(self, job: Job, now_ms: int) -> int:
         """Choose an account for a job and return 0; or when to ask again, for all of its app and host."""
@@ -118,12 +126,14 @@ class Admission:
         is_open = breaker.record(job.ticket, "nothing" if of_host and found != "ok" else found, now_ms)
         opened, host_name = (breaker, "") if is_open else (None, "")
         frees = "all" if breaker.moment != before else ""
-        host = self._hosts.get((account.credential, job.host)) if job.host else None
-        if host is None and of_host and found in ("failure", "config"):
+        if job.host:
             host = self._host(account.credential, job.host)
-        if host is not None:
             if outcome.kind == "accepted":
                 host.refused.clear()
+            if of_host and found == "failure":
+                host.room.fail()
+            elif found == "ok" and host.room.size < self._hands:
+                host.room.earn()
             before = host.breaker.moment
             if host.breaker.record(job.host_ticket, found if of_host or found == "ok" else "nothing", now_ms):
                 opened, host_name = host.breaker, job.host
@@ -151,10 +161,10 @@ class Admission:
         if known is None:
             known = self._add(account.credential, now_ms)
         known.used_at_ms = now_ms
-        host = self._hosts.get((account.credential, job.host)) if job.host else None
+        host = self._host(account.credential, job.host) if job.host else None
         until_ms = known.breaker.wait_until_ms(now_ms)
         if host is not None:
-            until_ms = max(until_ms, host.breaker.wait_until_ms(now_ms))
+            until_ms = max(until_ms, host.breaker.wait_until_ms(now_ms), self._room_at_ms(job, host, now_ms))
         if until_ms:
             return until_ms
         if account.rate_per_s:
@@ -162,8 +172,20 @@ class Admission:
         until_ms = known.pacer.take(now_ms)
         if not until_ms:
             job.ticket = known.breaker.admit(now_ms)
-            job.host_ticket = FIRST_TICKET if host is None else host.breaker.admit(now_ms)
+            if host is not None:
+                job.host_ticket = host.breaker.admit(now_ms)
+                host.room.enter(job)
+                if host.room.is_strange:
+                    self._strangers.enter(job)
         return until_ms
+
+    def _room_at_ms(self, job: Job, host: _Host, now_ms: int) -> int:
+        """When to look whether a host has room; 0: it has. A host of Apprise is mostly one user's address."""
+        if job.channel != "webpush":
+            return 0
+        if host.room.is_full:
+            return now_ms + FULL_MS
+        return now_ms + STRANGERS_FULL_MS if host.room.is_strange and self._strangers.is_full else 0
 
     def _add(self, credential: str, now_ms: int) -> _Credential:
         if len(self._credentials) >= self._sweep_at:
@@ -177,7 +199,7 @@ class Admission:
         return added
 
     def _host(self, credential: str, name: str) -> _Host:
-        """What is known of a host that fails, as the one that failed last."""
+        """What is known of a host, as the one that was used last."""
         host = self._hosts.pop((credential, name), None) or _Host()
         if len(self._hosts) >= MAX_HOSTS:
             del self._hosts[next(iter(self._hosts))]

@@ -84,7 +84,7 @@ class ChannelActor:
         self._hands = HANDS[channel]
         self._free_for_all = self._hands - max(1, int(self._hands * HIGH_SHARE))
         self._in_hand = 0
-        self._admission = Admission(accounts, nodes=nodes)
+        self._admission = Admission(accounts, nodes=nodes, hands=HANDS[channel])
         self._guards: dict[str, MassRetirement] = {}
         self._nursery: trio.Nursery | None = None
         self._wake = trio.Event()

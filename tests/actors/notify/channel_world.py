@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+import trio
+
 from actors.notify.channel import ChannelActor
 from actors.notify.delivery import ACCEPTED, Outcome, Outgoing, Provider, Target
 from actors.notify.job import Job
@@ -35,13 +37,16 @@ class Accounts:
 
 
 class Answering:
-    """A provider that says what a test has laid down for a host; yes to all others."""
+    """A provider that says what a test has laid down for a host, or nothing; yes to all others."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel: Channel = channel
         self.answers: dict[str, Outcome] = {}
+        self.silent = ""  # hosts with this in their names never answer
 
     async def send(self, outgoing: Outgoing) -> Outcome:
+        if self.silent and self.silent in outgoing.target.address:
+            await trio.sleep_forever()
         for part, outcome in self.answers.items():
             if part in outgoing.target.address:
                 return outcome

@@ -5,11 +5,14 @@ import pytest
 from actors.notify.admission import IDLE_MS, MAX_HOSTS, REFUSED_MS, SWEEP_FROM, Admission, Lesson
 from actors.notify.breaker import FAILURES, FIRST_MS
 from actors.notify.delivery import ACCEPTED, Outcome
+from actors.notify.host_room import FIRST_ROOM
+from actors.notify.job import Job
 from tests.actors.notify.channel_world import NOW_MS, Accounts, made_job
 
 REFUSED = Outcome(kind="refused", action="break", code="403", scope="host")
 FAILED = Outcome(kind="refused", action="retry", code="503", scope="host")
 STALLED = Outcome(kind="unknown", action="resolve_unknown", code="timeout", scope="host")
+HANDS = 40
 DEAF = Outcome(kind="unknown", action="resolve_unknown", code="internal")
 
 
@@ -19,7 +22,7 @@ class Trial:
     def __init__(self, *, rate_per_s: float = 0.0, nodes: int = 1) -> None:
         self.accounts = Accounts(rate_per_s=rate_per_s)
         self.nodes = nodes
-        self.admission = Admission(self.accounts, nodes=lambda: self.nodes)
+        self.admission = Admission(self.accounts, nodes=lambda: self.nodes, hands=HANDS)
         self.now_ms = NOW_MS
         self.number = 0
 
@@ -27,6 +30,23 @@ class Trial:
         """How long the next to a host has to wait; 0: it goes, and nobody hears what became of it."""
         self.number += 1
         return max(0, self.admission.admit(made_job(self.number, host=host), self.now_ms) - self.now_ms)
+
+    def begin(self, host: str, *, count: int = 1) -> list[Job]:
+        """As many as may be under way to a host at once, up to a number."""
+        begun = []
+        for _ in range(count):
+            self.number += 1
+            job = made_job(self.number, host=host)
+            if not self.admission.admit(job, self.now_ms):
+                job.slot = "sending"
+                begun.append(job)
+        return begun
+
+    def end(self, jobs: list[Job], outcome: Outcome) -> None:
+        for job in jobs:
+            job.slot = "none"
+            assert job.account is not None
+            self.admission.learn(job, job.account, outcome, self.now_ms)
 
     def send(
         self, outcome: Outcome, host: str = "push.example", *, user: int | None = None
@@ -110,6 +130,32 @@ def test_an_account_that_fails_stops_all_hosts() -> None:
         lesson = trial.send(Outcome(kind="refused", action="retry", scope="provider"))[1]
     assert (lesson.host, lesson.frees, trial.admission.breakers()) == ("", "all", {"key": "open"})
     assert trial.waits_ms("other.example") == FIRST_MS
+
+
+def test_a_host_has_as_many_under_way_as_it_has_earned() -> None:
+    """One that never answers holds two hands for as long as a request takes, and not all of them."""
+    trial = Trial()
+    begun = trial.begin("push.example", count=10)
+    assert len(begun) == FIRST_ROOM
+    for wanted in (4, 8, 16, 32, HANDS, HANDS):  # twice as many with each round
+        trial.end(begun, ACCEPTED)
+        begun = trial.begin("push.example", count=HANDS)
+        assert len(begun) == wanted
+    trial.end(begun[:2], STALLED)
+    assert trial.begin("push.example", count=HANDS) == []
+    trial.end(begun[2:], DEAF)
+    assert len(trial.begin("push.example", count=HANDS)) == HANDS // 4
+
+
+def test_hosts_that_nobody_knows_share_a_quarter_of_the_hands() -> None:
+    """Whoever has a domain has as many hosts as he likes; those that answer are not held up by them."""
+    trial = Trial()
+    trial.end(trial.begin("push.example"), ACCEPTED)
+    strange = [job for number in range(100) for job in trial.begin(f"{number}.evil.example")]
+    assert len(strange) == HANDS // 4
+    assert len(trial.begin("push.example", count=5)) == FIRST_ROOM + 1
+    strange.pop().slot = "none"  # whatever became of it
+    assert len(trial.begin("new.example", count=5)) == 1
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 3, 5])

@@ -110,12 +110,15 @@ async def test_a_hostile_host_holds_up_its_own_and_no_other(autojump_clock: trio
     async with running(channel):
         evil = [made_job(number, owner=partition, host="evil.example") for number in range(10)]
         offer_all(channel, evil)
-        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(10):
+            await trio.testing.wait_all_tasks_blocked()
+            clock.now_ms += 20
+            channel._pump_soon()
         good = made_job(99, owner=partition, app_id="good", host="push.example")
         offer_all(channel, [made_job(50, owner=partition, host="evil.example"), good])
         await trio.testing.wait_all_tasks_blocked()
     assert partition.done[-1] == ("https://push.example/99", "done")
-    assert (channel.depth, channel.breakers()) == (1, {})
+    assert (channel.depth, channel.breakers()) == (11 - 4, {})
     assert channel.open_hosts() == ["https://evil.example"]
     ((_, kind, detail),) = accounts.alerts
     assert (kind, detail["cause"], detail["detail"]) == (
@@ -146,3 +149,27 @@ async def test_once_a_provider_answers_again_all_that_waits_goes_at_once(
         assert (len(partition.done), channel.depth) == (FAILURES + 100, 0)
         assert channel.in_hand == 0
     assert HANDS["apns"] > 100
+
+
+async def test_hosts_that_never_answer_leave_hands_for_the_others(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Each request to them lasts until it times out, and users may name as many as they like."""
+    clock, provider, partition = Clock(), Answering("webpush"), Partition()
+    channel = partition.channel = ChannelActor("webpush", Accounts(provider), now_ms=clock)
+    provider.silent = "evil.example"
+    async with running(channel):
+        offer_all(channel, [made_job(0, owner=partition)])
+        await trio.testing.wait_all_tasks_blocked()
+        evil = (made_job(n, owner=partition, host=f"h{n % 50}.evil.example") for n in range(1, 501))
+        offer_all(channel, evil)
+        await trio.testing.wait_all_tasks_blocked()
+        assert channel.in_hand == HANDS["webpush"] // 4
+        offer_all(channel, (made_job(n, owner=partition) for n in range(1_000, 1_100)))
+        while len(partition.done) < 101:
+            await trio.testing.wait_all_tasks_blocked()
+            clock.now_ms += 20
+            channel._pump_soon()
+        assert clock.now_ms - NOW_MS < 500
+        assert channel.in_hand == HANDS["webpush"] // 4
+    assert {action for address, action in partition.done if "push.example" in address} == {"done"}
