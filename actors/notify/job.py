@@ -3,6 +3,7 @@
 from typing import Final, Literal, Protocol
 
 from actors.notify.delivery import Outcome, Outgoing
+from actors.notify.hosts import host_of
 from actors.notify.ports import Account
 from protocol.notify_types import Channel, Priority, TypeRule
 
@@ -41,6 +42,8 @@ class Job:
         "due_at_ms",
         "expires_at_ms",
         "failed_over",
+        "host",
+        "host_ticket",
         "is_begun",
         "is_cancelled",
         "is_final",
@@ -96,7 +99,9 @@ class Job:
         # The channel's own.
         self.slot: Slot = "none"
         self.account: Account | None = None
+        self.host = host_of(self.channel, outgoing.target.address)  # with a breaker of its own; "": none has
         self.ticket = 0  # of the account's breaker
+        self.host_ticket = 0  # of the host's
         self.waits = False  # for an account that may be used, not for its time
 
     @property

@@ -72,7 +72,7 @@ class AppriseProvider:
         with trio.move_on_after(self._timeout_s):
             outcome = await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._threads)
             return msgspec.structs.replace(outcome, detail=masked(outcome.detail, url)[:300])
-        return Outcome(kind="unknown", action="resolve_unknown", code="timeout")
+        return Outcome(kind="unknown", action="resolve_unknown", code="timeout", scope="host")
 
     async def aclose(self) -> None:
         """There is nothing to close: a connection lives as long as a call."""
@@ -109,7 +109,7 @@ def judge_apprise(report: AppriseReport) -> Outcome:
         return _judge_status(statuses[-1], detail)
     causes = " / ".join(report.causes)
     if _UNKNOWN.search(causes):
-        return Outcome(kind="unknown", action="resolve_unknown", code="lost", detail=detail)
+        return Outcome(kind="unknown", action="resolve_unknown", code="lost", detail=detail, scope="host")
     if _NOT_SENT.search(causes):
         return Outcome(kind="refused", action="retry", code="connect", detail=detail, scope="host")
     return Outcome(kind="refused", action="dead_letter", code="failed", detail=detail)
