@@ -102,7 +102,12 @@ class Canceller(CancelFinder):
         self._put_behind(row.notification_id)
         cancel.counts["partly" if is_partly else "cancelled"] += 1
         self._stats.cancelled += 1
-        changes: dict[str, str | int | None] = {"state": "cancelled", "content": "", "due_at_ms": 0}
+        changes: dict[str, str | int | None] = {
+            "state": "cancelled",
+            "content": "",
+            "due_at_ms": 0,
+            "is_fallback": 0,
+        }
         if not is_partly:  # the same content is no duplicate, it does not count, and no experiment showed it
             changes.update(dedup_key="", counted_at_ms=0, variant="")
             self._uncount_user(row)
@@ -111,7 +116,7 @@ class Canceller(CancelFinder):
 
     def _put_behind(self, notification_id: int) -> None:
         """What was read of it and is on its way is old."""
-        self._gone.add(notification_id)
+        self._gone.add(notification_id, self._ctx.now())
 
     def _uncount_user(self, row: NotificationRow) -> None:
         user = self._users.get(row.user_id)
@@ -233,6 +238,7 @@ class Canceller(CancelFinder):
     def _stop(self, job: Job, ops: list[Op]) -> None:
         """Let an attempt that has begun be the last one."""
         job.expires_at_ms = now_ms = self._at_ms()
+        job.is_final = False  # its notification is concluded here
         outgoing = msgspec.structs.replace(job.outgoing, expires_at_ms=now_ms)
         where: dict[str, str | int] = {"notification_id": job.notification_id, "number": job.number}
         ops.append(Update(DeliveryRow, where, {"outgoing": _encode(outgoing).decode()}))
@@ -248,16 +254,6 @@ class Canceller(CancelFinder):
         }
         super().release(msgspec.structs.replace(ready, members=members))
 
-    def resume(self, jobs: list[Job]) -> None:
-        for job in jobs:  # cancelled between the read and now: that is stored already
-            if job.notification_id not in self._gone:
-                continue
-            if job.is_begun:
-                job.expires_at_ms = self._at_ms()
-            else:
-                self._close(job)
-        super().resume(jobs)
-
     def concluded(self, job: Job, account: Account | None, outcome: Outcome) -> None:
         notification_id = job.notification_id
         if notification_id not in self._stopping:
@@ -271,7 +267,8 @@ class Canceller(CancelFinder):
         if notification_id not in self._notes and self._stopping.pop(notification_id):
             self._stats.cancelled += 1
             where: dict[str, str | int] = {"notification_id": notification_id}
-            self._stage_ops([Update(NotificationRow, where, {"state": "cancelled"})])
+            # It may have been held for a fallback just now.
+            self._stage_ops([Update(NotificationRow, where, {"state": "cancelled", "is_fallback": 0})])
 
 
 def _cancelled(notification_id: int, number: int, was: str, state: str, now_ms: int) -> Op:

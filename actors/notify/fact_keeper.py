@@ -15,13 +15,11 @@ import msgspec
 from actors.entity import EntityContext
 from actors.notify.deliverer import Begin
 from actors.notify.notice_desk import NoticeDesk
+from actors.notify.recheck import Recheck
 from actors.reply import NO_REPLY, Reply
-from actors.stream_actor import Staged
 from protocol.errors import HubbubError
 from protocol.notify_found import FoundFacts
-from protocol.notify_records import DeliveryRow, NotificationRow
 from protocol.notify_types import Decision
-from protocol.records import Op, Update
 
 MAX_AGE_S: Final = 5.0  # how long a change that nobody told may go unnoticed; as WATCH_S of the log-ins
 MAX_READ: Final = 1_000  # users in one read
@@ -164,29 +162,12 @@ class FactKeeper(NoticeDesk):
 
     def _drop_disabled(self, user_id: str) -> None:
         """What waits for a user who was disabled is not sent; what is held is dropped when it is due."""
-        ops: list[Op] = []
+        why = Recheck("drop", Decision("validate", "drop", "user_disabled"), code="user_gone")
         for note_id, note in [(i, n) for i, n in self._notes.items() if n.user_id == user_id]:
             for number in sorted(note.numbers):
                 job = self._jobs[note_id, number]
-                if job.is_begun:
-                    continue
-                self._record(
-                    "concluded",
-                    user_id,
-                    note_id,
-                    [Decision("validate", "drop", "user_disabled", job.device_key)],
-                    Staged(NO_REPLY, None),
-                )
-                ops.append(
-                    Update(
-                        DeliveryRow,
-                        {"notification_id": note_id, "number": number},
-                        {"state": "skipped", "is_open": 0, "outgoing": "", "code": "user_disabled"},
-                    )
-                )
-                if self._close(job):
-                    ops.append(Update(NotificationRow, {"notification_id": note_id}, {"state": "done"}))
-        self._stage_ops(ops)
+                if not job.is_begun:
+                    self._skip(job, why)
 
 
 def is_stale(read_at_s: float, moved_at_s: float | None, now: float) -> bool:

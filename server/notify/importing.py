@@ -7,6 +7,7 @@ code, and the others go on: whoever mends it sends the file again, and what was 
 import csv
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from itertools import zip_longest
 from typing import Final, Literal, cast
 
 import msgspec
@@ -19,6 +20,7 @@ from protocol.errors import HubbubError, ProtocolError, Refused, Unavailable
 from protocol.notify_types import CHANNELS, Channel
 from server.directory import Directory
 from server.notify.app_desk import AppDesk
+from server.notify_service import check_service
 from storage.store import Store
 
 Kind = Literal["users", "addresses", "groups"]
@@ -38,6 +40,14 @@ _FIELDS: Final[dict[Kind, frozenset[str]]] = {
     ),
     "groups": frozenset({"group", "external_id", "user_id"}),
 }
+
+
+class Line(msgspec.Struct, frozen=True):
+    """A line of a file: where it begins, the first being 1, and what it holds, or why it cannot be read."""
+
+    number: int
+    values: dict[str, str]
+    error: str = ""
 
 
 class BadLine(msgspec.Struct, frozen=True):
@@ -67,13 +77,13 @@ class Importer:
         self._desk = desk
         self._router = router
 
-    async def run(self, app_id: str, kind: Kind, lines: list[dict[str, str]]) -> AsyncIterator[Progress]:
+    async def run(self, app_id: str, kind: Kind, lines: list[Line]) -> AsyncIterator[Progress]:
         """Take all lines. Yields after each CHUNK, and once at the end with `finished`."""
         done = failed = told = 0
         take = {"users": self._user, "addresses": self._address, "groups": self._member}[kind]
         for start in range(0, len(lines), CHUNK):
             chunk = lines[start : start + CHUNK]
-            errors = await self._chunk(app_id, kind, take, chunk, start)
+            errors = await self._chunk(app_id, kind, take, chunk)
             done += len(chunk) - len(errors)
             failed += len(errors)
             shown = errors[: max(0, MAX_ERRORS - told)]
@@ -86,19 +96,18 @@ class Importer:
         app_id: str,
         kind: Kind,
         take: Callable[[str, dict[str, str]], Awaitable[None]],
-        chunk: list[dict[str, str]],
-        start: int,
+        chunk: list[Line],
     ) -> list[BadLine]:
         errors: list[BadLine] = []
-        numbers = iter(range(len(chunk)))
+        lines = iter(chunk)
 
         async def work() -> None:
-            for number in numbers:
+            for line in lines:
                 try:
-                    _check_fields(kind, chunk[number])
-                    await _patiently(lambda number=number: take(app_id, chunk[number]))  # type: ignore[misc]
+                    _check_line(kind, line)
+                    await _patiently(lambda line=line: take(app_id, line.values))  # type: ignore[misc]
                 except HubbubError as error:
-                    errors.append(BadLine(start + number + 1, error.code, error.message))
+                    errors.append(BadLine(line.number, error.code, error.message))
 
         async with trio.open_nursery() as nursery:
             for _ in range(min(TASKS, len(chunk))):
@@ -139,6 +148,7 @@ class Importer:
     async def _put_address(
         self, user_id: str, app_id: str, channel: str, address: str, keys: dict[str, str], name: str
     ) -> None:
+        await check_service(channel, address)
         message = PutAddress(user_id, app_id, cast(Channel, channel), address, keys, name)
         await self._router.ask(notify_address(user_id), message, timeout_s=ASK_TIMEOUT_S)
 
@@ -152,10 +162,11 @@ class Importer:
         return found[external_id]
 
 
-def read_lines(raw: bytes, form: Format) -> list[dict[str, str]]:
+def read_lines(raw: bytes, form: Format) -> list[Line]:
     """Read a file whole. CSV has its columns' names in the first line; NDJSON an object in each.
 
-    Raises: ProtocolError(bad_field), where it is not UTF-8, not of that form, or too long.
+    A line that cannot be read is told as such, and costs no other.
+    Raises: ProtocolError(not_utf8, bad_field), where it is not UTF-8, has no names, or is too long.
     """
     try:
         text = raw.decode("utf-8-sig")
@@ -167,29 +178,47 @@ def read_lines(raw: bytes, form: Format) -> list[dict[str, str]]:
     return lines
 
 
-def _csv(text: str) -> Iterator[dict[str, str]]:
-    try:
-        for row in csv.DictReader(io.StringIO(text, newline=""), strict=True):
-            if None in row:
-                raise ProtocolError("bad_field", "A line has more fields than the first one has names.")
-            yield {name.strip(): (value or "").strip() for name, value in row.items()}
-    except csv.Error as exc:
-        raise ProtocolError("bad_field", f"The CSV cannot be read: {exc}") from None
+def _csv(text: str) -> Iterator[Line]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    names: list[str] = []
+    while True:  # ends with the file
+        number = reader.line_num + 1  # a field may hold line breaks, so a row is not a line
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as exc:
+            if not names:
+                raise ProtocolError("bad_field", f"The names of the columns cannot be read: {exc}") from None
+            yield Line(number, {}, f"The line cannot be read as CSV: {exc}.")
+            continue
+        if not row:
+            continue
+        if not names:
+            names = [name.strip() for name in row]
+        elif len(row) > len(names):
+            yield Line(number, {}, "The line has more fields than the first one has names.")
+        else:
+            yield Line(number, {name: value.strip() for name, value in zip_longest(names, row, fillvalue="")})
 
 
-def _ndjson(text: str) -> Iterator[dict[str, str]]:
+def _ndjson(text: str) -> Iterator[Line]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             values = _object(line)
-        except msgspec.MsgspecError as exc:
-            raise ProtocolError("bad_field", f"Line {number} is no JSON object: {exc}") from None
-        yield {name: "" if value is None else str(value) for name, value in values.items()}
+        except (msgspec.MsgspecError, RecursionError) as exc:
+            yield Line(number, {}, f"The line is no JSON object: {exc}.")
+        else:
+            yield Line(number, {name: "" if value is None else str(value) for name, value in values.items()})
 
 
-def _check_fields(kind: Kind, line: dict[str, str]) -> None:
-    unknown = sorted(name for name in line if name not in _FIELDS[kind])
+def _check_line(kind: Kind, line: Line) -> None:
+    """Raises: ProtocolError(bad_field)."""
+    if line.error:
+        raise ProtocolError("bad_field", line.error)
+    unknown = sorted(name for name in line.values if name not in _FIELDS[kind])
     if unknown:
         raise ProtocolError("bad_field", f"There is no field {unknown[0]!r} among {kind}.")
 

@@ -17,9 +17,9 @@ from protocol.records import Put
 from server.sandbox.faults import Fault
 from server.sandbox.sandbox import Sandbox, open_sandbox
 from tests.server.http_world import code_of, open_api
-from tests.server.notify.notify_world import APP, Notifier, open_notifier
+from tests.server.notify.notify_world import APP, Clock, Notifier, open_notifier
 from tests.server.notify.test_http_notify import backend_of
-from tests.server.notify.test_pipeline import HOUR_MS, Clock, bodies, open_at, person
+from tests.server.notify.test_pipeline import HOUR_MS, bodies, open_at, person
 
 ONE = {"channels": ["apns"], "dedup_s": 0, "is_capped": False}
 

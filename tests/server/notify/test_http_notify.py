@@ -309,7 +309,7 @@ async def test_users_addresses_and_groups_come_from_files(tmp_path: Path) -> Non
         told = await load("users", f"external_id,name,email\n{rows},Nobody,x\n", "text/csv")
         assert [report["done"] for report in told] == [500, 1000, 1200, 1200]
         assert told[2]["errors"] == [
-            {"line": 1201, "code": "bad_field", "message": "external_id has 1 to 128 characters."}
+            {"line": 1202, "code": "bad_field", "message": "external_id has 1 to 128 characters."}
         ]
         assert told[-1]["finished"]
         again = await load("users", f"external_id,name,email\n{rows}", "text/csv")

@@ -14,8 +14,8 @@ from protocol.notify_types import AppRules
 from protocol.records import Put
 from server.clock import wall_clock_ms
 from server.notify.setups import SetupCache
-from tests.server.notify.notify_world import APP, Notifier, open_notifier
-from tests.server.notify.test_pipeline import HOUR_MS, Clock
+from tests.server.notify.notify_world import APP, Clock, Notifier, open_notifier
+from tests.server.notify.test_pipeline import HOUR_MS
 
 DAY_MS = 24 * HOUR_MS
 INDIA_MS = 5 * HOUR_MS + HOUR_MS // 2  # Asia/Kolkata is 5:30 ahead of UTC, all year round
