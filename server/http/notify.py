@@ -11,7 +11,7 @@ from litestar.response import Stream
 from actors.notify.address import owner_of
 from actors.notify.keeper import ledger_body
 from actors.notify.messages import Redrive
-from protocol.errors import Refused
+from protocol.errors import ProtocolError, Refused
 from protocol.http_notify import (
     DeadInfo,
     DeadLetters,
@@ -23,7 +23,7 @@ from protocol.http_notify import (
     RequestInfo,
     Requests,
 )
-from protocol.notify_content import NotifyRequest
+from protocol.notify_content import MAX_KEY_CHARS, NotifyRequest
 from protocol.notify_ids import partition_of_id
 from protocol.notify_records import (
     PARTITION_COUNT,
@@ -32,8 +32,9 @@ from protocol.notify_records import (
 )
 from protocol.notify_replies import NotifyAccepted
 from protocol.notify_types import Channel
-from server.http.app_auth import APP_AUTH, app_of
+from server.http.app_auth import APP_AUTH, BY_KEY, app_of
 from server.http.context import AnyRequest, notify_of, services_of
+from server.http.signatures import spend
 from server.notify.explanation import explain_notification, info_of, row_of
 from storage.store import Store
 
@@ -59,13 +60,18 @@ _encode = msgspec.json.Encoder().encode
     tags=TAGS,
     security=APP_AUTH,
     request_max_body_size=REQUEST_BODY_BYTES,
+    opt={BY_KEY: True},
 )
 async def notify(request: AnyRequest, data: JSONBody[NotifyRequest], key: _Key = "") -> NotifyAccepted:
     """Answered once it is stored for good. `explain` tells later what every stage decided."""
     app, signature = await app_of(request)
-    wanted = data.idempotency_key or key or signature[-64:]
-    if wanted != data.idempotency_key:
-        data = msgspec.structs.replace(data, idempotency_key=wanted[:64])
+    if len(key) > MAX_KEY_CHARS:
+        raise ProtocolError("bad_field", f"Idempotency-Key has at most {MAX_KEY_CHARS} characters.")
+    if not data.idempotency_key:
+        if signature and key:  # the header is not signed: with another key a replay would be a new request
+            services = services_of(request)
+            await spend(services.store, app.app_key, signature, services.now_ms())
+        data = msgspec.structs.replace(data, idempotency_key=key or signature[-MAX_KEY_CHARS:])
     return await notify_of(request).entry.notify(app.app_id, data)
 
 
