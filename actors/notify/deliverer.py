@@ -24,7 +24,7 @@ from actors.stream_actor import Staged
 from protocol import replies
 from protocol.errors import HubbubError, Refused
 from protocol.notify_records import DeadDelivery, DeliveryRow, NotificationRow, NotifyDeviceRow
-from protocol.notify_replies import Notified
+from protocol.notify_replies import Notified, Redriven
 from protocol.notify_types import Decision
 from protocol.records import Op, Put, Remove, Update
 
@@ -430,7 +430,7 @@ class Deliverer(Decider):
                     Update(NotificationRow, {"notification_id": notification_id}, {"state": "open"}),
                 ]
             )
-        self._answer_when_stored(reply, lambda _at: replies.Ok())
+        self._answer_when_stored(reply, lambda _at: Redriven(count=count))
 
 
 # Which of a delivery's states replaces which: by what is told last in the world, not by what arrives last.

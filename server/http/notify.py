@@ -19,7 +19,6 @@ from protocol.http_notify import (
     History,
     NotificationInfo,
     RedriveBody,
-    Redriven,
     RequestInfo,
     Requests,
 )
@@ -30,9 +29,10 @@ from protocol.notify_records import (
     DeadDelivery,
     RequestRow,
 )
-from protocol.notify_replies import NotifyAccepted
+from protocol.notify_replies import NotifyAccepted, Redriven
 from protocol.notify_types import Channel
 from server.http.app_auth import APP_AUTH, BY_KEY, app_of
+from server.http.callers import STRICT
 from server.http.context import AnyRequest, notify_of, services_of
 from server.http.signatures import spend
 from server.notify.explanation import explain_notification, info_of, row_of
@@ -189,8 +189,9 @@ async def dead_letters(
 async def redrive(request: AnyRequest, data: JSONBody[RedriveBody]) -> Redriven:
     """At most 1,000 at a time; what is mended is then sent as if it were new."""
     app, _ = await app_of(request)
+    check_redrive(data)
     services = services_of(request)
-    wanted = [(notification_id, number) for notification_id, number in data.deliveries]
+    wanted = list(dict.fromkeys(data.deliveries))
     if not wanted:
         where: dict[str, str | int | None] = {"app_id": app.app_id}
         if data.channel:
@@ -202,14 +203,29 @@ async def redrive(request: AnyRequest, data: JSONBody[RedriveBody]) -> Redriven:
     parts: dict[int, list[tuple[int, int]]] = {}
     for delivery in wanted:
         parts.setdefault(partition_of_id(delivery[0]), []).append(delivery)
+    count = 0
     for deliveries in parts.values():
-        await notify_of(request).router.ask(
+        answer = await notify_of(request).router.ask(
             owner_of(deliveries[0][0]),
             Redrive(app.app_id, tuple(deliveries)),
             timeout_s=ASK_TIMEOUT_S,
         )
+        assert isinstance(answer, Redriven)
+        count += answer.count
     notify_of(request).dashboard.changed(app.app_id)
-    return Redriven(count=len(wanted))
+    return Redriven(count=count)
+
+
+def check_redrive(body: RedriveBody) -> None:
+    """See that a body says in one way what to try again: nothing is not everything.
+
+    Raises: ProtocolError(bad_field).
+    """
+    ways = [bool(body.deliveries), body.channel is not None or bool(body.code), body.all]
+    if sum(ways) != 1:
+        raise ProtocolError(
+            "bad_field", 'Name what to try again by deliveries; by channel, code or both; or by "all": true.'
+        )
 
 
 @get(
@@ -282,6 +298,7 @@ def notify_router() -> Router:
     """Everything about notifications that are sent."""
     return Router(
         path="/",
+        opt={STRICT: True},
         route_handlers=[
             notify,
             get_notification,

@@ -353,8 +353,13 @@ async def test_an_app_is_told_what_happens_and_what_failed(tmp_path: Path) -> No
         assert "BadTopic" in str(mail.content)
         dead = await backend.json("GET", "/v1/app/notify/dead_letters")
         assert [item["code"] for item in dead["items"]] == ["BadTopic"]
-        await backend.json("POST", "/v1/app/notify/dead_letters/redrive", 202, json={})
+        (item,) = dead["items"]
+        asked = {"deliveries": [[item["notification_id"], item["number"]], [item["notification_id"], 7]]}
+        done = await backend.json("POST", "/v1/app/notify/dead_letters/redrive", 202, json=asked)
+        assert done["count"] == 1  # there is no delivery 7
         await sandbox.wait_for("apns", 1)
+        done = await backend.json("POST", "/v1/app/notify/dead_letters/redrive", 202, json={"all": True})
+        assert done["count"] == 0
 
 
 @pytest.mark.parametrize(
