@@ -43,7 +43,7 @@ def check_known(wanted: object, value: object) -> None:
     """Refuse a body that has fields which its type does not have, at any depth.
 
     `wanted`: a type that msgspec knows; `value`: what the body's JSON was decoded to. Whether its values fit
-    is not looked at: the decoder tells it better. Raises: ProtocolError(bad_field), with the first one's path.
+    is not looked at: the decoder tells it better. Raises: ProtocolError(bad_field), with the first's path.
     """
     path = _unknown(_shape(wanted), value)
     if path:

@@ -295,11 +295,15 @@ async def test_users_addresses_and_groups_come_from_files(tmp_path: Path) -> Non
         told = await load("users", f"external_id,name,email\n{rows},Nobody,x\n", "text/csv")
         assert [report["done"] for report in told] == [500, 1000, 1200, 1200]
         assert told[2]["errors"] == [
-            {"line": 1201, "code": "bad_field", "message": "external_id has 1 to 128 characters."}
+            {"line": 1202, "code": "bad_field", "message": "external_id has 1 to 128 characters."}
         ]
         assert told[-1]["finished"]
         again = await load("users", f"external_id,name,email\n{rows}", "text/csv")
         assert (again[-1]["done"], again[-1]["failed"]) == (1200, 0)
+        broken = "{}\n[1]\n\n" + '{"external_id": "u1", "name": "One"}\n{"external_id": \n'
+        told = await load("users", broken, "application/x-ndjson")
+        assert [error["line"] for error in told[0]["errors"]] == [1, 2, 5]
+        assert (told[-1]["done"], told[-1]["failed"], told[-1]["total"]) == (1, 3, 4)
         addresses = [
             {"external_id": "u1", "channel": "apns", "address": apns_token(1)},
             {"external_id": "u2", "channel": "apns", "address": "short"},
