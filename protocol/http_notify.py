@@ -100,11 +100,16 @@ class GroupChanged(_Body, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class RequestInfo(_Body, frozen=True, kw_only=True, omit_defaults=True):
-    """A larger request, and how far it has come."""
+    """A larger request, and how far it has come. `group` is empty where its users were named."""
 
     request_id: str
     state: str
     created_at_ms: AtMs
+    type: str = ""
+    group: str = ""
+    cron: str = ""
+    time_zone: Annotated[str, Meta(description="Of cron; empty: the app's.")] = ""
+    send_at: str = ""
     next_at_ms: AtMs = 0
     run: int = 0
     user_count: Count = 0
@@ -136,7 +141,11 @@ class DeliveryInfo(_Body, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class NotificationInfo(_Body, frozen=True, kw_only=True, omit_defaults=True):
-    """A notification as it now is. Times are 0 where nothing has happened."""
+    """A notification as it now is. Times are 0 where nothing has happened.
+
+    `title`, `text` and `reason` are told by a user's history and export, and of a single notification; not
+    by `explain`.
+    """
 
     notification_id: int
     user_id: str
@@ -159,6 +168,13 @@ class NotificationInfo(_Body, frozen=True, kw_only=True, omit_defaults=True):
     opened_at_ms: AtMs = 0
     clicked_at_ms: AtMs = 0
     dismissed_at_ms: AtMs = 0
+    title: Annotated[
+        str, Meta(description="As the centre shows it, else as it was asked for and is still kept.")
+    ] = ""
+    text: str = ""
+    reason: Annotated[
+        str, Meta(description="Which stage dropped or holds it, and by what: `consent: purpose = ads`.")
+    ] = ""
 
 
 class History(_Body, frozen=True, kw_only=True, omit_defaults=True):
@@ -166,6 +182,22 @@ class History(_Body, frozen=True, kw_only=True, omit_defaults=True):
 
     items: list[NotificationInfo]
     next: Annotated[int, Meta(description="`before` of the next page; 0: there is none.")] = 0
+
+
+class ErasureInfo(_Body, frozen=True, kw_only=True, omit_defaults=True):
+    """The receipt of an erasure: what was erased, when and why; nothing of what it was."""
+
+    erasure_id: str
+    at_ms: AtMs
+    purpose: Annotated[str, Meta(description="Empty: all that was known for notifying the user.")] = ""
+    reason: Annotated[str, Meta(description="requested, withdrawn, or ended by itself: ended.")] = ""
+    counts: Annotated[dict[str, int], Meta(description="Kind of thing -> how many were erased.")]
+
+
+class Erasures(_Body, frozen=True, kw_only=True, omit_defaults=True):
+    """Receipts of a user's erasures, oldest first."""
+
+    items: list[ErasureInfo]
 
 
 class Explanation(_Body, frozen=True, kw_only=True, omit_defaults=True):

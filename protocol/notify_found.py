@@ -150,6 +150,10 @@ class NotifyReads(Protocol):
         """All that happened to one notification, in order."""
         ...
 
+    async def ledgers(self, partition: int, ids: Sequence[int]) -> list[Entry]:
+        """All that happened to these notifications of a partition, in order; `thread` tells of which."""
+        ...
+
     async def centre(
         self, user_id: str, *, before: int, limit: int, unread_only: bool
     ) -> tuple[list[NotificationRow], int]:
@@ -161,7 +165,7 @@ class NotifyReads(Protocol):
         ...
 
     async def ended_consents(self, partition: int, now_ms: int, *, limit: int) -> list[tuple[str, str]]:
-        """(user_id, purpose) of consents that have ended."""
+        """(user_id, purpose) of consents that have ended or were withdrawn, and are not erased yet."""
         ...
 
     async def of_types(self, user_id: str, types: Sequence[str], *, limit: int) -> list[NotificationRow]:

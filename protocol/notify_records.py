@@ -113,7 +113,10 @@ class NotifyUserRow(Row, frozen=True, kw_only=True):
 
 
 class ConsentRow(Row, frozen=True, kw_only=True):
-    """A user's consent to one purpose. It is removed when it ends, with the data that rested on it."""
+    """A user's consent to one purpose. When it ends, or is withdrawn, what rested on it is erased.
+
+    The row goes with the receipt, so an erasure that was begun is gone on with after a crash.
+    """
 
     table: ClassVar[str] = "notify_consent"
     key: ClassVar[tuple[str, ...]] = ("user_id", "purpose")
@@ -125,6 +128,7 @@ class ConsentRow(Row, frozen=True, kw_only=True):
     source: str = ""
     given_at_ms: int = 0
     ends_at_ms: int = 0
+    withdrawn_at_ms: Annotated[int, Meta(description="Then it also ended.")] = 0
 
 
 class ErasureRow(Row, frozen=True, kw_only=True):
@@ -213,6 +217,9 @@ class NotificationRow(Row, frozen=True, kw_only=True):
     dedup_key: str = ""
     group_key: Annotated[str, Meta(description="Of the batch or digest that it is, or waits for.")] = ""
     into_id: int = 0
+    is_fallback: Annotated[
+        bool, Meta(description="Held, as no channel has reached the user, for the type's next fallback.")
+    ] = False
     item_count: Annotated[int, Meta(description="Of a batch or digest: how many became one.")] = 0
     due_at_ms: int = 0
     expires_at_ms: int = 0

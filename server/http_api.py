@@ -25,6 +25,7 @@ from server.http.notify import notify_router
 from server.http.notify_dashboard import notify_dashboard_router
 from server.http.notify_import import notify_import_router
 from server.http.notify_links import notify_link_router
+from server.http.notify_privacy import notify_privacy_router
 from server.http.notify_setup import notify_setup_router
 from server.http.operating import cluster, health, metrics, nodes, ready
 from server.http.pages import WEB_FOLDER, page_handler
@@ -45,6 +46,7 @@ def make_http_app(services: HttpServices, *, web_folder: Path = WEB_FOLDER) -> A
             feed_router(),
             notify_router(),
             notify_setup_router(),
+            notify_privacy_router(),
             notify_link_router(),
             notify_import_router(),
             notify_dashboard_router(),

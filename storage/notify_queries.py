@@ -34,7 +34,7 @@ SELECT json_group_array(json_array(u.user_id, u.app_id, u.name, u.language, u.ti
     EXISTS (SELECT 1 FROM {Disabled.table} d WHERE d.user_id = u.user_id),
     coalesce((SELECT p.preferences FROM {NotifyUserRow.table} p WHERE p.user_id = u.user_id), ''),
     json((SELECT json_group_array(json_array(c.purpose, c.source, c.given_at_ms, c.ends_at_ms))
-        FROM {ConsentRow.table} c WHERE c.user_id = u.user_id)),
+        FROM {ConsentRow.table} c WHERE c.user_id = u.user_id AND c.withdrawn_at_ms = 0)),
     json((SELECT json_group_array(json_array(
             v.device_key, v.channel, v.address, v.keys, v.registered_at_ms, v.name))
         FROM {NotifyDeviceRow.table} v WHERE v.user_id = u.user_id AND v.retired_at_ms = 0)),
@@ -54,9 +54,10 @@ SELECT json_group_array(json_array(u.user_id, u.app_id, u.name, u.language, u.ti
 )) FROM json_each(:asked) asked CROSS JOIN {User.table} u ON u.user_id = asked.value
 """
 _users: Final = msgspec.json.Decoder(list[FoundUser])
-_LEDGER: Final = (
+_LEDGERS: Final = (
     "SELECT l.seq, l.kind, l.at_ms, l.user_id, l.client_id, l.message_count, l.thread, l.body FROM log l"
-    " WHERE l.stream_id = (SELECT stream_id FROM stream WHERE name = ?) AND l.thread = ? ORDER BY l.seq"
+    " WHERE l.stream_id = (SELECT stream_id FROM stream WHERE name = ?)"
+    " AND l.thread IN (SELECT value FROM json_each(?)) ORDER BY l.seq"
 )
 _EXPORTED: Final = f"""
 SELECT l.seq, l.thread, l.user_id, l.kind, l.at_ms, l.body FROM log l
@@ -179,8 +180,8 @@ def delivery_by_ref(connection: sqlite3.Connection, provider_ref: str) -> Delive
     return found[0] if found else None
 
 
-def ledger(connection: sqlite3.Connection, partition: int, notification_id: int) -> list[Entry]:
-    rows = connection.execute(_LEDGER, (notify_stream(partition), notification_id)).fetchall()
+def ledgers(connection: sqlite3.Connection, partition: int, ids: Sequence[int]) -> list[Entry]:
+    rows = connection.execute(_LEDGERS, (notify_stream(partition), json.dumps(list(ids)))).fetchall()
     return [
         Entry(
             seq=seq,

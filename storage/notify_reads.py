@@ -51,7 +51,10 @@ class SqliteNotifyReads:
         return await self._readers.run(notify_queries.delivery_by_ref, provider_ref)
 
     async def ledger(self, partition: int, notification_id: int) -> list[Entry]:
-        return await self._readers.run(notify_queries.ledger, partition, notification_id)
+        return await self._readers.run(notify_queries.ledgers, partition, [notification_id])
+
+    async def ledgers(self, partition: int, ids: Sequence[int]) -> list[Entry]:
+        return await self._readers.run(notify_queries.ledgers, partition, ids)
 
     async def centre(
         self, user_id: str, *, before: int, limit: int, unread_only: bool

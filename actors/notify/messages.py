@@ -40,21 +40,29 @@ class CancelRequest(msgspec.Struct, frozen=True, tag="cancel_request"):
 
 
 class Mark(msgspec.Struct, frozen=True, tag="mark_notification"):
-    """To a partition: a link in it was followed, a picture in it loaded. Answered by Ok."""
+    """To a partition: a link in it was followed, a picture in it loaded. Answered by Ok.
+
+    `app_id`: whose provider says so, which may tell of that app's alone; empty: a link that we have signed.
+    """
 
     notification_id: int
     mark: str
     how: str = ""
+    app_id: str = ""
 
 
 class DeliveryTold(msgspec.Struct, frozen=True, tag="delivery_told"):
-    """To a partition: a provider tells later what became of a delivery: confirmed, bounced, complained, …"""
+    """To a partition: a provider tells later what became of a delivery: confirmed, bounced, complained, …
+
+    `app_id`: whose provider; one that is another app's delivery is not found. Answered by Ok.
+    """
 
     notification_id: int
     number: int
     state: str
     code: str = ""
     action: str = ""  # retire, suppress, failover; empty: none
+    app_id: str = ""
 
 
 class PutAddress(msgspec.Struct, frozen=True, tag="put_address"):

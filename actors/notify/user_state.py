@@ -36,10 +36,13 @@ decode_kept: Final = msgspec.json.Decoder(Kept).decode
 class Group:
     """A batch or digest that is open: what comes next joins it."""
 
-    __slots__ = ("actors", "count", "due_at_ms", "kept", "notification_id")
+    __slots__ = ("actors", "count", "due_at_ms", "kept", "notification_id", "opener_id")
 
-    def __init__(self, notification_id: int, due_at_ms: int, count: int, kept: Kept) -> None:
+    def __init__(
+        self, notification_id: int, due_at_ms: int, count: int, kept: Kept, *, opener_id: int = 0
+    ) -> None:
         self.notification_id = notification_id
+        self.opener_id = opener_id  # the notification with which it was opened; 0: by one that is stored
         self.due_at_ms = due_at_ms
         self.count = count
         self.kept = kept
@@ -115,6 +118,17 @@ class UserState:
                 for key, group in self.groups.items()
             },
         )
+
+    def undo(self, notification_id: int) -> None:
+        """Forget a notification that was decided and turns out to have been stored before, by another id."""
+        self.is_doubtful = True
+        self.unread.discard(notification_id)
+        facts = self.facts
+        for key in [key for key, group in self.groups.items() if group.opener_id == notification_id]:
+            del self.groups[key]
+            facts.open_groups.pop(key, None)
+        for key in [key for key, seen in facts.recent.items() if seen[0] == notification_id]:
+            del facts.recent[key]
 
     @property
     def is_settled(self) -> bool:

@@ -35,7 +35,7 @@ from server.http.app_auth import APP_AUTH, BY_KEY, app_of
 from server.http.callers import STRICT
 from server.http.context import AnyRequest, notify_of, services_of
 from server.http.signatures import spend
-from server.notify.explanation import explain_notification, info_of, row_of
+from server.notify.explanation import explain_notification, row_of, told_of
 from storage.store import Store
 
 TAGS: Final = ["Notifications"]
@@ -50,7 +50,9 @@ _Key = Annotated[
         description="Instead of `idempotency_key`: the same key gets the first answer.",
     ),
 ]
+_ASKED: Final = ("type", "group", "cron", "time_zone", "send_at")  # of a request's own fields
 _encode = msgspec.json.Encoder().encode
+_request = msgspec.json.Decoder(NotifyRequest).decode
 
 
 @post(
@@ -79,7 +81,9 @@ async def notify(request: AnyRequest, data: JSONBody[NotifyRequest], key: _Key =
 async def get_notification(request: AnyRequest, notification_id: FromPath[int]) -> NotificationInfo:
     """As it now is."""
     app, _ = await app_of(request)
-    return info_of(await row_of(services_of(request).store, app.app_id, notification_id))
+    store = services_of(request).store
+    (told,) = await told_of(store, [await row_of(store, app.app_id, notification_id)])
+    return told
 
 
 @get(
@@ -148,7 +152,7 @@ async def history(
     services = services_of(request)
     await services.directory.user_of(app.app_id, user_id)
     rows = await services.store.notify.history(user_id, before=before, limit=limit + 1)
-    items = [info_of(row) for row in rows[:limit]]
+    items = await told_of(services.store, rows[:limit])
     return History(items=items, next=items[-1].notification_id if len(rows) > limit else 0)
 
 
@@ -291,7 +295,10 @@ async def _exported(store: Store, app_id: str, places: list[int], limit: int) ->
 
 
 def _request_of(row: RequestRow) -> RequestInfo:
-    return RequestInfo(**{name: getattr(row, name) for name in RequestInfo.__struct_fields__})
+    request = _request(row.body)
+    asked = {name: getattr(request, name) for name in _ASKED}
+    names = [name for name in RequestInfo.__struct_fields__ if name not in _ASKED]
+    return RequestInfo(**asked, **{name: getattr(row, name) for name in names})  # the same names
 
 
 def notify_router() -> Router:

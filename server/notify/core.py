@@ -60,11 +60,13 @@ class NotifyCore:
         leases: Leases,
         relay: Relay,
         turn: Turn,
+        nodes: Callable[[], int],
         now_ms: Callable[[], int],
         on_dead_letter: DeadLetterSink,
         server_secret: bytes,
         public_url: str,
     ) -> None:
+        """`nodes`: how many nodes of the cluster live, which share the paces of accounts."""
         self._now_ms = now_ms
         self._hub = hub
         self.stats = NotifyStats()
@@ -78,7 +80,7 @@ class NotifyCore:
         self.templates = Templates(setups)
         self.renderer = NotifyRenderer(self.templates, self.links)
         self.desk = AppDesk(store, setups, self.vault, now_ms=now_ms)
-        self.channels = ChannelDesk(setups, now_ms=now_ms)
+        self.channels = ChannelDesk(setups, now_ms=now_ms, nodes=nodes)
         setups.on_credential_changed = self._credential_changed
         self.router = router
         self.sns = SnsDoor()
@@ -199,6 +201,7 @@ class NotifyCore:
             for outcome, count in stats.outcomes().items():
                 read[f'outcomes_total{{channel="{name}",outcome="{outcome}"}}'] = count
             read[f'breakers_open{{channel="{name}"}}'] = len(channel.breakers())
+            read[f'hosts_held{{channel="{name}"}}'] = len(channel.open_hosts())
         return read
 
     def latency(self, priority: Priority) -> tuple[list[int], float]:

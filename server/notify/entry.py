@@ -25,6 +25,7 @@ from protocol.notify_types import MAX_DATA_BYTES, MAX_TEXT_BYTES, PUSH_CHANNELS,
 from server import auth
 from server.notify.renderer import NotifyRenderer
 from server.notify.setups import AppSetup, SetupCache
+from server.notify.tap_address import is_picture, leads_safely
 from storage.store import Store
 
 ASK_TIMEOUT_S: Final = 15.0
@@ -118,6 +119,10 @@ class NotifyEntry:
         for name in ("title", "text", "actor"):
             if any(ord(char) < 32 and char != "\n" for char in getattr(request, name)):
                 raise ProtocolError("bad_field", f"{name} must not have control characters.")
+        if not leads_safely(request.url):
+            raise ProtocolError("bad_field", "url is an address that cannot be opened safely.")
+        if not is_picture(request.image):
+            raise ProtocolError("bad_field", "image is an http or https address.")
         if "\n" in request.title:
             raise ProtocolError("bad_field", "title is one line.")
         if request.cron:

@@ -43,7 +43,7 @@ class ImportFile(msgspec.Struct, frozen=True):
 
 
 def open_file(raw: bytes, form: Format) -> ImportFile:
-    """Read the first line of a CSV, which has the columns' names, and nothing else.
+    """Read the first line of a CSV that is not blank, which has the columns' names, and nothing else.
 
     NDJSON has an object in each line. Raises: ProtocolError(bad_field, not_utf8), where there are more than
     MAX_LINES, or the columns' names cannot be read.
@@ -55,7 +55,7 @@ def open_file(raw: bytes, form: Format) -> ImportFile:
         return ImportFile(_ndjson(rows), rows.count)
     reader = csv.reader(rows, strict=True)
     try:
-        names = [name.strip() for name in next(reader, [])]
+        names = [name.strip() for name in next((row for row in reader if row), [])]
     except csv.Error as exc:
         raise ProtocolError("bad_field", f"The CSV cannot be read: {exc}") from None
     return ImportFile(_csv(rows, reader, names), max(0, rows.count - 1))

@@ -19,6 +19,7 @@ from protocol.notify_types import CHANNELS, Channel
 from server.directory import Directory
 from server.notify.app_desk import AppDesk
 from server.notify.import_lines import ImportFile, Line
+from server.notify_service import check_service
 from storage.store import Store
 
 Kind = Literal["users", "addresses", "groups"]
@@ -138,6 +139,7 @@ class Importer:
     async def _put_address(
         self, user_id: str, app_id: str, channel: str, address: str, keys: dict[str, str], name: str
     ) -> None:
+        await check_service(channel, address)
         message = PutAddress(user_id, app_id, cast(Channel, channel), address, keys, name)
         await self._router.ask(notify_address(user_id), message, timeout_s=ASK_TIMEOUT_S)
 
