@@ -234,17 +234,15 @@ class DeadLetters(_Body, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class RedriveBody(_Body, frozen=True, kw_only=True, omit_defaults=True):
-    """Which dead deliveries to try again: those named, or all of a channel or code."""
+    """Which dead deliveries to try again: those named; or those of a channel, a code, or both; or all."""
 
-    deliveries: Annotated[list[tuple[int, int]], Meta(max_length=1_000)] = []
+    deliveries: Annotated[
+        list[tuple[int, int]],
+        Meta(max_length=1_000, description="Pairs of notification_id and number, as dead letters have them."),
+    ] = []
     channel: Channel | None = None
     code: str = ""
-
-
-class Redriven(_Body, frozen=True, kw_only=True, omit_defaults=True):
-    """How many were asked to be tried again."""
-
-    count: Count
+    all: Annotated[bool, Meta(description="Alone; whatever they died of.")] = False
 
 
 class UserNotifyData(_Body, frozen=True, kw_only=True, omit_defaults=True):

@@ -144,6 +144,12 @@ class Erased(_Reply, tag="erased", frozen=True, kw_only=True, omit_defaults=True
     counts: dict[str, int]
 
 
+class Redriven(_Reply, tag="redriven", frozen=True, kw_only=True, omit_defaults=True):
+    """How many dead deliveries are tried again: without those that are erased, or are under way already."""
+
+    count: Count
+
+
 class Forecast(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that a user is to hear. `kind`: send, hold, drop; quiet: quiet hours until `until_ms`."""
 
@@ -172,5 +178,6 @@ NotifyReply = (
     | PushDevices
     | PreferencesInfo
     | Erased
+    | Redriven
     | Forecasts
 )

@@ -11,6 +11,7 @@ from litestar.exceptions import HTTPException
 from protocol.errors import HubbubError
 from server.http.accounts import account_router
 from server.http.backend import backend_router
+from server.http.callers import before_request
 from server.http.campaigns import campaign_router
 from server.http.commands import command
 from server.http.context import SMALL_BODY_BYTES, HttpServices
@@ -66,6 +67,7 @@ def make_http_app(services: HttpServices, *, web_folder: Path = WEB_FOLDER) -> A
             HTTPException: on_http_exception,
             Exception: on_exception,
         },
+        before_request=before_request,
         request_max_body_size=SMALL_BODY_BYTES,
         logging_config=None,  # server/http/edge.py writes one line per request
         debug=False,

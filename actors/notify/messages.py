@@ -111,7 +111,7 @@ class EraseUser(msgspec.Struct, frozen=True, tag="erase_user"):
 
 
 class Redrive(msgspec.Struct, frozen=True, tag="redrive"):
-    """To a partition: try dead deliveries again. Answered by Ok."""
+    """To a partition: try dead deliveries again. Answered by Redriven."""
 
     app_id: str
     deliveries: tuple[tuple[int, int], ...]

@@ -9,8 +9,8 @@ from actors.notify.receipt_desk import ReceiptDesk
 from actors.notify.recheck import Recheck, recheck
 from actors.reply import NO_REPLY, Reply
 from actors.stream_actor import Staged
-from protocol import replies
 from protocol.notify_records import DeadDelivery, DeliveryRow, NotificationRow
+from protocol.notify_replies import Redriven
 from protocol.notify_types import Channel, Decision, TypeRule
 from protocol.records import Put, Remove, Update
 
@@ -30,16 +30,18 @@ class Redriver(ReceiptDesk):
             return
         notes = await self._read_notes({row.notification_id for _, row in found})
         await self._setups.load(message.app_id)
+        count = 0
         for dead, row in found:
             note = notes.get(row.notification_id)
             if note is not None:
-                self._redrive_one(dead, row, note)
-        self._answer_when_stored(reply, lambda _at: replies.Ok())
+                count += self._redrive_one(dead, row, note)
+        self._answer_when_stored(reply, lambda _at: Redriven(count=count))
 
-    def _redrive_one(self, dead: DeadDelivery, row: DeliveryRow, note: NotificationRow) -> None:
+    def _redrive_one(self, dead: DeadDelivery, row: DeliveryRow, note: NotificationRow) -> bool:
+        """Open it again, or say in the ledger why not; whether it is open."""
         key = (row.notification_id, row.number)
         if key in self._jobs or row.notification_id in self._gone or note.state == "erased":
-            return
+            return False
         now_ms = self._at_ms()
         check = self._recheck_row(row, note, now_ms)
         if check.kind == "drop":
@@ -51,7 +53,7 @@ class Redriver(ReceiptDesk):
                 [check.decision],
                 Staged(NO_REPLY, None),
             )
-            return
+            return False
         again = msgspec.structs.replace(
             row,
             state="queued",
@@ -63,7 +65,7 @@ class Redriver(ReceiptDesk):
         )
         job = self._job_of(again, {row.notification_id: note})
         if job is None:
-            return
+            return False
         self._open(job, is_sent=note.sent_at_ms > 0)
         decisions = [Decision("redrive", "pass", dead.code, row.device_key)]
         if check.decision is not None:
@@ -83,6 +85,7 @@ class Redriver(ReceiptDesk):
                 Update(NotificationRow, {"notification_id": row.notification_id}, {"state": "open"}),
             ]
         )
+        return True
 
     def _recheck_row(self, row: DeliveryRow, note: NotificationRow, now_ms: int) -> Recheck:
         setup = self._setup_of(row.app_id)

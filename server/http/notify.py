@@ -11,7 +11,7 @@ from litestar.response import Stream
 from actors.notify.address import owner_of
 from actors.notify.keeper import ledger_body
 from actors.notify.messages import Redrive
-from protocol.errors import Refused
+from protocol.errors import ProtocolError, Refused
 from protocol.http_notify import (
     DeadInfo,
     DeadLetters,
@@ -19,21 +19,22 @@ from protocol.http_notify import (
     History,
     NotificationInfo,
     RedriveBody,
-    Redriven,
     RequestInfo,
     Requests,
 )
-from protocol.notify_content import NotifyRequest
+from protocol.notify_content import MAX_KEY_CHARS, NotifyRequest
 from protocol.notify_ids import partition_of_id
 from protocol.notify_records import (
     PARTITION_COUNT,
     DeadDelivery,
     RequestRow,
 )
-from protocol.notify_replies import NotifyAccepted, RequestCancelled
+from protocol.notify_replies import NotifyAccepted, Redriven, RequestCancelled
 from protocol.notify_types import Channel
-from server.http.app_auth import APP_AUTH, app_of
+from server.http.app_auth import APP_AUTH, BY_KEY, app_of
+from server.http.callers import STRICT
 from server.http.context import AnyRequest, notify_of, services_of
+from server.http.signatures import spend
 from server.notify.explanation import explain_notification, row_of, told_of
 from storage.store import Store
 
@@ -61,13 +62,18 @@ _request = msgspec.json.Decoder(NotifyRequest).decode
     tags=TAGS,
     security=APP_AUTH,
     request_max_body_size=REQUEST_BODY_BYTES,
+    opt={BY_KEY: True},
 )
 async def notify(request: AnyRequest, data: JSONBody[NotifyRequest], key: _Key = "") -> NotifyAccepted:
     """Answered once it is stored for good. `explain` tells later what every stage decided."""
     app, signature = await app_of(request)
-    wanted = data.idempotency_key or key or signature[-64:]
-    if wanted != data.idempotency_key:
-        data = msgspec.structs.replace(data, idempotency_key=wanted[:64])
+    if len(key) > MAX_KEY_CHARS:
+        raise ProtocolError("bad_field", f"Idempotency-Key has at most {MAX_KEY_CHARS} characters.")
+    if not data.idempotency_key:
+        if signature and key:  # the header is not signed: with another key a replay would be a new request
+            services = services_of(request)
+            await spend(services.store, app.app_key, signature, services.now_ms())
+        data = msgspec.structs.replace(data, idempotency_key=key or signature[-MAX_KEY_CHARS:])
     return await notify_of(request).entry.notify(app.app_id, data)
 
 
@@ -190,8 +196,9 @@ async def dead_letters(
 async def redrive(request: AnyRequest, data: JSONBody[RedriveBody]) -> Redriven:
     """At most 1,000 at a time; what is mended is then sent as if it were new."""
     app, _ = await app_of(request)
+    check_redrive(data)
     services = services_of(request)
-    wanted = [(notification_id, number) for notification_id, number in data.deliveries]
+    wanted = list(dict.fromkeys(data.deliveries))
     if not wanted:
         where: dict[str, str | int | None] = {"app_id": app.app_id}
         if data.channel:
@@ -203,14 +210,29 @@ async def redrive(request: AnyRequest, data: JSONBody[RedriveBody]) -> Redriven:
     parts: dict[int, list[tuple[int, int]]] = {}
     for delivery in wanted:
         parts.setdefault(partition_of_id(delivery[0]), []).append(delivery)
+    count = 0
     for deliveries in parts.values():
-        await notify_of(request).router.ask(
+        answer = await notify_of(request).router.ask(
             owner_of(deliveries[0][0]),
             Redrive(app.app_id, tuple(deliveries)),
             timeout_s=ASK_TIMEOUT_S,
         )
+        assert isinstance(answer, Redriven)
+        count += answer.count
     notify_of(request).dashboard.changed(app.app_id)
-    return Redriven(count=len(wanted))
+    return Redriven(count=count)
+
+
+def check_redrive(body: RedriveBody) -> None:
+    """See that a body says in one way what to try again: nothing is not everything.
+
+    Raises: ProtocolError(bad_field).
+    """
+    ways = [bool(body.deliveries), body.channel is not None or bool(body.code), body.all]
+    if sum(ways) != 1:
+        raise ProtocolError(
+            "bad_field", 'Name what to try again by deliveries; by channel, code or both; or by "all": true.'
+        )
 
 
 @get(
@@ -286,6 +308,7 @@ def notify_router() -> Router:
     """Everything about notifications that are sent."""
     return Router(
         path="/",
+        opt={STRICT: True},
         route_handlers=[
             notify,
             get_notification,

@@ -26,6 +26,7 @@ from protocol.notify_records import ProviderRow
 from protocol.notify_templates import Experiment, ExperimentResults, Preview, Template
 from protocol.notify_types import AppRules, Channel, Preferences, TypeRule
 from server.http.app_auth import APP_AUTH, app_of
+from server.http.callers import STRICT
 from server.http.context import AnyRequest, notify_of, services_of
 from server.notify.template_check import preview
 
@@ -301,6 +302,7 @@ def notify_setup_router() -> Router:
     """Everything that an app sets up, and what it knows and changes of its users."""
     return Router(
         path="/v1/app",
+        opt={STRICT: True},
         route_handlers=[
             get_setup,
             put_rules,

@@ -4,10 +4,8 @@ Lines are taken side by side, so that they share commits. A line that is wrong i
 code, and the others go on: whoever mends it sends the file again, and what was stored already stays as it is.
 """
 
-import csv
-import io
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from itertools import zip_longest
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from itertools import islice
 from typing import Final, Literal, cast
 
 import msgspec
@@ -20,19 +18,17 @@ from protocol.errors import HubbubError, ProtocolError, Refused, Unavailable
 from protocol.notify_types import CHANNELS, Channel
 from server.directory import Directory
 from server.notify.app_desk import AppDesk
+from server.notify.import_lines import ImportFile, Line
 from server.notify_service import check_service
 from storage.store import Store
 
 Kind = Literal["users", "addresses", "groups"]
-Format = Literal["csv", "ndjson"]
-MAX_LINES: Final = 1_000_000
 MAX_ERRORS: Final = 1_000  # told one by one; the count tells of the rest
-CHUNK: Final = 500  # lines between two reports of progress
+CHUNK: Final = 500  # lines between two reports of progress, and read in one go: a millisecond or two
 TASKS: Final = 64  # lines that are taken side by side
 ASK_TIMEOUT_S: Final = 15.0
 RETRIES: Final = 20  # of a line that the store has no room for now
 
-_object = msgspec.json.Decoder(dict[str, object]).decode
 _FIELDS: Final[dict[Kind, frozenset[str]]] = {
     "users": frozenset({"external_id", "username", "name", "language", "time_zone", "email", "phone"}),
     "addresses": frozenset(
@@ -40,14 +36,6 @@ _FIELDS: Final[dict[Kind, frozenset[str]]] = {
     ),
     "groups": frozenset({"group", "external_id", "user_id"}),
 }
-
-
-class Line(msgspec.Struct, frozen=True):
-    """A line of a file: where it begins, the first being 1, and what it holds, or why it cannot be read."""
-
-    number: int
-    values: dict[str, str]
-    error: str = ""
 
 
 class BadLine(msgspec.Struct, frozen=True):
@@ -59,7 +47,10 @@ class BadLine(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How far an import has come; `errors` are those since the last report."""
+    """How far an import has come; `errors` are those since the last report.
+
+    `total`: about how many lines there are; exact once it is `finished`.
+    """
 
     done: int
     failed: int
@@ -77,19 +68,19 @@ class Importer:
         self._desk = desk
         self._router = router
 
-    async def run(self, app_id: str, kind: Kind, lines: list[Line]) -> AsyncIterator[Progress]:
+    async def run(self, app_id: str, kind: Kind, file: ImportFile) -> AsyncGenerator[Progress, None]:
         """Take all lines. Yields after each CHUNK, and once at the end with `finished`."""
         done = failed = told = 0
         take = {"users": self._user, "addresses": self._address, "groups": self._member}[kind]
-        for start in range(0, len(lines), CHUNK):
-            chunk = lines[start : start + CHUNK]
+        while lines := list(islice(file.lines, CHUNK)):
+            chunk = [line for line in lines if line.error is not None or line.values is not None]
             errors = await self._chunk(app_id, kind, take, chunk)
             done += len(chunk) - len(errors)
             failed += len(errors)
             shown = errors[: max(0, MAX_ERRORS - told)]
             told += len(shown)
-            yield Progress(done=done, failed=failed, total=len(lines), errors=shown)
-        yield Progress(done=done, failed=failed, total=len(lines), finished=True)
+            yield Progress(done=done, failed=failed, total=max(file.total, done + failed), errors=shown)
+        yield Progress(done=done, failed=failed, total=done + failed, finished=True)
 
     async def _chunk(
         self,
@@ -104,8 +95,8 @@ class Importer:
         async def work() -> None:
             for line in lines:
                 try:
-                    _check_line(kind, line)
-                    await _patiently(lambda line=line: take(app_id, line.values))  # type: ignore[misc]
+                    values = _values_of(kind, line)
+                    await _patiently(lambda values=values: take(app_id, values))  # type: ignore[misc]
                 except HubbubError as error:
                     errors.append(BadLine(line.number, error.code, error.message))
 
@@ -162,65 +153,15 @@ class Importer:
         return found[external_id]
 
 
-def read_lines(raw: bytes, form: Format) -> list[Line]:
-    """Read a file whole. CSV has its columns' names in the first line; NDJSON an object in each.
-
-    A line that cannot be read is told as such, and costs no other.
-    Raises: ProtocolError(not_utf8, bad_field), where it is not UTF-8, has no names, or is too long.
-    """
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise ProtocolError("not_utf8", "The file is not UTF-8.") from None
-    lines = list(_csv(text) if form == "csv" else _ndjson(text))
-    if len(lines) > MAX_LINES:
-        raise ProtocolError("bad_field", f"A file has at most {MAX_LINES} lines.")
-    return lines
-
-
-def _csv(text: str) -> Iterator[Line]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    names: list[str] = []
-    while True:  # ends with the file
-        number = reader.line_num + 1  # a field may hold line breaks, so a row is not a line
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as exc:
-            if not names:
-                raise ProtocolError("bad_field", f"The names of the columns cannot be read: {exc}") from None
-            yield Line(number, {}, f"The line cannot be read as CSV: {exc}.")
-            continue
-        if not row:
-            continue
-        if not names:
-            names = [name.strip() for name in row]
-        elif len(row) > len(names):
-            yield Line(number, {}, "The line has more fields than the first one has names.")
-        else:
-            yield Line(number, {name: value.strip() for name, value in zip_longest(names, row, fillvalue="")})
-
-
-def _ndjson(text: str) -> Iterator[Line]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            values = _object(line)
-        except (msgspec.MsgspecError, RecursionError) as exc:
-            yield Line(number, {}, f"The line is no JSON object: {exc}.")
-        else:
-            yield Line(number, {name: "" if value is None else str(value) for name, value in values.items()})
-
-
-def _check_line(kind: Kind, line: Line) -> None:
-    """Raises: ProtocolError(bad_field)."""
-    if line.error:
-        raise ProtocolError("bad_field", line.error)
-    unknown = sorted(name for name in line.values if name not in _FIELDS[kind])
+def _values_of(kind: Kind, line: Line) -> dict[str, str]:
+    """Raises: ProtocolError, of a line that could not be read or has a field that there is not."""
+    if line.error is not None:
+        raise line.error
+    values = line.values or {}
+    unknown = sorted(name for name in values if name not in _FIELDS[kind])
     if unknown:
         raise ProtocolError("bad_field", f"There is no field {unknown[0]!r} among {kind}.")
+    return values
 
 
 async def _patiently(take: Callable[[], Awaitable[None]]) -> None:
