@@ -114,6 +114,12 @@ class RequestInfo(_Body, frozen=True, kw_only=True, omit_defaults=True):
     run: int = 0
     user_count: Count = 0
     done_at_ms: AtMs = 0
+    cancelled_count: Annotated[
+        Count, Meta(description="Of a cancelled one: notifications that were cancelled; see its DELETE.")
+    ] = 0
+    partly_count: Count = 0
+    under_way_count: Count = 0
+    kept_count: Count = 0
 
 
 class Requests(_Body, frozen=True, kw_only=True, omit_defaults=True):

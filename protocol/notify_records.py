@@ -184,19 +184,26 @@ class RequestRow(Row, frozen=True, kw_only=True):
     app_id: str
     digest: Annotated[str, Meta(description="Of what was asked for: the same key with another is refused.")]
     body: Annotated[str, Meta(description="JSON of the request.")]
-    state: Annotated[str, Meta(description="waiting, running, done, cancelled.")]
+    state: Annotated[str, Meta(description="waiting, running, done, cancelling, cancelled.")]
     created_at_ms: int
     next_at_ms: Annotated[int, Meta(description="When it is to run; of recurring ones the next time.")] = 0
     cursor: str = ""
     run: Annotated[int, Meta(description="Of recurring ones: which time this is.")] = 0
     user_count: int = 0
     done_at_ms: int = 0
+    # Of a cancelled one: what became of its notifications, as in notify_replies.RequestCancelled.
+    cancelled_count: int = 0
+    partly_count: int = 0
+    under_way_count: int = 0
+    kept_count: int = 0
 
 
 class NotificationRow(Row, frozen=True, kw_only=True):
-    """One notification of one user, as it now is. `state`: held, open, done, dropped, merged, erased.
+    """One notification of one user, as it now is.
 
-    `into_id`: the batch or digest that it became a part of. The centre shows rows with `in_centre`.
+    `state`: held, open, done, dropped, merged, erased, or cancelled, with `sent_at_ms` where a part of it was
+    sent or shown before. `into_id`: the batch or digest that it became a part of. The centre shows rows
+    with `in_centre`.
     """
 
     table: ClassVar[str] = "notification"
@@ -244,7 +251,7 @@ class NotificationRow(Row, frozen=True, kw_only=True):
 class DeliveryRow(Row, frozen=True, kw_only=True):
     """One notification on its way to one address. `is_open`: an attempt is due or under way.
 
-    `state`: queued, sending, accepted, refused, unknown, confirmed, bounced, skipped, dead.
+    `state`: queued, sending, accepted, refused, unknown, confirmed, bounced, skipped, dead, cancelled.
     """
 
     table: ClassVar[str] = "delivery"

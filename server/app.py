@@ -180,6 +180,7 @@ class Node:
                 "cluster", "The cluster as this node sees it.", self._cluster.overview.gauges
             )
         self._log_ins.on_session_revoked = self._core.service.session_revoked
+        accounts.on_user_changed = self._core.notifications.user_changed
         services = HttpServices(
             accounts=accounts,
             directory=directory,

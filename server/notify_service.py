@@ -74,6 +74,7 @@ class NotifyService:
             notify_commands.RegisterPush: self._register,
             notify_commands.PlanNotifications: self._plan,
             notify_commands.Notify: self._notify,
+            notify_commands.CancelRequest: self._cancel,
         }
 
     @staticmethod
@@ -157,12 +158,21 @@ class NotifyService:
     async def _notify(self, caller: Caller, command: Command) -> Reply:
         """For the app's own bots, and for whoever names an app key with its secret."""
         assert isinstance(command, notify_commands.Notify)
-        app_id = caller.app_id
+        return await self._core.entry.notify(await self._notifying_app(caller, command), command.request)
+
+    async def _cancel(self, caller: Caller, command: Command) -> Reply:
+        assert isinstance(command, notify_commands.CancelRequest)
+        app_id = await self._notifying_app(caller, command)
+        return await self._core.entry.cancel(app_id, command.request_id)
+
+    async def _notifying_app(
+        self, caller: Caller, command: notify_commands.Notify | notify_commands.CancelRequest
+    ) -> str:
+        """The app in whose name a command is given. Raises: Refused."""
         if command.app_key:
-            app_id = await self._app_of(command.app_key, command.secret)
-        else:
-            _check_bot(caller)
-        return await self._core.entry.notify(app_id, command.request)
+            return await self._app_of(command.app_key, command.secret)
+        _check_bot(caller)
+        return caller.app_id
 
     async def _app_of(self, app_key: str, secret: str) -> str:
         now_ms = self._now_ms()

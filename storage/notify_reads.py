@@ -2,7 +2,14 @@
 
 from collections.abc import Sequence
 
-from protocol.notify_found import ExportedEntry, FoundUser, ProviderCount, QueueDepth, VariantCount
+from protocol.notify_found import (
+    ExportedEntry,
+    FoundFacts,
+    FoundUser,
+    ProviderCount,
+    QueueDepth,
+    VariantCount,
+)
 from protocol.notify_ids import first_id_at
 from protocol.notify_records import DeadDelivery, DeliveryRow, NotificationRow
 from protocol.records import Entry
@@ -20,6 +27,9 @@ class SqliteNotifyReads:
         self, user_ids: Sequence[str], *, since_id: int, counted_since_ms: int
     ) -> list[FoundUser]:
         return await self._readers.run(notify_queries.users, user_ids, since_id, counted_since_ms)
+
+    async def user_facts(self, user_ids: Sequence[str]) -> list[FoundFacts]:
+        return await self._readers.run(notify_queries.user_facts, user_ids)
 
     async def largest_id(self) -> int:
         return await self._readers.run(notify_queries.largest_id)
@@ -43,6 +53,17 @@ class SqliteNotifyReads:
 
     async def members(self, into_id: int, *, limit: int) -> list[NotificationRow]:
         return await self._readers.run(notify_queries.members, into_id, limit)
+
+    async def of_request(
+        self, app_id: str, request_id: str, partition: int, *, after: int, limit: int
+    ) -> list[NotificationRow]:
+        return await self._readers.run(notify_queries.of_request, app_id, request_id, partition, after, limit)
+
+    async def open_of(self, ids: Sequence[int]) -> list[DeliveryRow]:
+        return await self._readers.run(notify_queries.open_of, ids)
+
+    async def dead_of(self, ids: Sequence[int]) -> list[int]:
+        return await self._readers.run(notify_queries.dead_of, ids)
 
     async def deliveries(self, notification_id: int) -> list[DeliveryRow]:
         return await self._readers.run(notify_queries.deliveries, notification_id)
@@ -76,6 +97,12 @@ class SqliteNotifyReads:
     async def apps_with_requests(self) -> list[str]:
         return await self._readers.run(notify_queries.apps_with_requests)
 
+    async def apps_with_ended_requests(self, before_ms: int) -> list[str]:
+        return await self._readers.run(notify_queries.apps_with_ended_requests, before_ms)
+
+    async def ended_requests(self, app_id: str, before_ms: int, *, limit: int) -> list[str]:
+        return await self._readers.run(notify_queries.ended_requests, app_id, before_ms, limit)
+
     async def device_counts(self) -> dict[tuple[str, str], int]:
         return await self._readers.run(notify_queries.device_counts)
 
@@ -96,6 +123,9 @@ class SqliteNotifyReads:
 
     async def ledger_seq_at(self, partition: int, at_ms: int) -> int:
         return await self._readers.run(notify_queries.ledger_seq_at, partition, at_ms)
+
+    async def stream_seq_at(self, stream: str, at_ms: int) -> int:
+        return await self._readers.run(notify_queries.stream_seq_at, stream, at_ms)
 
     async def untold_dead(self, *, limit: int) -> list[DeadDelivery]:
         return await self._readers.run(notify_queries.untold_dead, limit)

@@ -129,8 +129,15 @@ class Gatherer(Sender):
                     names.append(name)
         actor_count += max(0, kept.actor_count - len(kept.names))  # who are known by their number alone
         content = group.kept.content if group.kept.content.type == DIGEST else kept.content
+        first = group.kept.first
+        if first is None and content.type != DIGEST and not group.kept.is_carrier:
+            first = group.kept.content
         group.kept = msgspec.structs.replace(
-            group.kept, content=content, names=names, actor_count=max(actor_count, len(names))
+            group.kept,
+            content=content,
+            names=names,
+            actor_count=max(actor_count, len(names)),
+            first=first,
         )
         ops.append(
             Update(

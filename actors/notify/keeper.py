@@ -71,6 +71,7 @@ class NotifyStats(msgspec.Struct, kw_only=True):
     dead: int = 0
     late: int = 0
     skipped: int = 0
+    cancelled: int = 0
     erased: int = 0
     loaded_users: int = 0
     notified_by_app: dict[str, int] = msgspec.field(default_factory=dict)
@@ -103,6 +104,7 @@ class Loaded(msgspec.Struct, frozen=True):
     user_ids: list[str]
     found: list[FoundUser]
     error: HubbubError | None = None
+    at_s: float = 0.0  # trio.current_time() before they were read
 
 
 class OpenRead(msgspec.Struct, frozen=True):
@@ -296,7 +298,7 @@ class NotifyKeeper(StreamActor):
     async def _load(self) -> None:
         """Read the users that are wanted, and post them."""
         user_ids = list(self._wanted)[:MAX_LOAD]
-        now_ms = self._now_ms()
+        now_ms, at_s = self._now_ms(), self._ctx.now()
         try:
             await self._log.barrier()
             found = await self._reads.users(
@@ -309,7 +311,7 @@ class NotifyKeeper(StreamActor):
         except HubbubError as error:
             self._ctx.post(Loaded(user_ids, [], error))
             return
-        self._ctx.post(Loaded(user_ids, found))
+        self._ctx.post(Loaded(user_ids, found, at_s=at_s))
 
     async def _take_users(self, loaded: Loaded) -> None:
         """Take in users who were read, and go on with what waited for them."""
@@ -318,7 +320,7 @@ class NotifyKeeper(StreamActor):
             self._wanted.pop(user_id, None)
         for user in loaded.found:
             if user.user_id not in self._users:
-                self._users[user.user_id] = UserState(user)
+                self._users[user.user_id] = UserState(user, loaded.at_s)
         self._stats.loaded_users += len(loaded.found)
         users = self._users
         self._absent = {user_id for user_id in loaded.user_ids if user_id not in users}

@@ -34,8 +34,15 @@ class RunRequest(msgspec.Struct, frozen=True, tag="run_request"):
 
 
 class CancelRequest(msgspec.Struct, frozen=True, tag="cancel_request"):
-    """To an app's actor: do not go on with a request. Answered by Ok."""
+    """To an app's actor: do not go on with a request, and cancel what waits. Answered by RequestCancelled."""
 
+    request_id: str
+
+
+class CancelPart(msgspec.Struct, frozen=True, tag="cancel_part"):
+    """To a partition: cancel what waits of a request. Answered by RequestCancelled, for its part."""
+
+    app_id: str
     request_id: str
 
 
@@ -110,6 +117,15 @@ class Redrive(msgspec.Struct, frozen=True, tag="redrive"):
     deliveries: tuple[tuple[int, int], ...]
 
 
+class UserChanged(msgspec.Struct, frozen=True, tag="user_changed"):
+    """To a partition: a user's name, language or time zone has changed, or whether it is disabled.
+
+    Told after it was stored, once. Not answered: what is lost is noticed by the age of what is known.
+    """
+
+    user_id: str
+
+
 class SetupChanged(msgspec.Struct, frozen=True, tag="setup_changed"):
     """To an app's actor: what the app has set up has changed. Not answered."""
 
@@ -118,6 +134,7 @@ NotifyActorMessage = (
     Notify
     | RunRequest
     | CancelRequest
+    | CancelPart
     | Mark
     | DeliveryTold
     | PutAddress
@@ -125,5 +142,6 @@ NotifyActorMessage = (
     | Unsubscribe
     | EraseUser
     | Redrive
+    | UserChanged
     | SetupChanged
 )

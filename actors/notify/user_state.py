@@ -28,6 +28,8 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     actor_count: int = 0  # and how many they are
     digest: str = ""  # of the content, by which duplicates are found
     held_by: str = ""  # the stage that held it last
+    first: Content | None = None  # of a batch that others have joined: what opened it
+    is_carrier: bool = False  # what opened the group was cancelled: it goes on for those that joined
 
 
 decode_kept: Final = msgspec.json.Decoder(Kept).decode
@@ -58,6 +60,7 @@ class UserState:
         "device_names",
         "devices",
         "facts",
+        "facts_at_s",
         "groups",
         "is_disabled",
         "is_doubtful",
@@ -67,7 +70,9 @@ class UserState:
         "user_id",
     )
 
-    def __init__(self, found: FoundUser) -> None:
+    def __init__(self, found: FoundUser, at_s: float = 0.0) -> None:
+        """`at_s`: trio.current_time() before it was read."""
+        self.facts_at_s = at_s  # name, language, time zone and whether disabled are as of then, or newer
         self.user_id = found.user_id
         self.app_id = found.app_id
         self.name = found.name

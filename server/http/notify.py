@@ -29,7 +29,7 @@ from protocol.notify_records import (
     DeadDelivery,
     RequestRow,
 )
-from protocol.notify_replies import NotifyAccepted, Redriven
+from protocol.notify_replies import NotifyAccepted, Redriven, RequestCancelled
 from protocol.notify_types import Channel
 from server.http.app_auth import APP_AUTH, BY_KEY, app_of
 from server.http.callers import STRICT
@@ -106,7 +106,7 @@ async def list_requests(
     app, _ = await app_of(request)
     store = services_of(request).store
     rows: list[RequestRow] = []
-    for state in ("running", "waiting", "done", "cancelled"):
+    for state in ("running", "waiting", "cancelling", "done", "cancelled"):
         where: dict[str, str | int | None] = {"app_id": app.app_id, "state": state}
         rows += await store.find(RequestRow, where, order_by="request_id", limit=limit)
     return Requests(items=[_request_of(row) for row in rows[:limit]])
@@ -124,15 +124,18 @@ async def get_request(request: AnyRequest, request_id: FromPath[str]) -> Request
 
 @delete(
     "/v1/notifications/requests/{request_id:str}",
-    status_code=204,
+    status_code=200,
     summary="Cancel a request",
     tags=TAGS,
     security=APP_AUTH,
 )
-async def cancel_request(request: AnyRequest, request_id: FromPath[str]) -> None:
-    """Who was notified already stays so."""
+async def cancel_request(request: AnyRequest, request_id: FromPath[str]) -> RequestCancelled:
+    """Of any size, by the id that its answer told; safe to repeat.
+
+    What is held or waits is not sent any more. The counts tell for how many that was in time.
+    """
     app, _ = await app_of(request)
-    await notify_of(request).entry.cancel(app.app_id, request_id)
+    return await notify_of(request).entry.cancel(app.app_id, request_id)
 
 
 @get(

@@ -1,6 +1,7 @@
 """The notification part of a node: its actors as hosts, the channels, and what they share."""
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import cast
 
 import msgspec
@@ -17,6 +18,7 @@ from actors.notify.app import AppActor
 from actors.notify.channel import BUCKETS_S
 from actors.notify.channel_desk import ChannelDesk
 from actors.notify.keeper import NotifyNeeds, NotifyStats
+from actors.notify.messages import UserChanged
 from actors.notify.partition import NotifyPartition
 from actors.notify.resumer import NotifyResumer
 from actors.notify.sender import NOTIFICATIONS_STREAM
@@ -24,6 +26,7 @@ from actors.ports import Fanout, Leases, Relay
 from actors.rounds import Turn
 from actors.router import Router
 from actors.supervisor import ChildSpec, at_once
+from protocol.errors import Unavailable
 from protocol.notify_records import PARTITION_COUNT, ProviderRow
 from protocol.notify_types import Channel, Priority
 from protocol.provider_configs import WebPushConfig
@@ -97,7 +100,7 @@ class NotifyCore:
             breaker_of=self.breaker_of,
             now_ms=now_ms,
         )
-        self._resumer = NotifyResumer(store.notify, router, owns=leases.owns)
+        self._resumer = NotifyResumer(store.notify, router, owns=leases.owns, now_ms=now_ms)
         needs = NotifyNeeds(
             log=store,
             reads=store.notify,
@@ -180,6 +183,11 @@ class NotifyCore:
         }
         if partitions:
             self._hub.resync_live(NOTIFICATIONS_STREAM, lambda user_id: partition_of(user_id) in partitions)
+
+    def user_changed(self, user_id: str) -> None:
+        """Tell whoever notifies that user, on whichever node, that it was disabled or enabled."""
+        with suppress(Unavailable):  # the partition reads a user anew before long
+            self.router.tell(notify_address.notify_address(user_id), UserChanged(user_id))
 
     def gauges(self) -> dict[str, float]:
         """How notifications are doing, for the metrics; names in _total only rise."""

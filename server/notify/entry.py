@@ -20,7 +20,7 @@ from actors.reply import Reply
 from actors.router import Router
 from protocol.errors import HubbubError, ProtocolError, Refused
 from protocol.notify_content import NotifyRequest, content_of
-from protocol.notify_replies import Notified, NotifyAccepted
+from protocol.notify_replies import Notified, NotifyAccepted, RequestCancelled
 from protocol.notify_types import MAX_DATA_BYTES, MAX_TEXT_BYTES, PUSH_CHANNELS, Channel
 from server import auth
 from server.notify.renderer import NotifyRenderer
@@ -88,9 +88,12 @@ class NotifyEntry:
         self._router.ask_nowait(notify_address(user_id), message, reply)
         return True
 
-    async def cancel(self, app_id: str, request_id: str) -> None:
-        """Do not go on with a request. Raises: Refused(request_not_found)."""
-        await self._router.ask(app_address(app_id), CancelRequest(request_id), timeout_s=ASK_TIMEOUT_S)
+    async def cancel(self, app_id: str, request_id: str) -> RequestCancelled:
+        """Do not go on with a request, and cancel what waits. Raises: Refused(request_not_found)."""
+        message = CancelRequest(request_id)
+        answer = await self._router.ask(app_address(app_id), message, timeout_s=ASK_TIMEOUT_S)
+        assert isinstance(answer, RequestCancelled)
+        return answer
 
     def check(self, setup: Setup, request: NotifyRequest) -> None:
         """Judge a request by itself. Raises: ProtocolError, Refused."""

@@ -139,6 +139,7 @@ async def open_api(
             secret=log_ins.server_secret,
             public_url=settings.public_url,
         )
+        accounts.on_user_changed = core.notifications.user_changed
         services = HttpServices(
             store=store,
             notifications=core.notifications,
