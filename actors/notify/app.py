@@ -119,7 +119,7 @@ class AppActor(RequestCanceller):
             self._answer_when_stored(reply, lambda _at: answer)
             return
         now_ms = self._at_ms()
-        setup = await self._setups.load(self._app_id)
+        setup = await self._setups.at_least(self._app_id, message.setup_version)
         request = message.request
         next_at_ms = 0
         if request.cron:
@@ -264,6 +264,7 @@ class AppActor(RequestCanceller):
         for user_id in users:
             parts.setdefault(partition_of(user_id), []).append(user_id)
         content = content_of(request)
+        setup = await self._setups.load(self._app_id)
         refused: list[Refused] = []
 
         async def ask(partition: int, user_ids: list[str]) -> None:
@@ -277,6 +278,7 @@ class AppActor(RequestCanceller):
                 digest=row.digest,
                 occurrence=str(row.run) if request.cron else "",
                 is_bulk=True,
+                setup_version=setup.version,
             )
             delay_s = 0.05
             while True:

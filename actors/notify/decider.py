@@ -86,6 +86,26 @@ class Decider(Gatherer):
         """Something is held until then."""
         raise NotImplementedError
 
+    def is_behind(self, message: Notify) -> bool:
+        """Tell whether it was checked by a newer setup of its app than is known on this node."""
+        if not message.setup_version:
+            return False
+        setup = self._setups.known(message.app_id)
+        return setup is None or setup.version < message.setup_version
+
+    def catch_up(self, message: Notify, reply: Reply) -> None:
+        """Read the setup; then the message comes again."""
+        self._ctx.start_soon(self._catch_up, message, reply)
+
+    async def _catch_up(self, message: Notify, reply: Reply) -> None:
+        try:
+            await self._setups.at_least(message.app_id, message.setup_version)
+        except HubbubError as error:
+            reply.fail(error)
+            return
+        self._held_back.append((msgspec.structs.replace(message, setup_version=0), reply))
+        self._ctx.post(Settled())
+
     def rests_on_stored(self, notify: Notify, message: object, reply: Reply) -> bool:
         """Tell whether a decision would rest on what is stored; else `message` comes again when it is.
 

@@ -23,6 +23,7 @@ class Notify(msgspec.Struct, frozen=True, tag="notify_users"):
     occurrence: str = ""  # of what recurs: the same content at another time is no duplicate
     is_bulk: bool = False  # part of a campaign: refused as busy while the partition has enough to send
     actor_count: int = 0  # how many people's doing it tells of, where that is more than content.actor
+    setup_version: int = 0  # of the app's setup it was checked by: who knows an older one reads it first
 
 
 class RunRequest(msgspec.Struct, frozen=True, tag="run_request"):
@@ -31,6 +32,7 @@ class RunRequest(msgspec.Struct, frozen=True, tag="run_request"):
     request_id: str
     request: NotifyRequest
     digest: str
+    setup_version: int = 0  # as that of Notify
 
 
 class CancelRequest(msgspec.Struct, frozen=True, tag="cancel_request"):

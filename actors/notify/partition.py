@@ -58,6 +58,8 @@ class NotifyPartition(Canceller):
         match message:
             case Notify() if self.is_called_off(message):
                 reply.fail(Refused("request_not_found", "The request was cancelled."))
+            case Notify() if self.is_behind(message):
+                self.catch_up(message, reply)
             case Notify():
                 if self._has_users(message.user_ids, message, reply) and self.rests_on_stored(
                     message, message, reply

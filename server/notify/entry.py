@@ -30,6 +30,10 @@ from storage.store import Store
 
 ASK_TIMEOUT_S: Final = 15.0
 MAX_DIRECT: Final = 500  # users who are asked for at once; more go by the app's actor
+# What may have been set up on another node a moment ago.
+_MAY_BE_NEW: Final = frozenset(
+    {"type_not_found", "template_not_found", "template_variable_unknown", "experiment_not_found"}
+)
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
@@ -54,17 +58,23 @@ class NotifyEntry:
     async def notify(self, app_id: str, request: NotifyRequest) -> NotifyAccepted:
         """Check, store, and carry out a request. Raises: HubbubError; then nothing is sent."""
         setup = await self._setups.load(app_id)
-        self.check(setup, request)
+        try:
+            self.check(setup, request)
+        except Refused as refused:
+            if refused.code not in _MAY_BE_NEW:
+                raise
+            setup = await self._setups.newest(app_id)
+            self.check(setup, request)
         digest = blake2b(_encode(request), digest_size=12).hexdigest()
         request = await self._resolved(app_id, request)
         key = request.idempotency_key
         request_id = _request_id(app_id, key) if key else auth.new_id("rq")
         if request.group or request.cron or len(request.user_ids) > MAX_DIRECT:
-            message = RunRequest(request_id, request, digest)
+            message = RunRequest(request_id, request, digest, setup.version)
             answer = await self._router.ask(app_address(app_id), message, timeout_s=ASK_TIMEOUT_S)
             assert isinstance(answer, NotifyAccepted)
             return answer
-        return await self._notify_users(app_id, request, request_id, key, digest)
+        return await self._notify_users(app_id, request, request_id, key, digest, setup.version)
 
     def notify_nowait(self, app_id: str, request: NotifyRequest, reply: Reply) -> bool:
         """As `notify`, without waiting; the answer goes to `reply`. False: it takes more, nothing was done.
@@ -75,7 +85,12 @@ class NotifyEntry:
         user_id = request.user_id
         if setup is None or not user_id or request.cron:
             return False
-        self.check(setup, request)
+        try:
+            self.check(setup, request)
+        except Refused as refused:
+            if refused.code in _MAY_BE_NEW:
+                return False
+            raise
         key = request.idempotency_key
         message = Notify(
             app_id=app_id,
@@ -84,6 +99,7 @@ class NotifyEntry:
             request_id=_request_id(app_id, key) if key else auth.new_id("rq"),
             key=key,
             digest=blake2b(_encode(request), digest_size=12).hexdigest(),
+            setup_version=setup.version,
         )
         self._router.ask_nowait(notify_address(user_id), message, reply)
         return True
@@ -164,7 +180,7 @@ class NotifyEntry:
         return msgspec.structs.replace(request, user_id="", user_ids=user_ids, external_ids=[])
 
     async def _notify_users(
-        self, app_id: str, request: NotifyRequest, request_id: str, key: str, digest: str
+        self, app_id: str, request: NotifyRequest, request_id: str, key: str, digest: str, version: int
     ) -> NotifyAccepted:
         """Ask the partitions of these users, and answer when all have stored it."""
         content = content_of(request)
@@ -180,6 +196,7 @@ class NotifyEntry:
                 request_id=request_id,
                 key=key,
                 digest=digest,
+                setup_version=version,
             )
 
         if len(parts) == 1:
