@@ -34,6 +34,7 @@ from actors.messages import (
     decode_tell,
 )
 from actors.notify.address import notify_address
+from actors.notify.messages import UserChanged
 from actors.ports import Fanout, FeedIndex, Leases, Log, Relay, WallClock
 from actors.reply import NO_REPLY, OnFailure, Reply
 from actors.stream_actor import After, Answer, Staged, StreamActor
@@ -461,7 +462,12 @@ class UserActor(StreamActor):
             reply=reply,
             answer=lambda _at: replies.ProfileList(items=[profile]),
             ops=[Update(User, {"user_id": self._id}, values)],
+            after=self._tell_changed,
         )
+
+    def _tell_changed(self, _at: Appended | None) -> None:
+        """Let notifications go by it. A tell that is lost does no harm for long: see fact_keeper.py."""
+        self._ctx.tell(notify_address(self._id), UserChanged(self._id))
 
 
 def _ok(_at: Appended | None) -> replies.Ok:

@@ -188,6 +188,11 @@ class ClusterNode:
         return self.keeper.boot
 
     @property
+    def node_count(self) -> int:
+        """How many nodes hold a lease, as of a second ago: no other one can store, and so send, anything."""
+        return 1 + len(self._live_leases())
+
+    @property
     def check_members(self) -> Callable[[Iterable[str]], None]:
         return self.healer.check_users
 

@@ -49,7 +49,7 @@ from protocol.http import (
     Users,
 )
 from protocol.notify_content import NotifyRequest
-from protocol.notify_replies import NotifyAccepted
+from protocol.notify_replies import NotifyAccepted, RequestCancelled
 from protocol.types import DeviceSession, Profile
 
 TIMEOUT_S: Final = 30.0  # an upload's single write or a slow disk; the whole upload may take longer
@@ -456,6 +456,14 @@ class AppBackend:
         return await self._http.ask(
             "POST", "/v1/notifications", NotifyAccepted, body=with_key(request), auth=self._signed
         )
+
+    async def cancel_notifications(self, request_id: str) -> RequestCancelled:
+        """Cancel a request to notify, by the id that `notify` told; signed, and safe to repeat.
+
+        The counts tell for how many users that was in time. Raises: Refused(request_not_found).
+        """
+        path = f"/v1/notifications/requests/{quote(request_id, safe='')}"
+        return await self._http.ask("DELETE", path, RequestCancelled, auth=self._signed)
 
     async def command_as(self, user_id: str, command: Command, reply_type: type[ReplyT]) -> ReplyT:
         """Carry out one command as one of the app's users."""

@@ -41,7 +41,7 @@ from protocol.errors import HubbubError
 from protocol.events import Event, MessagePosted
 from protocol.feed_events import FeedPosted
 from protocol.notify_content import NotifyRequest
-from protocol.notify_replies import NotifyAccepted
+from protocol.notify_replies import NotifyAccepted, RequestCancelled
 from protocol.types import ConversationSummary, Profile
 
 logger = logging.getLogger("hubbub.bot")
@@ -285,6 +285,10 @@ class Bot:
         whom = {"user_id": user_ids} if isinstance(user_ids, str) else {"user_ids": list(user_ids)}
         request = NotifyRequest(type=type, **whom, **content)
         return await self.client.notifications.notify(request)
+
+    async def cancel_notifications(self, request_id: str) -> RequestCancelled:
+        """Cancel what `notify` has asked for, by the `request_id` of its answer. Safe to repeat."""
+        return await self.client.notifications.cancel(request_id)
 
     def stop(self) -> None:
         """Stop gracefully: no new messages, running handlers come to their end within 10 s."""

@@ -150,6 +150,14 @@ class Notifications:
         command = c.Notify(id=self._next_id(), app_key=app_key, secret=secret, request=with_key(request))
         return await self._ask(command, nr.NotifyAccepted)
 
+    async def cancel(self, request_id: str, *, app_key: str = "", secret: str = "") -> nr.RequestCancelled:
+        """Cancel a request by the id that `notify` told; what waits is not sent any more. Safe to repeat.
+
+        The counts tell for how many users that was in time. Raises: Refused(request_not_found).
+        """
+        command = c.CancelRequest(id=self._next_id(), app_key=app_key, secret=secret, request_id=request_id)
+        return await self._ask(command, nr.RequestCancelled)
+
 
 def with_key(request: NotifyRequest) -> NotifyRequest:
     """Give a request a key of its own where it has none: then trying it again does no harm."""

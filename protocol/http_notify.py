@@ -100,15 +100,26 @@ class GroupChanged(_Body, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class RequestInfo(_Body, frozen=True, kw_only=True, omit_defaults=True):
-    """A larger request, and how far it has come."""
+    """A larger request, and how far it has come. `group` is empty where its users were named."""
 
     request_id: str
     state: str
     created_at_ms: AtMs
+    type: str = ""
+    group: str = ""
+    cron: str = ""
+    time_zone: Annotated[str, Meta(description="Of cron; empty: the app's.")] = ""
+    send_at: str = ""
     next_at_ms: AtMs = 0
     run: int = 0
     user_count: Count = 0
     done_at_ms: AtMs = 0
+    cancelled_count: Annotated[
+        Count, Meta(description="Of a cancelled one: notifications that were cancelled; see its DELETE.")
+    ] = 0
+    partly_count: Count = 0
+    under_way_count: Count = 0
+    kept_count: Count = 0
 
 
 class Requests(_Body, frozen=True, kw_only=True, omit_defaults=True):
@@ -136,7 +147,11 @@ class DeliveryInfo(_Body, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class NotificationInfo(_Body, frozen=True, kw_only=True, omit_defaults=True):
-    """A notification as it now is. Times are 0 where nothing has happened."""
+    """A notification as it now is. Times are 0 where nothing has happened.
+
+    `title`, `text` and `reason` are told by a user's history and export, and of a single notification; not
+    by `explain`.
+    """
 
     notification_id: int
     user_id: str
@@ -159,6 +174,13 @@ class NotificationInfo(_Body, frozen=True, kw_only=True, omit_defaults=True):
     opened_at_ms: AtMs = 0
     clicked_at_ms: AtMs = 0
     dismissed_at_ms: AtMs = 0
+    title: Annotated[
+        str, Meta(description="As the centre shows it, else as it was asked for and is still kept.")
+    ] = ""
+    text: str = ""
+    reason: Annotated[
+        str, Meta(description="Which stage dropped or holds it, and by what: `consent: purpose = ads`.")
+    ] = ""
 
 
 class History(_Body, frozen=True, kw_only=True, omit_defaults=True):
@@ -166,6 +188,22 @@ class History(_Body, frozen=True, kw_only=True, omit_defaults=True):
 
     items: list[NotificationInfo]
     next: Annotated[int, Meta(description="`before` of the next page; 0: there is none.")] = 0
+
+
+class ErasureInfo(_Body, frozen=True, kw_only=True, omit_defaults=True):
+    """The receipt of an erasure: what was erased, when and why; nothing of what it was."""
+
+    erasure_id: str
+    at_ms: AtMs
+    purpose: Annotated[str, Meta(description="Empty: all that was known for notifying the user.")] = ""
+    reason: Annotated[str, Meta(description="requested, withdrawn, or ended by itself: ended.")] = ""
+    counts: Annotated[dict[str, int], Meta(description="Kind of thing -> how many were erased.")]
+
+
+class Erasures(_Body, frozen=True, kw_only=True, omit_defaults=True):
+    """Receipts of a user's erasures, oldest first."""
+
+    items: list[ErasureInfo]
 
 
 class Explanation(_Body, frozen=True, kw_only=True, omit_defaults=True):
@@ -196,17 +234,15 @@ class DeadLetters(_Body, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class RedriveBody(_Body, frozen=True, kw_only=True, omit_defaults=True):
-    """Which dead deliveries to try again: those named, or all of a channel or code."""
+    """Which dead deliveries to try again: those named; or those of a channel, a code, or both; or all."""
 
-    deliveries: Annotated[list[tuple[int, int]], Meta(max_length=1_000)] = []
+    deliveries: Annotated[
+        list[tuple[int, int]],
+        Meta(max_length=1_000, description="Pairs of notification_id and number, as dead letters have them."),
+    ] = []
     channel: Channel | None = None
     code: str = ""
-
-
-class Redriven(_Body, frozen=True, kw_only=True, omit_defaults=True):
-    """How many were asked to be tried again."""
-
-    count: Count
+    all: Annotated[bool, Meta(description="Alone; whatever they died of.")] = False
 
 
 class UserNotifyData(_Body, frozen=True, kw_only=True, omit_defaults=True):

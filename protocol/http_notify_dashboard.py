@@ -39,7 +39,8 @@ class Queues(_Body, frozen=True, kw_only=True):
     lines: list[QueueLine]
     is_complete: bool
     open_totals: Annotated[
-        dict[str, int], Meta(description="Of all apps, by priority: exact. For operators; else empty.")
+        dict[str, int],
+        Meta(description="By priority. Operators: of all apps, exact. An app: what its lines add up to."),
     ]
 
 
@@ -56,7 +57,9 @@ class Held(_Body, frozen=True, kw_only=True):
 
     lines: list[HeldLine]
     is_complete: bool
-    total: Annotated[int, Meta(description="Of all apps: exact. For operators; else 0.")]
+    total: Annotated[
+        int, Meta(description="Operators: of all apps, exact. An app: what its lines add up to.")
+    ]
 
 
 class ChannelRate(_Body, frozen=True, kw_only=True):

@@ -116,6 +116,19 @@ class Notify(_Command, tag="notify", frozen=True, kw_only=True, omit_defaults=Tr
     request: NotifyRequest
 
 
+class CancelRequest(_Command, tag="cancel_request", frozen=True, kw_only=True, omit_defaults=True):
+    """Cancel a request to notify, as DELETE /v1/notifications/requests/ID does; for those who may notify.
+
+    What is held or waits is not sent any more. It is safe to repeat.
+    """
+
+    reply: ClassVar[type] = notify_replies.RequestCancelled
+
+    app_key: Annotated[str, Meta(max_length=100)] = ""
+    secret: Annotated[str, Meta(max_length=200)] = ""
+    request_id: Annotated[str, Meta(min_length=1, max_length=100)]
+
+
 NotifyCommand = (
     ListNotifications
     | MarkNotifications
@@ -127,4 +140,5 @@ NotifyCommand = (
     | SetConsent
     | PlanNotifications
     | Notify
+    | CancelRequest
 )

@@ -14,7 +14,8 @@ Data = Annotated[
     Meta(max_length=50, description="Values for the template; at most 2 KiB as JSON."),
 ]
 Url = Annotated[str, Meta(max_length=2_000)]
-Key = Annotated[str, Meta(max_length=64)]
+MAX_KEY_CHARS = 64  # as many as a signature has, which is the key of who gives none
+Key = Annotated[str, Meta(max_length=MAX_KEY_CHARS)]
 MAX_TTL_S = 30 * 86_400
 
 
@@ -64,7 +65,11 @@ class NotifyRequest(Content, frozen=True, kw_only=True, omit_defaults=True):
     time_zone: Annotated[str, Meta(max_length=64, description="Of cron; empty: the app's.")] = ""
     ends_at_ms: Annotated[int, Meta(ge=0, description="Of cron: not after; 0: until it is cancelled.")] = 0
     idempotency_key: Annotated[
-        str, Meta(max_length=64, description="The same key gets the first answer, and nothing is sent again.")
+        str,
+        Meta(
+            max_length=MAX_KEY_CHARS,
+            description="The same key gets the first answer, and nothing is sent again.",
+        ),
     ] = ""
 
 

@@ -57,6 +57,16 @@ class FoundUser(msgspec.Struct, frozen=True, array_like=True):
     unread: list[int]
 
 
+class FoundFacts(msgspec.Struct, frozen=True, array_like=True):
+    """What others than the partition write of a user; see actors/notify/fact_keeper.py."""
+
+    user_id: str
+    name: str
+    language: str
+    time_zone: str
+    is_disabled: int
+
+
 class QueueDepth(msgspec.Struct, frozen=True, array_like=True):
     """How many deliveries of one app, channel and priority are open, and since when the oldest waits."""
 
@@ -123,6 +133,10 @@ class NotifyReads(Protocol):
         """Those of up to 1,000 users who exist, with what is known of them; in no order."""
         ...
 
+    async def user_facts(self, user_ids: Sequence[str]) -> list[FoundFacts]:
+        """What others write of up to 1,000 users, of those who exist; in no order."""
+        ...
+
     async def largest_id(self) -> int:
         """The largest notification id of any partition; 0 for none."""
         ...
@@ -153,6 +167,20 @@ class NotifyReads(Protocol):
         """What became part of a batch or digest, oldest first."""
         ...
 
+    async def of_request(
+        self, app_id: str, request_id: str, partition: int, *, after: int, limit: int
+    ) -> list[NotificationRow]:
+        """A partition's notifications of one request, beyond an id, by rising id."""
+        ...
+
+    async def open_of(self, ids: Sequence[int]) -> list[DeliveryRow]:
+        """Open deliveries of these notifications, up to 1,000 of them."""
+        ...
+
+    async def dead_of(self, ids: Sequence[int]) -> list[int]:
+        """Those of up to 1,000 notifications that have dead deliveries."""
+        ...
+
     async def deliveries(self, notification_id: int) -> list[DeliveryRow]:
         """All deliveries of one notification, by number."""
         ...
@@ -163,6 +191,10 @@ class NotifyReads(Protocol):
 
     async def ledger(self, partition: int, notification_id: int) -> list[Entry]:
         """All that happened to one notification, in order."""
+        ...
+
+    async def ledgers(self, partition: int, ids: Sequence[int]) -> list[Entry]:
+        """All that happened to these notifications of a partition, in order; `thread` tells of which."""
         ...
 
     async def centre(
@@ -176,7 +208,7 @@ class NotifyReads(Protocol):
         ...
 
     async def ended_consents(self, partition: int, now_ms: int, *, limit: int) -> list[tuple[str, str]]:
-        """(user_id, purpose) of consents that have ended."""
+        """(user_id, purpose) of consents that have ended or were withdrawn, and are not erased yet."""
         ...
 
     async def of_types(self, user_id: str, types: Sequence[str], *, limit: int) -> list[NotificationRow]:
@@ -188,7 +220,15 @@ class NotifyReads(Protocol):
         ...
 
     async def apps_with_requests(self) -> list[str]:
-        """Apps with requests that are not done."""
+        """Apps with requests that are not done, or are being cancelled."""
+        ...
+
+    async def apps_with_ended_requests(self, before_ms: int) -> list[str]:
+        """Apps with requests that ended before that time."""
+        ...
+
+    async def ended_requests(self, app_id: str, before_ms: int, *, limit: int) -> list[str]:
+        """Ids of an app's requests that ended before that time, the oldest first."""
         ...
 
     async def device_counts(self) -> dict[tuple[str, str], int]:
@@ -219,6 +259,10 @@ class NotifyReads(Protocol):
 
     async def ledger_seq_at(self, partition: int, at_ms: int) -> int:
         """About the first seq of a partition's ledger from that time on; never beyond its last. 0: empty."""
+        ...
+
+    async def stream_seq_at(self, stream: str, at_ms: int) -> int:
+        """The same of any stream of the log."""
         ...
 
     async def untold_dead(self, since_ms: int) -> list[UntoldDead]:

@@ -9,9 +9,9 @@ from typing import Final
 from protocol.notify_records import PARTITION_COUNT
 
 EPOCH_MS: Final = 1_577_836_800_000  # 2020-01-01; 41 bits last until 2089
-_COUNT_BITS: Final = 8
+COUNT_BITS: Final = 8
 _PARTITION_BITS: Final = 4
-_LOW_BITS: Final = _COUNT_BITS + _PARTITION_BITS
+_LOW_BITS: Final = COUNT_BITS + _PARTITION_BITS
 assert 1 << _PARTITION_BITS == PARTITION_COUNT
 
 
@@ -27,7 +27,7 @@ def at_ms_of(notification_id: int) -> int:
 
 def partition_of_id(notification_id: int) -> int:
     """The partition that owns it."""
-    return (notification_id >> _COUNT_BITS) & (PARTITION_COUNT - 1)
+    return (notification_id >> COUNT_BITS) & (PARTITION_COUNT - 1)
 
 
 class NotifyIds:
@@ -38,11 +38,11 @@ class NotifyIds:
     """
 
     def __init__(self, partition: int, largest_id: int) -> None:
-        self._partition = partition << _COUNT_BITS
-        self._last = (((largest_id >> _LOW_BITS) + 1) << _COUNT_BITS) - 1  # ms << 8 | count
+        self._partition = partition << COUNT_BITS
+        self._last = (((largest_id >> _LOW_BITS) + 1) << COUNT_BITS) - 1  # ms << 8 | count
 
     def next(self, now_ms: int) -> int:
         """Make the next id, larger than all before it."""
-        moment = max(0, now_ms - EPOCH_MS) << _COUNT_BITS
+        moment = max(0, now_ms - EPOCH_MS) << COUNT_BITS
         self._last = made = moment if moment > self._last else self._last + 1
-        return (made >> _COUNT_BITS << _LOW_BITS) | self._partition | (made & ((1 << _COUNT_BITS) - 1))
+        return (made >> COUNT_BITS << _LOW_BITS) | self._partition | (made & ((1 << COUNT_BITS) - 1))

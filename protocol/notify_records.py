@@ -113,7 +113,10 @@ class NotifyUserRow(Row, frozen=True, kw_only=True):
 
 
 class ConsentRow(Row, frozen=True, kw_only=True):
-    """A user's consent to one purpose. It is removed when it ends, with the data that rested on it."""
+    """A user's consent to one purpose. When it ends, or is withdrawn, what rested on it is erased.
+
+    The row goes with the receipt, so an erasure that was begun is gone on with after a crash.
+    """
 
     table: ClassVar[str] = "notify_consent"
     key: ClassVar[tuple[str, ...]] = ("user_id", "purpose")
@@ -125,6 +128,7 @@ class ConsentRow(Row, frozen=True, kw_only=True):
     source: str = ""
     given_at_ms: int = 0
     ends_at_ms: int = 0
+    withdrawn_at_ms: Annotated[int, Meta(description="Then it also ended.")] = 0
 
 
 class ErasureRow(Row, frozen=True, kw_only=True):
@@ -180,19 +184,26 @@ class RequestRow(Row, frozen=True, kw_only=True):
     app_id: str
     digest: Annotated[str, Meta(description="Of what was asked for: the same key with another is refused.")]
     body: Annotated[str, Meta(description="JSON of the request.")]
-    state: Annotated[str, Meta(description="waiting, running, done, cancelled.")]
+    state: Annotated[str, Meta(description="waiting, running, done, cancelling, cancelled.")]
     created_at_ms: int
     next_at_ms: Annotated[int, Meta(description="When it is to run; of recurring ones the next time.")] = 0
     cursor: str = ""
     run: Annotated[int, Meta(description="Of recurring ones: which time this is.")] = 0
     user_count: int = 0
     done_at_ms: int = 0
+    # Of a cancelled one: what became of its notifications, as in notify_replies.RequestCancelled.
+    cancelled_count: int = 0
+    partly_count: int = 0
+    under_way_count: int = 0
+    kept_count: int = 0
 
 
 class NotificationRow(Row, frozen=True, kw_only=True):
-    """One notification of one user, as it now is. `state`: held, open, done, dropped, merged, erased.
+    """One notification of one user, as it now is.
 
-    `into_id`: the batch or digest that it became a part of. The centre shows rows with `in_centre`.
+    `state`: held, open, done, dropped, merged, erased, or cancelled, with `sent_at_ms` where a part of it was
+    sent or shown before. `into_id`: the batch or digest that it became a part of. The centre shows rows
+    with `in_centre`.
     """
 
     table: ClassVar[str] = "notification"
@@ -213,6 +224,9 @@ class NotificationRow(Row, frozen=True, kw_only=True):
     dedup_key: str = ""
     group_key: Annotated[str, Meta(description="Of the batch or digest that it is, or waits for.")] = ""
     into_id: int = 0
+    is_fallback: Annotated[
+        bool, Meta(description="Held, as no channel has reached the user, for the type's next fallback.")
+    ] = False
     item_count: Annotated[int, Meta(description="Of a batch or digest: how many became one.")] = 0
     due_at_ms: int = 0
     expires_at_ms: int = 0
@@ -237,7 +251,7 @@ class NotificationRow(Row, frozen=True, kw_only=True):
 class DeliveryRow(Row, frozen=True, kw_only=True):
     """One notification on its way to one address. `is_open`: an attempt is due or under way.
 
-    `state`: queued, sending, accepted, refused, unknown, confirmed, bounced, skipped, dead.
+    `state`: queued, sending, accepted, refused, unknown, confirmed, bounced, skipped, dead, cancelled.
     """
 
     table: ClassVar[str] = "delivery"

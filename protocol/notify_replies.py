@@ -48,7 +48,7 @@ class Badge(_Reply, tag="badge", frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Notified(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What became of a request for one user so far. `state`: open, held, done, dropped, merged."""
+    """What became of a request for one user so far. `state`: open, held, done, dropped, merged, cancelled."""
 
     user_id: UserId
     notification_id: NotificationId
@@ -65,6 +65,26 @@ class NotifyAccepted(_Reply, tag="notify_accepted", frozen=True, kw_only=True, o
     items: list[Notified] = []
     state: Annotated[str, Meta(description="done, running or waiting; see GET …/requests/ID.")] = "done"
     repeated: bool = False
+
+
+class RequestCancelled(_Reply, tag="request_cancelled", frozen=True, kw_only=True, omit_defaults=True):
+    """What cancelling a request has done. Each of its notifications is counted once.
+
+    Asked again, it tells the same, but for what has come to its end meanwhile.
+    """
+
+    request_id: str
+    state: Annotated[str, Meta(description="cancelled; or cancelling: it goes on, see GET …/requests/ID.")]
+    cancelled: Annotated[Count, Meta(description="Of which nobody has seen or will see anything.")] = 0
+    partly: Annotated[
+        Count, Meta(description="Sent, or shown in the app, in part; the rest was cancelled.")
+    ] = 0
+    under_way: Annotated[
+        Count, Meta(description="With a provider at that moment, and perhaps sent; not tried again.")
+    ] = 0
+    kept: Annotated[
+        Count, Meta(description="Too late, or no need: sent, shown, refused or dropped before.")
+    ] = 0
 
 
 class PushDevice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -124,6 +144,12 @@ class Erased(_Reply, tag="erased", frozen=True, kw_only=True, omit_defaults=True
     counts: dict[str, int]
 
 
+class Redriven(_Reply, tag="redriven", frozen=True, kw_only=True, omit_defaults=True):
+    """How many dead deliveries are tried again: without those that are erased, or are under way already."""
+
+    count: Count
+
+
 class Forecast(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that a user is to hear. `kind`: send, hold, drop; quiet: quiet hours until `until_ms`."""
 
@@ -144,4 +170,14 @@ class Forecasts(_Reply, tag="forecasts", frozen=True, kw_only=True, omit_default
     items: list[Forecast]
 
 
-NotifyReply = NotificationPage | Badge | NotifyAccepted | PushDevices | PreferencesInfo | Erased | Forecasts
+NotifyReply = (
+    NotificationPage
+    | Badge
+    | NotifyAccepted
+    | RequestCancelled
+    | PushDevices
+    | PreferencesInfo
+    | Erased
+    | Redriven
+    | Forecasts
+)

@@ -68,8 +68,9 @@ class Decision(msgspec.Struct, frozen=True, array_like=True):
     """One stage's decision about a notification, as the ledger keeps it and `explain` shows it.
 
     `stage`: validate, deduplicate, preferences, consent, expiry, schedule, quiet_hours, cap, digest, batch,
-    experiment, render, choose, enqueue, attempt, result, …; `outcome`: pass, hold, drop, change, sent, retry,
-    accepted, refused, unknown; `rule` names what decided, `value` the figure it went by.
+    experiment, render, choose, enqueue, attempt, result, cancel, …; `outcome`: pass, hold, drop, change,
+    sent, retry, accepted, refused, unknown, cancelled; `rule` names what decided, `value` the figure it went
+    by.
     """
 
     stage: str

@@ -120,6 +120,17 @@ class AppKey(Row, frozen=True, kw_only=True):
     revoked_at_ms: int = 0
 
 
+class SpentSignature(Row, frozen=True, kw_only=True):
+    """A signed request of an app's backend that was taken: no node takes it again while it is valid."""
+
+    table: ClassVar[str] = "spent_signature"
+    key: ClassVar[tuple[str, ...]] = ("digest",)
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("minute",),)
+
+    digest: Annotated[str, Meta(description="Of app key and signature.")]
+    minute: Annotated[int, Meta(description="Unix minutes; from then on it may be forgotten.")]
+
+
 class User(Row, frozen=True, kw_only=True):
     """A person or a bot of one app, as others see it. Made by the accounts, then written by the user's actor.
 
@@ -703,6 +714,7 @@ class TrendRow(Row, frozen=True, kw_only=True):
 DIRECTORY: tuple[type[Row], ...] = (
     App,
     AppKey,
+    SpentSignature,
     User,
     Credential,
     Disabled,

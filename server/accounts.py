@@ -59,6 +59,7 @@ class Accounts:
         self._passwords = passwords or Passwords()
         self._is_sign_up_open = is_sign_up_open
         self._clock = clock
+        self.on_user_changed: Callable[[str], None] = lambda _user_id: None  # disabled, or enabled again
         self._name_failures = AddressRates(rates.failures_per_name)
         self._address_failures = AddressRates(rates.failures_per_address)
         self._sign_ups = AddressRates(rates.sign_ups_per_address)  # and bots, by owner
@@ -291,11 +292,13 @@ class Accounts:
         )
         self._log_ins.revoked(sessions)
         self._log_ins.forget_user(user.user_id)
+        self.on_user_changed(user.user_id)
         log.info("user_disabled", app_id=user.app_id, user_id=user.user_id)
 
     async def enable_user(self, user: User) -> None:
         """Let a user in again; a bot needs a new token."""
         await self._store.commit([Remove(Disabled, {"user_id": user.user_id})])
+        self.on_user_changed(user.user_id)
         log.info("user_enabled", app_id=user.app_id, user_id=user.user_id)
 
     # -- bots --------------------------------------------------------------------------------------------

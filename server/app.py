@@ -181,6 +181,7 @@ class Node:
                 "cluster", "The cluster as this node sees it.", self._cluster.overview.gauges
             )
         self._log_ins.on_session_revoked = self._core.service.session_revoked
+        accounts.on_user_changed = self._core.notifications.user_changed
         services = HttpServices(
             accounts=accounts,
             directory=directory,
@@ -243,7 +244,17 @@ class Node:
 
     async def _keep_tidy(self, *, task_status: ChildStatus) -> None:
         task_status.started()
-        await janitor.run(self._store, self._store.files, is_ours=lambda: self._core.leases.owns(0))
+        store = self._store
+
+        def is_ours() -> bool:
+            return self._core.leases.owns(0)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                partial(janitor.run_signatures, store, is_ours=is_ours, now_ms=wall_clock_ms),
+                name="signatures",
+            )
+            await janitor.run(store, store.files, is_ours=is_ours)
 
     def _live(self) -> list[Identity]:
         return [session.identity for session in self._gateway.sessions()]

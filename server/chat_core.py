@@ -67,6 +67,11 @@ class Surroundings(Protocol):
         ...
 
     @property
+    def node_count(self) -> int:
+        """How many nodes may be at work, this one included."""
+        ...
+
+    @property
     def check_members(self) -> Callable[[Iterable[str]], None] | None:
         """Read again which conversations these users are in; None where the hub is never told too late."""
         ...
@@ -83,6 +88,7 @@ class Alone:
         self.router = router
         self.fanout = hub
         self.leases = self
+        self.node_count = 1
         self.check_members = None
         self._epochs = epochs
 
@@ -175,6 +181,7 @@ class ChatCore:
             leases=leases,
             relay=self.relay,
             turn=turn,
+            nodes=lambda: surroundings.node_count,
             now_ms=now_ms,
             on_dead_letter=self._keep_dead_letter,
             server_secret=secret,

@@ -11,6 +11,7 @@ from litestar.exceptions import HTTPException
 from protocol.errors import HubbubError
 from server.http.accounts import account_router
 from server.http.backend import backend_router
+from server.http.callers import before_request
 from server.http.campaigns import campaign_router
 from server.http.commands import command
 from server.http.context import SMALL_BODY_BYTES, HttpServices
@@ -24,6 +25,7 @@ from server.http.notify import notify_router
 from server.http.notify_dashboard import notify_dashboard_router
 from server.http.notify_import import notify_import_router
 from server.http.notify_links import notify_link_router
+from server.http.notify_privacy import notify_privacy_router
 from server.http.notify_setup import notify_setup_router
 from server.http.operating import cluster, health, metrics, nodes, ready
 from server.http.pages import WEB_FOLDER, page_handler
@@ -44,6 +46,7 @@ def make_http_app(services: HttpServices, *, web_folder: Path = WEB_FOLDER) -> A
             feed_router(),
             notify_router(),
             notify_setup_router(),
+            notify_privacy_router(),
             notify_link_router(),
             notify_import_router(),
             notify_dashboard_router(),
@@ -64,6 +67,7 @@ def make_http_app(services: HttpServices, *, web_folder: Path = WEB_FOLDER) -> A
             HTTPException: on_http_exception,
             Exception: on_exception,
         },
+        before_request=before_request,
         request_max_body_size=SMALL_BODY_BYTES,
         logging_config=None,  # server/http/edge.py writes one line per request
         debug=False,

@@ -7,11 +7,12 @@ import structlog
 import trio
 
 from protocol.errors import HubbubError
-from protocol.records import Device, DeviceCursor, FileRow, Op, Remove, User
+from protocol.records import Device, DeviceCursor, FileRow, Op, Remove, SpentSignature, User
 from storage.files import FileStore
 from storage.store import Store
 
 INTERVAL_S: Final = 6 * 3600.0
+SIGNATURES_INTERVAL_S: Final = 300.0  # they are kept for eleven minutes
 FIRST_AFTER_S: Final = 60.0  # not while a node that has just started is asked for everything at once
 MAX_DEVICES_PER_USER: Final = 100  # as many as log-ins; each has a cursor for every conversation
 _PAGE: Final = 1_000
@@ -69,6 +70,29 @@ async def _clear_devices_of(store: Store, user_id: str) -> int:
             break
         after = page[-1].device_id
     return removed_count
+
+
+async def forget_signatures(store: Store, now_ms: int) -> None:
+    """Remove the signatures that are valid nowhere any more, a minute's at a time.
+
+    Raises: HubbubError, where the store fails.
+    """
+    while rows := await store.find(SpentSignature, {}, order_by="minute", limit=1):
+        minute = rows[0].minute
+        if minute > now_ms // 60_000:
+            return
+        await store.commit([Remove(SpentSignature, {"minute": minute})])
+
+
+async def run_signatures(store: Store, *, is_ours: Callable[[], bool], now_ms: Callable[[], int]) -> None:
+    """Forget signatures of requests every five minutes, until cancelled; otherwise as `run`."""
+    while True:
+        await trio.sleep(SIGNATURES_INTERVAL_S)
+        if is_ours():
+            try:
+                await forget_signatures(store, now_ms())
+            except HubbubError as error:
+                log.warning("not_tidied", code=error.code)
 
 
 async def run(store: Store, blobs: FileStore, *, is_ours: Callable[[], bool]) -> None:

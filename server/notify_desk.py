@@ -51,7 +51,8 @@ def lines_of(found: Explanation) -> list[str]:
     for delivery in found.deliveries:
         line = f"{delivery.channel} to {delivery.device_key}: {delivery.state}"
         if delivery.attempt:
-            line += f" after {delivery.attempt} attempts by {delivery.provider_id or '?'}"
+            times = "1 attempt" if delivery.attempt == 1 else f"{delivery.attempt} attempts"
+            line += f" after {times} by {delivery.provider_id or '?'}"
         if delivery.code:
             line += f" ({delivery.code})"
         if delivery.doubles:

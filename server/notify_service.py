@@ -8,7 +8,6 @@ from actors.address import Address
 from actors.messages import Ask
 from actors.notify.address import notify_address
 from actors.notify.addresses import checked, device_key
-from actors.notify.dry_run import next_days
 from actors.notify.messages import DropAddress
 from actors.notify.user_state import UserState
 from actors.reply import Reply as ReplyPort
@@ -24,7 +23,8 @@ from protocol.records import AppKey
 from protocol.replies import Reply
 from server.caller import Caller
 from server.notify.core import NotifyCore
-from server.notify.forecast import forecasts_of
+from server.notify.forecast import forecasts_of, requests_for
+from server.providers.apprise_provider import reason_against
 from storage.store import Store
 
 ASK_TIMEOUT_S: Final = 10.0
@@ -74,6 +74,7 @@ class NotifyService:
             notify_commands.RegisterPush: self._register,
             notify_commands.PlanNotifications: self._plan,
             notify_commands.Notify: self._notify,
+            notify_commands.CancelRequest: self._cancel,
         }
 
     @staticmethod
@@ -125,6 +126,7 @@ class NotifyService:
         self, app_id: str, user_id: str, channel: str, address: str, keys: dict[str, str]
     ) -> None:
         """Let other users of the app have that address no more. Raises: Refused(bad_device_token)."""
+        await check_service(channel, address)
         if channel in ("email", "sms"):
             return  # a family may share these; a push token is one installation, signed in by one user
         kept = checked(channel, address, keys)  # type: ignore[arg-type]  # a Channel
@@ -150,17 +152,27 @@ class NotifyService:
             raise Refused("user_not_found")
         setup = await self._core.setups.load(app_id)
         held = await self._store.notify.held_of(user_id)
-        return forecasts_of(UserState(found[0]), setup, held, now_ms=now_ms, days=days, run=next_days)
+        requests = await requests_for(self._store, app_id, user_id)
+        return forecasts_of(UserState(found[0]), setup, held, requests, now_ms=now_ms, days=days)
 
     async def _notify(self, caller: Caller, command: Command) -> Reply:
         """For the app's own bots, and for whoever names an app key with its secret."""
         assert isinstance(command, notify_commands.Notify)
-        app_id = caller.app_id
+        return await self._core.entry.notify(await self._notifying_app(caller, command), command.request)
+
+    async def _cancel(self, caller: Caller, command: Command) -> Reply:
+        assert isinstance(command, notify_commands.CancelRequest)
+        app_id = await self._notifying_app(caller, command)
+        return await self._core.entry.cancel(app_id, command.request_id)
+
+    async def _notifying_app(
+        self, caller: Caller, command: notify_commands.Notify | notify_commands.CancelRequest
+    ) -> str:
+        """The app in whose name a command is given. Raises: Refused."""
         if command.app_key:
-            app_id = await self._app_of(command.app_key, command.secret)
-        else:
-            _check_bot(caller)
-        return await self._core.entry.notify(app_id, command.request)
+            return await self._app_of(command.app_key, command.secret)
+        _check_bot(caller)
+        return caller.app_id
 
     async def _app_of(self, app_key: str, secret: str) -> str:
         now_ms = self._now_ms()
@@ -172,6 +184,13 @@ class NotifyService:
         if len(self._known_keys) > MAX_CACHED_KEYS:
             self._known_keys.popitem(last=False)
         return key.app_id
+
+
+async def check_service(channel: str, address: str) -> None:
+    """Look at an Apprise address more closely than partitions can. Raises: Refused(bad_device_token)."""
+    reason = await reason_against(address) if channel == "apprise" else ""
+    if reason:
+        raise Refused("bad_device_token", reason)
 
 
 def _check_bot(caller: Caller) -> None:

@@ -49,6 +49,8 @@ _EXTRA_INDEXES = (
     " WHERE ends_at_ms > 0",
     "CREATE INDEX IF NOT EXISTS idx_request_waiting ON notify_request (app_id, next_at_ms)"
     " WHERE state IN ('waiting', 'running')",
+    "CREATE INDEX IF NOT EXISTS idx_request_cancelling ON notify_request (app_id) WHERE state = 'cancelling'",
+    "CREATE INDEX IF NOT EXISTS idx_request_ended ON notify_request (done_at_ms) WHERE done_at_ms > 0",
 )
 # Rows lie in order of arrival (lsn), so that a commit dirties the tail of the table and not a page per
 # stream.

@@ -9,13 +9,16 @@ import msgspec
 
 from protocol.notify_found import (
     ExportedEntry,
+    FoundFacts,
     FoundUser,
     ProviderCount,
     QueueDepth,
     UntoldDead,
     VariantCount,
 )
+from protocol.notify_ids import COUNT_BITS
 from protocol.notify_records import (
+    PARTITION_COUNT,
     ConsentRow,
     DeadDelivery,
     DeliveryRow,
@@ -41,7 +44,7 @@ SELECT json_group_array(json_array(u.user_id, u.app_id, u.name, u.language, u.ti
     EXISTS (SELECT 1 FROM {Disabled.table} d WHERE d.user_id = u.user_id),
     coalesce((SELECT p.preferences FROM {NotifyUserRow.table} p WHERE p.user_id = u.user_id), ''),
     json((SELECT json_group_array(json_array(c.purpose, c.source, c.given_at_ms, c.ends_at_ms))
-        FROM {ConsentRow.table} c WHERE c.user_id = u.user_id)),
+        FROM {ConsentRow.table} c WHERE c.user_id = u.user_id AND c.withdrawn_at_ms = 0)),
     json((SELECT json_group_array(json_array(
             v.device_key, v.channel, v.address, v.keys, v.registered_at_ms, v.name))
         FROM {NotifyDeviceRow.table} v WHERE v.user_id = u.user_id AND v.retired_at_ms = 0)),
@@ -61,9 +64,16 @@ SELECT json_group_array(json_array(u.user_id, u.app_id, u.name, u.language, u.ti
 )) FROM json_each(:asked) asked CROSS JOIN {User.table} u ON u.user_id = asked.value
 """
 _users: Final = msgspec.json.Decoder(list[FoundUser])
-_LEDGER: Final = (
+_USER_FACTS: Final = f"""
+SELECT json_group_array(json_array(u.user_id, u.name, u.language, u.time_zone,
+    EXISTS (SELECT 1 FROM {Disabled.table} d WHERE d.user_id = u.user_id)
+)) FROM json_each(?) asked CROSS JOIN {User.table} u ON u.user_id = asked.value
+"""
+_user_facts: Final = msgspec.json.Decoder(list[FoundFacts])
+_LEDGERS: Final = (
     "SELECT l.seq, l.kind, l.at_ms, l.user_id, l.client_id, l.message_count, l.thread, l.body FROM log l"
-    " WHERE l.stream_id = (SELECT stream_id FROM stream WHERE name = ?) AND l.thread = ? ORDER BY l.seq"
+    " WHERE l.stream_id = (SELECT stream_id FROM stream WHERE name = ?)"
+    " AND l.thread IN (SELECT value FROM json_each(?)) ORDER BY l.seq"
 )
 _EXPORTED: Final = f"""
 SELECT l.seq, l.thread, l.user_id, l.kind, l.at_ms, l.body FROM log l
@@ -121,6 +131,11 @@ def users(
         "counted_since_ms": counted_since_ms,
     }
     return _users.decode(connection.execute(_USERS, values).fetchone()[0])
+
+
+def user_facts(connection: sqlite3.Connection, user_ids: Sequence[str]) -> list[FoundFacts]:
+    asked = json.dumps(list(user_ids))
+    return _user_facts.decode(connection.execute(_USER_FACTS, (asked,)).fetchone()[0])
 
 
 def largest_id(connection: sqlite3.Connection) -> int:
@@ -187,6 +202,33 @@ def members(connection: sqlite3.Connection, into_id: int, limit: int) -> list[No
     )
 
 
+def of_request(
+    connection: sqlite3.Connection, app_id: str, request_id: str, partition: int, after: int, limit: int
+) -> list[NotificationRow]:
+    # By the id itself, so that rows of other partitions are not even looked at: the index holds both.
+    return _rows(
+        connection,
+        _NOTIFICATION,
+        f"WHERE request_id = ? AND request_id <> '' AND notification_id > ?"
+        f" AND ((notification_id >> {COUNT_BITS}) & {PARTITION_COUNT - 1}) = ? AND app_id = ?"
+        " ORDER BY notification_id LIMIT ?",
+        (request_id, after, partition, app_id, limit),
+    )
+
+
+def open_of(connection: sqlite3.Connection, ids: Sequence[int]) -> list[DeliveryRow]:
+    condition = "WHERE notification_id IN (SELECT value FROM json_each(?)) AND +is_open = 1"
+    return _rows(connection, _DELIVERY, condition, (json.dumps(list(ids)),))
+
+
+def dead_of(connection: sqlite3.Connection, ids: Sequence[int]) -> list[int]:
+    sql = (
+        f"SELECT DISTINCT notification_id FROM {DeadDelivery.table}"
+        " WHERE notification_id IN (SELECT value FROM json_each(?))"
+    )
+    return [row[0] for row in connection.execute(sql, (json.dumps(list(ids)),)).fetchall()]
+
+
 def deliveries(connection: sqlite3.Connection, notification_id: int) -> list[DeliveryRow]:
     return _rows(connection, _DELIVERY, "WHERE notification_id = ? ORDER BY number", (notification_id,))
 
@@ -198,8 +240,8 @@ def delivery_by_ref(connection: sqlite3.Connection, provider_ref: str) -> Delive
     return found[0] if found else None
 
 
-def ledger(connection: sqlite3.Connection, partition: int, notification_id: int) -> list[Entry]:
-    rows = connection.execute(_LEDGER, (notify_stream(partition), notification_id)).fetchall()
+def ledgers(connection: sqlite3.Connection, partition: int, ids: Sequence[int]) -> list[Entry]:
+    rows = connection.execute(_LEDGERS, (notify_stream(partition), json.dumps(list(ids)))).fetchall()
     return [
         Entry(
             seq=seq,
@@ -270,8 +312,27 @@ def app_versions(connection: sqlite3.Connection) -> dict[str, int]:
 
 
 def apps_with_requests(connection: sqlite3.Connection) -> list[str]:
-    sql = f"SELECT DISTINCT app_id FROM {RequestRow.table} WHERE state IN ('waiting', 'running')"
+    # As a union each half has an index of just its rows.
+    sql = (
+        f"SELECT app_id FROM {RequestRow.table} WHERE state IN ('waiting', 'running')"
+        f" UNION SELECT app_id FROM {RequestRow.table} WHERE state = 'cancelling'"
+    )
     return [row[0] for row in connection.execute(sql).fetchall()]
+
+
+_ENDED: Final = "done_at_ms > 0 AND done_at_ms < ? AND state IN ('done', 'cancelled')"
+
+
+def apps_with_ended_requests(connection: sqlite3.Connection, before_ms: int) -> list[str]:
+    sql = f"SELECT DISTINCT app_id FROM {RequestRow.table} WHERE {_ENDED}"
+    return [row[0] for row in connection.execute(sql, (before_ms,)).fetchall()]
+
+
+def ended_requests(connection: sqlite3.Connection, app_id: str, before_ms: int, limit: int) -> list[str]:
+    sql = (
+        f"SELECT request_id FROM {RequestRow.table} WHERE {_ENDED} AND app_id = ? ORDER BY done_at_ms LIMIT ?"
+    )
+    return [row[0] for row in connection.execute(sql, (before_ms, app_id, limit)).fetchall()]
 
 
 def device_counts(connection: sqlite3.Connection) -> dict[tuple[str, str], int]:
@@ -323,11 +384,14 @@ def ended_before(connection: sqlite3.Connection, partition: int, before_id: int,
 
 
 def ledger_seq_at(connection: sqlite3.Connection, partition: int, at_ms: int) -> int:
+    return stream_seq_at(connection, notify_stream(partition), at_ms)
+
+
+def stream_seq_at(connection: sqlite3.Connection, stream: str, at_ms: int) -> int:
     sql = (
         "SELECT l.seq FROM log l WHERE l.stream_id = (SELECT stream_id FROM stream WHERE name = ?)"
         " AND l.seq > ? ORDER BY l.seq LIMIT 1"
     )
-    stream = notify_stream(partition)
     first = connection.execute(sql, (stream, 0)).fetchone()
     last = connection.execute(
         "SELECT max(l.seq) FROM log l WHERE l.stream_id = (SELECT stream_id FROM stream WHERE name = ?)",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from protocol.notify_found import (
     MAX_SEQ,
     ExportedEntry,
+    FoundFacts,
     FoundUser,
     ProviderCount,
     QueueDepth,
@@ -29,6 +30,9 @@ class SqliteNotifyReads:
     ) -> list[FoundUser]:
         return await self._readers.run(notify_queries.users, user_ids, since_id, counted_since_ms)
 
+    async def user_facts(self, user_ids: Sequence[str]) -> list[FoundFacts]:
+        return await self._readers.run(notify_queries.user_facts, user_ids)
+
     async def largest_id(self) -> int:
         return await self._readers.run(notify_queries.largest_id)
 
@@ -52,6 +56,17 @@ class SqliteNotifyReads:
     async def members(self, into_id: int, *, limit: int) -> list[NotificationRow]:
         return await self._readers.run(notify_queries.members, into_id, limit)
 
+    async def of_request(
+        self, app_id: str, request_id: str, partition: int, *, after: int, limit: int
+    ) -> list[NotificationRow]:
+        return await self._readers.run(notify_queries.of_request, app_id, request_id, partition, after, limit)
+
+    async def open_of(self, ids: Sequence[int]) -> list[DeliveryRow]:
+        return await self._readers.run(notify_queries.open_of, ids)
+
+    async def dead_of(self, ids: Sequence[int]) -> list[int]:
+        return await self._readers.run(notify_queries.dead_of, ids)
+
     async def deliveries(self, notification_id: int) -> list[DeliveryRow]:
         return await self._readers.run(notify_queries.deliveries, notification_id)
 
@@ -59,7 +74,10 @@ class SqliteNotifyReads:
         return await self._readers.run(notify_queries.delivery_by_ref, provider_ref)
 
     async def ledger(self, partition: int, notification_id: int) -> list[Entry]:
-        return await self._readers.run(notify_queries.ledger, partition, notification_id)
+        return await self._readers.run(notify_queries.ledgers, partition, [notification_id])
+
+    async def ledgers(self, partition: int, ids: Sequence[int]) -> list[Entry]:
+        return await self._readers.run(notify_queries.ledgers, partition, ids)
 
     async def centre(
         self, user_id: str, *, before: int, limit: int, unread_only: bool
@@ -80,6 +98,12 @@ class SqliteNotifyReads:
 
     async def apps_with_requests(self) -> list[str]:
         return await self._readers.run(notify_queries.apps_with_requests)
+
+    async def apps_with_ended_requests(self, before_ms: int) -> list[str]:
+        return await self._readers.run(notify_queries.apps_with_ended_requests, before_ms)
+
+    async def ended_requests(self, app_id: str, before_ms: int, *, limit: int) -> list[str]:
+        return await self._readers.run(notify_queries.ended_requests, app_id, before_ms, limit)
 
     async def device_counts(self) -> dict[tuple[str, str], int]:
         return await self._readers.run(notify_queries.device_counts)
@@ -103,6 +127,9 @@ class SqliteNotifyReads:
 
     async def ledger_seq_at(self, partition: int, at_ms: int) -> int:
         return await self._readers.run(notify_queries.ledger_seq_at, partition, at_ms)
+
+    async def stream_seq_at(self, stream: str, at_ms: int) -> int:
+        return await self._readers.run(notify_queries.stream_seq_at, stream, at_ms)
 
     async def untold_dead(self, since_ms: int) -> list[UntoldDead]:
         return await self._readers.run(notify_queries.untold_dead, since_ms)

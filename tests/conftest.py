@@ -1,10 +1,13 @@
 """What every test shares: hypothesis profiles, the rule for the `long` marker, and Ctrl-C."""
 
+import logging
 import os
 import signal
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
+import structlog
 
 IS_LONG_RUN = os.environ.get("HUBBUB_LONG") == "1"
 
@@ -23,6 +26,19 @@ hypothesis.settings.load_profile("long" if IS_LONG_RUN else "short")
 # be the nodes that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _restored_logging() -> Iterator[None]:
+    """What a test sets up for logging goes with it: it may write to where pytest has captured that test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    if structlog.is_configured():
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        structlog.reset_defaults()
+        structlog.contextvars.clear_contextvars()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,20 +14,19 @@ import structlog
 import trio
 
 from actors.entity import EntityContext
-from actors.notify.address import app_address, partition_address, partition_of
+from actors.notify.address import partition_address, partition_of
 from actors.notify.messages import CancelRequest, Notify, RunRequest
-from actors.notify.ports import Setups
 from actors.notify.recurrence import next_cron_ms
+from actors.notify.request_canceller import CancelLate, PartCancelled, RequestCanceller
+from actors.notify.request_keeper import Ended
 from actors.notify.send_at import send_at_ms
-from actors.ports import Leases, Log, Relay, WallClock
 from actors.reply import NO_REPLY, Reply
-from actors.stream_actor import Staged, StreamActor
-from protocol import notify_replies, replies
+from actors.stream_actor import Staged
+from protocol import notify_replies
 from protocol.errors import HubbubError, Refused, Unavailable
 from protocol.notify_content import NotifyRequest, content_of
-from protocol.notify_found import NotifyReads
 from protocol.notify_records import RequestRow
-from protocol.records import Appended, LogRow, Put, Update
+from protocol.records import Appended, Put
 
 PAGE: Final = 1_000  # users handed on at a time
 MAX_RUNNING: Final = 4  # requests of one app that go on side by side
@@ -44,12 +43,13 @@ _request = msgspec.json.Decoder(NotifyRequest).decode
 
 
 class _Advanced(msgspec.Struct, frozen=True):
-    """A page of a request's users was taken; `is_last`: that was all."""
+    """A page of a request's users was taken; `is_last`: that was all. `zone`: then, of what recurs."""
 
     request_id: str
     cursor: str
     count: int
     is_last: bool
+    zone: str = ""
 
 
 class _Due(msgspec.Struct, frozen=True):
@@ -65,51 +65,22 @@ class _Failed(msgspec.Struct, frozen=True):
     error: str
 
 
-class AppActor(StreamActor):
+class AppActor(RequestCanceller):
     """Own the requests of one app. Take `RunRequest`, `CancelRequest` and `Wake`."""
-
-    def __init__(
-        self,
-        app_id: str,
-        *,
-        log: Log,
-        reads: NotifyReads,
-        leases: Leases,
-        relay: Relay,
-        now_ms: WallClock,
-        setups: Setups,
-    ) -> None:
-        super().__init__(
-            app_address(app_id), f"na:{app_id}", log=log, leases=leases, relay=relay, now_ms=now_ms
-        )
-        self._app_id = app_id
-        self._reads = reads
-        self._setups = setups
-        self._requests: dict[str, RequestRow] = {}  # that are not done, as decided last
-        self._running: dict[str, trio.CancelScope] = {}
 
     # -- life ---------------------------------------------------------------------------------------
 
     async def activate(self, ctx: EntityContext) -> None:
         """Take up what is not done."""
-        self._ctx = ctx
-        for state in ("running", "waiting"):
-            where: dict[str, str | int | None] = {"app_id": self._app_id, "state": state}
-            for row in await self._log.find(RequestRow, where, limit=10_000):
-                self._requests[row.request_id] = row
+        self._running: dict[str, trio.CancelScope] = {}
+        await super().activate(ctx)
         for row in self._requests.values():
             self._set_timer(row)
         self._start_some()
 
-    def is_needed(self) -> bool:
-        """It has timers to look after."""
-        return bool(self._requests)
-
-    def placed(self, staged: Staged, at: Appended) -> None:
-        """Nobody listens to this stream."""
-
     def woken(self) -> None:
         """Look at the clock: it may have been set."""
+        super().woken()
         for row in list(self._requests.values()):
             if row.state == "waiting":
                 self._due(row.request_id)
@@ -122,7 +93,14 @@ class AppActor(StreamActor):
             case RunRequest():
                 await self._run(message, reply)
             case CancelRequest(request_id=request_id):
-                await self._cancel(request_id, reply)
+                await self.cancel(request_id, reply)
+                self._start_some()
+            case PartCancelled():
+                self.part_cancelled(message)
+            case CancelLate():
+                self.cancel_late(message)
+            case Ended():
+                self.ended_found(message)
             case _Advanced():
                 self._advance(message)
             case _Due(request_id=request_id):
@@ -141,7 +119,7 @@ class AppActor(StreamActor):
             self._answer_when_stored(reply, lambda _at: answer)
             return
         now_ms = self._at_ms()
-        setup = await self._setups.load(self._app_id)
+        setup = await self._setups.at_least(self._app_id, message.setup_version)
         request = message.request
         next_at_ms = 0
         if request.cron:
@@ -171,40 +149,10 @@ class AppActor(StreamActor):
         self._record("requested", row.request_id, Staged(reply, lambda _at: answer, after=begin))
         self._stage_ops([Put(row)])
 
-    async def _cancel(self, request_id: str, reply: Reply) -> None:
-        row = self._requests.get(request_id) or await self._log.get(RequestRow, request_id)
-        if row is None or row.app_id != self._app_id:
-            raise Refused("request_not_found")
-        if row.state in ("done", "cancelled"):
-            self._answer_in_order(reply, replies.Ok())
-            return
-        self._end(row, "cancelled", Staged(reply, lambda _at: replies.Ok()))
-
-    def _record(self, kind: str, request_id: str, staged: Staged) -> None:
-        self._stage_row(
-            LogRow(
-                stream=self._stream,
-                kind=kind,
-                at_ms=self._at_ms(),
-                user_id=self._app_id,
-                body=_encode({"request_id": request_id}).decode(),
-            ),
-            staged,
-        )
-
-    def _change(self, row: RequestRow, **changes: str | int) -> RequestRow:
-        changed = msgspec.structs.replace(row, **changes)
-        self._requests[row.request_id] = changed
-        self._stage_ops([Update(RequestRow, {"request_id": row.request_id}, dict(changes))])
-        return changed
-
-    def _end(self, row: RequestRow, state: str, staged: Staged) -> None:
-        scope = self._running.pop(row.request_id, None)
+    def stop(self, request_id: str) -> None:
+        scope = self._running.pop(request_id, None)
         if scope is not None:
             scope.cancel()
-        self._change(row, state=state, done_at_ms=self._at_ms())
-        del self._requests[row.request_id]
-        self._record(state, row.request_id, staged)
 
     # -- when ---------------------------------------------------------------------------------------
 
@@ -235,9 +183,7 @@ class AppActor(StreamActor):
         self._running.pop(row.request_id, None)
         request = _request(row.body)
         if request.cron:
-            setup = self._setups.known(self._app_id)
-            zone = request.time_zone or (setup.rules.default_time_zone if setup is not None else "UTC")
-            next_at_ms = next_cron_ms(request.cron, zone, max(self._now_ms(), row.next_at_ms))
+            next_at_ms = next_cron_ms(request.cron, message.zone, max(self._now_ms(), row.next_at_ms))
             if next_at_ms and (not request.ends_at_ms or next_at_ms < request.ends_at_ms):
                 row = self._change(row, state="waiting", next_at_ms=next_at_ms)
                 self._set_timer(row)
@@ -277,10 +223,22 @@ class AppActor(StreamActor):
                 except Refused as refused:  # a type or template that was removed meanwhile
                     self._ctx.post(_Failed(row.request_id, refused.code))
                     return
-                self._ctx.post(_Advanced(row.request_id, cursor, len(users), is_last))
+                zone = await self._zone_of(request) if is_last and request.cron else ""
+                self._ctx.post(_Advanced(row.request_id, cursor, len(users), is_last, zone))
                 if is_last:
                     return
                 await trio.sleep(rest_s(trio.current_time() - began_at))
+
+    async def _zone_of(self, request: NotifyRequest) -> str:
+        """The time zone of a cron expression: the app's own, as it is set up now, unless the request says."""
+        delay_s = 0.1
+        while not request.time_zone:
+            try:
+                return (await self._setups.load(self._app_id)).rules.default_time_zone
+            except HubbubError as error:
+                await trio.sleep(max(delay_s, error.retry_after_s or 0.0))
+                delay_s = min(MAX_RETRY_S, 2 * delay_s)
+        return request.time_zone
 
     async def _page(self, request: NotifyRequest, cursor: str) -> tuple[list[str], str, bool]:
         """The next users of a request, the cursor behind them, and whether they are the last."""
@@ -306,6 +264,7 @@ class AppActor(StreamActor):
         for user_id in users:
             parts.setdefault(partition_of(user_id), []).append(user_id)
         content = content_of(request)
+        setup = await self._setups.load(self._app_id)
         refused: list[Refused] = []
 
         async def ask(partition: int, user_ids: list[str]) -> None:
@@ -319,6 +278,7 @@ class AppActor(StreamActor):
                 digest=row.digest,
                 occurrence=str(row.run) if request.cron else "",
                 is_bulk=True,
+                setup_version=setup.version,
             )
             delay_s = 0.05
             while True:

@@ -1,9 +1,9 @@
-"""A circuit breaker for one provider's credentials: when sending is of no use, the queue is kept and waits.
+"""A circuit breaker for credentials or for a host: when sending is of no use, the queue is kept and waits.
 
 - closed to open: at once on a configuration error, or on 5 failures of the provider in a row.
 - open to half-open: when its time has come one sending is let through.
 - half-open to closed on its success, and to open for twice as long on its failure. Where nothing came back
-  within a minute, another is let through.
+  within a minute, or nothing that says anything of the provider, another is let through.
 """
 
 from dataclasses import dataclass
@@ -12,12 +12,13 @@ from typing import Literal
 from actors.notify.delivery import Outcome
 from actors.notify.retry_policy import BREAK_MS
 
-Finding = Literal["ok", "failure", "config", "neutral"]
+Finding = Literal["ok", "failure", "config", "neutral", "nothing"]
 State = Literal["closed", "open", "half_open"]
 
 FAILURES = 5  # in a row: fewer are seen on a good day
 FIRST_MS, LONGEST_MS = 5_000, 60_000  # after failures: a provider's bad minute
 CONFIG_FIRST_MS, CONFIG_LONGEST_MS = BREAK_MS, 3_600_000  # after config errors: somebody has to mend it
+FIRST_TICKET = 1  # of a breaker that has never opened
 PROBE_MS = 60_000  # a probe whose sender was cancelled says nothing; longer than any request may take
 
 
@@ -25,14 +26,17 @@ def finding(outcome: Outcome) -> Finding:
     """What an outcome says of the provider, whatever it says of the address.
 
     Any plain answer shows that it is alive. `neutral`: it is alive and does not want more, which is the
-    pacer's.
+    pacer's, or not this device's. `nothing`: what happened concerns one device, or we never asked.
     """
     if outcome.kind == "accepted":
         return "ok"
-    if outcome.action == "break":
-        return "config"
+    is_of_device = outcome.scope == "device"
+    if outcome.action == "expired":
+        return "nothing"  # mostly by our own clock
     if outcome.kind == "unknown" or outcome.action == "resolve_unknown":
-        return "failure"
+        return "nothing" if is_of_device else "failure"
+    if outcome.action == "break":
+        return "neutral" if is_of_device else "config"
     if outcome.action in ("retry", "failover"):
         return "failure" if outcome.scope in ("provider", "host") else "neutral"
     return "neutral" if outcome.action == "retry_now" else "ok"
@@ -47,11 +51,20 @@ class Breaker:
     """
 
     state: State = "closed"
-    generation: int = 1
+    generation: int = FIRST_TICKET
     failures: int = 0
     wait_ms: int = 0  # how long it is or was open; 0 once it has closed
     retry_at_ms: int = 0  # open: when it lets one through; half-open: when it lets another
     is_config: bool = False
+
+    @property
+    def moment(self) -> tuple[int, int]:
+        """What changes whenever those who wait have to ask again."""
+        return self.generation, self.retry_at_ms
+
+    def wait_until_ms(self, now_ms: int) -> int:
+        """When to ask again; 0: `admit` gives a ticket now."""
+        return self.retry_at_ms if self.state != "closed" and now_ms < self.retry_at_ms else 0
 
     def admit(self, now_ms: int) -> int:
         """A ticket for one sending, or 0: not now, but at `retry_at_ms`."""
@@ -70,6 +83,10 @@ class Breaker:
         It is told once: reopening after a failed probe is no news, unless the cause is another.
         """
         if ticket != self.generation:
+            return False
+        if found == "nothing":
+            if self.state == "half_open":
+                self.retry_at_ms = now_ms
             return False
         if found == "ok" or (found == "neutral" and self.state == "half_open"):
             if self.state == "half_open":

@@ -1,8 +1,9 @@
 """The actor of one delivery channel on this node: its queue, its hands, and the state of its providers.
 
-A job waits in the queue until it is due, a hand is free, and an account of its app may be used: its breaker
-is closed and its pace allows one more. Then its partition stores that an attempt begins, and only after
-that the request is made. Some hands serve HIGH alone, so that a one-time code never waits for a campaign.
+A job waits in the queue until it is due, a hand is free, and an account of its app may be used (see
+admission.py): its breaker is closed and its pace allows one more. Then its partition stores that an attempt
+begins, and only after that the request is made. Some hands serve HIGH alone, so that a one-time code never
+waits for a campaign.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,12 +13,12 @@ import msgspec
 import structlog
 import trio
 
-from actors.notify.breaker import Breaker, finding
-from actors.notify.delivery import Action, Kind, Outcome
+from actors.notify.admission import Admission
+from actors.notify.breaker import Breaker
+from actors.notify.delivery import Kind, Outcome
 from actors.notify.fair_queue import ALL_LANES, HIGH_LANE, LANE_OF, FairQueue
 from actors.notify.job import Job
 from actors.notify.mass_retirement import MassRetirement
-from actors.notify.pacer import Pacer
 from actors.notify.ports import Account, Accounts
 from protocol.notify_types import Channel, Priority
 
@@ -30,10 +31,8 @@ HANDS: Final[dict[Channel, int]] = {
     "apprise": 8,  # each is a thread
 }
 HIGH_SHARE: Final = 0.25  # of the hands, for HIGH alone
-REFUSED_DEVICES: Final = 3  # refused by a push host within REFUSED_S: then it is our key, and not theirs
-REFUSED_S: Final = 600.0
 CAPACITY: Final = 500_000  # jobs; the partitions bound them before
-NO_ACCOUNT_MS: Final = 60_000  # an app without a provider may get one
+AT_ONCE: Final = 1_000  # looked at before others have a turn: cancelled ones may stand in long rows
 BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 600.0, 1800.0)
 
 log = structlog.get_logger(__name__)
@@ -65,20 +64,18 @@ class ChannelStats(msgspec.Struct, kw_only=True):
         return {"accepted": self.accepted, "refused": self.refused, "unknown": self.unknown}
 
 
-class _Credential:
-    """What is known of one set of credentials: all accounts that use it share its fate."""
-
-    __slots__ = ("breaker", "pacer")
-
-    def __init__(self, rate_per_s: float) -> None:
-        self.breaker = Breaker()
-        self.pacer = Pacer(rate_per_s)
-
-
 class ChannelActor:
     """Run one channel: `run` under a supervisor. All other methods return at once, in the Trio thread."""
 
-    def __init__(self, channel: Channel, accounts: Accounts, *, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        accounts: Accounts,
+        *,
+        now_ms: Callable[[], int],
+        nodes: Callable[[], int] = lambda: 1,
+    ) -> None:
+        """`nodes`: how many nodes send, which share the pace of an account."""
         self.channel = channel
         self.stats = ChannelStats()
         self._accounts = accounts
@@ -87,12 +84,11 @@ class ChannelActor:
         self._hands = HANDS[channel]
         self._free_for_all = self._hands - max(1, int(self._hands * HIGH_SHARE))
         self._in_hand = 0
-        self._credentials: dict[str, _Credential] = {}
+        self._admission = Admission(accounts, nodes=nodes, hands=HANDS[channel])
         self._guards: dict[str, MassRetirement] = {}
         self._nursery: trio.Nursery | None = None
         self._wake = trio.Event()
         self._is_pumping = False
-        self._refused: dict[str, dict[str, float]] = {}  # code -> devices lately refused with it, and when
         self._unsent: list[Job] = []  # begun while no nursery was there: between two lives of this actor
 
     # -- for partitions -----------------------------------------------------------------------------
@@ -116,7 +112,7 @@ class ChannelActor:
         due_ms = self._queue.next_due_ms(lanes)
         if due_ms is not None and due_ms <= now_ms:
             return False
-        if self._admit(job, now_ms):
+        if self._admission.admit(job, now_ms):
             return False
         self._take(job)
         return True
@@ -126,7 +122,7 @@ class ChannelActor:
         if job.is_cancelled:
             return
         due_at_ms = job.due_at_ms if job.due_at_ms > self._now_ms() else 0
-        self._queue.push(job, job.app_id, LANE_OF[job.priority], due_at_ms)
+        self._queue.push(job, job.app_id, LANE_OF[job.priority], due_at_ms, job.host)
         self._pump_soon()
 
     def begun(self, jobs: Iterable[Job]) -> None:
@@ -169,17 +165,18 @@ class ChannelActor:
 
     def reset(self, credential: str) -> None:
         """An app's settings were changed: what waits for an account is tried again at once."""
-        self._credentials.pop(credential, None)
+        self._admission.reset(credential)
         self._queue.hasten(lambda job: job.waits)
+        self._queue.release()
         self._pump_soon()
 
     def breakers(self) -> dict[str, str]:
         """credential -> state of its breaker, where one is not closed."""
-        return {
-            name: known.breaker.state
-            for name, known in self._credentials.items()
-            if known.breaker.state != "closed"
-        }
+        return self._admission.breakers()
+
+    def open_hosts(self) -> list[str]:
+        """Hosts of users' addresses that are not sent to now."""
+        return self._admission.open_hosts()
 
     # -- the queue ----------------------------------------------------------------------------------
 
@@ -187,31 +184,6 @@ class ChannelActor:
         self._in_hand += 1
         job.waits = False
         job.slot = "reserved"
-
-    def _admit(self, job: Job, now_ms: int) -> int:
-        """Choose an account for a job and return 0; or when to ask again (Unix ms)."""
-        chain = self._accounts.chain(job.app_id, self.channel)
-        if not chain:
-            return now_ms + NO_ACCOUNT_MS
-        wait_ms = 0
-        count = len(chain)
-        # After a failover the next one is tried first; one whose breaker is open is passed over.
-        for offset in range(count):
-            account = chain[(job.account_index + offset) % count]
-            known = self._credentials.get(account.credential)
-            if known is None:
-                known = self._credentials[account.credential] = _Credential(account.rate_per_s)
-            if known.breaker.state != "closed" and now_ms < known.breaker.retry_at_ms:
-                until_ms = known.breaker.retry_at_ms
-            else:
-                until_ms = known.pacer.take(now_ms)
-                if not until_ms:
-                    job.ticket = known.breaker.admit(now_ms)
-                    job.account = account
-                    job.account_index = (job.account_index + offset) % count
-                    return 0
-            wait_ms = min(wait_ms, until_ms) if wait_ms else until_ms
-        return max(wait_ms, now_ms + 1)
 
     def _pump_soon(self) -> None:
         self._wake.set()
@@ -221,18 +193,18 @@ class ChannelActor:
         now_ms = self._now_ms()
         begins: dict[int, list[Job]] = {}
         owners = {}
-        while self._in_hand < self._hands:
+
+        def wait_ms(job: Job) -> int:
+            return 0 if job.is_cancelled else self._admission.admit(job, now_ms)
+
+        for _ in range(AT_ONCE):
+            if self._in_hand >= self._hands:
+                break
             lanes = ALL_LANES if self._in_hand < self._free_for_all else HIGH_LANE
-            job = self._queue.pop(now_ms, lanes)
+            job = self._queue.pop(now_ms, lanes, wait_ms)
             if job is None:
                 break
             if job.is_cancelled:
-                continue
-            wait_until_ms = self._admit(job, now_ms)
-            if wait_until_ms:
-                job.due_at_ms = wait_until_ms
-                job.waits = True
-                self._queue.push(job, job.app_id, LANE_OF[job.priority], wait_until_ms)
                 continue
             self._take(job)
             owners[id(job.owner)] = job.owner
@@ -286,24 +258,9 @@ class ChannelActor:
                 kind="unknown", action="resolve_unknown", code="internal", detail=type(exc).__name__
             )
         self._give_back(job)
-        if outcome.action == "break" and outcome.scope == "host":
-            outcome = self._by_several(job, outcome)
+        outcome = self._admission.judged(job, account, outcome, self._now_ms())
         self._learn(job, account, outcome, began_ms)
         job.owner.conclude(job, account, outcome)
-
-    def _by_several(self, job: Job, outcome: Outcome) -> Outcome:
-        """A push host that refuses our key refuses it for several devices; one device may have an old key.
-
-        Endpoints are anybody's to register, so one of them must not stop a whole host.
-        """
-        refused = self._refused.setdefault(outcome.code, {})
-        refused[job.device_key] = now = trio.current_time()
-        for device_key in [key for key, at in refused.items() if now - at > REFUSED_S]:
-            del refused[device_key]
-        if len(refused) >= REFUSED_DEVICES:
-            return outcome
-        action: Action = "retry" if job.attempt < REFUSED_DEVICES else "retire"
-        return msgspec.structs.replace(outcome, action=action, scope="device")
 
     def _give_back(self, job: Job) -> None:
         job.slot = "none"
@@ -324,31 +281,36 @@ class ChannelActor:
             stats.unknown += 1
         else:
             stats.refused += 1
-        known = self._credentials.get(account.credential)
-        if known is None:  # reset while it was under way
-            return
-        found = finding(outcome)
-        if outcome.action == "retry" and outcome.scope != "device" and found == "neutral":
-            known.pacer.slow_down(now_ms, outcome.retry_after_s)
-        if known.breaker.record(job.ticket, found, now_ms):
-            log.warning(
-                "provider_breaker_opened",
-                channel=self.channel,
-                provider_id=account.provider_id,
-                code=outcome.code,
-                is_config=known.breaker.is_config,
-            )
-            self._accounts.alert(
-                job.app_id,
-                "breaker_opened",
-                {
-                    "channel": self.channel,
-                    "provider_id": account.provider_id,
-                    "code": outcome.code,
-                    "detail": outcome.detail,
-                    "cause": "configuration" if known.breaker.is_config else "failures",
-                },
-            )
+        lesson = self._admission.learn(job, account, outcome, now_ms)
+        if lesson.frees:
+            self._queue.release(job.host if lesson.frees == "host" else None)
+            self._pump_soon()
+        if lesson.opened is not None:
+            self._tell_of(lesson.opened, lesson.host, job, account, outcome)
+
+    def _tell_of(self, breaker: Breaker, host: str, job: Job, account: Account, outcome: Outcome) -> None:
+        """Tell that a breaker has opened: of the account or, where named, of one host."""
+        shown = host if self.channel == "webpush" else ""  # of Apprise it may be a secret
+        log.warning(
+            "provider_breaker_opened",
+            channel=self.channel,
+            provider_id=account.provider_id,
+            host=shown,
+            code=outcome.code,
+            is_config=breaker.is_config,
+        )
+        # The host stands in `detail`, which makes no alert another one: hosts are anybody's to name.
+        self._accounts.alert(
+            job.app_id,
+            "breaker_opened",
+            {
+                "channel": self.channel,
+                "provider_id": account.provider_id,
+                "code": outcome.code,
+                "detail": f"{shown}: {outcome.detail}" if shown else outcome.detail,
+                "cause": "configuration" if breaker.is_config else "failures",
+            },
+        )
 
     def _time(self, priority: Priority, seconds: float) -> None:
         self.stats.latency_sum_s[priority] += seconds

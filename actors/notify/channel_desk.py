@@ -12,9 +12,11 @@ from protocol.notify_types import Channel
 class ChannelDesk:
     """Hand jobs to the actor of their channel."""
 
-    def __init__(self, accounts: Accounts, *, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, accounts: Accounts, *, now_ms: Callable[[], int], nodes: Callable[[], int] = lambda: 1
+    ) -> None:
         self.channels: dict[Channel, ChannelActor] = {
-            channel: ChannelActor(channel, accounts, now_ms=now_ms) for channel in HANDS
+            channel: ChannelActor(channel, accounts, now_ms=now_ms, nodes=nodes) for channel in HANDS
         }
 
     def child_specs(self) -> list[ChildSpec]:

@@ -5,7 +5,9 @@ from typing import Final
 
 import msgspec
 
+from actors.notify.builtin_types import DIGEST
 from actors.notify.messages import EraseUser
+from actors.notify.timekeeper import RETRY_S
 from actors.notify.user_state import UserState
 from actors.notify.wish_keeper import WishKeeper
 from actors.reply import NO_REPLY, Reply
@@ -30,29 +32,43 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Erasing(msgspec.Struct, frozen=True):
-    """A page of what is to be erased of a user."""
+    """A page of what is to be erased of a user. `given_at_ms`: of the consent that has ended; 0: of none."""
 
     message: EraseUser
     rows: list[NotificationRow]
     reply: Reply
     counts: dict[str, int]
     more: bool
+    given_at_ms: int = 0
+
+
+class NotErased(msgspec.Struct, frozen=True):
+    """A consent's data was not erased: there was nothing to do, or `error` came between."""
+
+    key: tuple[str, str]
+    reply: Reply
+    error: HubbubError | None = None
 
 
 class ConsentKeeper(WishKeeper):
     """Keep consents, and erase."""
 
+    _erasing: set[tuple[str, str]]  # (user_id, purpose) whose data is being erased
+
+    def begin_time(self) -> None:
+        self._erasing = set()
+        super().begin_time()
+
     def _set_consent(self, user: UserState, command: notify_commands.SetConsent, reply: Reply) -> None:
         now_ms = self._at_ms()
         if not command.given:
-            if command.purpose not in user.facts.consents:
-                self._answer_when_stored(reply, lambda _at: self._preferences_of(user))
-                return
             # What it allowed ends at once; what rested on it is erased, and then this is answered.
             user.facts.consents.pop(command.purpose, None)
-            message = EraseUser(user.user_id, user.app_id, command.purpose, "withdrawn")
-            self._stage_ops([Remove(ConsentRow, {"user_id": user.user_id, "purpose": command.purpose})])
-            self.erase(message, _Answering(reply, lambda: self._preferences_of(user)))
+            user.batch = self._batch
+            where: dict[str, str | int] = {"user_id": user.user_id, "purpose": command.purpose}
+            changes: dict[str, str | int | None] = {"ends_at_ms": now_ms, "withdrawn_at_ms": now_ms}
+            self._stage_ops([Update(ConsentRow, where, changes)])
+            self._end(user.user_id, command.purpose, _Answering(reply, lambda: self._preferences_of(user)))
             return
         consent = Consent(
             purpose=command.purpose,
@@ -78,22 +94,60 @@ class ConsentKeeper(WishKeeper):
             self.held_until(consent.ends_at_ms)
 
     async def end_consent(self, user_id: str, purpose: str) -> None:
+        """A consent has ended: what rested on it is erased, if that is not under way."""
+        if (user_id, purpose) in self._erasing:
+            return
         user = self._users.get(user_id)
-        app_id = user.app_id if user is not None else ""
         if user is not None:
             user.facts.consents.pop(purpose, None)
-        if not app_id:
+        self._end(user_id, purpose, NO_REPLY)
+
+    def _end(self, user_id: str, purpose: str, reply: Reply) -> None:
+        """Erase what rested on a consent, once all that was decided before is stored."""
+        self._erasing.add((user_id, purpose))
+        self._stage_ops(
+            (),
+            Staged(
+                NO_REPLY,
+                None,
+                after=lambda _at: self._ctx.start_soon(self._look_what_ended, user_id, purpose, reply),
+            ),
+        )
+
+    async def _look_what_ended(self, user_id: str, purpose: str, reply: Reply) -> None:
+        """See what has ended; runs beside the actor. The row goes with the receipt: nothing is forgotten."""
+        key = (user_id, purpose)
+        try:
+            await self._log.barrier()
             row = await self._log.get(ConsentRow, user_id, purpose)
-            if row is None:
-                return
-            app_id = row.app_id
-        await self._setups.load(app_id)
-        self._stage_ops([Remove(ConsentRow, {"user_id": user_id, "purpose": purpose})])
-        self.erase(EraseUser(user_id, app_id, purpose, "ended"), NO_REPLY)
+        except HubbubError as error:
+            self._ctx.post(NotErased(key, reply, error))
+            return
+        if row is None or not 0 < row.ends_at_ms <= self._now_ms():  # erased already, or given again
+            self._ctx.post(NotErased(key, reply))
+            return
+        reason = "withdrawn" if row.withdrawn_at_ms else "ended"
+        await self._find_erased(EraseUser(user_id, row.app_id, purpose, reason), reply, {}, row.given_at_ms)
+
+    def not_erased(self, message: NotErased) -> None:
+        """After an error it is tried again with the next look: the consent is still stored as ended."""
+        self._erasing.discard(message.key)
+        if message.error is None:
+            message.reply.resolve(None)
+        else:
+            message.reply.fail(message.error)
+            self.look_in(RETRY_S)
 
     def erase(self, message: EraseUser, reply: Reply) -> None:
         """Erase what is known for notifying a user, beginning with what waits to be sent."""
-        self._ctx.start_soon(self._find_erased, message, reply, {})
+        self._stage_ops(
+            (),
+            Staged(
+                NO_REPLY,
+                None,
+                after=lambda _at: self._ctx.start_soon(self._find_erased, message, reply, {}, 0),
+            ),
+        )
 
     def _types_of(self, message: EraseUser) -> list[str] | None:
         """The types that rest on a purpose; None: no type does."""
@@ -103,7 +157,9 @@ class ConsentKeeper(WishKeeper):
         names = [rule.name for rule in setup.all_types() if rule.purpose == message.purpose]
         return names or None
 
-    async def _find_erased(self, message: EraseUser, reply: Reply, counts: dict[str, int]) -> None:
+    async def _find_erased(
+        self, message: EraseUser, reply: Reply, counts: dict[str, int], given_at_ms: int
+    ) -> None:
         try:
             await self._setups.load(message.app_id)
             types = self._types_of(message)
@@ -111,10 +167,20 @@ class ConsentKeeper(WishKeeper):
             if types is not None:
                 await self._log.barrier()
                 rows = await self._reads.of_types(message.user_id, types, limit=_ERASE_PAGE)
+            is_more = len(rows) >= _ERASE_PAGE
+            # A digest that was written tells of them too; one that is still open is written without them.
+            known = {row.notification_id for row in rows}
+            into = sorted({row.into_id for row in rows if row.into_id and row.into_id not in known})
+            for digest in await self._reads.notifications(into) if into else []:
+                if digest.type == DIGEST and digest.state not in ("held", "erased"):
+                    rows.append(digest)
         except HubbubError as error:
-            reply.fail(error)
+            if message.purpose:
+                self._ctx.post(NotErased((message.user_id, message.purpose), reply, error))
+            else:
+                reply.fail(error)
             return
-        self._ctx.post(Erasing(message, rows, reply, counts, len(rows) >= _ERASE_PAGE))
+        self._ctx.post(Erasing(message, rows, reply, counts, is_more, given_at_ms))
 
     def erase_found(self, erasing: Erasing) -> None:
         """Blank what was found; with the last page, store the receipt and answer."""
@@ -122,7 +188,7 @@ class ConsentKeeper(WishKeeper):
         now_ms = self._at_ms()
         ops: list[Op] = []
         for row in erasing.rows:
-            self._gone.add(row.notification_id)
+            self._gone.add(row.notification_id, self._ctx.now())
             where: dict[str, str | int] = {"notification_id": row.notification_id}
             ops.append(
                 Update(
@@ -138,6 +204,7 @@ class ConsentKeeper(WishKeeper):
                         "in_centre": 0,
                         "group_key": "",
                         "dedup_key": "",
+                        "is_fallback": 0,
                     },
                 )
             )
@@ -147,7 +214,9 @@ class ConsentKeeper(WishKeeper):
             for number in sorted(note.numbers) if note is not None else ():
                 job = self._jobs[row.notification_id, number]
                 counts["queued"] = counts.get("queued", 0) + 1
-                if not job.is_begun:
+                if job.is_begun:
+                    job.is_final = True
+                else:
                     self._close(job)
             self._record(
                 "erased",
@@ -172,12 +241,21 @@ class ConsentKeeper(WishKeeper):
                 Staged(
                     NO_REPLY,
                     None,
-                    after=lambda _at: self._ctx.start_soon(self._find_erased, message, erasing.reply, counts),
+                    after=lambda _at: self._ctx.start_soon(
+                        self._find_erased, message, erasing.reply, counts, erasing.given_at_ms
+                    ),
                 ),
             )
             return
         if not message.purpose:
             ops += self._forget_user(message, counts)
+        elif erasing.given_at_ms:  # unless it was given again since
+            of_consent: dict[str, str | int] = {
+                "user_id": message.user_id,
+                "purpose": message.purpose,
+                "given_at_ms": erasing.given_at_ms,
+            }
+            ops.append(Remove(ConsentRow, of_consent))
         erasure = ErasureRow(
             erasure_id=f"er_{token_hex(12)}",
             app_id=message.app_id,
@@ -189,7 +267,11 @@ class ConsentKeeper(WishKeeper):
         )
         ops.append(Insert(erasure))
         receipt = notify_replies.Erased(erasure_id=erasure.erasure_id, at_ms=now_ms, counts=dict(counts))
-        self._stage_ops(ops, Staged(erasing.reply, lambda _at: receipt))
+        key = (message.user_id, message.purpose)
+        self._stage_ops(
+            ops,
+            Staged(erasing.reply, lambda _at: receipt, after=lambda _at: self._erasing.discard(key)),
+        )
 
     def _forget_user(self, message: EraseUser, counts: dict[str, int]) -> list[Op]:
         user = self._users.pop(message.user_id, None)

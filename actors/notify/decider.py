@@ -5,15 +5,16 @@ with the notification and its deliveries. The rules themselves are pure function
 are given what they need, and what they say is staged.
 """
 
+from collections.abc import Sequence
 from typing import cast
 
 import msgspec
 
 from actors.notify.builtin_types import DIGEST
-from actors.notify.facts import Facts
+from actors.notify.facts import Facts, dedup_key
 from actors.notify.gatherer import Gatherer
 from actors.notify.job import Job
-from actors.notify.keeper import MAX_OPEN, LedgerBody, ledger_body
+from actors.notify.keeper import MAX_OPEN, LedgerBody, NotifyNeeds, ledger_body
 from actors.notify.messages import Notify
 from actors.notify.plan import Asked, Plan, Ready, content_hash, zone_of
 from actors.notify.ports import Setup
@@ -25,7 +26,7 @@ from actors.notify.verdict import Verdict
 from actors.reply import NO_REPLY, Reply
 from actors.stream_actor import Staged
 from protocol.errors import HubbubError, Refused, Unavailable
-from protocol.notify_records import NotificationRow
+from protocol.notify_records import DeliveryRow, NotificationRow
 from protocol.notify_replies import NotificationItem, Notified
 from protocol.notify_types import Channel, Decision, Priority, TypeRule
 from protocol.records import Appended, Op, Put, Update
@@ -36,7 +37,7 @@ _encode = msgspec.json.Encoder().encode
 class Deciding(Staged):
     """A decision on its way into the log."""
 
-    __slots__ = ("asked", "decider", "index", "item", "jobs", "shown")
+    __slots__ = ("asked", "decider", "index", "is_keyed", "item", "jobs", "shown")
 
     def __init__(
         self,
@@ -46,6 +47,8 @@ class Deciding(Staged):
         item: Notified,
         jobs: list[Job],
         shown: NotificationItem | None,
+        *,
+        is_keyed: bool = False,
     ) -> None:
         super().__init__(NO_REPLY, None)
         self.decider = decider
@@ -54,6 +57,7 @@ class Deciding(Staged):
         self.item = item
         self.jobs = jobs
         self.shown = shown
+        self.is_keyed = is_keyed  # it may turn out to have been stored before
 
     def note(self, at: Appended | None) -> None:
         if at is not None and at.is_duplicate:
@@ -66,12 +70,87 @@ class Deciding(Staged):
             self.asked.done(self.index, self.item)
 
 
+class Settled(msgspec.Struct, frozen=True):
+    """Decisions by a key have been stored: whoever waited for them may go on."""
+
+
 class Decider(Gatherer):
     """Take `Notify`, and release what was held."""
+
+    def __init__(self, partition: int, needs: NotifyNeeds) -> None:
+        super().__init__(partition, needs)
+        self._unsettled: dict[str, set[int]] = {}  # user -> notifications by a key, not stored yet
+        self._held_back: list[tuple[object, Reply]] = []  # messages that wait for those
 
     def held_until(self, due_at_ms: int) -> None:
         """Something is held until then."""
         raise NotImplementedError
+
+    def is_behind(self, message: Notify) -> bool:
+        """Tell whether it was checked by a newer setup of its app than is known on this node."""
+        if not message.setup_version:
+            return False
+        setup = self._setups.known(message.app_id)
+        return setup is None or setup.version < message.setup_version
+
+    def catch_up(self, message: Notify, reply: Reply) -> None:
+        """Read the setup; then the message comes again."""
+        self._ctx.start_soon(self._catch_up, message, reply)
+
+    async def _catch_up(self, message: Notify, reply: Reply) -> None:
+        try:
+            await self._setups.at_least(message.app_id, message.setup_version)
+        except HubbubError as error:
+            reply.fail(error)
+            return
+        self._held_back.append((msgspec.structs.replace(message, setup_version=0), reply))
+        self._ctx.post(Settled())
+
+    def rests_on_stored(self, notify: Notify, message: object, reply: Reply) -> bool:
+        """Tell whether a decision would rest on what is stored; else `message` comes again when it is.
+
+        What was decided by a key may turn out to be a repetition, of which nothing is stored: no duplicate
+        may be found of that, and no group be joined that it has opened.
+        """
+        if not any(user_id in self._unsettled for user_id in notify.user_ids):
+            return True
+        setup = self._setup_of(notify.app_id)
+        rule = setup.type_rule(notify.content.type)
+        if rule is None:
+            return True
+        digest = content_hash(notify.content, notify.occurrence)
+        now_ms = self._at_ms()
+        for user_id in notify.user_ids:
+            unsettled = self._unsettled.get(user_id)
+            user = self._users.get(user_id)
+            if unsettled is None or user is None:
+                continue
+            facts = _facts(notify, user, setup, rule, digest, 0, now_ms)
+            verdict = schedule(facts, rule, user.facts, setup.rules, now_ms)
+            if verdict.stage == "deduplicate":
+                rests_on = user.facts.recent[dedup_key(facts)][0]
+            else:
+                group = user.groups.get(verdict.group) if verdict.group else None
+                rests_on = group.opener_id if group is not None else 0
+            if rests_on in unsettled:
+                self._held_back.append((message, reply))
+                return False
+        return True
+
+    async def settled(self) -> None:
+        """Take the messages again that waited."""
+        held_back, self._held_back = self._held_back, []
+        await self.handle_again(held_back)
+
+    def _is_settled(self, staged: Deciding) -> None:
+        """A decision by a key has its outcome."""
+        unsettled = self._unsettled.get(staged.item.user_id)
+        if unsettled is not None:
+            unsettled.discard(staged.item.notification_id)
+            if not unsettled:
+                del self._unsettled[staged.item.user_id]
+        if self._held_back:
+            self._ctx.post(Settled())
 
     def notify(self, message: Notify, reply: Reply) -> None:
         """Decide for each user, and answer when all is stored. Users are in memory, if they exist."""
@@ -99,21 +178,7 @@ class Decider(Gatherer):
         content = message.content
         now_ms = self._at_ms()
         notification_id = self._ids.next(now_ms)
-        facts = Facts(
-            notification_id=notification_id,
-            app_id=user.app_id,
-            user_id=user.user_id,
-            type=rule.name,
-            subject=content.subject,
-            priority=content.priority or rule.priority,
-            created_at_ms=now_ms,
-            send_at_ms=send_at_ms(content.send_at, zone_of(user, setup)) if content.send_at else 0,
-            expires_at_ms=content.expires_at_ms,
-            collapse_key=content.collapse_key,
-            batch_key=content.batch_key or content.subject,
-            content_hash=digest,
-            channels=content.channels,
-        )
+        facts = _facts(message, user, setup, rule, digest, notification_id, now_ms)
         verdict = schedule(facts, rule, user.facts, setup.rules, now_ms)
         self._stats.count_notified(user.app_id)
         decisions = [Decision("validate", "pass", message.source, rule.name), *verdict.decisions]
@@ -194,7 +259,9 @@ class Decider(Gatherer):
             due_at_ms=cast(int, row_state.get("due_at_ms", 0)),
         )
         shown = self._item_of(notification_id, rule.name, facts.priority, now_ms, plan, user)
-        staged = Deciding(self, asked, index, item, jobs, shown)
+        staged = Deciding(self, asked, index, item, jobs, shown, is_keyed=client_id is not None)
+        if client_id is not None and verdict.kind != "drop":
+            self._unsettled.setdefault(user.user_id, set()).add(notification_id)
         row_index = self._record(
             "decided",
             user.user_id,
@@ -238,6 +305,8 @@ class Decider(Gatherer):
 
     def was_decided(self, staged: Deciding) -> None:
         """A decision is stored: show it, and let its deliveries go."""
+        if staged.is_keyed:
+            self._is_settled(staged)
         if staged.item.due_at_ms:
             self.held_until(staged.item.due_at_ms)
         if staged.shown is not None:
@@ -245,6 +314,11 @@ class Decider(Gatherer):
             self._publish(staged.item.user_id, staged.shown, len(user.unread) if user is not None else 1)
         begun = []
         for job in staged.jobs:
+            del self._deciding[job.notification_id, job.number]
+            if job.notification_id in self._gone:  # erased or cancelled since it was stored
+                job.is_final = True
+                if not job.is_begun:
+                    continue
             if len(self._jobs) >= MAX_OPEN and not job.is_begun:
                 self._spilled.add(job.priority)  # it is stored, and read when there is room
                 continue
@@ -260,10 +334,13 @@ class Decider(Gatherer):
     def was_repeated(self, staged: Deciding, at: Appended) -> None:
         """The key was used before: nothing was stored, so what memory took note of is forgotten."""
         self._stats.repeated += 1
-        self._channels.left([job for job in staged.jobs if job.is_begun])
+        for job in staged.jobs:
+            del self._deciding[job.notification_id, job.number]
+        self._channels.left(staged.jobs)
         user = self._users.get(staged.item.user_id)
         if user is not None:
-            user.is_doubtful = True
+            user.undo(staged.item.notification_id)
+        self._is_settled(staged)
         if staged.asked is not None:
             self._ctx.start_soon(self._answer_repeated, staged.asked, staged.index, at.seq)
 
@@ -306,7 +383,14 @@ class Decider(Gatherer):
             if user is None or user.is_disabled or not row.content:
                 self._end_held(row, "user_gone")
                 continue
-            self._release_one(user, row, ready.members.get(row.notification_id, []))
+            if row.is_fallback:
+                self.fall_back(user, row, ready.tried.get(row.notification_id, []))
+            else:
+                self._release_one(user, row, ready.members.get(row.notification_id, []))
+
+    def fall_back(self, user: UserState, row: NotificationRow, tried: Sequence[DeliveryRow]) -> None:
+        """Go on by another channel."""
+        raise NotImplementedError
 
     def _release_one(self, user: UserState, row: NotificationRow, members: list[NotificationRow]) -> None:
         setup = self._setup_of(row.app_id)
@@ -421,7 +505,7 @@ class Decider(Gatherer):
 
     def _end_held(self, row: NotificationRow, reason: str) -> None:
         """Drop a held notification that can no longer be decided about."""
-        self._stats.dropped += 1
+        self._stats.dropped += not row.is_fallback
         self._record(
             "released",
             row.user_id,
@@ -434,10 +518,38 @@ class Decider(Gatherer):
                 Update(
                     NotificationRow,
                     {"notification_id": row.notification_id},
-                    {"state": "dropped", "content": ""},
+                    {"state": "done" if row.is_fallback else "dropped", "content": "", "is_fallback": 0},
                 )
             ]
         )
+
+
+def _facts(
+    message: Notify,
+    user: UserState,
+    setup: Setup,
+    rule: TypeRule,
+    digest: str,
+    notification_id: int,
+    now_ms: int,
+) -> Facts:
+    """A notification that is asked for, as the rules see it."""
+    content = message.content
+    return Facts(
+        notification_id=notification_id,
+        app_id=user.app_id,
+        user_id=user.user_id,
+        type=rule.name,
+        subject=content.subject,
+        priority=content.priority or rule.priority,
+        created_at_ms=now_ms,
+        send_at_ms=send_at_ms(content.send_at, zone_of(user, setup)) if content.send_at else 0,
+        expires_at_ms=content.expires_at_ms,
+        collapse_key=content.collapse_key,
+        batch_key=content.batch_key or content.subject,
+        content_hash=digest,
+        channels=content.channels,
+    )
 
 
 def _not_there(user_id: str) -> Notified:

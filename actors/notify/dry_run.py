@@ -40,11 +40,15 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recurring(msgspec.Struct, frozen=True, kw_only=True):
-    """A recurring notification: a template, its cron expression, and the zone it goes by ("": the user's)."""
+    """A recurring notification: a template, its cron expression, and the zone it goes by ("": the user's).
+
+    None comes at `ends_at_ms` or later; 0: it has no end.
+    """
 
     facts: Facts
     cron: str
     zone: str = ""
+    ends_at_ms: int = 0
 
 
 class Forecast(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,7 +135,7 @@ class _Run:
 
     def recur(self, template: Recurring, after_ms: int) -> None:
         at_ms = next_cron_ms(template.cron, known_zone(template.zone, self.zone), after_ms)
-        if at_ms:
+        if at_ms and (not template.ends_at_ms or at_ms < template.ends_at_ms):
             self._push(at_ms, _FRESH, template)
 
     def to_the_end(self) -> None:

@@ -3,6 +3,7 @@
 from collections import deque
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import islice
 
 import msgspec
 
@@ -10,6 +11,7 @@ from actors.notify.verdict import Verdict
 from protocol.notify_types import Channel, Consent, Preferences, Priority
 
 HOUR_MS = 3_600_000  # the frequency cap looks back over this
+MAX_RECENT = 300  # looked through for duplicates, of one user: more within a day is a flood
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -51,7 +53,7 @@ class UserFacts:
     """What is known of one user. The rules read it; `note` is how a verdict changes it.
 
     `sent_at_ms`: when interrupting ones that count were sent, rising; older than an hour is harmless.
-    `recent`: dedup key to (notification id, when it was taken in). `open_groups`: by group key.
+    `recent`: dedup key to (notification id, when it was taken in), newest last. `open_groups`: by group key.
     """
 
     time_zone: str = ""
@@ -69,7 +71,11 @@ class UserFacts:
         if verdict.kind == "drop":
             return
         if verdict.dedup_key:
+            self.recent.pop(verdict.dedup_key, None)  # the newest stand last
             self.recent[verdict.dedup_key] = (facts.notification_id, now_ms)
+            if len(self.recent) > 2 * MAX_RECENT:
+                for key in list(islice(self.recent, len(self.recent) - MAX_RECENT)):
+                    del self.recent[key]
         if verdict.is_counted:
             self.count_send(now_ms)
         if verdict.group:
@@ -85,11 +91,6 @@ class UserFacts:
         while sent and sent[0] <= now_ms - HOUR_MS:
             sent.popleft()
         sent.append(now_ms)
-
-    def forget(self, now_ms: int, window_s: int) -> None:
-        """Forget what makes no duplicate any more; `window_s`: the longest `dedup_s` of the types."""
-        before_ms = now_ms - window_s * 1_000
-        self.recent = {key: seen for key, seen in self.recent.items() if seen[1] > before_ms}
 
     def copy(self) -> "UserFacts":
         """A copy that may go its own way; what is frozen is shared."""

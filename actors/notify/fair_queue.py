@@ -6,8 +6,12 @@ else, so a flood of LOW never fills all of them. Where a worker serves several, 
 then LOW; but after 16 HIGH, and after 8 MEDIUM, that were taken while a lower lane waited, the lower one gets
 one turn.
 
-Within a lane and an app: first in, first out, by due time. Costs O(1) for what is due, O(log n) for what is
-not.
+What an app has in a lane stands in lines, one for each `key`: what goes by the same accounts to the same
+host. Whoever takes may be told, of the first of a line, that it has to wait, and then the whole line waits:
+a pace of ten a second costs ten looks a second, however many stand behind. A line that waits takes no turn.
+
+Within a lane, an app and a key: first in, first out, by due time. Costs O(1) for what is due, O(log n) for
+what is not, and for each line that has to wait.
 """
 
 from collections import deque
@@ -28,20 +32,41 @@ DUE_AT_ONCE = 64  # moved by one pop, so that 100,000 due at 07:00 do not make o
 
 
 class _App(Generic[T]):
-    """What one app has in the queue; `ready` by lane. It is in a lane's ring while it has something there."""
+    """What one app has in the queue. It is in a lane's ring while it has a line in its own ring there."""
 
-    __slots__ = ("count", "name", "ready")
+    __slots__ = ("count", "lines", "name", "rings")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.count = 0
-        self.ready: tuple[deque[T], deque[T], deque[T]] = (deque(), deque(), deque())
+        self.lines: dict[tuple[int, str], _Line[T]] = {}  # by lane and key; none is empty
+        self.rings: tuple[deque[_Line[T]], ...] = (deque(), deque(), deque())  # of those that do not wait
+
+
+class _Line(Generic[T]):
+    __slots__ = ("app", "key", "lane", "ready")
+
+    def __init__(self, app: _App[T], lane: int, key: str) -> None:
+        self.app = app
+        self.lane = lane
+        self.key = key
+        self.ready: deque[T] = deque()
 
 
 class FairQueue(Generic[T]):
     """Holds at most `capacity` items, and of one app at most `app_capacity` (0: as many)."""
 
-    __slots__ = ("_apps", "_later", "_rings", "_runs", "_seq", "app_capacity", "capacity", "count")
+    __slots__ = (
+        "_apps",
+        "_later",
+        "_rings",
+        "_runs",
+        "_seq",
+        "_waiting",
+        "app_capacity",
+        "capacity",
+        "count",
+    )
 
     def __init__(self, capacity: int = 100_000, app_capacity: int = 0) -> None:
         self.capacity = capacity
@@ -49,14 +74,15 @@ class FairQueue(Generic[T]):
         self.count = 0
         self._apps: dict[str, _App[T]] = {}
         self._rings: tuple[deque[_App[T]], ...] = (deque(), deque(), deque())
-        self._later: tuple[list[tuple[int, int, _App[T], T]], ...] = ([], [], [])
+        self._later: tuple[list[tuple[int, int, _App[T], str, T]], ...] = ([], [], [])
+        self._waiting: tuple[list[tuple[int, int, _Line[T]]], ...] = ([], [], [])
         self._runs = [0, 0]
         self._seq = 0
 
     def __len__(self) -> int:
         return self.count
 
-    def push(self, item: T, app_id: str, lane: int = MEDIUM, due_at_ms: int = 0) -> bool:
+    def push(self, item: T, app_id: str, lane: int = MEDIUM, due_at_ms: int = 0, key: str = "") -> bool:
         """Queue one; not before `due_at_ms` (Unix ms, 0: now). False: it is full, nothing was taken."""
         app = self._apps.get(app_id)
         if app is None:
@@ -69,35 +95,52 @@ class FairQueue(Generic[T]):
         app.count += 1
         if due_at_ms:
             self._seq += 1
-            heappush(self._later[lane], (due_at_ms, self._seq, app, item))
-            return True
-        ready = app.ready[lane]
-        if not ready:
-            self._rings[lane].append(app)
-        ready.append(item)
+            heappush(self._later[lane], (due_at_ms, self._seq, app, key, item))
+        else:
+            self._append(app, lane, key, item)
         return True
 
-    def pop(self, now_ms: int, lanes: tuple[int, ...] = ALL_LANES) -> T | None:
-        """Take the next item of these lanes (in rising order); None: nothing is due, see `next_due_ms`."""
-        rings = self._rings
+    def pop(
+        self, now_ms: int, lanes: tuple[int, ...] = ALL_LANES, wait_ms: Callable[[T], int] | None = None
+    ) -> T | None:
+        """Take the next item of these lanes (in rising order); None: nothing is due, see `next_due_ms`.
+
+        `wait_ms` is asked of an item that would be next: 0, and it is taken, or until when it has to wait
+        (Unix ms), and all of its line with it.
+        """
         for lane in lanes:
             later = self._later[lane]
             if later and later[0][0] <= now_ms:
                 self._move_due(lane, now_ms)
-        for index, lane in enumerate(lanes):
+            waiting = self._waiting[lane]
+            if waiting and waiting[0][0] <= now_ms:
+                self._move_waiting(lane, now_ms)
+        rings = self._rings
+        while (lane := self._next_lane(lanes)) >= 0:
             ring = rings[lane]
-            if not ring:
+            app = ring[0]
+            app_ring = app.rings[lane]
+            line = app_ring[0]
+            until_ms = 0 if wait_ms is None else wait_ms(line.ready[0])
+            if until_ms:
+                app_ring.popleft()
+                if not app_ring:  # with another line the turn is still the app's
+                    ring.popleft()
+                self._seq += 1
+                heappush(self._waiting[lane], (until_ms, self._seq, line))
                 continue
-            if lane != LOW and any(rings[lower] for lower in lanes[index + 1 :]):
-                if self._runs[lane] >= RUNS[lane]:
-                    self._runs[lane] = 0
-                    continue
+            if lane != LOW and any(rings[lower] for lower in lanes if lower > lane):
                 self._runs[lane] += 1
-            app = ring.popleft()
-            ready = app.ready[lane]
-            item = ready.popleft()
-            if ready:
-                ring.append(app)
+            item = line.ready.popleft()
+            if not line.ready:
+                app_ring.popleft()
+                del app.lines[lane, line.key]
+            elif len(app_ring) > 1:
+                app_ring.rotate(-1)
+            if not app_ring:
+                ring.popleft()
+            elif len(ring) > 1:
+                ring.rotate(-1)
             self.count -= 1
             app.count -= 1
             if not app.count:
@@ -105,34 +148,77 @@ class FairQueue(Generic[T]):
             return item
         return None
 
+    def release(self, key: str | None = None) -> None:
+        """End the wait of the lines with this key (None: of all), in the order in which they began it."""
+        for waiting in self._waiting:
+            kept = []
+            for entry in sorted(waiting):
+                if key is None or entry[2].key == key:
+                    self._open(entry[2])
+                else:
+                    kept.append(entry)
+            waiting[:] = kept  # sorted, so a heap
+
     def hasten(self, may_now: Callable[[T], bool]) -> None:
         """Make due what waits for its time, where `may_now` says so. Costs a look at all that waits."""
         for lane, later in enumerate(self._later):
             kept = []
             for entry in later:
-                if may_now(entry[3]):
-                    app = entry[2]
-                    if not app.ready[lane]:
-                        self._rings[lane].append(app)
-                    app.ready[lane].append(entry[3])
+                _, _, app, key, item = entry
+                if may_now(item):
+                    self._append(app, lane, key, item)
                 else:
                     kept.append(entry)
             heapify(kept)
             later[:] = kept
 
     def next_due_ms(self, lanes: tuple[int, ...] = ALL_LANES) -> int | None:
-        """When the next item of these lanes is due: 0 for now, None where there is none."""
+        """When the next item of these lanes is due, or its line's wait over: 0 for now; None: it is empty."""
         if any(self._rings[lane] for lane in lanes):
             return 0
-        return min((self._later[lane][0][0] for lane in lanes if self._later[lane]), default=None)
+        nexts = [heap[lane][0][0] for heap in (self._later, self._waiting) for lane in lanes if heap[lane]]
+        return min(nexts, default=None)
+
+    def _next_lane(self, lanes: tuple[int, ...]) -> int:
+        """The lane whose turn it is, -1: nothing is due."""
+        rings = self._rings
+        for lane in lanes:
+            if not rings[lane]:
+                continue
+            if (
+                lane != LOW
+                and self._runs[lane] >= RUNS[lane]
+                and any(rings[lower] for lower in lanes if lower > lane)
+            ):
+                self._runs[lane] = 0
+                continue
+            return lane
+        return -1
+
+    def _append(self, app: _App[T], lane: int, key: str, item: T) -> None:
+        line = app.lines.get((lane, key))
+        if line is None:
+            line = app.lines[lane, key] = _Line(app, lane, key)
+            self._open(line)
+        line.ready.append(item)
+
+    def _open(self, line: _Line[T]) -> None:
+        app_ring = line.app.rings[line.lane]
+        if not app_ring:
+            self._rings[line.lane].append(line.app)
+        app_ring.append(line)
 
     def _move_due(self, lane: int, now_ms: int) -> None:
-        later, ring = self._later[lane], self._rings[lane]
+        later = self._later[lane]
         for _ in range(DUE_AT_ONCE):
             if not later or later[0][0] > now_ms:
                 break
-            _, _, app, item = heappop(later)
-            ready = app.ready[lane]
-            if not ready:
-                ring.append(app)
-            ready.append(item)
+            _, _, app, key, item = heappop(later)
+            self._append(app, lane, key, item)
+
+    def _move_waiting(self, lane: int, now_ms: int) -> None:
+        waiting = self._waiting[lane]
+        for _ in range(DUE_AT_ONCE):
+            if not waiting or waiting[0][0] > now_ms:
+                break
+            self._open(heappop(waiting)[2])

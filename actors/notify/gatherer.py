@@ -54,12 +54,14 @@ class Gatherer(Sender):
             if verdict.inapp_now:
                 self._show(user, setup, rule, facts, kept, verdict, plan)
             if group is None:
-                group = self._open_digest(user, verdict, ops, now_ms)
+                group = self._open_digest(user, verdict, ops, now_ms, facts.notification_id)
             self._grow(group, kept, ops)
         elif group is None:
             plan.state = "held"
             self._stats.held += 1
-            user.groups[verdict.group] = Group(facts.notification_id, verdict.due_at_ms, 1, kept)
+            user.groups[verdict.group] = Group(
+                facts.notification_id, verdict.due_at_ms, 1, kept, opener_id=facts.notification_id
+            )
             if verdict.inapp_now:
                 self._show(user, setup, rule, facts, kept, verdict, plan)
             return {
@@ -76,7 +78,9 @@ class Gatherer(Sender):
         self._stats.merged += 1
         return {"into_id": group.notification_id, "content": _encode(kept).decode()}
 
-    def _open_digest(self, user: UserState, verdict: Verdict, ops: list[Op], now_ms: int) -> Group:
+    def _open_digest(
+        self, user: UserState, verdict: Verdict, ops: list[Op], now_ms: int, opener_id: int
+    ) -> Group:
         """Make the notification that will tell of all that is put off until then."""
         digest_id = self._ids.next(now_ms)
         kept = Kept(
@@ -85,7 +89,7 @@ class Gatherer(Sender):
             priority="low",
             held_by="digest",
         )
-        group = Group(digest_id, verdict.due_at_ms, 0, kept)
+        group = Group(digest_id, verdict.due_at_ms, 0, kept, opener_id=opener_id)
         user.groups[verdict.group] = group
         user.facts.open_groups[verdict.group].notification_id = digest_id
         row = NotificationRow(
@@ -125,8 +129,15 @@ class Gatherer(Sender):
                     names.append(name)
         actor_count += max(0, kept.actor_count - len(kept.names))  # who are known by their number alone
         content = group.kept.content if group.kept.content.type == DIGEST else kept.content
+        first = group.kept.first
+        if first is None and content.type != DIGEST and not group.kept.is_carrier:
+            first = group.kept.content
         group.kept = msgspec.structs.replace(
-            group.kept, content=content, names=names, actor_count=max(actor_count, len(names))
+            group.kept,
+            content=content,
+            names=names,
+            actor_count=max(actor_count, len(names)),
+            first=first,
         )
         ops.append(
             Update(

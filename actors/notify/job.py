@@ -1,10 +1,13 @@
 """One delivery as it waits, is under way, or waits again: shared by its partition and its channel."""
 
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from actors.notify.delivery import Outcome, Outgoing
+from actors.notify.hosts import host_of
 from actors.notify.ports import Account
 from protocol.notify_types import Channel, Priority, TypeRule
+
+SHORT_KEY_CHARS: Final = 8  # of a device key: one of a user's hundred addresses is known by them
 
 Slot = Literal["none", "reserved", "sending"]
 """What a job has of its channel: nothing, a place that waits for the attempt to be stored, or a request."""
@@ -39,13 +42,17 @@ class Job:
         "due_at_ms",
         "expires_at_ms",
         "failed_over",
+        "host",
+        "host_ticket",
         "is_begun",
         "is_cancelled",
+        "is_final",
         "notification_id",
         "number",
         "outgoing",
         "owner",
         "priority",
+        "provider_id",
         "rule",
         "slot",
         "ticket",
@@ -85,10 +92,33 @@ class Job:
         self.doubles = doubles
         self.account_index = 0  # which of the app's accounts is tried
         self.failed_over = 0
+        self.provider_id = ""  # by which account the last attempt goes, or went
         self.is_begun = False
+        self.is_final = False  # erased or cancelled under way: nothing follows, and its notification stays so
         self.is_cancelled = False
         # The channel's own.
         self.slot: Slot = "none"
         self.account: Account | None = None
+        self.host = host_of(self.channel, outgoing.target.address)  # with a breaker of its own; "": none has
         self.ticket = 0  # of the account's breaker
+        self.host_ticket = 0  # of the host's
         self.waits = False  # for an account that may be used, not for its time
+
+    @property
+    def where(self) -> dict[str, str | int]:
+        """The key of its row."""
+        return {"notification_id": self.notification_id, "number": self.number}
+
+    def begin(self, now_ms: int) -> None:
+        """Count an attempt that is about to be stored and made, by the account that was chosen."""
+        self.attempt += 1
+        self.is_begun = True
+        self.attempt_at_ms = now_ms
+        if self.account is not None:
+            self.provider_id = self.account.provider_id
+
+    @property
+    def way(self) -> str:
+        """By which address and account, as the ledger tells it: "apns-1f0c7a22 by primary"."""
+        device = self.device_key[: self.device_key.rfind("-") + 1 + SHORT_KEY_CHARS]
+        return f"{device} by {self.provider_id}" if self.provider_id else device

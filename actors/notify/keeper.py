@@ -16,6 +16,7 @@ from actors.notify.address import partition_address
 from actors.notify.channel_desk import ChannelDesk
 from actors.notify.delivery import Outcome, Outgoing
 from actors.notify.job import Job
+from actors.notify.lately import Lately
 from actors.notify.ports import Account, Renderer, Setup, Setups
 from actors.notify.user_state import UserState
 from actors.ports import Fanout, Leases, Log, Relay, WallClock
@@ -31,8 +32,11 @@ from protocol.records import Appended, LogRow
 MAX_USERS: Final = 8_192  # in memory of one partition, about 1 KB each
 MAX_LOAD: Final = 1_000  # users in one read
 MAX_OPEN: Final = 20_000  # deliveries in memory of one partition; more wait in the store
+PRIORITIES: Final = ("high", "medium", "low")
 RECENT_MS: Final = 30 * 86_400_000  # how far back duplicates are found, the longest dedup_s
 HOUR_MS: Final = 3_600_000
+GONE_S: Final = 600.0
+CLOSED_S: Final = 10.0  # thousands a second
 
 _encode = msgspec.json.Encoder().encode
 _outgoing = msgspec.json.Decoder(Outgoing).decode
@@ -67,6 +71,7 @@ class NotifyStats(msgspec.Struct, kw_only=True):
     dead: int = 0
     late: int = 0
     skipped: int = 0
+    cancelled: int = 0
     erased: int = 0
     loaded_users: int = 0
     notified_by_app: dict[str, int] = msgspec.field(default_factory=dict)
@@ -99,6 +104,15 @@ class Loaded(msgspec.Struct, frozen=True):
     user_ids: list[str]
     found: list[FoundUser]
     error: HubbubError | None = None
+    at_s: float = 0.0  # trio.current_time() before they were read
+
+
+class OpenRead(msgspec.Struct, frozen=True):
+    """Open deliveries of one priority, and their notifications, as they were stored when they were read."""
+
+    priority: str
+    rows: list[DeliveryRow]
+    notes: dict[int, NotificationRow]
 
 
 class OpenNote(msgspec.Struct):
@@ -139,8 +153,12 @@ class NotifyKeeper(StreamActor):
         self._is_loading = False
         self._jobs: dict[tuple[int, int], Job] = {}
         self._notes: dict[int, OpenNote] = {}
+        self._deciding: dict[tuple[int, int], Job] = {}  # decided, and on their way into the log
         self._spilled: set[str] = set()  # priorities with open deliveries that are not in memory
-        self._gone: set[int] = set()  # held ones that were erased or cancelled: what was read of them is old
+        self._gone = Lately(
+            GONE_S
+        )  # notifications that were erased or cancelled: what was read of them is old
+        self._closed = Lately(CLOSED_S)  # deliveries that were concluded: the same
 
     # -- life ---------------------------------------------------------------------------------------
 
@@ -148,26 +166,45 @@ class NotifyKeeper(StreamActor):
         """Take up the deliveries that are open."""
         self._ctx = ctx
         self._ids = NotifyIds(self._partition, await self._reads.largest_id())
-        for priority in ("high", "medium", "low"):
-            await self._take_up(priority)
+        for priority in PRIORITIES:
+            self.take_up(await self._read_open(priority))
 
-    async def _take_up(self, priority: str) -> list[Job]:
-        """Bring open deliveries of one priority into memory, as far as there is room."""
-        room = MAX_OPEN - len(self._jobs)
-        if room <= 0:
-            self._spilled.add(priority)
-            return []
+    async def _read_open(self, priority: str) -> OpenRead:
+        """Read open deliveries of one priority; changes nothing here."""
         rows = await self._reads.open_deliveries(
             self._partition, priority, after=(-1, -1, -1), limit=MAX_OPEN
         )
-        new = [row for row in rows if (row.notification_id, row.number) not in self._jobs]
-        taken, left = new[:room], new[room:]
-        if left or len(rows) >= MAX_OPEN:
-            self._spilled.add(priority)
-        else:
-            self._spilled.discard(priority)
-        notes = await self._read_notes({row.notification_id for row in taken})
-        return [job for row in taken if (job := await self._job_of(row, notes)) is not None]
+        notes = await self._read_notes({row.notification_id for row in rows})
+        for app_id in {row.app_id for row in rows}:
+            await self._setups.load(app_id)
+        return OpenRead(priority, rows, notes)
+
+    def take_up(self, found: OpenRead) -> list[Job]:
+        """Bring open deliveries that were read into memory, as far as there is room; offer none yet.
+
+        What was read is a moment old: what has been opened, decided or concluded since is known here.
+        """
+        taken: list[Job] = []
+        is_more = len(found.rows) >= MAX_OPEN
+        for row in found.rows:
+            key = (row.notification_id, row.number)
+            if key in self._jobs or key in self._deciding or key in self._closed:
+                continue
+            if (
+                row.notification_id in self._gone
+                or row.notification_id not in found.notes
+                or not row.outgoing
+            ):
+                continue
+            job = self._job_of(row, found.notes) if len(self._jobs) < MAX_OPEN else None
+            if job is None:
+                is_more = True
+                continue
+            self._open(job, is_sent=found.notes[row.notification_id].sent_at_ms > 0)
+            taken.append(job)
+        if is_more:
+            self._spilled.add(found.priority)
+        return taken
 
     async def _read_notes(self, ids: Collection[int]) -> dict[int, NotificationRow]:
         found: dict[int, NotificationRow] = {}
@@ -177,11 +214,12 @@ class NotifyKeeper(StreamActor):
                 found[row.notification_id] = row
         return found
 
-    async def _job_of(self, row: DeliveryRow, notes: dict[int, NotificationRow]) -> Job | None:
+    def _job_of(self, row: DeliveryRow, notes: dict[int, NotificationRow]) -> Job | None:
+        """The delivery of a row; None: it cannot be told what it is."""
         note = notes.get(row.notification_id)
-        if note is None or not row.outgoing:
+        setup = self._setups.known(row.app_id)
+        if note is None or setup is None or not row.outgoing:
             return None
-        setup = await self._setups.load(row.app_id)
         rule = setup.type_rule(note.type) or TypeRule(name=note.type)
         job = Job(
             self,
@@ -194,8 +232,8 @@ class NotifyKeeper(StreamActor):
             attempt=row.attempt,
             doubles=row.doubles,
         )
+        job.provider_id = row.provider_id
         job.is_begun = row.state == "sending"
-        self._open(job, is_sent=note.sent_at_ms > 0)
         return job
 
     def is_needed(self) -> bool:
@@ -217,10 +255,12 @@ class NotifyKeeper(StreamActor):
         self._leave()
 
     def _leave(self) -> None:
-        for job in self._jobs.values():
+        jobs = [*self._jobs.values(), *self._deciding.values()]
+        for job in jobs:
             job.is_cancelled = True
-        self._channels.left(self._jobs.values())
+        self._channels.left(jobs)
         self._jobs = {}
+        self._deciding = {}
         self._notes = {}
         self._users.clear()
 
@@ -258,7 +298,7 @@ class NotifyKeeper(StreamActor):
     async def _load(self) -> None:
         """Read the users that are wanted, and post them."""
         user_ids = list(self._wanted)[:MAX_LOAD]
-        now_ms = self._now_ms()
+        now_ms, at_s = self._now_ms(), self._ctx.now()
         try:
             await self._log.barrier()
             found = await self._reads.users(
@@ -271,7 +311,7 @@ class NotifyKeeper(StreamActor):
         except HubbubError as error:
             self._ctx.post(Loaded(user_ids, [], error))
             return
-        self._ctx.post(Loaded(user_ids, found))
+        self._ctx.post(Loaded(user_ids, found, at_s=at_s))
 
     async def _take_users(self, loaded: Loaded) -> None:
         """Take in users who were read, and go on with what waited for them."""
@@ -280,7 +320,7 @@ class NotifyKeeper(StreamActor):
             self._wanted.pop(user_id, None)
         for user in loaded.found:
             if user.user_id not in self._users:
-                self._users[user.user_id] = UserState(user)
+                self._users[user.user_id] = UserState(user, loaded.at_s)
         self._stats.loaded_users += len(loaded.found)
         users = self._users
         self._absent = {user_id for user_id in loaded.user_ids if user_id not in users}
@@ -292,25 +332,33 @@ class NotifyKeeper(StreamActor):
                 self._log.check_room()
             except HubbubError as refused:
                 error = refused
+        again: list[tuple[object, Reply]] = []
+        for message, reply, missing in waiting:
+            if not missing <= asked:
+                self._waiting.append((message, reply, missing - asked))
+                self._wanted.update(dict.fromkeys(missing - asked))
+            elif error is not None:
+                reply.fail(error)
+                self._not_loaded(message)
+            else:
+                again.append((message, reply))
         try:
-            for message, reply, missing in waiting:
-                if not missing <= asked:
-                    self._waiting.append((message, reply, missing - asked))
-                    self._wanted.update(dict.fromkeys(missing - asked))
-                elif error is not None:
-                    reply.fail(error)
-                    self._not_loaded(message)
-                elif not reply.is_done or _is_own(message):
-                    try:
-                        await self.handle(message, reply)
-                    except HubbubError as refused:
-                        reply.fail(refused)
+            await self.handle_again(again)
         finally:
             self._absent = set()
         self._forget_some()
         if self._wanted and not self._is_loading:
             self._is_loading = True
             self._ctx.start_soon(self._load)
+
+    async def handle_again(self, messages: Sequence[tuple[object, Reply]]) -> None:
+        """Take messages that waited for something, if somebody still waits for their answer."""
+        for message, reply in messages:
+            if not reply.is_done or _is_own(message):
+                try:
+                    await self.handle(message, reply)
+                except HubbubError as refused:
+                    reply.fail(refused)
 
     def has_room(self) -> bool:
         """Tell whether the store takes anything now: a refused append would end the incarnation."""
@@ -387,7 +435,11 @@ class NotifyKeeper(StreamActor):
     def _close(self, job: Job) -> bool:
         """Let go of a concluded delivery; True if it was the last one of its notification."""
         job.is_cancelled = True
-        self._jobs.pop((job.notification_id, job.number), None)
+        if job.slot == "reserved":
+            self._channels.left((job,))
+        key = (job.notification_id, job.number)
+        self._jobs.pop(key, None)
+        self._closed.add(key, self._ctx.now())
         note = self._notes.get(job.notification_id)
         if note is None:
             return True

@@ -23,6 +23,7 @@ class Notify(msgspec.Struct, frozen=True, tag="notify_users"):
     occurrence: str = ""  # of what recurs: the same content at another time is no duplicate
     is_bulk: bool = False  # part of a campaign: refused as busy while the partition has enough to send
     actor_count: int = 0  # how many people's doing it tells of, where that is more than content.actor
+    setup_version: int = 0  # of the app's setup it was checked by: who knows an older one reads it first
 
 
 class RunRequest(msgspec.Struct, frozen=True, tag="run_request"):
@@ -31,30 +32,46 @@ class RunRequest(msgspec.Struct, frozen=True, tag="run_request"):
     request_id: str
     request: NotifyRequest
     digest: str
+    setup_version: int = 0  # as that of Notify
 
 
 class CancelRequest(msgspec.Struct, frozen=True, tag="cancel_request"):
-    """To an app's actor: do not go on with a request. Answered by Ok."""
+    """To an app's actor: do not go on with a request, and cancel what waits. Answered by RequestCancelled."""
 
     request_id: str
 
 
+class CancelPart(msgspec.Struct, frozen=True, tag="cancel_part"):
+    """To a partition: cancel what waits of a request. Answered by RequestCancelled, for its part."""
+
+    app_id: str
+    request_id: str
+
+
 class Mark(msgspec.Struct, frozen=True, tag="mark_notification"):
-    """To a partition: a link in it was followed, a picture in it loaded. Answered by Ok."""
+    """To a partition: a link in it was followed, a picture in it loaded. Answered by Ok.
+
+    `app_id`: whose provider says so, which may tell of that app's alone; empty: a link that we have signed.
+    """
 
     notification_id: int
     mark: str
     how: str = ""
+    app_id: str = ""
 
 
 class DeliveryTold(msgspec.Struct, frozen=True, tag="delivery_told"):
-    """To a partition: a provider tells later what became of a delivery: confirmed, bounced, complained, …"""
+    """To a partition: a provider tells later what became of a delivery: confirmed, bounced, complained, …
+
+    `app_id`: whose provider; one that is another app's delivery is not found. Answered by Ok.
+    """
 
     notification_id: int
     number: int
     state: str
     code: str = ""
     action: str = ""  # retire, suppress, failover; empty: none
+    app_id: str = ""
 
 
 class PutAddress(msgspec.Struct, frozen=True, tag="put_address"):
@@ -96,10 +113,19 @@ class EraseUser(msgspec.Struct, frozen=True, tag="erase_user"):
 
 
 class Redrive(msgspec.Struct, frozen=True, tag="redrive"):
-    """To a partition: try dead deliveries again. Answered by Ok."""
+    """To a partition: try dead deliveries again. Answered by Redriven."""
 
     app_id: str
     deliveries: tuple[tuple[int, int], ...]
+
+
+class UserChanged(msgspec.Struct, frozen=True, tag="user_changed"):
+    """To a partition: a user's name, language or time zone has changed, or whether it is disabled.
+
+    Told after it was stored, once. Not answered: what is lost is noticed by the age of what is known.
+    """
+
+    user_id: str
 
 
 class SetupChanged(msgspec.Struct, frozen=True, tag="setup_changed"):
@@ -110,6 +136,7 @@ NotifyActorMessage = (
     Notify
     | RunRequest
     | CancelRequest
+    | CancelPart
     | Mark
     | DeliveryTold
     | PutAddress
@@ -117,5 +144,6 @@ NotifyActorMessage = (
     | Unsubscribe
     | EraseUser
     | Redrive
+    | UserChanged
     | SetupChanged
 )

@@ -68,6 +68,8 @@ class NoticeDesk(UserDesk):
             return
         if not self._has_users((read.user_id,), read, reply):
             return
+        if not self.rests_on_stored(read.message, read, reply):
+            return
         try:
             self.notify(read.message, reply)
         except Refused as refused:  # the user is gone, or disabled

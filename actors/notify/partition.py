@@ -2,18 +2,25 @@
 
 From below: keeper.py has users and open deliveries in memory, sender.py writes texts and chooses addresses,
 gatherer.py makes batches and digests, decider.py sends messages through the pipeline, deliverer.py stores
-attempts and results, timekeeper.py lets time pass, wish_keeper.py and consent_keeper.py keep what users want,
-user_desk.py serves them, notice_desk.py takes what other actors tell. Here is what comes in.
+attempts and results, fallbacks.py tries the next channel, receipt_desk.py takes what providers tell later,
+redriver.py tries again what was given up, timekeeper.py lets time pass, wish_keeper.py and consent_keeper.py
+keep what users want, user_desk.py serves them, notice_desk.py takes what other actors tell, fact_keeper.py
+follows what others write of users, canceller.py cancels. Here is what comes in.
 """
 
 from typing import Final
 
 from actors.entity import EntityContext
 from actors.messages import Ask, Told
-from actors.notify.consent_keeper import Erasing
-from actors.notify.deliverer import Begin, Conclude, Fallback, Resume
+from actors.notify.cancel_finder import CancelFound
+from actors.notify.canceller import Canceller
+from actors.notify.consent_keeper import Erasing, NotErased
+from actors.notify.decider import Settled
+from actors.notify.deliverer import Begin, Conclude, Resume
+from actors.notify.fact_keeper import FactsRead
 from actors.notify.keeper import Loaded
 from actors.notify.messages import (
+    CancelPart,
     DeliveryTold,
     DropAddress,
     EraseUser,
@@ -22,17 +29,19 @@ from actors.notify.messages import (
     PutAddress,
     Redrive,
     Unsubscribe,
+    UserChanged,
 )
-from actors.notify.notice_desk import NoticeDesk, NoticeRead, Passing
+from actors.notify.notice_desk import NoticeRead, Passing
 from actors.notify.plan import Ready
 from actors.notify.timekeeper import Looked, Tick, Tidied, Tidy
 from actors.notify.user_desk import MarkFound
 from actors.reply import Reply
+from protocol.errors import Refused
 
 NO_ROOM_RETRY_S: Final = 0.2
 
 
-class NotifyPartition(NoticeDesk):
+class NotifyPartition(Canceller):
     """Own the notifications of one partition's users."""
 
     async def activate(self, ctx: EntityContext) -> None:
@@ -47,21 +56,29 @@ class NotifyPartition(NoticeDesk):
     def handle_nowait(self, message: object, reply: Reply) -> bool:
         """Take what needs no look at the store."""
         match message:
+            case Notify() if self.is_called_off(message):
+                reply.fail(Refused("request_not_found", "The request was cancelled."))
+            case Notify() if self.is_behind(message):
+                self.catch_up(message, reply)
             case Notify():
-                if self._has_users(message.user_ids, message, reply):
+                if self._has_users(message.user_ids, message, reply) and self.rests_on_stored(
+                    message, message, reply
+                ):
                     self.notify(message, reply)
             case Conclude() | Begin() if not self.has_room():
                 # A refused append would end this incarnation, and what is under way would be unknown.
                 self._ctx.post_after(NO_ROOM_RETRY_S, message)
             case Conclude():
-                self.concluded(message.job, message.account, message.outcome)
+                # What may be tried again is first asked for by its user's wishes.
+                if message.outcome.kind == "accepted" or self._has_users(
+                    (message.job.user_id,), message, reply
+                ):
+                    self.concluded(message.job, message.account, message.outcome)
             case Begin():
                 self.began(message)
             case Resume():
-                self.resume(message.jobs)
-            case Fallback(row=row):
-                if self._has_users((row.user_id,), message, reply):
-                    self.fall_back(message)
+                if self._has_users(message.user_ids, message, reply):
+                    self.resume(message.jobs)
             case Tick():
                 self.tick(message)
             case Tidy():
@@ -72,6 +89,14 @@ class NotifyPartition(NoticeDesk):
                 self.mark_found(message)
             case Erasing():
                 self.erase_found(message)
+            case CancelPart():
+                self.cancel_part(message, reply)
+            case CancelFound():
+                self.cancel_found(message)
+            case UserChanged(user_id=user_id):
+                self.user_changed(user_id)
+            case NotErased():
+                self.not_erased(message)
             case Told():
                 self.take_told(message, reply)
             case Passing():
@@ -86,6 +111,10 @@ class NotifyPartition(NoticeDesk):
         match message:
             case Loaded():
                 await self._take_users(message)
+            case FactsRead():
+                await self.take_facts(message)
+            case Settled():
+                await self.settled()
             case Looked():
                 await self.looked(message)
             case Ready():  # its users have been read

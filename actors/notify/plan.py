@@ -12,7 +12,7 @@ from actors.notify.user_state import UserState
 from actors.reply import Reply
 from protocol import notify_replies
 from protocol.notify_content import Content
-from protocol.notify_records import NotificationRow
+from protocol.notify_records import DeliveryRow, NotificationRow
 from protocol.notify_replies import Notified
 from protocol.notify_types import Decision
 
@@ -43,10 +43,11 @@ class Asked:
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """Held notifications whose time has come, with what became part of them."""
+    """Held notifications whose time has come, with what became part of them, and how they were tried."""
 
     rows: list[NotificationRow]
     members: dict[int, list[NotificationRow]]
+    tried: dict[int, list[DeliveryRow]]
     is_own: bool = True
 
 

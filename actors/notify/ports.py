@@ -42,6 +42,11 @@ class Setup(Protocol):
     def app_id(self) -> str: ...
 
     @property
+    def version(self) -> int:
+        """Rises with every change, on all nodes alike."""
+        ...
+
+    @property
     def rules(self) -> AppRules: ...
 
     def type_rule(self, name: str) -> TypeRule | None:
@@ -75,6 +80,10 @@ class Setups(Protocol):
 
     async def load(self, app_id: str) -> Setup:
         """The app's, read where it is not in memory. Raises: HubbubError."""
+        ...
+
+    async def at_least(self, app_id: str, version: int) -> Setup:
+        """The app's, read where what is in memory is older than that. Raises: HubbubError."""
         ...
 
 

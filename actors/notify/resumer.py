@@ -12,6 +12,8 @@ import trio
 from actors.address import Address
 from actors.messages import Wake
 from actors.notify.address import app_address, partition_address
+from actors.notify.timekeeper import RETENTION_MS, TIDY_S
+from actors.ports import WallClock
 from actors.router import Router
 from protocol.errors import HubbubError, Unavailable
 from protocol.notify_found import NotifyReads
@@ -26,10 +28,14 @@ _logger = structlog.get_logger()
 class NotifyResumer:
     """Wake this node's partitions and apps; run one per node."""
 
-    def __init__(self, reads: NotifyReads, router: Router, *, owns: Callable[[int], bool]) -> None:
+    def __init__(
+        self, reads: NotifyReads, router: Router, *, owns: Callable[[int], bool], now_ms: WallClock
+    ) -> None:
         self._reads = reads
         self._router = router
         self._owns = owns
+        self._now_ms = now_ms
+        self._tidied_at_s = float("-inf")
         self._wake = trio.Event()
 
     def scan_soon(self) -> None:
@@ -48,7 +54,11 @@ class NotifyResumer:
         delay_s = SCAN_INTERVAL_S
         addresses = [partition_address(partition) for partition in range(PARTITION_COUNT)]
         try:
-            addresses += [app_address(app_id) for app_id in await self._reads.apps_with_requests()]
+            app_ids = set(await self._reads.apps_with_requests())
+            if trio.current_time() - self._tidied_at_s >= TIDY_S:  # an app with nothing to do is not awake
+                app_ids.update(await self._reads.apps_with_ended_requests(self._now_ms() - RETENTION_MS))
+                self._tidied_at_s = trio.current_time()
+            addresses += [app_address(app_id) for app_id in sorted(app_ids)]
         except HubbubError as error:
             _logger.warning("requests_unreadable", code=error.code)
             delay_s = RETRY_S

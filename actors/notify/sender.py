@@ -245,12 +245,9 @@ class Sender(NotifyKeeper):
             )
             # With a free hand the attempt is stored with the decision: one commit less to wait for.
             if due_at_ms <= now_ms and self._channels.reserve(job):
-                job.attempt = 1
-                job.is_begun = True
-                job.attempt_at_ms = now_ms
-                plan.decisions.append(
-                    Decision("attempt", "pass", job.channel, f"1 to {job.device_key}, at once")
-                )
+                job.begin(now_ms)
+                plan.decisions.append(Decision("attempt", "pass", job.channel, f"1 to {job.way}, at once"))
+            self._deciding[job.notification_id, number] = job
             jobs.append(job)
         return jobs
 
@@ -269,6 +266,7 @@ class Sender(NotifyKeeper):
                     state="sending" if job.is_begun else "queued",
                     outgoing=_encode(job.outgoing).decode(),
                     attempt=job.attempt,
+                    provider_id=job.provider_id,
                     next_at_ms=job.due_at_ms,
                     created_at_ms=job.created_at_ms,
                 ),

@@ -10,9 +10,12 @@ from typing import Final
 import msgspec
 
 from actors.notify.builtin_types import DIGEST
-from actors.notify.deliverer import Deliverer, Resume
-from actors.notify.keeper import MAX_OPEN
+from actors.notify.deliverer import Conclude, Resume
+from actors.notify.keeper import MAX_OPEN, PRIORITIES, OpenRead
+from actors.notify.lately import Lately
 from actors.notify.plan import Ready
+from actors.notify.receipt_desk import TOLD_S
+from actors.notify.redriver import Redriver
 from actors.notify.sender import DIGEST_ITEMS
 from actors.reply import NO_REPLY
 from actors.stream_actor import Staged
@@ -24,7 +27,7 @@ from protocol.records import Appended, Op, Remove, Trim
 TICK_S: Final = 10.0  # the longest between two looks: a clock that jumps is noticed within it
 BUSY_TICK_S: Final = 0.05
 RELEASE_ROWS: Final = 256  # released in one turn: some 50 ms
-_RETRY_S: Final = 1.0
+RETRY_S: Final = 1.0
 # For how long what has ended is kept, idempotency keys and the ledger with it.
 RETENTION_MS: Final = 90 * 86_400_000
 TIDY_S: Final = 3_600.0
@@ -41,9 +44,9 @@ class Tick(msgspec.Struct, frozen=True):
 class Looked(msgspec.Struct, frozen=True):
     """What was found due; `next_due_ms`: when more will be, 0 for nothing."""
 
-    rows: list[NotificationRow]
-    members: dict[int, list[NotificationRow]]
+    ready: Ready
     ended: list[tuple[str, str]]
+    opens: list[OpenRead]
     next_due_ms: int
     error: HubbubError | None = None
     is_own: bool = True
@@ -60,7 +63,7 @@ class Tidied(msgspec.Struct, frozen=True):
     before_seq: int
 
 
-class Timekeeper(Deliverer):
+class Timekeeper(Redriver):
     """Keep the time of one partition."""
 
     _tick_number = 0
@@ -72,7 +75,8 @@ class Timekeeper(Deliverer):
     def begin_time(self) -> None:
         """Set the first timer, and go on with what was open; called once per incarnation, in `activate`."""
         self._releasing = set()
-        self._ctx.post(Resume(list(self._jobs.values())))
+        self._told = Lately(TOLD_S)
+        self.post_resumed(list(self._jobs.values()))
         self.look_in(0.0)
         self._ctx.post_after(TIDY_S * (0.5 + random.random()), Tidy())
 
@@ -98,11 +102,20 @@ class Timekeeper(Deliverer):
             self._look_again = True
             return
         self._is_looking = True
-        self._ctx.start_soon(self._look)
+        wanted: list[str] = []
+        if self._spilled and len(self._jobs) < MAX_OPEN // 2:
+            wanted = [priority for priority in PRIORITIES if priority in self._spilled]
+            self._spilled.clear()
+            self._closed.is_holding = True
+        self._ctx.start_soon(self._look, wanted)
 
-    async def _look(self) -> None:
-        """Read what is due. What was staged before is stored first, so that nothing is seen as it was."""
+    async def _look(self, wanted: list[str]) -> None:
+        """Read what is due. What was staged before is stored first, so that nothing is seen as it was.
+
+        `wanted`: the priorities of which open deliveries have spilled.
+        """
         now_ms = self._now_ms()
+        opens: list[OpenRead] = []
         try:
             await self._log.barrier()
             rows = await self._reads.held(self._partition, due_to_ms=now_ms, limit=RELEASE_ROWS)
@@ -111,34 +124,38 @@ class Timekeeper(Deliverer):
                 for row in rows
                 if row.type == DIGEST
             }
+            tried = {
+                row.notification_id: await self._reads.deliveries(row.notification_id)
+                for row in rows
+                if row.is_fallback
+            }
             ended = await self._reads.ended_consents(self._partition, now_ms, limit=100)
             next_due_ms = await self._reads.next_due(self._partition)
-            jobs = []
-            if self._spilled and len(self._jobs) < MAX_OPEN // 2:
-                for priority in ("high", "medium", "low"):
-                    if priority in self._spilled:
-                        jobs += await self._take_up(priority)
+            for priority in wanted:
+                opens.append(await self._read_open(priority))
         except HubbubError as error:
-            self._ctx.post(Looked([], {}, [], 0, error))
+            left = [OpenRead(priority, [], {}) for priority in wanted]
+            self._ctx.post(Looked(Ready([], {}, {}), [], left, 0, error))
             return
-        if jobs:
-            self._ctx.post(Resume(jobs))
-        self._ctx.post(Looked(rows, members, ended, next_due_ms))
+        self._ctx.post(Looked(Ready(rows, members, tried), ended, opens, next_due_ms))
 
     async def looked(self, message: Looked) -> None:
         """Release what is due."""
         self._is_looking = False
+        self._closed.is_holding = False
         if message.error is not None or not self.has_room():
-            self.look_in(_RETRY_S)
+            self._spilled.update(found.priority for found in message.opens)
+            self.look_in(RETRY_S)
             return
-        if message.rows:
-            self._releasing.update(row.notification_id for row in message.rows)
-            ready = Ready(message.rows, message.members)
-            if self._has_users([row.user_id for row in message.rows], ready, NO_REPLY):
+        self.post_resumed([job for found in message.opens for job in self.take_up(found)])
+        ready = message.ready
+        if ready.rows:
+            self._releasing.update(row.notification_id for row in ready.rows)
+            if self._has_users([row.user_id for row in ready.rows], ready, NO_REPLY):
                 self.released(ready)
         for user_id, purpose in message.ended:
             await self.end_consent(user_id, purpose)
-        if message.rows:
+        if ready.rows:
             self._look_again = True
         elif self._look_again or message.ended:
             self._look_again = False
@@ -187,7 +204,9 @@ class Timekeeper(Deliverer):
     def _not_loaded(self, message: object) -> None:
         if isinstance(message, Ready):
             self._releasing.clear()
-            self.look_in(_RETRY_S)
+            self.look_in(RETRY_S)
+        elif isinstance(message, Conclude | Resume):
+            self._ctx.post_after(RETRY_S, message)
 
     async def end_consent(self, user_id: str, purpose: str) -> None:
         """A consent has ended: erase what rested on it."""

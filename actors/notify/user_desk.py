@@ -9,6 +9,7 @@ from actors.notify.addresses import checked, device_key, masked
 from actors.notify.consent_keeper import ConsentKeeper
 from actors.notify.delivery import Target
 from actors.notify.messages import DropAddress, Mark, PutAddress
+from actors.notify.recheck import Recheck
 from actors.notify.sender import NOTIFICATIONS_STREAM
 from actors.notify.user_state import UserState
 from actors.reply import NO_REPLY, Reply
@@ -16,11 +17,7 @@ from actors.stream_actor import Staged
 from protocol import notify_commands, notify_events, notify_replies, replies
 from protocol.codec import Encoded
 from protocol.errors import HubbubError, Refused
-from protocol.notify_records import (
-    DeliveryRow,
-    NotificationRow,
-    NotifyDeviceRow,
-)
+from protocol.notify_records import NotificationRow, NotifyDeviceRow
 from protocol.notify_replies import PushDevice
 from protocol.notify_types import Channel, Decision
 from protocol.records import Op, Put, Remove, Update
@@ -84,10 +81,12 @@ class UserDesk(ConsentKeeper):
     def mark_one(self, message: Mark, reply: Reply) -> None:
         """A link was followed or a picture loaded; whose it is is read with it."""
         self._ctx.start_soon(
-            self._find_marked, "", [message.notification_id], message.mark, message.how, reply
+            self._find_marked, "", [message.notification_id], message.mark, message.how, reply, message.app_id
         )
 
-    async def _find_marked(self, user_id: str, ids: list[int], mark: str, how: str, reply: Reply) -> None:
+    async def _find_marked(
+        self, user_id: str, ids: list[int], mark: str, how: str, reply: Reply, app_id: str = ""
+    ) -> None:
         rows: list[NotificationRow] = []
         try:
             await self._log.barrier()
@@ -96,6 +95,8 @@ class UserDesk(ConsentKeeper):
         except HubbubError as error:
             reply.fail(error)
             return
+        if app_id:
+            rows = [row for row in rows if row.app_id == app_id]
         self._ctx.post(MarkFound(user_id, mark, how, rows, reply))
 
     def mark_found(self, message: MarkFound) -> None:
@@ -126,7 +127,7 @@ class UserDesk(ConsentKeeper):
                 elif message.mark != "seen":
                     user.unread.discard(row.notification_id)
             if message.mark != "unread":
-                self._skip_pushes(row.notification_id, message.mark, ops)
+                self._skip_pushes(row.notification_id, message.mark)
         ids = [row.notification_id for row in rows]
         unread = len(user.unread) if user is not None else -1
 
@@ -145,33 +146,17 @@ class UserDesk(ConsentKeeper):
         answer = notify_replies.Badge(unread=max(0, unread)) if message.user_id else replies.Ok()
         self._stage_ops(ops, Staged(message.reply, lambda _at: answer, after=tell))
 
-    def _skip_pushes(self, notification_id: int, mark: str, ops: list[Op]) -> None:
+    def _skip_pushes(self, notification_id: int, mark: str) -> None:
         """What the user has seen in the app need not be pushed any more."""
         note = self._notes.get(notification_id)
         if note is None:
             return
         for number in sorted(note.numbers):
             job = self._jobs[notification_id, number]
-            if job.is_begun or job.rule.is_security:
-                continue
-            self._stats.skipped += 1
-            ops.append(
-                Update(
-                    DeliveryRow,
-                    {"notification_id": notification_id, "number": number},
-                    {"state": "skipped", "is_open": 0, "outgoing": "", "code": f"{mark}_in_app"},
-                )
-            )
-            self._record(
-                "concluded",
-                job.user_id,
-                notification_id,
-                [Decision("result", "skipped", f"{mark}_in_app", job.device_key)],
-                Staged(NO_REPLY, None),
-            )
-            note.is_sent = True
-            if self._close(job):
-                ops.append(Update(NotificationRow, {"notification_id": notification_id}, {"state": "done"}))
+            if not job.is_begun and not job.rule.is_security:
+                note.is_sent = True
+                why = Decision("result", "skipped", f"{mark}_in_app", job.device_key)
+                self._skip(job, Recheck("drop", why, code=f"{mark}_in_app"))
 
     def put_address(self, message: PutAddress, reply: Reply) -> None:
         user = self.user_of(message.user_id, message.app_id)
@@ -233,25 +218,9 @@ class UserDesk(ConsentKeeper):
         for note_id, note in [(i, n) for i, n in self._notes.items() if n.user_id == user.user_id]:
             for number in sorted(note.numbers):
                 job = self._jobs[note_id, number]
-                if job.device_key != key or job.is_begun:
-                    continue
-                self._record(
-                    "concluded",
-                    user.user_id,
-                    note_id,
-                    [Decision("choose", "drop", reason, key)],
-                    Staged(NO_REPLY, None),
-                )
-                ops: list[Op] = [
-                    Update(
-                        DeliveryRow,
-                        {"notification_id": note_id, "number": number},
-                        {"state": "skipped", "is_open": 0, "outgoing": "", "code": reason},
-                    )
-                ]
-                if self._close(job):
-                    ops.append(Update(NotificationRow, {"notification_id": note_id}, {"state": "done"}))
-                self._stage_ops(ops)
+                if job.device_key == key and not job.is_begun:
+                    why = Decision("choose", "drop", reason, key)
+                    self._skip(job, Recheck("drop", why, code="address_gone"))
 
 
 def _changes_of(row: NotificationRow, mark: str, now_ms: int) -> dict[str, str | int | None]:

@@ -28,6 +28,8 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     actor_count: int = 0  # and how many they are
     digest: str = ""  # of the content, by which duplicates are found
     held_by: str = ""  # the stage that held it last
+    first: Content | None = None  # of a batch that others have joined: what opened it
+    is_carrier: bool = False  # what opened the group was cancelled: it goes on for those that joined
 
 
 decode_kept: Final = msgspec.json.Decoder(Kept).decode
@@ -36,10 +38,13 @@ decode_kept: Final = msgspec.json.Decoder(Kept).decode
 class Group:
     """A batch or digest that is open: what comes next joins it."""
 
-    __slots__ = ("actors", "count", "due_at_ms", "kept", "notification_id")
+    __slots__ = ("actors", "count", "due_at_ms", "kept", "notification_id", "opener_id")
 
-    def __init__(self, notification_id: int, due_at_ms: int, count: int, kept: Kept) -> None:
+    def __init__(
+        self, notification_id: int, due_at_ms: int, count: int, kept: Kept, *, opener_id: int = 0
+    ) -> None:
         self.notification_id = notification_id
+        self.opener_id = opener_id  # the notification with which it was opened; 0: by one that is stored
         self.due_at_ms = due_at_ms
         self.count = count
         self.kept = kept
@@ -55,6 +60,7 @@ class UserState:
         "device_names",
         "devices",
         "facts",
+        "facts_at_s",
         "groups",
         "is_disabled",
         "is_doubtful",
@@ -64,7 +70,9 @@ class UserState:
         "user_id",
     )
 
-    def __init__(self, found: FoundUser) -> None:
+    def __init__(self, found: FoundUser, at_s: float = 0.0) -> None:
+        """`at_s`: trio.current_time() before it was read."""
+        self.facts_at_s = at_s  # name, language, time zone and whether disabled are as of then, or newer
         self.user_id = found.user_id
         self.app_id = found.app_id
         self.name = found.name
@@ -115,6 +123,17 @@ class UserState:
                 for key, group in self.groups.items()
             },
         )
+
+    def undo(self, notification_id: int) -> None:
+        """Forget a notification that was decided and turns out to have been stored before, by another id."""
+        self.is_doubtful = True
+        self.unread.discard(notification_id)
+        facts = self.facts
+        for key in [key for key, group in self.groups.items() if group.opener_id == notification_id]:
+            del self.groups[key]
+            facts.open_groups.pop(key, None)
+        for key in [key for key, seen in facts.recent.items() if seen[0] == notification_id]:
+            del facts.recent[key]
 
     @property
     def is_settled(self) -> bool:

@@ -4,6 +4,7 @@ import msgspec
 
 from actors.notify.messages import Unsubscribe
 from actors.notify.ports import Setup
+from actors.notify.recheck import Recheck
 from actors.notify.timekeeper import Timekeeper
 from actors.notify.user_state import UserState
 from actors.notify.wishes import is_wanted
@@ -11,14 +12,10 @@ from actors.reply import NO_REPLY, Reply
 from actors.stream_actor import Staged
 from protocol import notify_replies, replies
 from protocol.errors import Refused
-from protocol.notify_records import (
-    DeliveryRow,
-    NotificationRow,
-    NotifyUserRow,
-)
+from protocol.notify_records import NotifyUserRow
 from protocol.notify_replies import TypeInfo
 from protocol.notify_types import Decision, Preferences, TypePreference, TypeRule
-from protocol.records import Op, Put, Update
+from protocol.records import Put
 
 _encode = msgspec.json.Encoder().encode
 
@@ -58,32 +55,14 @@ class WishKeeper(Timekeeper):
     def _drop_unwanted(self, user: UserState, how: str) -> None:
         """What waits and is not wanted any more is not sent."""
         wishes = user.facts.preferences
-        ops: list[Op] = []
         for note_id, note in [(i, n) for i, n in self._notes.items() if n.user_id == user.user_id]:
             if note.rule.is_security:
                 continue
             for number in sorted(note.numbers):
                 job = self._jobs[note_id, number]
-                if job.is_begun or is_wanted(wishes, note.rule.name, job.channel):
-                    continue
-                ops.append(
-                    Update(
-                        DeliveryRow,
-                        {"notification_id": note_id, "number": number},
-                        {"state": "skipped", "is_open": 0, "outgoing": "", "code": "not_wanted"},
-                    )
-                )
-                self._record(
-                    "concluded",
-                    user.user_id,
-                    note_id,
-                    [Decision("preferences", "drop", how, job.channel)],
-                    Staged(NO_REPLY, None),
-                )
-                if self._close(job):
-                    ops.append(Update(NotificationRow, {"notification_id": note_id}, {"state": "done"}))
-        if ops:
-            self._stage_ops(ops)
+                if not job.is_begun and not is_wanted(wishes, note.rule.name, job.channel):
+                    why = Decision("preferences", "drop", how, job.channel)
+                    self._skip(job, Recheck("drop", why, code="not_wanted"))
 
     def unsubscribe(self, message: Unsubscribe, reply: Reply) -> None:
         """Set the one preference that a link in a mail stands for. Doing it again changes nothing."""

@@ -33,6 +33,9 @@ AnyRequest = Request[Any, Any, Any]
 BEARER: Final[list[dict[str, list[str]]]] = [{"bearer": []}]
 APP_KEY: Final[list[dict[str, list[str]]]] = [{"app_key": []}]
 SMALL_BODY_BYTES: Final = 64 * 1024  # log-ins and the like
+# In the scope: who was found to ask, before the body was decoded (server/http/callers.py).
+_IDENTITY: Final = "hubbub_identity"
+_APP_KEY: Final = "hubbub_app_key"
 BATCH_BODY_BYTES: Final = 1024 * 1024  # 500 users with all their fields
 
 R = TypeVar("R")
@@ -110,17 +113,27 @@ def bearer_token(request: AnyRequest) -> str:
 
 
 async def signed_in(request: AnyRequest) -> Identity:
-    """Find who the bearer of the token is. Raises: Refused(unauthenticated)."""
+    """Find who the bearer of the token is, once for a request. Raises: Refused(unauthenticated)."""
+    identity: Identity | None = request.scope.get(_IDENTITY)  # type: ignore[assignment]
+    if identity is not None:
+        return identity
     token = bearer_token(request)
     if not token:
         raise Refused("unauthenticated", "Send the token as `Authorization: Bearer …`.")
     identity = await services_of(request).log_ins.authenticate(token)
+    request.scope[_IDENTITY] = identity  # type: ignore[typeddict-unknown-key]
     note_user(request, identity.app_id, identity.user_id)
     return identity
 
 
 async def app_key_of(request: AnyRequest) -> AppKey:
-    """Find the app whose key and secret came as Basic credentials. Raises: Refused(unauthenticated)."""
+    """Find the app whose key and secret came as Basic credentials, once for a request.
+
+    Raises: Refused(unauthenticated).
+    """
+    known: AppKey | None = request.scope.get(_APP_KEY)  # type: ignore[assignment]
+    if known is not None:
+        return known
     kind, _, encoded = request.headers.get("authorization", "").partition(" ")
     if kind.lower() != "basic":
         raise Refused("unauthenticated", "Send the app key and its secret as `Authorization: Basic …`.")
@@ -129,6 +142,7 @@ async def app_key_of(request: AnyRequest) -> AppKey:
     except (binascii.Error, UnicodeDecodeError):
         raise Refused("unauthenticated", "The Basic credentials are not valid base64.") from None
     key = await services_of(request).log_ins.authenticate_app(app_key, secret)
+    request.scope[_APP_KEY] = key  # type: ignore[typeddict-unknown-key]
     note_user(request, key.app_id, "")
     return key
 

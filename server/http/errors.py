@@ -22,6 +22,8 @@ from protocol.http import ErrorBody
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
 
+SHALLOW_FRAMES: Final = 200  # the framework's and ours; Python ends at 1,000
+
 # Where the kind of error alone does not say the status.
 _STATUS: Final[dict[str, int]] = {
     "frame_too_large": 413,
@@ -73,6 +75,9 @@ _STATUS: Final[dict[str, int]] = {
     "too_many_mentions": 400,
     "self_not_allowed": 400,
     "not_a_group": 400,
+    "bad_device_token": 400,
+    "template_variable_unknown": 400,
+    "template_failed": 400,
     "rate_limited": 429,
     "too_many_connections": 429,
     "internal": 500,
@@ -161,8 +166,20 @@ def on_exception(_: Request[Any, Any, Any], exc: Exception) -> Response[bytes]:
     """Answer our own bugs without a word about them; the log has the traceback."""
     if isinstance(exc, UnicodeDecodeError) and _is_the_frameworks(exc):
         return _response(ProtocolError("not_utf8", "The body of the request is not valid UTF-8."))
+    if isinstance(exc, RecursionError) and _depth(exc) < SHALLOW_FRAMES:
+        return _response(Refused("bad_request", "The body of the request is nested too deep."))
     log.error("http_request_crashed", exc_info=exc)
     return _response(Unavailable("internal"))
+
+
+def _depth(exc: Exception) -> int:
+    """How many calls deep it was raised: few in a decoder, which counts its own; many where we recurse."""
+    count = 0
+    trace = exc.__traceback__
+    while trace is not None:
+        count += 1
+        trace = trace.tb_next
+    return count
 
 
 def _is_the_frameworks(exc: Exception) -> bool:

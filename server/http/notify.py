@@ -11,7 +11,7 @@ from litestar.response import Stream
 from actors.notify.address import owner_of
 from actors.notify.keeper import ledger_body
 from actors.notify.messages import Redrive
-from protocol.errors import Refused
+from protocol.errors import ProtocolError, Refused
 from protocol.http_notify import (
     DeadInfo,
     DeadLetters,
@@ -19,22 +19,23 @@ from protocol.http_notify import (
     History,
     NotificationInfo,
     RedriveBody,
-    Redriven,
     RequestInfo,
     Requests,
 )
-from protocol.notify_content import NotifyRequest
+from protocol.notify_content import MAX_KEY_CHARS, NotifyRequest
 from protocol.notify_ids import partition_of_id
 from protocol.notify_records import (
     PARTITION_COUNT,
     DeadDelivery,
     RequestRow,
 )
-from protocol.notify_replies import NotifyAccepted
+from protocol.notify_replies import NotifyAccepted, Redriven, RequestCancelled
 from protocol.notify_types import Channel
-from server.http.app_auth import APP_AUTH, app_of
+from server.http.app_auth import APP_AUTH, BY_KEY, app_of
+from server.http.callers import STRICT
 from server.http.context import AnyRequest, notify_of, services_of
-from server.notify.explanation import explain_notification, info_of, row_of
+from server.http.signatures import spend
+from server.notify.explanation import explain_notification, row_of, told_of
 from storage.store import Store
 
 TAGS: Final = ["Notifications"]
@@ -49,7 +50,9 @@ _Key = Annotated[
         description="Instead of `idempotency_key`: the same key gets the first answer.",
     ),
 ]
+_ASKED: Final = ("type", "group", "cron", "time_zone", "send_at")  # of a request's own fields
 _encode = msgspec.json.Encoder().encode
+_request = msgspec.json.Decoder(NotifyRequest).decode
 
 
 @post(
@@ -59,13 +62,18 @@ _encode = msgspec.json.Encoder().encode
     tags=TAGS,
     security=APP_AUTH,
     request_max_body_size=REQUEST_BODY_BYTES,
+    opt={BY_KEY: True},
 )
 async def notify(request: AnyRequest, data: JSONBody[NotifyRequest], key: _Key = "") -> NotifyAccepted:
     """Answered once it is stored for good. `explain` tells later what every stage decided."""
     app, signature = await app_of(request)
-    wanted = data.idempotency_key or key or signature[-64:]
-    if wanted != data.idempotency_key:
-        data = msgspec.structs.replace(data, idempotency_key=wanted[:64])
+    if len(key) > MAX_KEY_CHARS:
+        raise ProtocolError("bad_field", f"Idempotency-Key has at most {MAX_KEY_CHARS} characters.")
+    if not data.idempotency_key:
+        if signature and key:  # the header is not signed: with another key a replay would be a new request
+            services = services_of(request)
+            await spend(services.store, app.app_key, signature, services.now_ms())
+        data = msgspec.structs.replace(data, idempotency_key=key or signature[-MAX_KEY_CHARS:])
     return await notify_of(request).entry.notify(app.app_id, data)
 
 
@@ -73,7 +81,9 @@ async def notify(request: AnyRequest, data: JSONBody[NotifyRequest], key: _Key =
 async def get_notification(request: AnyRequest, notification_id: FromPath[int]) -> NotificationInfo:
     """As it now is."""
     app, _ = await app_of(request)
-    return info_of(await row_of(services_of(request).store, app.app_id, notification_id))
+    store = services_of(request).store
+    (told,) = await told_of(store, [await row_of(store, app.app_id, notification_id)])
+    return told
 
 
 @get(
@@ -96,7 +106,7 @@ async def list_requests(
     app, _ = await app_of(request)
     store = services_of(request).store
     rows: list[RequestRow] = []
-    for state in ("running", "waiting", "done", "cancelled"):
+    for state in ("running", "waiting", "cancelling", "done", "cancelled"):
         where: dict[str, str | int | None] = {"app_id": app.app_id, "state": state}
         rows += await store.find(RequestRow, where, order_by="request_id", limit=limit)
     return Requests(items=[_request_of(row) for row in rows[:limit]])
@@ -114,15 +124,18 @@ async def get_request(request: AnyRequest, request_id: FromPath[str]) -> Request
 
 @delete(
     "/v1/notifications/requests/{request_id:str}",
-    status_code=204,
+    status_code=200,
     summary="Cancel a request",
     tags=TAGS,
     security=APP_AUTH,
 )
-async def cancel_request(request: AnyRequest, request_id: FromPath[str]) -> None:
-    """Who was notified already stays so."""
+async def cancel_request(request: AnyRequest, request_id: FromPath[str]) -> RequestCancelled:
+    """Of any size, by the id that its answer told; safe to repeat.
+
+    What is held or waits is not sent any more. The counts tell for how many that was in time.
+    """
     app, _ = await app_of(request)
-    await notify_of(request).entry.cancel(app.app_id, request_id)
+    return await notify_of(request).entry.cancel(app.app_id, request_id)
 
 
 @get(
@@ -142,7 +155,7 @@ async def history(
     services = services_of(request)
     await services.directory.user_of(app.app_id, user_id)
     rows = await services.store.notify.history(user_id, before=before, limit=limit + 1)
-    items = [info_of(row) for row in rows[:limit]]
+    items = await told_of(services.store, rows[:limit])
     return History(items=items, next=items[-1].notification_id if len(rows) > limit else 0)
 
 
@@ -183,8 +196,9 @@ async def dead_letters(
 async def redrive(request: AnyRequest, data: JSONBody[RedriveBody]) -> Redriven:
     """At most 1,000 at a time; what is mended is then sent as if it were new."""
     app, _ = await app_of(request)
+    check_redrive(data)
     services = services_of(request)
-    wanted = [(notification_id, number) for notification_id, number in data.deliveries]
+    wanted = list(dict.fromkeys(data.deliveries))
     if not wanted:
         where: dict[str, str | int | None] = {"app_id": app.app_id}
         if data.channel:
@@ -196,14 +210,29 @@ async def redrive(request: AnyRequest, data: JSONBody[RedriveBody]) -> Redriven:
     parts: dict[int, list[tuple[int, int]]] = {}
     for delivery in wanted:
         parts.setdefault(partition_of_id(delivery[0]), []).append(delivery)
+    count = 0
     for deliveries in parts.values():
-        await notify_of(request).router.ask(
+        answer = await notify_of(request).router.ask(
             owner_of(deliveries[0][0]),
             Redrive(app.app_id, tuple(deliveries)),
             timeout_s=ASK_TIMEOUT_S,
         )
+        assert isinstance(answer, Redriven)
+        count += answer.count
     notify_of(request).dashboard.changed(app.app_id)
-    return Redriven(count=len(wanted))
+    return Redriven(count=count)
+
+
+def check_redrive(body: RedriveBody) -> None:
+    """See that a body says in one way what to try again: nothing is not everything.
+
+    Raises: ProtocolError(bad_field).
+    """
+    ways = [bool(body.deliveries), body.channel is not None or bool(body.code), body.all]
+    if sum(ways) != 1:
+        raise ProtocolError(
+            "bad_field", 'Name what to try again by deliveries; by channel, code or both; or by "all": true.'
+        )
 
 
 @get(
@@ -269,13 +298,17 @@ async def _exported(store: Store, app_id: str, places: list[int], limit: int) ->
 
 
 def _request_of(row: RequestRow) -> RequestInfo:
-    return RequestInfo(**{name: getattr(row, name) for name in RequestInfo.__struct_fields__})
+    request = _request(row.body)
+    asked = {name: getattr(request, name) for name in _ASKED}
+    names = [name for name in RequestInfo.__struct_fields__ if name not in _ASKED]
+    return RequestInfo(**asked, **{name: getattr(row, name) for name in names})  # the same names
 
 
 def notify_router() -> Router:
     """Everything about notifications that are sent."""
     return Router(
         path="/",
+        opt={STRICT: True},
         route_handlers=[
             notify,
             get_notification,

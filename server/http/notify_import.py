@@ -10,8 +10,9 @@ from litestar.response import Stream
 
 from protocol.errors import ProtocolError
 from server.http.app_auth import APP_AUTH, app_of
-from server.http.context import AnyRequest, services_of
-from server.notify.importing import Format, Importer, Kind, Progress, read_lines
+from server.http.context import AnyRequest, notify_of, services_of
+from server.notify.import_lines import Format, open_file
+from server.notify.importing import Importer, Kind, Progress
 
 MAX_BYTES: Final = 128 * 1024 * 1024  # a million lines
 _encode = msgspec.json.Encoder().encode
@@ -30,7 +31,8 @@ async def import_file(request: AnyRequest, kind: FromPath[str]) -> Stream:
     """The body is CSV (`text/csv`) or NDJSON; the answer, line by line, how far it has come. Safe to repeat.
 
     users: external_id, username, name, language, time_zone, email, phone. addresses: external_id or user_id,
-    channel, address, name, p256dh, auth. groups: group, external_id or user_id.
+    channel, address, name, p256dh, auth. groups: group, external_id or user_id. A line that is wrong is told
+    with its number in the file, and the others are taken.
     """
     app, _ = await app_of(request)
     services = services_of(request)
@@ -39,11 +41,10 @@ async def import_file(request: AnyRequest, kind: FromPath[str]) -> Stream:
     except msgspec.ValidationError:
         raise ProtocolError("bad_field", "What can be imported is users, addresses or groups.") from None
     form: Format = "csv" if "csv" in request.headers.get("content-type", "") else "ndjson"
-    lines = read_lines(await request.body(), form)
-    core = services.notifications
-    assert core is not None
+    file = open_file(await request.body(), form)
+    core = notify_of(request)
     importer = Importer(services.store, services.directory, core.desk, core.router)
-    return Stream(_told(importer.run(app.app_id, wanted, lines)), media_type="application/x-ndjson")
+    return Stream(_told(importer.run(app.app_id, wanted, file)), media_type="application/x-ndjson")
 
 
 async def _told(progress: AsyncIterator[Progress]) -> AsyncIterator[bytes]:

@@ -32,11 +32,11 @@ def _read(request: AnyRequest, token: str) -> Link:
     return notify_of(request).links.read(token)
 
 
-async def _mark(request: AnyRequest, notification_id: int, mark: str, how: str) -> None:
+async def _mark(request: AnyRequest, notification_id: int, mark: str, how: str, app_id: str = "") -> None:
     """Take note, if it can be: the reader's page or picture must come all the same."""
     try:
         await notify_of(request).router.ask(
-            owner_of(notification_id), Mark(notification_id, mark, how), timeout_s=ASK_TIMEOUT_S
+            owner_of(notification_id), Mark(notification_id, mark, how, app_id), timeout_s=ASK_TIMEOUT_S
         )
     except HubbubError as error:
         log.info("mark_not_taken", code=error.code, mark=mark)
@@ -127,7 +127,7 @@ async def _told(request: AnyRequest, token: str) -> Response[bytes]:
     else:
         raise Refused("bad_link")
     if told is not None:
-        await _tell(request, link.notification_id, link.number, told)
+        await _tell(request, link.app_id, link.notification_id, link.number, told)
     return Response(b"", media_type=MediaType.TEXT)
 
 
@@ -149,9 +149,9 @@ async def mail_events(
     )
     for notification_id, number, told in events:
         if told.mark:
-            await _mark(request, notification_id, told.mark, "provider")
+            await _mark(request, notification_id, told.mark, "provider", app_id)
         else:
-            await _tell(request, notification_id, number, told)
+            await _tell(request, app_id, notification_id, number, told)
     return Response(b"", media_type=MediaType.TEXT)
 
 
@@ -168,15 +168,19 @@ async def ses_events(
         config, await request.body(), services_of(request).now_ms()
     ):
         if told.mark:
-            await _mark(request, notification_id, told.mark, "provider")
+            await _mark(request, notification_id, told.mark, "provider", app_id)
         else:
-            await _tell(request, notification_id, number, told)
+            await _tell(request, app_id, notification_id, number, told)
     return Response(b"", media_type=MediaType.TEXT)
 
 
-async def _tell(request: AnyRequest, notification_id: int, number: int, told: Told) -> None:
-    message = DeliveryTold(notification_id, number, told.state, told.code, told.action)
-    await notify_of(request).router.ask(owner_of(notification_id), message, timeout_s=ASK_TIMEOUT_S)
+async def _tell(request: AnyRequest, app_id: str, notification_id: int, number: int, told: Told) -> None:
+    """Hand a report on. One of what is not known here (any more) is taken, and said nothing about."""
+    message = DeliveryTold(notification_id, number, told.state, told.code, told.action, app_id)
+    try:
+        await notify_of(request).router.ask(owner_of(notification_id), message, timeout_s=ASK_TIMEOUT_S)
+    except Refused as refused:
+        log.info("report_not_taken", code=refused.code, app_id=app_id, notification_id=notification_id)
 
 
 def _page(title: str, body: str) -> str:

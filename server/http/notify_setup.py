@@ -8,7 +8,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 
 from actors.messages import Ask
 from actors.notify.address import notify_address
-from actors.notify.messages import EraseUser, PutAddress
+from actors.notify.messages import PutAddress
 from protocol import notify_commands, notify_replies
 from protocol.errors import ProtocolError
 from protocol.http_notify import (
@@ -21,16 +21,14 @@ from protocol.http_notify import (
     ProviderBody,
     ProviderInfo,
     Templates,
-    UserNotifyData,
 )
-from protocol.notify_records import NotifyDeviceRow, ProviderRow
+from protocol.notify_records import ProviderRow
 from protocol.notify_templates import Experiment, ExperimentResults, Preview, Template
 from protocol.notify_types import AppRules, Channel, Preferences, TypeRule
 from server.http.app_auth import APP_AUTH, app_of
+from server.http.callers import STRICT
 from server.http.context import AnyRequest, notify_of, services_of
-from server.notify.explanation import info_of
 from server.notify.template_check import preview
-from server.notify_service import item_of
 
 TAGS: Final = ["Notification setup"]
 USER_TAGS: Final = ["Notifications of a user"]
@@ -283,60 +281,6 @@ async def plan(
     return await services_of(request).plan(app.app_id, user_id, days)
 
 
-@get(
-    "/users/{user_id:str}/notification_data",
-    summary="Export a user's data",
-    tags=USER_TAGS,
-    security=APP_AUTH,
-)
-async def export_user(request: AnyRequest, user_id: FromPath[str]) -> UserNotifyData:
-    """All that is known for notifying this user; the newest 10,000 notifications."""
-    app, _ = await app_of(request)
-    services = services_of(request)
-    await services.directory.user_of(app.app_id, user_id)
-    wishes = await _ask(request, user_id, Ask(user_id, app.app_id, notify_commands.GetPreferences()))
-    assert isinstance(wishes, notify_replies.PreferencesInfo)
-    store = services.store
-    devices = await store.find(NotifyDeviceRow, {"user_id": user_id})
-    rows = await store.notify.history(user_id, before=0, limit=10_000)
-    centre, _unread = await store.notify.centre(user_id, before=0, limit=10_000, unread_only=False)
-    return UserNotifyData(
-        user_id=user_id,
-        preferences=wishes.preferences,
-        consents=wishes.consents,
-        devices=[
-            AddressBody(
-                channel=cast(Channel, row.channel),
-                address=row.address,
-                keys=_keys(row.keys) if row.keys else {},
-                name=row.name,
-            )
-            for row in devices
-        ],
-        notifications=[info_of(row) for row in rows],
-        centre=[item_of(row) for row in centre],
-    )
-
-
-@delete(
-    "/users/{user_id:str}/notification_data",
-    status_code=200,
-    summary="Erase a user's data",
-    tags=USER_TAGS,
-    security=APP_AUTH,
-)
-async def erase_user(
-    request: AnyRequest,
-    user_id: FromPath[str],
-    purpose: Annotated[str, QueryParameter(max_length=64)] = "",
-) -> notify_replies.Erased:
-    """Of one purpose, or all that is known for notifying this user. The receipt is kept."""
-    app, _ = await app_of(request)
-    await services_of(request).directory.user_of(app.app_id, user_id)
-    answer = await _ask(request, user_id, EraseUser(user_id, app.app_id, purpose, "requested"))
-    return cast(notify_replies.Erased, answer)
-
-
 def _provider_of(row: ProviderRow, breaker: str) -> ProviderInfo:
     return ProviderInfo(
         provider_id=row.provider_id,
@@ -358,6 +302,7 @@ def notify_setup_router() -> Router:
     """Everything that an app sets up, and what it knows and changes of its users."""
     return Router(
         path="/v1/app",
+        opt={STRICT: True},
         route_handlers=[
             get_setup,
             put_rules,
@@ -378,8 +323,6 @@ def notify_setup_router() -> Router:
             put_preferences,
             put_consent,
             plan,
-            export_user,
-            erase_user,
         ],
         request_max_body_size=BODY_BYTES,
     )

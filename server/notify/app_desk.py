@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from actors.notify.experiments import check_experiment
 from protocol.errors import Conflict, ProtocolError, Refused
 from protocol.notify_records import (
     ExperimentRow,
@@ -178,14 +179,12 @@ class AppDesk:
         raise Refused("already_exists", "The template is being changed by several requests at once.")
 
     async def put_experiment(self, app_id: str, experiment: Experiment) -> None:
-        """Make or change an experiment. Raises: Refused(template_not_found)."""
+        """Make or change an experiment. Raises: ProtocolError(bad_field), Refused(template_not_found)."""
         setup = await self._setups.load(app_id)
         template = setup.templates.get(experiment.template)
         if template is None:
             raise Refused("template_not_found")
-        for variant in experiment.variants:
-            if variant not in template.texts:
-                raise ProtocolError("bad_field", f"The template has no variant {variant!r}.")
+        check_experiment(experiment, template)
         row = ExperimentRow(
             app_id=app_id,
             name=experiment.name,

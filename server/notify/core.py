@@ -1,6 +1,7 @@
 """The notification part of a node: its actors as hosts, the channels, and what they share."""
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import cast
 
 import msgspec
@@ -17,6 +18,7 @@ from actors.notify.app import AppActor
 from actors.notify.channel import BUCKETS_S
 from actors.notify.channel_desk import ChannelDesk
 from actors.notify.keeper import NotifyNeeds, NotifyStats
+from actors.notify.messages import UserChanged
 from actors.notify.partition import NotifyPartition
 from actors.notify.resumer import NotifyResumer
 from actors.notify.sender import NOTIFICATIONS_STREAM
@@ -24,6 +26,7 @@ from actors.ports import Fanout, Leases, Relay
 from actors.rounds import Turn
 from actors.router import Router
 from actors.supervisor import ChildSpec, at_once
+from protocol.errors import Unavailable
 from protocol.notify_records import PARTITION_COUNT, ProviderRow
 from protocol.notify_types import Channel, Priority
 from protocol.provider_configs import WebPushConfig
@@ -61,12 +64,14 @@ class NotifyCore:
         leases: Leases,
         relay: Relay,
         turn: Turn,
+        nodes: Callable[[], int],
         now_ms: Callable[[], int],
         on_dead_letter: DeadLetterSink,
         server_secret: bytes,
         public_url: str,
         reach: Reach,
     ) -> None:
+        """`nodes`: how many nodes of the cluster live, which share the paces of accounts."""
         self._now_ms = now_ms
         self._hub = hub
         self._reach = reach
@@ -81,7 +86,7 @@ class NotifyCore:
         self.templates = Templates(setups)
         self.renderer = NotifyRenderer(self.templates, self.links)
         self.desk = AppDesk(store, setups, self.vault, reach=reach, now_ms=now_ms)
-        self.channels = ChannelDesk(setups, now_ms=now_ms)
+        self.channels = ChannelDesk(setups, now_ms=now_ms, nodes=nodes)
         setups.on_credential_changed = self._credential_changed
         self.router = router
         self.sns = SnsDoor()
@@ -98,7 +103,7 @@ class NotifyCore:
             breaker_of=self.breaker_of,
             now_ms=now_ms,
         )
-        self._resumer = NotifyResumer(store.notify, router, owns=leases.owns)
+        self._resumer = NotifyResumer(store.notify, router, owns=leases.owns, now_ms=now_ms)
         needs = NotifyNeeds(
             log=store,
             reads=store.notify,
@@ -182,6 +187,11 @@ class NotifyCore:
         if partitions:
             self._hub.resync_live(NOTIFICATIONS_STREAM, lambda user_id: partition_of(user_id) in partitions)
 
+    def user_changed(self, user_id: str) -> None:
+        """Tell whoever notifies that user, on whichever node, that it was disabled or enabled."""
+        with suppress(Unavailable):  # the partition reads a user anew before long
+            self.router.tell(notify_address.notify_address(user_id), UserChanged(user_id))
+
     def gauges(self) -> dict[str, float]:
         """How notifications are doing, for the metrics; names in _total only rise."""
         read: dict[str, float] = {
@@ -202,6 +212,7 @@ class NotifyCore:
             for outcome, count in stats.outcomes().items():
                 read[f'outcomes_total{{channel="{name}",outcome="{outcome}"}}'] = count
             read[f'breakers_open{{channel="{name}"}}'] = len(channel.breakers())
+            read[f'hosts_held{{channel="{name}"}}'] = len(channel.open_hosts())
         return read
 
     def latency(self, priority: Priority) -> tuple[list[int], float]:

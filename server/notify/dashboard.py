@@ -34,7 +34,7 @@ from protocol.notify_glance import (
 )
 from protocol.notify_records import ProviderRow, RequestRow
 from server.notify.app_desk import AppDesk
-from server.notify.dashboard_lines import held_lines, node_rates, provider_line, queue_lines
+from server.notify.dashboard_lines import held_lines, node_rates, open_totals, provider_line, queue_lines
 from server.notify.rates import RateRing
 from storage.store import Store
 
@@ -123,18 +123,20 @@ class Dashboards:
         whole = await self._whole.get()
         own = self._own_of(app_id)
         is_operator = not app_id
+        queues = queue_lines(whole.open.lanes, app_id, whole.at_ms)
+        held = held_lines(whole.held.items, app_id)
         return NotifyDashboard(
             app_id=app_id,
             at_ms=whole.at_ms,
             queues=Queues(
-                lines=queue_lines(whole.open.lanes, app_id, whole.at_ms),
+                lines=queues,
                 is_complete=whole.open.is_complete,
-                open_totals=whole.backlog.open_counts if is_operator else {},
+                open_totals=whole.backlog.open_counts if is_operator else open_totals(queues),
             ),
             held=Held(
-                lines=held_lines(whole.held.items, app_id),
+                lines=held,
                 is_complete=whole.held.is_complete,
-                total=whole.backlog.held_count if is_operator else 0,
+                total=whole.backlog.held_count if is_operator else sum(line.count for line in held),
             ),
             node=node_rates(self._rates, app_id, self._channels, self._stats),
             providers=Providers(

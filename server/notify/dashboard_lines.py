@@ -43,6 +43,14 @@ def queue_lines(lanes: Iterable[OpenLane], app_id: str, now_ms: int) -> list[Que
     return sorted(lines, key=lambda line: (order.get(line.priority, 3), line.channel, line.app_id))
 
 
+def open_totals(lines: Iterable[QueueLine]) -> dict[str, int]:
+    """How many deliveries of each priority the lines tell of."""
+    totals: Counter[str] = Counter()
+    for line in lines:
+        totals[line.priority] += line.open_count
+    return dict(totals)
+
+
 def held_lines(items: Iterable[HeldOfApp], app_id: str) -> list[HeldLine]:
     """Of one app, or "": of all; what is due first comes first."""
     lines = [

@@ -20,15 +20,20 @@ from actors.reply import Reply
 from actors.router import Router
 from protocol.errors import HubbubError, ProtocolError, Refused
 from protocol.notify_content import NotifyRequest, content_of
-from protocol.notify_replies import Notified, NotifyAccepted
+from protocol.notify_replies import Notified, NotifyAccepted, RequestCancelled
 from protocol.notify_types import MAX_DATA_BYTES, MAX_TEXT_BYTES, PUSH_CHANNELS, Channel
 from server import auth
 from server.notify.renderer import NotifyRenderer
 from server.notify.setups import AppSetup, SetupCache
+from server.notify.tap_address import is_picture, leads_safely
 from storage.store import Store
 
 ASK_TIMEOUT_S: Final = 15.0
 MAX_DIRECT: Final = 500  # users who are asked for at once; more go by the app's actor
+# What may have been set up on another node a moment ago.
+_MAY_BE_NEW: Final = frozenset(
+    {"type_not_found", "template_not_found", "template_variable_unknown", "experiment_not_found"}
+)
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
@@ -53,17 +58,23 @@ class NotifyEntry:
     async def notify(self, app_id: str, request: NotifyRequest) -> NotifyAccepted:
         """Check, store, and carry out a request. Raises: HubbubError; then nothing is sent."""
         setup = await self._setups.load(app_id)
-        self.check(setup, request)
+        try:
+            self.check(setup, request)
+        except Refused as refused:
+            if refused.code not in _MAY_BE_NEW:
+                raise
+            setup = await self._setups.newest(app_id)
+            self.check(setup, request)
         digest = blake2b(_encode(request), digest_size=12).hexdigest()
         request = await self._resolved(app_id, request)
         key = request.idempotency_key
         request_id = _request_id(app_id, key) if key else auth.new_id("rq")
         if request.group or request.cron or len(request.user_ids) > MAX_DIRECT:
-            message = RunRequest(request_id, request, digest)
+            message = RunRequest(request_id, request, digest, setup.version)
             answer = await self._router.ask(app_address(app_id), message, timeout_s=ASK_TIMEOUT_S)
             assert isinstance(answer, NotifyAccepted)
             return answer
-        return await self._notify_users(app_id, request, request_id, key, digest)
+        return await self._notify_users(app_id, request, request_id, key, digest, setup.version)
 
     def notify_nowait(self, app_id: str, request: NotifyRequest, reply: Reply) -> bool:
         """As `notify`, without waiting; the answer goes to `reply`. False: it takes more, nothing was done.
@@ -74,7 +85,12 @@ class NotifyEntry:
         user_id = request.user_id
         if setup is None or not user_id or request.cron:
             return False
-        self.check(setup, request)
+        try:
+            self.check(setup, request)
+        except Refused as refused:
+            if refused.code in _MAY_BE_NEW:
+                return False
+            raise
         key = request.idempotency_key
         message = Notify(
             app_id=app_id,
@@ -83,13 +99,17 @@ class NotifyEntry:
             request_id=_request_id(app_id, key) if key else auth.new_id("rq"),
             key=key,
             digest=blake2b(_encode(request), digest_size=12).hexdigest(),
+            setup_version=setup.version,
         )
         self._router.ask_nowait(notify_address(user_id), message, reply)
         return True
 
-    async def cancel(self, app_id: str, request_id: str) -> None:
-        """Do not go on with a request. Raises: Refused(request_not_found)."""
-        await self._router.ask(app_address(app_id), CancelRequest(request_id), timeout_s=ASK_TIMEOUT_S)
+    async def cancel(self, app_id: str, request_id: str) -> RequestCancelled:
+        """Do not go on with a request, and cancel what waits. Raises: Refused(request_not_found)."""
+        message = CancelRequest(request_id)
+        answer = await self._router.ask(app_address(app_id), message, timeout_s=ASK_TIMEOUT_S)
+        assert isinstance(answer, RequestCancelled)
+        return answer
 
     def check(self, setup: Setup, request: NotifyRequest) -> None:
         """Judge a request by itself. Raises: ProtocolError, Refused."""
@@ -118,6 +138,10 @@ class NotifyEntry:
         for name in ("title", "text", "actor"):
             if any(ord(char) < 32 and char != "\n" for char in getattr(request, name)):
                 raise ProtocolError("bad_field", f"{name} must not have control characters.")
+        if not leads_safely(request.url):
+            raise ProtocolError("bad_field", "url is an address that cannot be opened safely.")
+        if not is_picture(request.image):
+            raise ProtocolError("bad_field", "image is an http or https address.")
         if "\n" in request.title:
             raise ProtocolError("bad_field", "title is one line.")
         if request.cron:
@@ -156,7 +180,7 @@ class NotifyEntry:
         return msgspec.structs.replace(request, user_id="", user_ids=user_ids, external_ids=[])
 
     async def _notify_users(
-        self, app_id: str, request: NotifyRequest, request_id: str, key: str, digest: str
+        self, app_id: str, request: NotifyRequest, request_id: str, key: str, digest: str, version: int
     ) -> NotifyAccepted:
         """Ask the partitions of these users, and answer when all have stored it."""
         content = content_of(request)
@@ -172,6 +196,7 @@ class NotifyEntry:
                 request_id=request_id,
                 key=key,
                 digest=digest,
+                setup_version=version,
             )
 
         if len(parts) == 1:

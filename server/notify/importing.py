@@ -4,9 +4,8 @@ Lines are taken side by side, so that they share commits. A line that is wrong i
 code, and the others go on: whoever mends it sends the file again, and what was stored already stays as it is.
 """
 
-import csv
-import io
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from itertools import islice
 from typing import Final, Literal, cast
 
 import msgspec
@@ -19,18 +18,17 @@ from protocol.errors import HubbubError, ProtocolError, Refused, Unavailable
 from protocol.notify_types import CHANNELS, Channel
 from server.directory import Directory
 from server.notify.app_desk import AppDesk
+from server.notify.import_lines import ImportFile, Line
+from server.notify_service import check_service
 from storage.store import Store
 
 Kind = Literal["users", "addresses", "groups"]
-Format = Literal["csv", "ndjson"]
-MAX_LINES: Final = 1_000_000
 MAX_ERRORS: Final = 1_000  # told one by one; the count tells of the rest
-CHUNK: Final = 500  # lines between two reports of progress
+CHUNK: Final = 500  # lines between two reports of progress, and read in one go: a millisecond or two
 TASKS: Final = 64  # lines that are taken side by side
 ASK_TIMEOUT_S: Final = 15.0
 RETRIES: Final = 20  # of a line that the store has no room for now
 
-_object = msgspec.json.Decoder(dict[str, object]).decode
 _FIELDS: Final[dict[Kind, frozenset[str]]] = {
     "users": frozenset({"external_id", "username", "name", "language", "time_zone", "email", "phone"}),
     "addresses": frozenset(
@@ -49,7 +47,10 @@ class BadLine(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How far an import has come; `errors` are those since the last report."""
+    """How far an import has come; `errors` are those since the last report.
+
+    `total`: about how many lines there are; exact once it is `finished`.
+    """
 
     done: int
     failed: int
@@ -67,38 +68,37 @@ class Importer:
         self._desk = desk
         self._router = router
 
-    async def run(self, app_id: str, kind: Kind, lines: list[dict[str, str]]) -> AsyncIterator[Progress]:
+    async def run(self, app_id: str, kind: Kind, file: ImportFile) -> AsyncGenerator[Progress, None]:
         """Take all lines. Yields after each CHUNK, and once at the end with `finished`."""
         done = failed = told = 0
         take = {"users": self._user, "addresses": self._address, "groups": self._member}[kind]
-        for start in range(0, len(lines), CHUNK):
-            chunk = lines[start : start + CHUNK]
-            errors = await self._chunk(app_id, kind, take, chunk, start)
+        while lines := list(islice(file.lines, CHUNK)):
+            chunk = [line for line in lines if line.error is not None or line.values is not None]
+            errors = await self._chunk(app_id, kind, take, chunk)
             done += len(chunk) - len(errors)
             failed += len(errors)
             shown = errors[: max(0, MAX_ERRORS - told)]
             told += len(shown)
-            yield Progress(done=done, failed=failed, total=len(lines), errors=shown)
-        yield Progress(done=done, failed=failed, total=len(lines), finished=True)
+            yield Progress(done=done, failed=failed, total=max(file.total, done + failed), errors=shown)
+        yield Progress(done=done, failed=failed, total=done + failed, finished=True)
 
     async def _chunk(
         self,
         app_id: str,
         kind: Kind,
         take: Callable[[str, dict[str, str]], Awaitable[None]],
-        chunk: list[dict[str, str]],
-        start: int,
+        chunk: list[Line],
     ) -> list[BadLine]:
         errors: list[BadLine] = []
-        numbers = iter(range(len(chunk)))
+        lines = iter(chunk)
 
         async def work() -> None:
-            for number in numbers:
+            for line in lines:
                 try:
-                    _check_fields(kind, chunk[number])
-                    await _patiently(lambda number=number: take(app_id, chunk[number]))  # type: ignore[misc]
+                    values = _values_of(kind, line)
+                    await _patiently(lambda values=values: take(app_id, values))  # type: ignore[misc]
                 except HubbubError as error:
-                    errors.append(BadLine(start + number + 1, error.code, error.message))
+                    errors.append(BadLine(line.number, error.code, error.message))
 
         async with trio.open_nursery() as nursery:
             for _ in range(min(TASKS, len(chunk))):
@@ -139,6 +139,7 @@ class Importer:
     async def _put_address(
         self, user_id: str, app_id: str, channel: str, address: str, keys: dict[str, str], name: str
     ) -> None:
+        await check_service(channel, address)
         message = PutAddress(user_id, app_id, cast(Channel, channel), address, keys, name)
         await self._router.ask(notify_address(user_id), message, timeout_s=ASK_TIMEOUT_S)
 
@@ -152,46 +153,15 @@ class Importer:
         return found[external_id]
 
 
-def read_lines(raw: bytes, form: Format) -> list[dict[str, str]]:
-    """Read a file whole. CSV has its columns' names in the first line; NDJSON an object in each.
-
-    Raises: ProtocolError(bad_field), where it is not UTF-8, not of that form, or too long.
-    """
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise ProtocolError("not_utf8", "The file is not UTF-8.") from None
-    lines = list(_csv(text) if form == "csv" else _ndjson(text))
-    if len(lines) > MAX_LINES:
-        raise ProtocolError("bad_field", f"A file has at most {MAX_LINES} lines.")
-    return lines
-
-
-def _csv(text: str) -> Iterator[dict[str, str]]:
-    try:
-        for row in csv.DictReader(io.StringIO(text, newline=""), strict=True):
-            if None in row:
-                raise ProtocolError("bad_field", "A line has more fields than the first one has names.")
-            yield {name.strip(): (value or "").strip() for name, value in row.items()}
-    except csv.Error as exc:
-        raise ProtocolError("bad_field", f"The CSV cannot be read: {exc}") from None
-
-
-def _ndjson(text: str) -> Iterator[dict[str, str]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            values = _object(line)
-        except msgspec.MsgspecError as exc:
-            raise ProtocolError("bad_field", f"Line {number} is no JSON object: {exc}") from None
-        yield {name: "" if value is None else str(value) for name, value in values.items()}
-
-
-def _check_fields(kind: Kind, line: dict[str, str]) -> None:
-    unknown = sorted(name for name in line if name not in _FIELDS[kind])
+def _values_of(kind: Kind, line: Line) -> dict[str, str]:
+    """Raises: ProtocolError, of a line that could not be read or has a field that there is not."""
+    if line.error is not None:
+        raise line.error
+    values = line.values or {}
+    unknown = sorted(name for name in values if name not in _FIELDS[kind])
     if unknown:
         raise ProtocolError("bad_field", f"There is no field {unknown[0]!r} among {kind}.")
+    return values
 
 
 async def _patiently(take: Callable[[], Awaitable[None]]) -> None:

@@ -31,7 +31,7 @@ from server.notify.vault import Vault
 from server.providers.vapid import Vapid
 from storage.store import Store
 
-REFRESH_S: Final = 3.0  # how long a change may take to the other nodes
+REFRESH_S: Final = 3.0  # how long a change may take to the other nodes, unless something needs it before
 COUNT_EVERY: Final = 20  # refreshes between two counts of addresses
 OWN_PROVIDER: Final = "own"  # web push by the server's own key pair, where an app has none
 
@@ -112,6 +112,7 @@ class SetupCache:
         self._providers: dict[tuple[str, str], tuple[int, Provider]] = {}  # by app and id: when changed
         self._registry: ProviderRegistry | None = None
         self._reading = trio.Lock()
+        self._catching_up = trio.Lock()  # of several who need the same version, one reads it
         self._alive: dict[tuple[str, str], int] = {}
         self.on_credential_changed: Callable[[str], None] = lambda _credential: None
 
@@ -124,6 +125,17 @@ class SetupCache:
     async def load(self, app_id: str) -> AppSetup:
         """The app's setup, read where it is not in memory. Raises: HubbubError."""
         return self._setups.get(app_id) or await self.reload(app_id)
+
+    async def at_least(self, app_id: str, version: int) -> AppSetup:
+        """The app's setup, read where what is in memory is older than that. Raises: HubbubError."""
+        async with self._catching_up:
+            known = self._setups.get(app_id)
+            return known if known is not None and known.version >= version else await self.reload(app_id)
+
+    async def newest(self, app_id: str) -> AppSetup:
+        """The app's setup as it is now, on whatever node it was changed. Raises: HubbubError."""
+        row = await self._store.get(NotifyAppRow, app_id)
+        return await self.at_least(app_id, row.version if row is not None else 0)
 
     def chain(self, app_id: str, channel: Channel) -> list[Account]:
         """An app's accounts of a channel, in order."""

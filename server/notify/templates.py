@@ -1,7 +1,7 @@
 """Texts of notifications: find an app's template, choose the text that fits the user, and render it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from protocol.errors import Refused
@@ -17,6 +17,7 @@ from protocol.notify_templates import (
 from protocol.notify_types import MAX_TEXT_BYTES, Channel, Decision
 from server.notify.builtin_templates import BUILTIN_TEMPLATES
 from server.notify.mail_html import text_of
+from server.notify.tap_address import is_picture, leads_safely
 from server.notify.template_locales import Choice, choose_text, conventions, zone
 from server.notify.template_source import Source
 
@@ -53,8 +54,6 @@ _KINDS: Final[dict[VariableKind, tuple[type, ...]]] = {
     "object": (dict,),
 }
 _CONTROLS: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
-# A tap must not run what somebody's data say. Apps' own schemes (myapp://…) are welcome.
-_BAD_SCHEME: Final = re.compile(r"\s*(javascript|data|vbscript|file|blob)\s*:", re.IGNORECASE)
 # CLDR puts these between a number and its unit. In an SMS one of them costs more than half of its room, as
 # the text no longer fits the GSM alphabet (70 characters instead of 160).
 _SMS_SPACES: Final = str.maketrans({"\u202f": " ", "\u00a0": " ", "\u2009": " "})
@@ -228,8 +227,8 @@ def render_text(
         title=title,
         body=body,
         html=html,
-        url=_address(write(compiled.url), "url"),
-        image=_address(write(compiled.image), "image"),
+        url=_address(write(compiled.url), "url", leads_safely),
+        image=_address(write(compiled.image), "image", is_picture),
         locale=choice.locale,
         variant=choice.variant,
         decision=Decision(
@@ -253,11 +252,11 @@ def _compiled(source: str, where: str, *, is_html: bool = False) -> Source | Non
     return Source(source, where=where, is_html=is_html) if source else None
 
 
-def _address(text: str, field: str) -> str:
+def _address(text: str, field: str, is_safe: Callable[[str], bool]) -> str:
     if not text:
         return ""
     address = text.strip()
-    if len(address) > MAX_URL_CHARS or _BAD_SCHEME.match(address) or not address.isprintable():
+    if len(address) > MAX_URL_CHARS or not is_safe(address):
         raise Refused("template_failed", f"The {field} is too long, or none that can be opened safely.")
     return address
 

@@ -80,11 +80,27 @@ class AppriseProvider:
         with trio.move_on_after(self._timeout_s):
             outcome = await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._threads)
             return msgspec.structs.replace(outcome, detail=masked(outcome.detail, url)[:300])
-        return Outcome(kind="unknown", action="resolve_unknown", code="timeout")
+        return Outcome(kind="unknown", action="resolve_unknown", code="timeout", scope="host")
 
     async def aclose(self) -> None:
         """There is nothing to close: a connection lives as long as a call."""
         await trio.lowlevel.checkpoint()
+
+
+async def reason_against(address: str) -> str:
+    """Tell whoever registers an address why it can never be used; "": by its form it can.
+
+    Nobody is called. Apprise is asked in a worker thread: the first time it takes a second to be imported.
+    """
+    url = tame_address(address)
+    if isinstance(url, str):
+        if await trio.to_thread.run_sync(_is_readable, url):
+            return ""
+        return "There is no such service at Apprise, or its address has other parts."
+    return {
+        "scheme_not_allowed": f"Services of this machine are not allowed: {url.detail}://.",
+        "reads_files": f"{url.detail} names a file, and is not allowed.",
+    }.get(url.code, "An Apprise address begins with a service such as slack:// or tgram://.")
 
 
 def judge_apprise(report: AppriseReport) -> Outcome:
@@ -101,7 +117,7 @@ def judge_apprise(report: AppriseReport) -> Outcome:
         return _judge_status(statuses[-1], detail)
     causes = " / ".join(report.causes)
     if _UNKNOWN.search(causes):
-        return Outcome(kind="unknown", action="resolve_unknown", code="lost", detail=detail)
+        return Outcome(kind="unknown", action="resolve_unknown", code="lost", detail=detail, scope="host")
     if _NOT_SENT.search(causes):
         return Outcome(kind="refused", action="retry", code="connect", detail=detail, scope="host")
     return Outcome(kind="refused", action="dead_letter", code="failed", detail=detail)
@@ -128,7 +144,15 @@ def _notify(url: str, outgoing: Outgoing, reach: Reach) -> Outcome:
         return Outcome(kind="unknown", action="resolve_unknown", code=type(exc).__name__, detail=str(exc))
 
 
-def _notify_by_apprise(url: str, outgoing: Outgoing, reach: Reach) -> Outcome:
+def _is_readable(url: str) -> bool:
+    try:
+        return _service_of(url) is not None
+    except Exception:  # 150 plugins read what users wrote, and not all raise only what they should
+        return False
+
+
+def _service_of(url: str) -> "NotifyBase | None":
+    """In a worker thread: what Apprise makes of an address; None: nothing."""
     import apprise
 
     # Its debug lines tell why a connection failed, and hold payloads and secrets: they reach its own capture
@@ -143,13 +167,19 @@ def _notify_by_apprise(url: str, outgoing: Outgoing, reach: Reach) -> Outcome:
         secure_logging=True,
     )
     asset.http_redirects = False
-    service = apprise.Apprise.instantiate(url, asset=asset)
+    return apprise.Apprise.instantiate(url, asset=asset)
+
+
+def _notify_by_apprise(url: str, outgoing: Outgoing, reach: Reach) -> Outcome:
+    import apprise
+
+    service = _service_of(url)
     if service is None:
         return Outcome(kind="refused", action="retire", code="bad_address", detail="Apprise cannot read it.")
     refusal = _unsafe(service, reach)
     if refusal is not None:
         return refusal
-    caller = apprise.Apprise(asset=asset)
+    caller = apprise.Apprise(asset=service.asset)
     caller.add(service)
     text = outgoing.body or outgoing.title
     if outgoing.url and outgoing.url not in text:

@@ -69,10 +69,10 @@ _HOPELESS = frozenset({"address_refused", "bad_request"})
 
 
 def outcome_of_failure(failure: RequestFailed, scope: Literal["provider", "host"] = "provider") -> Outcome:
-    """Judge a request that got no answer. `scope`: whom a retry concerns, a provider or one push host."""
+    """Judge a request that got no answer. `scope`: whom that concerns, a provider or one push host."""
     if isinstance(failure, OutcomeUnknown):
         return Outcome(
-            kind="unknown", action="resolve_unknown", code=failure.code, detail=failure.detail, scope="device"
+            kind="unknown", action="resolve_unknown", code=failure.code, detail=failure.detail, scope=scope
         )
     if failure.code == "address_refused" and scope == "provider":  # kept until the settings are mended
         return Outcome(

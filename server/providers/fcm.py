@@ -86,7 +86,13 @@ def judge_fcm(
     if status >= 500:
         return refused(action="retry", scope="provider", retry_after_s=asked_s)
     if status < 200:
-        return Outcome(kind="unknown", action="resolve_unknown", code="protocol_error", detail=str(status))
+        return Outcome(
+            kind="unknown",
+            action="resolve_unknown",
+            code="protocol_error",
+            detail=str(status),
+            scope="provider",
+        )
     return refused(action="dead_letter")
 
 

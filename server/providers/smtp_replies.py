@@ -137,7 +137,13 @@ def judge_smtp(stage: Stage, code: int, text: str) -> Outcome:
 def judge_lost(*, is_after_dot: bool, code: str = "lost") -> Outcome:
     """Say what a lost connection means: before the final dot nothing was taken, after it nobody knows."""
     if is_after_dot:
-        return Outcome(kind="unknown", action="resolve_unknown", code=code, detail="No reply to the letter.")
+        return Outcome(
+            kind="unknown",
+            action="resolve_unknown",
+            code=code,
+            detail="No reply to the letter.",
+            scope="provider",
+        )
     return Outcome(kind="refused", action="retry", code=code, scope="provider")
 
 

@@ -128,7 +128,11 @@ def judge_vonage(status: int, body: bytes, retry_after: float | None = None) -> 
         messages = []
     if not messages:
         return Outcome(
-            kind="unknown", action="resolve_unknown", code="bad_answer", detail="It cannot be read."
+            kind="unknown",
+            action="resolve_unknown",
+            code="bad_answer",
+            detail="It cannot be read.",
+            scope="provider",
         )
     taken = [message for message in messages if message.status == "0"]
     first_refused = next((message for message in messages if message.status != "0"), None)

@@ -52,7 +52,13 @@ def judge_webpush(
     if status >= 500 or status == 408:
         return refused(action="retry", scope="host", retry_after_s=asked_s)
     if status < 200:
-        return Outcome(kind="unknown", action="resolve_unknown", code="protocol_error", detail=str(status))
+        return Outcome(
+            kind="unknown",
+            action="resolve_unknown",
+            code="protocol_error",
+            detail=str(status),
+            scope="host",
+        )
     return refused(action="dead_letter")  # 400 and 413: our bug; 3xx: redirects are not followed
 
 

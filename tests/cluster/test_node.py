@@ -105,6 +105,17 @@ async def test_a_killed_nodes_shards_are_taken_and_nothing_acked_is_lost(tmp_pat
         assert texts(await bob.sync(group)) == [*(f"before {n}" for n in range(5)), "after"]
 
 
+async def test_a_node_counts_those_that_may_send_notifications(tmp_path: Path) -> None:
+    """They share the pace of an account at a provider: no more than the whole of it, and no less for long."""
+    async with open_cluster(tmp_path, "n1", "n2", "n3") as cluster:
+        counts = [member.node.node_count for member in cluster.members.values()]
+        assert counts == [3, 3, 3]
+        await cluster.kill("n3")
+        await cluster.settled("n1", "n2")
+        while cluster.members["n1"].node.node_count != 2:  # noqa: ASYNC110 - read each second
+            await trio.sleep(0.02)
+
+
 async def test_what_the_lanes_lose_is_read_from_the_store(tmp_path: Path) -> None:
     """Every third item between nodes vanishes; every listener still hears everything, in order, once."""
     async with open_cluster(tmp_path, "n1", "n2", "n3") as cluster:

@@ -40,6 +40,7 @@ REPLIES: dict[type, Any] = {
     nr.PushDevices: nr.PushDevices(items=[DEVICE]),
     nr.Forecasts: nr.Forecasts(items=[FORECAST]),
     nr.NotifyAccepted: nr.NotifyAccepted(request_id="rq"),
+    nr.RequestCancelled: nr.RequestCancelled(request_id="rq", state="cancelled", cancelled=2),
 }
 
 
@@ -99,6 +100,11 @@ CALLS: list[tuple[Call, Command, Any]] = [
     ),
     (lambda n: n.unregister_push("k"), c.UnregisterPush(device_key="k"), [DEVICE]),
     (lambda n: n.devices(), c.ListPush(), [DEVICE]),
+    (
+        lambda n: n.cancel("rq", app_key="a", secret="s"),
+        c.CancelRequest(app_key="a", secret="s", request_id="rq"),
+        REPLIES[nr.RequestCancelled],
+    ),
     (
         lambda n: n.notify(REQUEST, app_key="a", secret="s"),
         c.Notify(app_key="a", secret="s", request=REQUEST),

@@ -76,7 +76,7 @@ def test_bad_credentials_open_the_breaker(reason: str) -> None:
         (500, "InternalServerError", ("refused", "retry", "provider")),
         (503, "ServiceUnavailable", ("refused", "retry", "provider")),
         (503, "Shutdown", ("refused", "retry", "provider")),
-        (0, "", ("unknown", "resolve_unknown", "device")),
+        (0, "", ("unknown", "resolve_unknown", "provider")),
     ],
 )
 def test_each_line_of_the_table(status: int, reason: str, expected: tuple[str, str, str]) -> None:

@@ -97,8 +97,8 @@ def test_vonage_errors(code: str, expected: tuple[str, str, str]) -> None:
 @pytest.mark.parametrize(
     ("status", "body", "expected"),
     [
-        (200, b"not json", ("unknown", "resolve_unknown", "device")),
-        (200, b'{"messages": []}', ("unknown", "resolve_unknown", "device")),
+        (200, b"not json", ("unknown", "resolve_unknown", "provider")),
+        (200, b'{"messages": []}', ("unknown", "resolve_unknown", "provider")),
         (500, b"", ("unknown", "resolve_unknown", "provider")),
         (429, b"", ("refused", "retry", "credential")),
         (401, b"", ("refused", "break", "credential")),
@@ -188,7 +188,7 @@ def test_smtp_replies(stage: Stage, code: int, text: str, expected: tuple[str, s
 def test_a_lost_connection_is_unknown_only_after_the_dot() -> None:
     """Before it the server must not deliver (RFC 5321 section 4.1.1.4)."""
     assert _short(judge_lost(is_after_dot=False)) == ("refused", "retry", "provider")
-    assert _short(judge_lost(is_after_dot=True)) == ("unknown", "resolve_unknown", "device")
+    assert _short(judge_lost(is_after_dot=True)) == ("unknown", "resolve_unknown", "provider")
 
 
 @pytest.mark.parametrize(

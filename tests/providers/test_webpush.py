@@ -58,7 +58,7 @@ NOW_MS = 1_800_000_000_000
         (507, "refused", "retry", "host"),
         (301, "refused", "dead_letter", "device"),
         (418, "refused", "dead_letter", "device"),
-        (0, "unknown", "resolve_unknown", "device"),
+        (0, "unknown", "resolve_unknown", "host"),
     ],
 )
 def test_each_line_of_the_table(status: int, kind: str, action: str, scope: str) -> None:

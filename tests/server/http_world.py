@@ -141,6 +141,7 @@ async def open_api(
             public_url=settings.public_url,
             reach=HERE,
         )
+        accounts.on_user_changed = core.notifications.user_changed
         services = HttpServices(
             store=store,
             notifications=core.notifications,

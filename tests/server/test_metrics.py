@@ -4,9 +4,7 @@ import io
 import json
 import logging
 import time
-from collections.abc import Iterator
 
-import pytest
 import structlog
 import trio
 from prometheus_client.parser import text_string_to_metric_families
@@ -91,18 +89,6 @@ async def test_a_blocked_loop_is_noticed_while_and_after_it_is_blocked() -> None
     assert found["hubbub_loop_lag_seconds_count",] > found["hubbub_loop_lag_seconds_bucket", "0.25"]
 
 
-@pytest.fixture
-def _restored_logging() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
-
-
-@pytest.mark.usefixtures("_restored_logging")
 def test_a_log_line_is_one_json_record_with_the_nodes_name() -> None:
     """Log collectors read lines; libraries that use the standard library's logging come out the same way."""
     out = io.StringIO()
@@ -123,7 +109,6 @@ def test_a_log_line_is_one_json_record_with_the_nodes_name() -> None:
     assert "boom" in json.dumps(lines[2]["exception"])
 
 
-@pytest.mark.usefixtures("_restored_logging")
 def test_a_terminal_gets_lines_for_people() -> None:
     """`hubbub serve` in a terminal is read by a person."""
     out = io.StringIO()

@@ -152,7 +152,8 @@ class Device:
 class FlakyStore:
     """The real store, but for appends that a test lets fail: with the errors of `failures`, in order.
 
-    Appends to conversations alone: what users' actors do meanwhile about something earlier is not meant.
+    Appends to streams that begin with `failing` alone, conversations unless a test says otherwise: what
+    users' actors do meanwhile about something earlier is not meant.
     `concluded` is set, and replaced, whenever an append was stored or refused. After `unplug_after` nothing
     is stored any more, and nobody hears of it, as when the process is killed.
     """
@@ -160,6 +161,7 @@ class FlakyStore:
     def __init__(self, store: SqliteStore) -> None:
         self._store = store
         self.failures: list[HubbubError | None] = []
+        self.failing = "c:"
         self.is_failing_at_once = False  # raised by append_nowait, as an overloaded store does
         self.is_down = False  # says that there is no room, before anybody tries
         self.concluded = trio.Event()
@@ -208,7 +210,7 @@ class FlakyStore:
                 raise StorageUnavailable("disk")
             self._unheard.append(on_done)
             return
-        is_meant = any(row.stream.startswith("c:") for row in append.rows)
+        is_meant = any(row.stream.startswith(self.failing) for row in append.rows)
         error = self.failures.pop(0) if self.failures and is_meant else None
         if error is None:
 

@@ -69,6 +69,14 @@ def test_what_recurs_comes_every_day_also_on_one_of_23_hours() -> None:
     assert {forecast.local[16:] for forecast in forecasts} == {"+01:00", "+02:00"}
 
 
+def test_what_recurs_comes_no_more_once_it_has_ended() -> None:
+    """An instant that is the end is too late."""
+    ends_at_ms = instant_of("2026-03-30T09:30", ZONE)
+    template = Recurring(facts=one(0), cron="30 9 * * *", zone=ZONE, ends_at_ms=ends_at_ms)
+    forecasts = next_days(UserFacts(time_zone=ZONE), AppRules(), RULES, [], [template], NOW_MS, days=4)
+    assert [forecast.local[:10] for forecast in forecasts] == ["2026-03-28", "2026-03-29"]
+
+
 def test_a_digest_gathers_what_is_held_and_what_recurs() -> None:
     """In-app comes at once; the digest is the one that is open, and then the next day's."""
     preferences = Preferences(frequency="daily", digest_at="18:00")

@@ -142,7 +142,139 @@ def test_a_pop_does_not_get_slower_with_what_waits() -> None:
     for number in range(50_000):
         queue.push(number, f"app {number % 7}", MEDIUM, 1_000)
     queue.pop(1_000)
-    moved = sum(len(ready) for app in queue._apps.values() for ready in app.ready)
+    moved = sum(len(line.ready) for app in queue._apps.values() for line in app.lines.values())
     assert moved < 64
     popped = deque(iter(lambda: queue.pop(1_000), None))
     assert len(popped) == 49_999
+
+
+class Gate:
+    """What a queue asks of the first in a line: it holds some keys until a time, and counts the questions."""
+
+    def __init__(self, **until_ms: int) -> None:
+        self.until_ms = until_ms
+        self.now_ms = 0
+        self.asked = 0
+
+    def __call__(self, item: tuple[str, int]) -> int:
+        self.asked += 1
+        until_ms = self.until_ms.get(item[0], 0)
+        return until_ms if until_ms > self.now_ms else 0
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("ab"),
+            st.sampled_from(ALL_LANES),
+            st.sampled_from("xyz"),
+            st.integers(0, 20),
+            st.integers(0, 3),
+        ),
+        max_size=150,
+    ),
+    st.integers(0, 30),
+    st.integers(0, 30),
+)
+def test_a_line_waits_as_a_whole_and_nothing_else_waits_with_it(
+    steps: list[tuple[str, int, str, int, int]], x_until_ms: int, y_until_ms: int
+) -> None:
+    """One host that is down holds its own; each item comes once, in order, and as soon as it may."""
+    gate = Gate(x=x_until_ms, y=y_until_ms)
+    queue: FairQueue[tuple[str, int]] = FairQueue()
+    inside: dict[tuple[str, int], tuple[str, int, int]] = {}
+    popped: list[tuple[str, int]] = []
+
+    def take_all() -> None:
+        gate.now_ms = now_ms
+        while (item := queue.pop(now_ms, ALL_LANES, gate)) is not None:
+            assert max(inside[item][2], gate.until_ms.get(item[0], 0)) <= now_ms
+            popped.append(item)
+        for item, (_, _, due_ms) in inside.items():
+            may_go = max(due_ms, gate.until_ms.get(item[0], 0)) <= now_ms
+            assert (item in popped) == may_go, (item, now_ms)
+
+    now_ms = 1
+    for number, (app_id, lane, key, due_ms, pause_ms) in enumerate(steps):
+        item = (key, number)
+        inside[item] = (app_id, lane, due_ms)
+        assert queue.push(item, app_id, lane, due_ms, key)
+        now_ms += pause_ms
+        if pause_ms:
+            take_all()
+    for _ in range(100):
+        due_at_ms = queue.next_due_ms()
+        if due_at_ms is None:
+            break
+        now_ms = max(now_ms, due_at_ms)
+        take_all()
+    assert sorted(popped) == sorted(inside)
+    assert len(queue) == 0
+
+
+def test_a_held_line_costs_one_question_however_long_it_is() -> None:
+    """Ten a second out of 100,000 are ten looks a second."""
+    gate = Gate(x=1_000)
+    queue: FairQueue[tuple[str, int]] = FairQueue()
+    for number in range(10_000):
+        queue.push(("x", number), "app", LOW, 0, "x")
+    for now_ms in range(0, 1_000, 10):
+        assert queue.pop(now_ms + 1, ALL_LANES, gate) is None
+    assert (gate.asked, queue.next_due_ms()) == (1, 1_000)
+    gate.now_ms = 1_000
+    assert [queue.pop(1_000, ALL_LANES, gate) for _ in range(3)] == [("x", 0), ("x", 1), ("x", 2)]
+    assert gate.asked == 4
+
+
+def test_apps_whose_lines_waited_go_on_in_turn() -> None:
+    """A pace that two apps share is shared fairly, and who was refused has not had a turn."""
+    queue: FairQueue[str] = FairQueue()
+    for name, count in (("big", 300), ("mid", 20), ("tiny", 3)):
+        for _ in range(count):
+            queue.push(name, name)
+    taken: list[str] = []
+    for now_ms in range(1, 10):
+        tokens = [0, now_ms + 1, now_ms + 1, now_ms + 1]  # one goes, and the others are refused
+        item = queue.pop(now_ms, ALL_LANES, lambda _, left=tokens: left.pop(0))  # type: ignore[misc]
+        assert item is not None
+        taken.append(item)
+        assert queue.pop(now_ms, ALL_LANES, lambda _, left=tokens: left.pop(0)) is None  # type: ignore[misc]
+    assert Counter(taken) == {"big": 3, "mid": 3, "tiny": 3}
+
+
+def test_an_app_keeps_its_turn_where_only_one_of_its_hosts_waits() -> None:
+    """Whoever has an address at a host that is down loses nothing elsewhere."""
+    gate = Gate(x=1_000)
+    queue: FairQueue[tuple[str, int]] = FairQueue()
+    for number in range(4):
+        queue.push(("x", number), "a", MEDIUM, 0, "x")
+        queue.push(("y", number), "a", MEDIUM, 0, "y")
+        queue.push(("z", number), "b", MEDIUM, 0, "z")
+    popped = [queue.pop(1, ALL_LANES, gate) for _ in range(4)]
+    assert popped == [("y", 0), ("z", 0), ("y", 1), ("z", 1)]
+
+
+def test_what_is_refused_takes_no_turn_from_the_lane_below() -> None:
+    """HIGH that has to wait leaves MEDIUM and LOW their shares, 8 to 1."""
+    gate = Gate(x=1_000)
+    queue: FairQueue[tuple[str, int]] = FairQueue()
+    for number in range(100):
+        queue.push(("x", number), "paced", HIGH, 0, "x")
+        queue.push(("y", number), "free", MEDIUM, 0, "y")
+        queue.push(("z", number), "free", LOW, 0, "z")
+    popped = [queue.pop(1, ALL_LANES, gate) for _ in range(18)]
+    assert Counter(item[0] for item in popped if item is not None) == {"y": 16, "z": 2}
+
+
+def test_release_ends_the_wait_of_one_key_or_of_all() -> None:
+    """A host that answers again, and settings that were mended, are not waited for."""
+    gate = Gate(x=1_000, y=1_000)
+    queue: FairQueue[tuple[str, int]] = FairQueue()
+    for key in "xy":
+        queue.push((key, 1), "app", MEDIUM, 0, key)
+    assert queue.pop(1, ALL_LANES, gate) is None
+    gate.until_ms = {}
+    queue.release("y")
+    assert [queue.pop(1, ALL_LANES, gate) for _ in range(2)] == [("y", 1), None]
+    queue.release()
+    assert queue.pop(1, ALL_LANES, gate) == ("x", 1)

@@ -34,6 +34,22 @@ def apns_token(number: int) -> str:
     return f"{number:064x}"
 
 
+class Clock:
+    """Real time, and what a test has put it ahead by."""
+
+    def __init__(self) -> None:
+        self.ahead_ms = 0
+
+    def __call__(self) -> int:
+        return wall_clock_ms() + self.ahead_ms
+
+    def pass_by(self, notifier: "Notifier", ms: int) -> None:
+        """Let time pass; the partitions notice."""
+        self.ahead_ms += ms
+        for partition in range(PARTITION_COUNT):
+            notifier.world.core.router.tell(partition_address(partition), Wake())
+
+
 class Notifier:
     """What tests do with notifications."""
 

@@ -12,8 +12,8 @@ from protocol.notify_templates import ChannelText, Experiment, LocaleTexts, Temp
 from protocol.notify_types import AppRules, TypeRule
 from server.sandbox.faults import Fault
 from server.sandbox.sandbox import open_sandbox
-from tests.server.notify.notify_world import APP, open_notifier
-from tests.server.notify.test_pipeline import Clock, open_at, person
+from tests.server.notify.notify_world import APP, Clock, open_notifier
+from tests.server.notify.test_pipeline import open_at, person
 
 
 async def test_a_channel_that_crashes_loses_nothing(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.notify_glance import Concluded, HeldOfApp, OpenLane
-from server.notify.dashboard_lines import held_lines, percentile, provider_line, queue_lines
+from server.notify.dashboard_lines import held_lines, open_totals, percentile, provider_line, queue_lines
 
 
 @given(st.lists(st.integers(0, 50), min_size=1), st.sampled_from([0.5, 0.9, 0.99, 1.0]))
@@ -44,6 +44,7 @@ def test_an_app_sees_its_own_lines_only() -> None:
     """Also where all apps are read at once."""
     lanes = [OpenLane("a", "sms", "low", 5, 1_000, 5, 1), OpenLane("b", "apns", "high", 7, 4_000, 0, 0)]
     assert [line.app_id for line in queue_lines(lanes, "a", 6_000)] == ["a"]
+    assert open_totals(queue_lines(lanes, "a", 6_000)) == {"low": 5}
     both = queue_lines(lanes, "", 6_000)
     assert [(line.priority, line.oldest_age_s) for line in both] == [("high", 2.0), ("low", 5.0)]
     assert [line.count for line in held_lines([HeldOfApp("a", 3, 9), HeldOfApp("b", 4, 8)], "b")] == [4]

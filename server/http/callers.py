@@ -1,0 +1,43 @@
+"""Who asks is known before anything of the request's body is: strangers do not learn what is wrong with it.
+
+Which way a handler wants to know it stands in its `security`, by which the API's description tells it, too.
+"""
+
+from typing import Final
+
+from litestar.exceptions import SerializationException
+
+from server.http.app_auth import APP_AUTH, app_of
+from server.http.context import APP_KEY, BEARER, AnyRequest, app_key_of, signed_in
+from server.http.known_fields import check_known
+
+STRICT: Final = "has_known_fields_only"  # opt of routers whose bodies may hold no unknown field
+
+
+async def before_request(request: AnyRequest) -> None:
+    """Called for each request whose handler was found; handlers are told what it finds without a second look.
+
+    Handlers that may be asked in several ways, or by a stranger, see to it by themselves.
+    Raises: HubbubError, as app_of, app_key_of and signed_in; ProtocolError(bad_field).
+    """
+    security = request.route_handler.security
+    if security == APP_AUTH:
+        await app_of(request)
+    elif security == APP_KEY:
+        await app_key_of(request)
+    elif security == BEARER:
+        await signed_in(request)
+    if request.route_handler.opt.get(STRICT):
+        await _check_fields(request)
+
+
+async def _check_fields(request: AnyRequest) -> None:
+    """Raises: ProtocolError(bad_field), where the body has a field that its type has not."""
+    data = request.route_handler.parsed_data_field
+    if data is None:
+        return
+    try:
+        value = await request.json()  # kept for the framework, which makes the Struct of it
+    except SerializationException:
+        return  # no JSON at all: the framework finds that too, and says so
+    check_known(data.annotation, value)

@@ -1,0 +1,46 @@
+"""Notifications over several nodes: users and their partitions each where their shards happen to be."""
+
+from pathlib import Path
+
+import pytest
+
+from actors.notify import fact_keeper
+from protocol import commands, notify_commands, notify_replies
+from protocol.notify_content import NotifyRequest
+from protocol.notify_replies import RequestCancelled
+from tests.cluster.worlds import open_cluster
+from tests.server.world import Device
+
+
+async def _zone(device: Device) -> str:
+    """The user's time zone, as the partition knows it."""
+    found = await device.do(notify_commands.GetPreferences())
+    assert isinstance(found, notify_replies.PreferencesInfo)
+    return found.time_zone
+
+
+async def test_a_changed_user_is_known_on_whichever_node_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A profile is changed where its user lives, and read where the partition does."""
+    monkeypatch.setattr(fact_keeper, "MAX_AGE_S", float("inf"))  # only what is told counts
+    async with open_cluster(tmp_path, "n1", "n2") as cluster:
+        people = [
+            await node.person(f"p{node.name}{n}") for node in cluster.members.values() for n in range(4)
+        ]
+        for person in people:
+            assert await _zone(person) == ""
+            await person.do(commands.UpdateProfile(time_zone="Asia/Tokyo"))
+            while await _zone(person) != "Asia/Tokyo":  # the tell and the question come by two ways
+                pass
+
+
+async def test_a_request_is_cancelled_on_all_nodes_that_hold_a_part_of_it(tmp_path: Path) -> None:
+    """Its users belong to partitions here and there, and the app's actor to one node."""
+    async with open_cluster(tmp_path, "n1", "n2") as cluster:
+        one, two = (cluster.members[name] for name in ("n1", "n2"))
+        users = await one.crowd(40)
+        request = NotifyRequest(type="contact", user_ids=users, text="x", send_at="2099-01-01T00:00:00")
+        done = await one.core.notifications.entry.notify("default", request)
+        found = await two.core.notifications.entry.cancel("default", done.request_id)
+        assert found == RequestCancelled(request_id=done.request_id, state="cancelled", cancelled=40)
