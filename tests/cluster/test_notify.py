@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from actors.notify import fact_keeper
 from protocol import commands, notify_commands, notify_replies
 from protocol.notify_content import NotifyRequest
 from protocol.notify_replies import RequestCancelled
+from protocol.notify_templates import ChannelText, Template, Variable
+from protocol.notify_types import TypeRule
+from server.notify import setups
 from tests.cluster.worlds import open_cluster
 from tests.server.world import Device
 
@@ -44,3 +48,27 @@ async def test_a_request_is_cancelled_on_all_nodes_that_hold_a_part_of_it(tmp_pa
         done = await one.core.notifications.entry.notify("default", request)
         found = await two.core.notifications.entry.cancel("default", done.request_id)
         assert found == RequestCancelled(request_id=done.request_id, state="cancelled", cancelled=40)
+
+
+async def test_what_an_app_sets_up_on_one_node_holds_at_once_on_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backend puts a type and a template through one node, and notifies through another."""
+    monkeypatch.setattr(setups, "REFRESH_S", 3600.0)
+    async with open_cluster(tmp_path, "n1", "n2") as cluster:
+        one, two = (cluster.members[name].core.notifications for name in ("n1", "n2"))
+        users = await cluster.members["n1"].crowd(20)
+        for core in (one, two):  # both have it in memory, as it was
+            await core.entry.notify("default", NotifyRequest(type="contact", user_ids=users, text="before"))
+        text = ChannelText(title="{{ n }}", body="You have {{ n }} points.")
+        template = Template(
+            name="points", variables={"n": Variable()}, texts={"default": {"en": {"default": text}}}
+        )
+        await one.desk.put_type("default", TypeRule(name="points", channels=["inapp"]))
+        await one.desk.put_template("default", template)
+        request = NotifyRequest(type="points", user_ids=users, template="points", data={"n": "7"})
+        done = await two.entry.notify("default", request)
+        assert {item.state for item in done.items} == {"done"}
+        await one.desk.put_type("default", TypeRule(name="points", channels=["inapp"], purpose="ads"))
+        done = await one.entry.notify("default", msgspec.structs.replace(request, data={"n": "8"}))
+        assert {item.state for item in done.items} == {"dropped"}
