@@ -113,7 +113,7 @@ class NotifyHubbub(Hubbub):
     def __init__(
         self, directory: Path, cores: Cores, *, world: NotifyWorld, flags: Sequence[str] = ()
     ) -> None:
-        super().__init__(directory, cores, flags=flags)
+        super().__init__(directory, cores, flags=("--notify-networks", "127.0.0.0/8", *flags))
         self.world = world
         self._sandbox: SandboxProcess | None = None
 

@@ -36,6 +36,7 @@ from server.providers.apns import ApnsProvider
 from server.providers.dialing import dial, split_url, tls_context
 from server.providers.limits import Limits
 from server.providers.push_pools import open_push_pools
+from server.providers.reach import ANYWHERE
 from tests.providers.peers import certificates, open_node, outgoing, pem_of
 
 
@@ -57,7 +58,10 @@ async def run(request_count: int, in_flight: int, connections: int) -> dict[str,
     """Send them all, and tell how that went."""
     key = pem_of(ec.generate_private_key(ec.SECP256R1()))
     limits = Limits(max_streams=max(1, in_flight // connections), max_connections=connections)
-    async with open_node(settings={"maxConcurrentStreams": 1_000}) as node, open_push_pools(limits) as pools:
+    async with (
+        open_node(settings={"maxConcurrentStreams": 1_000}) as node,
+        open_push_pools(limits, ANYWHERE) as pools,
+    ):
         config = ApnsConfig(
             team_id="TEAM123456",
             key_id="KEY1234567",
@@ -114,9 +118,7 @@ async def run_plain(request_count: int, in_flight: int) -> dict[str, float]:
     protocol = H2Connection()
     done: dict[int, trio.Event] = {}
     async with open_node(settings={"maxConcurrentStreams": 1_000}) as node:
-        dialed = await dial(
-            split_url(node.url)[0], tls_context(certificates().ca, ("h2",)), public_only=False
-        )
+        dialed = await dial(split_url(node.url)[0], tls_context(certificates().ca, ("h2",)), reach=ANYWHERE)
         lock = trio.Lock()
 
         async def flush() -> None:

@@ -31,6 +31,7 @@ from actors.notify.delivery import Outcome, Outgoing, Target
 from protocol.notify_types import Channel
 from protocol.provider_configs import SmtpConfig, TwilioConfig
 from server.providers.mail import Mail, compose, mail_sender
+from server.providers.reach import ANYWHERE
 from server.providers.smtp import SmtpProvider
 from server.providers.twilio import TwilioProvider
 
@@ -165,7 +166,7 @@ async def _texts(count: int, connections: int) -> dict[str, float]:
             sender="+15005550006",
             base_url=f"http://127.0.0.1:{port}",
         )
-        provider = TwilioProvider(config, connections=connections)
+        provider = TwilioProvider(config, connections=connections, reach=ANYWHERE)
         outgoing = _outgoing("sms", "+4915112345678")
         try:
             return await _rate(lambda: provider.send(outgoing), count, connections)
@@ -175,7 +176,7 @@ async def _texts(count: int, connections: int) -> dict[str, float]:
 
 async def _mails(kind: str, count: int, connections: int) -> dict[str, float]:
     async with _server(kind) as port:
-        provider = SmtpProvider(_smtp_config(port, connections))
+        provider = SmtpProvider(_smtp_config(port, connections), reach=ANYWHERE)
         outgoing = _outgoing("email", "ann@example.org")
         try:
             return await _rate(lambda: provider.send(outgoing), count, connections)

@@ -1,11 +1,11 @@
 """What the store finds for the notification service, and the interface by which it is asked."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
-from protocol.notify_records import DeadDelivery, DeliveryRow, NotificationRow
+from protocol.notify_records import DeliveryRow, NotificationRow
 from protocol.records import Entry
 
 
@@ -107,6 +107,21 @@ class ExportedEntry(msgspec.Struct, frozen=True):
     kind: str
     at_ms: int
     body: str
+
+
+class UntoldDead(msgspec.Struct, frozen=True):
+    """Dead deliveries of one cause of which nobody was told yet. `detail`: of the last one, at `upto_ms`."""
+
+    app_id: str
+    channel: str
+    provider_id: str
+    code: str
+    count: int
+    upto_ms: int
+    detail: str
+
+
+MAX_SEQ: Final = 2**63 - 1  # SQLite's largest integer
 
 
 class NotifyReads(Protocol):
@@ -228,8 +243,10 @@ class NotifyReads(Protocol):
         """external_id -> user_id, of those that exist."""
         ...
 
-    async def exported(self, app_id: str, partition: int, *, after: int, limit: int) -> list[ExportedEntry]:
-        """Ledger entries of an app's users beyond a seq."""
+    async def exported(
+        self, app_id: str, partition: int, *, after: int, limit: int, upto: int = MAX_SEQ
+    ) -> list[ExportedEntry]:
+        """Ledger entries of an app's users beyond a seq, up to another one: rows of others cost time, too."""
         ...
 
     async def queue_depths(self, now_ms: int) -> list[QueueDepth]:
@@ -248,8 +265,12 @@ class NotifyReads(Protocol):
         """The same of any stream of the log."""
         ...
 
-    async def untold_dead(self, *, limit: int) -> list[DeadDelivery]:
-        """Dead deliveries of which nobody was told yet, oldest first."""
+    async def untold_dead(self, since_ms: int) -> list[UntoldDead]:
+        """Dead deliveries since then of which nobody was told yet, of all apps, as one for each cause."""
+        ...
+
+    async def untold_of(self, group: UntoldDead, *, limit: int) -> list[tuple[int, int]]:
+        """(notification_id, number) of those that a group counts, oldest first."""
         ...
 
     async def overdue(self, now_ms: int) -> list[QueueDepth]:

@@ -46,7 +46,11 @@ class WebPushConfig(_Config, tag="webpush", frozen=True, kw_only=True, omit_defa
     private_key: Annotated[_Secret, Meta(description="P-256, PEM text.")]
     subject: Annotated[str, Meta(max_length=254, description="mailto: or https: of who answers for it.")]
     allow_private: Annotated[
-        bool, Meta(description="Endpoints may lie in private networks, as those of the sandbox do.")
+        bool,
+        Meta(
+            description="Endpoints may lie in networks that the operator has opened (notify_networks), as "
+            "those of the sandbox do."
+        ),
     ] = False
     ca_pem: Annotated[str, Meta(max_length=20_000)] = ""
 
@@ -107,7 +111,11 @@ class AppriseConfig(_Config, tag="apprise", frozen=True, kw_only=True, omit_defa
         list[str], Meta(max_length=50, description="Which services users may name; empty: all but files.")
     ] = []
     allow_private: Annotated[
-        bool, Meta(description="Hosts may lie in private networks, as those of the sandbox do.")
+        bool,
+        Meta(
+            description="Hosts may lie in networks that the operator has opened (notify_networks), as "
+            "those of the sandbox do."
+        ),
     ] = False
 
 

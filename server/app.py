@@ -171,6 +171,7 @@ class Node:
             feed_limits=settings.feeds,
             secret=server_secret(settings),
             public_url=settings.public_url,
+            reach=settings.notify_reach,
         )
         store.deliver_within(self._core.turn)
         if self._cluster is not None:

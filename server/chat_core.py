@@ -39,6 +39,7 @@ from server.feed_service import FeedService
 from server.notify.core import NotifyCore
 from server.notify_service import NotifyService
 from server.post_service import PostService
+from server.providers.reach import PUBLIC, Reach
 from server.tails import MAX_BYTES, Tails
 from storage.store import Store
 
@@ -138,10 +139,12 @@ class ChatCore:
         feed_limits: FeedLimits = _FEED_LIMITS,
         secret: bytes,
         public_url: str = "",
+        reach: Reach = PUBLIC,
     ) -> None:
         """`tails_bytes`: memory for recent history; 0: the store is asked each time.
 
         `secret`: the server's, from which keys are derived. `public_url`: where links in mails lead.
+        `reach`: where apps may have notifications sent.
         """
         self._store = store
         self._now_ms = now_ms
@@ -183,6 +186,7 @@ class ChatCore:
             on_dead_letter=self._keep_dead_letter,
             server_secret=secret,
             public_url=public_url,
+            reach=reach,
         )
 
         self.notice_resumer = NoticeResumer(store, self.router, owns=leases.owns)

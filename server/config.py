@@ -23,6 +23,7 @@ from msgspec import Meta
 from actors.feed.address import PARTITION_COUNT
 from actors.feed.feed import FeedLimits
 from protocol.limits import HOT_FOLLOWERS
+from server.providers.reach import Reach, reach_of
 from server.ratelimit import Rate, trusted_networks
 
 ENV_PREFIX: Final = "HUBBUB_"
@@ -182,6 +183,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_feeds: Annotated[
         int, Meta(ge=32, description="Feeds kept at most; about 10 KB of memory each, most of it follows.")
     ] = 200_000
+    notify_networks: Annotated[
+        list[str],
+        Meta(
+            description="Addresses or networks beyond the public internet into which apps may have "
+            "notifications sent, by webhooks, providers and push endpoints; 127.0.0.0/8 for the sandbox."
+        ),
+    ] = []
     drain_s: Annotated[
         float, Meta(ge=0, le=300, description="How long SIGTERM waits for work in flight before it stops.")
     ] = 10.0
@@ -257,6 +265,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             ttl_s=self.feed_ttl_days * 24 * 3600,
             max_feeds=self.max_feeds // PARTITION_COUNT,
         )
+
+    @property
+    def notify_reach(self) -> Reach:
+        return reach_of(self.notify_networks)
 
     @property
     def connections(self) -> Rate:
@@ -407,6 +419,10 @@ def _check(settings: Settings) -> None:
         raise ConfigError(
             f"trusted_proxies or unlimited cannot be used: {exc}; write 10.0.0.1 or 10.0.0.0/8."
         ) from None
+    try:
+        reach_of(settings.notify_networks)
+    except ValueError as exc:
+        raise ConfigError(f"notify_networks cannot be used: {exc}; write 10.0.0.1 or 10.0.0.0/8.") from None
     if settings.admin_token and len(settings.admin_token) < 16:
         raise ConfigError("admin_token is too short to keep anybody out; use at least 16 characters.")
     if settings.server_secret and not re.fullmatch(r"[0-9a-fA-F]{64}", settings.server_secret):

@@ -42,7 +42,8 @@ _EXTRA_INDEXES = (
     "CREATE INDEX IF NOT EXISTS idx_notification_request ON notification (request_id) WHERE request_id <> ''",
     "CREATE INDEX IF NOT EXISTS idx_delivery_open ON delivery (partition, priority, next_at_ms)"
     " WHERE is_open = 1",
-    "CREATE INDEX IF NOT EXISTS idx_dead_untold ON dead_delivery (at_ms) WHERE alerted_at_ms = 0",
+    "CREATE INDEX IF NOT EXISTS idx_dead_untold_cause ON dead_delivery (app_id, channel, provider_id, code,"
+    " at_ms) WHERE alerted_at_ms = 0",
     "CREATE INDEX IF NOT EXISTS idx_delivery_ref ON delivery (provider_ref) WHERE provider_ref <> ''",
     "CREATE INDEX IF NOT EXISTS idx_consent_end ON notify_consent (partition, ends_at_ms)"
     " WHERE ends_at_ms > 0",

@@ -13,6 +13,7 @@ from protocol.notify_found import (
     FoundUser,
     ProviderCount,
     QueueDepth,
+    UntoldDead,
     VariantCount,
 )
 from protocol.notify_ids import COUNT_BITS
@@ -78,7 +79,7 @@ _EXPORTED: Final = f"""
 SELECT l.seq, l.thread, l.user_id, l.kind, l.at_ms, l.body FROM log l
 JOIN {User.table} u ON u.user_id = l.user_id
 WHERE l.stream_id = (SELECT stream_id FROM stream WHERE name = ?) AND l.seq > ? AND u.app_id = ?
-AND l.thread IS NOT NULL ORDER BY l.seq LIMIT ?
+AND l.thread IS NOT NULL AND l.seq <= ? ORDER BY l.seq LIMIT ?
 """
 _QUEUE_DEPTHS: Final = f"""
 SELECT app_id, channel, priority, count(*), min(created_at_ms), sum(next_at_ms <= ?)
@@ -91,7 +92,19 @@ FROM (SELECT * FROM {DeliveryRow.table} WHERE is_open = 1 LIMIT {_MAX_OVERDUE}) 
 JOIN {NotificationRow.table} n ON n.notification_id = d.notification_id
 WHERE n.deadline_at_ms < ? GROUP BY d.app_id, d.channel, d.priority
 """
-_UNTOLD: Final = "WHERE alerted_at_ms = 0 ORDER BY at_ms LIMIT ?"
+_UNTOLD: Final = f"""
+SELECT g.app_id, g.channel, g.provider_id, g.code, g.count, g.upto_ms, coalesce((
+    SELECT d.detail FROM {DeadDelivery.table} d WHERE d.alerted_at_ms = 0 AND d.app_id = g.app_id
+    AND d.channel = g.channel AND d.provider_id = g.provider_id AND d.code = g.code AND d.at_ms = g.upto_ms
+    LIMIT 1), '')
+FROM (SELECT app_id, channel, provider_id, code, count(*) AS count, max(at_ms) AS upto_ms
+    FROM {DeadDelivery.table} WHERE alerted_at_ms = 0 AND at_ms >= ?
+    GROUP BY app_id, channel, provider_id, code) g
+"""
+_UNTOLD_OF: Final = f"""
+SELECT notification_id, number FROM {DeadDelivery.table} WHERE alerted_at_ms = 0 AND app_id = ?
+AND channel = ? AND provider_id = ? AND code = ? AND at_ms <= ? ORDER BY at_ms LIMIT ?
+"""
 _PROVIDER_COUNTS: Final = f"""
 SELECT channel, provider_id, state, count(*),
     coalesce(avg(CASE WHEN accepted_at_ms > 0 THEN accepted_at_ms - created_at_ms END), 0.0)
@@ -352,9 +365,9 @@ def users_by_external(
 
 
 def exported(
-    connection: sqlite3.Connection, app_id: str, partition: int, after: int, limit: int
+    connection: sqlite3.Connection, app_id: str, partition: int, after: int, upto: int, limit: int
 ) -> list[ExportedEntry]:
-    rows = connection.execute(_EXPORTED, (notify_stream(partition), after, app_id, limit)).fetchall()
+    rows = connection.execute(_EXPORTED, (notify_stream(partition), after, app_id, upto, limit)).fetchall()
     return [ExportedEntry(*row) for row in rows]
 
 
@@ -400,8 +413,13 @@ def stream_seq_at(connection: sqlite3.Connection, stream: str, at_ms: int) -> in
     return low
 
 
-def untold_dead(connection: sqlite3.Connection, limit: int) -> list[DeadDelivery]:
-    return _rows(connection, spec_of(DeadDelivery), _UNTOLD, (limit,))
+def untold_dead(connection: sqlite3.Connection, since_ms: int) -> list[UntoldDead]:
+    return [UntoldDead(*row) for row in connection.execute(_UNTOLD, (since_ms,)).fetchall()]
+
+
+def untold_of(connection: sqlite3.Connection, group: UntoldDead, limit: int) -> list[tuple[int, int]]:
+    what = (group.app_id, group.channel, group.provider_id, group.code, group.upto_ms, limit)
+    return connection.execute(_UNTOLD_OF, what).fetchall()
 
 
 def overdue(connection: sqlite3.Connection, now_ms: int) -> list[QueueDepth]:

@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 
 from protocol.notify_found import (
+    MAX_SEQ,
     ExportedEntry,
     FoundFacts,
     FoundUser,
     ProviderCount,
     QueueDepth,
+    UntoldDead,
     VariantCount,
 )
 from protocol.notify_ids import first_id_at
-from protocol.notify_records import DeadDelivery, DeliveryRow, NotificationRow
+from protocol.notify_records import DeliveryRow, NotificationRow
 from protocol.records import Entry
 from storage import notify_queries
 from storage.reader import Readers
@@ -112,8 +114,10 @@ class SqliteNotifyReads:
     async def users_by_external(self, app_id: str, external_ids: Sequence[str]) -> dict[str, str]:
         return await self._readers.run(notify_queries.users_by_external, app_id, external_ids)
 
-    async def exported(self, app_id: str, partition: int, *, after: int, limit: int) -> list[ExportedEntry]:
-        return await self._readers.run(notify_queries.exported, app_id, partition, after, limit)
+    async def exported(
+        self, app_id: str, partition: int, *, after: int, limit: int, upto: int = MAX_SEQ
+    ) -> list[ExportedEntry]:
+        return await self._readers.run(notify_queries.exported, app_id, partition, after, upto, limit)
 
     async def queue_depths(self, now_ms: int) -> list[QueueDepth]:
         return await self._readers.run(notify_queries.queue_depths, now_ms)
@@ -127,8 +131,11 @@ class SqliteNotifyReads:
     async def stream_seq_at(self, stream: str, at_ms: int) -> int:
         return await self._readers.run(notify_queries.stream_seq_at, stream, at_ms)
 
-    async def untold_dead(self, *, limit: int) -> list[DeadDelivery]:
-        return await self._readers.run(notify_queries.untold_dead, limit)
+    async def untold_dead(self, since_ms: int) -> list[UntoldDead]:
+        return await self._readers.run(notify_queries.untold_dead, since_ms)
+
+    async def untold_of(self, group: UntoldDead, *, limit: int) -> list[tuple[int, int]]:
+        return await self._readers.run(notify_queries.untold_of, group, limit)
 
     async def overdue(self, now_ms: int) -> list[QueueDepth]:
         return await self._readers.run(notify_queries.overdue, now_ms)

@@ -28,8 +28,10 @@ from server import auth
 from server.notify.experiment_stats import results
 from server.notify.provider_registry import CHANNEL_OF
 from server.notify.setups import OWN_PROVIDER, AppSetup, SetupCache
+from server.notify.targets import check_provider, check_rules
 from server.notify.template_check import check_template
 from server.notify.vault import Vault
+from server.providers.reach import Reach
 from storage.store import Store
 
 MAX_TYPES: Final = 200
@@ -44,10 +46,14 @@ _encode = msgspec.json.Encoder().encode
 class AppDesk:
     """Change what apps have set up."""
 
-    def __init__(self, store: Store, setups: SetupCache, vault: Vault, *, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, store: Store, setups: SetupCache, vault: Vault, *, reach: Reach, now_ms: Callable[[], int]
+    ) -> None:
+        """`reach`: where apps may have us send."""
         self._store = store
         self._setups = setups
         self._vault = vault
+        self._reach = reach
         self._now_ms = now_ms
 
     async def setup(self, app_id: str) -> AppSetup:
@@ -58,6 +64,7 @@ class AppDesk:
         """Replace what holds for all of the app's notifications. Raises: ProtocolError(bad_field)."""
         auth.checked_time_zone(rules.default_time_zone)
         auth.checked_language(rules.default_locale)
+        check_rules(rules, self._reach)
         await self._change(app_id, [], rules=rules)
 
     async def put_type(self, app_id: str, rule: TypeRule) -> None:
@@ -92,6 +99,7 @@ class AppDesk:
         rows = await self._providers(app_id)
         if all(row.provider_id != provider_id for row in rows) and len(rows) >= MAX_PROVIDERS:
             raise Refused("bad_request", f"An app has at most {MAX_PROVIDERS} providers.")
+        check_provider(config, self._reach)
         self._setups.try_out(app_id, provider_id, config)
         changed_at_ms = max([self._now_ms(), *(row.changed_at_ms + 1 for row in rows)])
         row = ProviderRow(

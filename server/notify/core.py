@@ -44,6 +44,7 @@ from server.notify.sns import SnsDoor
 from server.notify.templates import Templates
 from server.notify.vault import Vault, derived_key
 from server.notify.watch import Watch
+from server.providers.reach import Reach
 from storage.store import Store
 
 # The order of P-256 (SEC 2 section 2.4.2): a private key is a number below it.
@@ -68,27 +69,29 @@ class NotifyCore:
         on_dead_letter: DeadLetterSink,
         server_secret: bytes,
         public_url: str,
+        reach: Reach,
     ) -> None:
         """`nodes`: how many nodes of the cluster live, which share the paces of accounts."""
         self._now_ms = now_ms
         self._hub = hub
+        self._reach = reach
         self.stats = NotifyStats()
         self.links = Links(server_secret, public_url)
         self.vault = Vault(server_secret)
-        self.alerts = Alerts(server_secret, now_ms=now_ms)
+        self.alerts = Alerts(server_secret, reach=reach, now_ms=now_ms)
         self.setups = setups = SetupCache(
             store, self.vault, own_push(server_secret, public_url), now_ms=now_ms, alert=self.alerts.add
         )
         self.alerts.setups = setups
         self.templates = Templates(setups)
         self.renderer = NotifyRenderer(self.templates, self.links)
-        self.desk = AppDesk(store, setups, self.vault, now_ms=now_ms)
+        self.desk = AppDesk(store, setups, self.vault, reach=reach, now_ms=now_ms)
         self.channels = ChannelDesk(setups, now_ms=now_ms, nodes=nodes)
         setups.on_credential_changed = self._credential_changed
         self.router = router
         self.sns = SnsDoor()
         self.entry = NotifyEntry(store, router, setups, self.renderer, now_ms=now_ms)
-        self.exporter = Exporter(store, setups, self.alerts, owns=leases.owns, now_ms=now_ms)
+        self.exporter = Exporter(store, setups, self.alerts, owns=leases.owns, reach=reach, now_ms=now_ms)
         self.watch = Watch(store, self.alerts, is_ours=lambda: leases.owns(0), now_ms=now_ms)
         self.rates = Rates(lambda: counters_of(self.stats, self.channels))
         self.dashboard = Dashboards(
@@ -167,7 +170,7 @@ class NotifyCore:
         ]
 
     async def _run_setups(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        async with open_registry(self.links, self._now_ms) as registry:
+        async with open_registry(self.links, self._now_ms, self._reach) as registry:
             await self.setups.run(registry, task_status=task_status)
 
     def shards_moved(self, shards: Collection[int], *, ours: Collection[int]) -> None:

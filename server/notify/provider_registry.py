@@ -27,6 +27,7 @@ from server.providers.apns import ApnsProvider
 from server.providers.apprise_provider import AppriseProvider
 from server.providers.fcm import FcmProvider
 from server.providers.push_pools import PushPools, open_push_pools
+from server.providers.reach import Reach
 from server.providers.smtp import SmtpProvider
 from server.providers.twilio import TwilioProvider
 from server.providers.vonage import VonageProvider
@@ -102,6 +103,7 @@ class ProviderRegistry:
     def make(self, app_id: str, provider_id: str, config: ProviderConfig) -> Provider:
         """Make one; it connects when it is first used. Raises: ProtocolError(bad_field) for bad settings."""
         now_ms = self._now_ms
+        reach = self._pools.reach
         provider: Provider
         try:
             match config:
@@ -112,13 +114,13 @@ class ProviderRegistry:
                 case WebPushConfig():
                     provider = WebPushProvider(config, pools=self._pools, now_ms=now_ms)
                 case TwilioConfig():
-                    provider = TwilioProvider(config, clock_ms=now_ms)
+                    provider = TwilioProvider(config, clock_ms=now_ms, reach=reach)
                 case VonageConfig():
-                    provider = VonageProvider(config, clock_ms=now_ms)
+                    provider = VonageProvider(config, clock_ms=now_ms, reach=reach)
                 case SmtpConfig():
-                    provider = SmtpProvider(config, clock_ms=now_ms)
+                    provider = SmtpProvider(config, clock_ms=now_ms, reach=reach)
                 case AppriseConfig():
-                    provider = AppriseProvider(config)
+                    provider = AppriseProvider(config, reach=reach)
         except ValueError as exc:  # a key that is no key, an address that is none
             raise ProtocolError("bad_field", f"The provider's settings cannot be used: {exc}") from None
         if provider.channel == "sms" and self._links.base_url:
@@ -149,9 +151,11 @@ async def _close(provider: Provider) -> None:
 
 
 @asynccontextmanager
-async def open_registry(links: Links, now_ms: Callable[[], int]) -> AsyncIterator[ProviderRegistry]:
-    """Make providers within; at exit all connections are closed."""
-    async with open_push_pools() as pools, trio.open_nursery() as nursery:
+async def open_registry(
+    links: Links, now_ms: Callable[[], int], reach: Reach
+) -> AsyncIterator[ProviderRegistry]:
+    """Make providers within, which connect within `reach`; at exit all connections are closed."""
+    async with open_push_pools(reach=reach) as pools, trio.open_nursery() as nursery:
         registry = ProviderRegistry(nursery, pools, links, now_ms)
         try:
             yield registry

@@ -4,7 +4,6 @@ An address comes from outside and makes this machine act: show a desktop message
 what is local is refused, whatever reads files is refused, and hosts in private networks are refused.
 """
 
-import ipaddress
 import re
 from collections.abc import Collection
 from typing import Final
@@ -53,21 +52,6 @@ def is_scheme_allowed(scheme: str, schemes: Collection[str] = ()) -> bool:
     if scheme in LOCAL_SCHEMES or scheme in FILE_SCHEMES:
         return False
     return not schemes or scheme in schemes
-
-
-def is_public_address(text: str) -> bool:
-    """Say whether an IP address lies in the public net, also one that is wrapped in an IPv6 address."""
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return False
-    if isinstance(address, ipaddress.IPv6Address):
-        wrapped = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
-        if wrapped is None and address in ipaddress.ip_network("64:ff9b::/96"):  # NAT64, RFC 6052
-            wrapped = ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
-        if wrapped is not None:
-            return is_public_address(str(wrapped))
-    return address.is_global and not address.is_multicast and not address.is_reserved
 
 
 def masked(text: str, url: str) -> str:

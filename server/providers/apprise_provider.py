@@ -17,7 +17,8 @@ import trio
 from actors.notify.delivery import Outcome, Outgoing
 from protocol.notify_types import Channel
 from protocol.provider_configs import AppriseConfig
-from server.providers.apprise_address import is_public_address, is_scheme_allowed, masked, tame_address
+from server.providers.apprise_address import is_scheme_allowed, masked, tame_address
+from server.providers.reach import PUBLIC, Reach
 
 if TYPE_CHECKING:
     from apprise import NotifyBase
@@ -49,9 +50,16 @@ class AppriseProvider:
     """Sends to whatever address the target holds; there are no credentials of ours."""
 
     def __init__(
-        self, config: AppriseConfig, *, timeout_s: float = SEND_TIMEOUT_S, threads: int = MAX_THREADS
+        self,
+        config: AppriseConfig,
+        *,
+        timeout_s: float = SEND_TIMEOUT_S,
+        threads: int = MAX_THREADS,
+        reach: Reach = PUBLIC,
     ) -> None:
+        """`reach`: where the operator lets apps send us, for settings that allow more than public hosts."""
         self._config = config
+        self._reach = reach if config.allow_private else PUBLIC
         self._timeout_s = timeout_s
         self._threads = trio.CapacityLimiter(threads)
 
@@ -68,7 +76,7 @@ class AppriseProvider:
         url = tame_address(outgoing.target.address, self._config.schemes)
         if isinstance(url, Outcome):
             return url
-        call = partial(_notify, url, outgoing, self._config)
+        call = partial(_notify, url, outgoing, self._reach)
         with trio.move_on_after(self._timeout_s):
             outcome = await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._threads)
             return msgspec.structs.replace(outcome, detail=masked(outcome.detail, url)[:300])
@@ -125,13 +133,13 @@ def _judge_status(status: int, detail: str) -> Outcome:
     return Outcome(kind="refused", action=action, code=code, detail=detail)
 
 
-def _notify(url: str, outgoing: Outgoing, config: AppriseConfig) -> Outcome:
+def _notify(url: str, outgoing: Outgoing, reach: Reach) -> Outcome:
     """In a worker thread: make the service, look at its host, send.
 
     150 plugins read what users wrote, and not all raise only what they should: here it ends, as a failure.
     """
     try:
-        return _notify_by_apprise(url, outgoing, config)
+        return _notify_by_apprise(url, outgoing, reach)
     except Exception as exc:
         return Outcome(kind="unknown", action="resolve_unknown", code=type(exc).__name__, detail=str(exc))
 
@@ -162,13 +170,13 @@ def _service_of(url: str) -> "NotifyBase | None":
     return apprise.Apprise.instantiate(url, asset=asset)
 
 
-def _notify_by_apprise(url: str, outgoing: Outgoing, config: AppriseConfig) -> Outcome:
+def _notify_by_apprise(url: str, outgoing: Outgoing, reach: Reach) -> Outcome:
     import apprise
 
     service = _service_of(url)
     if service is None:
         return Outcome(kind="refused", action="retire", code="bad_address", detail="Apprise cannot read it.")
-    refusal = _unsafe(service, config)
+    refusal = _unsafe(service, reach)
     if refusal is not None:
         return refusal
     caller = apprise.Apprise(asset=service.asset)
@@ -196,7 +204,7 @@ def _report(is_delivered: bool, entries: Iterable[tuple[str, str]]) -> AppriseRe
     return AppriseReport(is_delivered, tuple(warnings), tuple(causes))
 
 
-def _unsafe(service: "NotifyBase", config: AppriseConfig) -> Outcome | None:
+def _unsafe(service: "NotifyBase", reach: Reach) -> Outcome | None:
     """Refuse a service of this machine, and a host in a private network.
 
     Apprise looks the name up once more when it sends; a name server that answers otherwise then gets through.
@@ -207,8 +215,6 @@ def _unsafe(service: "NotifyBase", config: AppriseConfig) -> Outcome | None:
             return Outcome(
                 kind="refused", action="dead_letter", code="scheme_not_allowed", detail=str(scheme)
             )
-    if config.allow_private:
-        return None
     hosts = [getattr(service, "smtp_host", None)]
     if "host" in service.template_tokens:
         hosts.append(getattr(service, "host", None))
@@ -217,8 +223,8 @@ def _unsafe(service: "NotifyBase", config: AppriseConfig) -> Outcome | None:
             continue
         try:
             found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
-        except OSError as exc:
+        except (OSError, UnicodeError) as exc:
             return Outcome(kind="refused", action="retry", code="no_such_host", detail=str(exc), scope="host")
-        if not all(is_public_address(str(entry[4][0])) for entry in found):
+        if not all(reach.allows(str(entry[4][0])) for entry in found):
             return Outcome(kind="refused", action="dead_letter", code="private_host")
     return None

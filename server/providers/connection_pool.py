@@ -13,11 +13,12 @@ import structlog
 import trio
 from h2.exceptions import ProtocolError
 
-from server.providers.dialing import AddressRefused, Dialed, Origin
+from server.providers.dialing import Dialed, Origin
 from server.providers.exchange import NotProcessed, Request, Response
 from server.providers.h2_connection import Http2Connection
 from server.providers.http1_connection import Http1Connection
 from server.providers.limits import Limits
+from server.providers.reach import AddressRefused
 
 log = structlog.get_logger(__name__)
 

@@ -74,6 +74,10 @@ def outcome_of_failure(failure: RequestFailed, scope: Literal["provider", "host"
         return Outcome(
             kind="unknown", action="resolve_unknown", code=failure.code, detail=failure.detail, scope=scope
         )
+    if failure.code == "address_refused" and scope == "provider":  # kept until the settings are mended
+        return Outcome(
+            kind="refused", action="break", code=failure.code, detail=failure.detail, scope="credential"
+        )
     if failure.code in _HOPELESS:
         return Outcome(kind="refused", action="dead_letter", code=failure.code, detail=failure.detail)
     return Outcome(

@@ -18,6 +18,8 @@ import msgspec
 import trio
 
 from actors.notify.delivery import Outcome
+from server.providers.dialing import dial_tcp
+from server.providers.reach import PUBLIC, AddressRefused, Reach, is_host
 
 CONNECT_TIMEOUT_S: Final = 10.0  # waiting for a free connection, name lookup, TCP and TLS together
 REQUEST_TIMEOUT_S: Final = 15.0  # from the first byte sent to the last one read; Twilio's p99 is far below
@@ -36,7 +38,9 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class NotSent(Exception):
-    """The server cannot have the whole request. `code`: connect, tls, busy, closed, lost."""
+    """The server cannot have the whole request. `code`: connect, address_refused, tls, busy,
+    closed, lost.
+    """
 
     def __init__(self, code: str, detail: str = "") -> None:
         super().__init__(code, detail)
@@ -63,20 +67,22 @@ def judge_failure(failure: NotSent | Unanswered) -> Outcome:
             detail=failure.detail,
             scope="provider",
         )
-    is_tls = failure.code == "tls"  # a wrong certificate does not mend by itself
+    # A wrong certificate or address does not mend by itself.
+    is_config = failure.code in ("tls", "address_refused")
     return Outcome(
         kind="refused",
-        action="break" if is_tls else "retry",
+        action="break" if is_config else "retry",
         code=failure.code,
         detail=failure.detail,
-        scope="credential" if is_tls else "provider",
+        scope="credential" if is_config else "provider",
     )
 
 
 class FormClient:
     """A pool of connections to one origin. Safe to call from several tasks; they share `connections`.
 
-    `base_url` is http(s)://host[:port][/prefix]; `ca_pem` is trusted instead of the system's authorities.
+    `base_url` is http(s)://host[:port][/prefix], and its host lies within `reach`; `ca_pem` is trusted
+    instead of the system's authorities.
 
     Raises: ValueError for any other base_url, or a CA that cannot be read.
     """
@@ -86,6 +92,7 @@ class FormClient:
         base_url: str,
         *,
         ca_pem: str = "",
+        reach: Reach = PUBLIC,
         connections: int = 16,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         request_timeout_s: float = REQUEST_TIMEOUT_S,
@@ -93,6 +100,9 @@ class FormClient:
         url = urlsplit(base_url)
         if url.scheme not in ("http", "https") or not url.hostname or url.query or url.username:
             raise ValueError("base_url must be http(s)://host[:port][/prefix]")
+        if not is_host(url.hostname):
+            raise ValueError("the host of base_url is no name that can be looked up")
+        self._reach = reach
         self._tls = client_tls(ca_pem) if url.scheme == "https" else None
         self._host = url.hostname
         self._port = url.port or (443 if self._tls else 80)
@@ -176,7 +186,7 @@ class FormClient:
             raise NotSent("closed")
         try:
             with trio.fail_after(self._connect_timeout_s):
-                tcp = await trio.open_tcp_stream(self._host, self._port)
+                tcp = await dial_tcp(self._host, self._port, reach=self._reach)
                 if self._tls is None:
                     return _Connection(tcp, tcp.socket)
                 tls = trio.SSLStream(tcp, self._tls, server_hostname=self._host, https_compatible=True)
@@ -188,6 +198,8 @@ class FormClient:
                 return _Connection(tls, tcp.socket)
         except trio.TooSlowError:
             raise NotSent("connect", "timeout") from None
+        except AddressRefused as exc:
+            raise NotSent("address_refused", str(exc)) from None
         except (OSError, trio.BrokenResourceError) as exc:
             # An SSLError arrives as the cause of a BrokenResourceError.
             cause = exc.__cause__ or exc

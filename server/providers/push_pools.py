@@ -19,6 +19,7 @@ from server.providers.connection_pool import ConnectionPool
 from server.providers.dialing import Alpn, Origin, dial, tls_context
 from server.providers.exchange import NotProcessed
 from server.providers.limits import DEFAULT_LIMITS, Limits
+from server.providers.reach import PUBLIC, Reach
 
 # Push hosts at the same time. There are a handful in the world; the rest is other people's registrations.
 MAX_HOSTS: Final = 500
@@ -41,11 +42,15 @@ def digest(secret: str) -> str:
 
 
 class PushPools:
-    """All connections of this process's push providers. Made by `open_push_pools`."""
+    """All connections of this process's push providers. Made by `open_push_pools`.
 
-    def __init__(self, nursery: trio.Nursery, limits: Limits) -> None:
+    `reach`: where apps may send us; whom clients name is reached in public alone, unless the app says else.
+    """
+
+    def __init__(self, nursery: trio.Nursery, limits: Limits, reach: Reach) -> None:
         self.nursery = nursery
         self.limits = limits
+        self.reach = reach
         self._shared: dict[Hashable, tuple[Closable, int]] = {}
         self._hosts: OrderedDict[Hashable, ConnectionPool] = OrderedDict()  # the last used one last
         self._contexts: Callable[[str, tuple[Alpn, ...]], SSLContext] = lru_cache(64)(tls_context)
@@ -75,15 +80,22 @@ class PushPools:
     ) -> ConnectionPool:
         """Make a pool of its own; whoever asks closes it. Raises: ssl.SSLError for a CA that is none."""
         context = self._contexts(ca_pem, alpn)
-        connect = partial(dial, origin, context, public_only=public_only)
+        connect = partial(dial, origin, context, reach=PUBLIC if public_only else self.reach)
         return ConnectionPool(origin, connect, self.nursery, self.limits)
 
-    def host(self, origin: Origin, *, ca_pem: str, public_only: bool) -> ConnectionPool:
+    def host(
+        self,
+        origin: Origin,
+        *,
+        ca_pem: str = "",
+        alpn: tuple[Alpn, ...] = H2_OR_HTTP1,
+        public_only: bool = False,
+    ) -> ConnectionPool:
         """Hand out the pool of a push host, shared by all apps that trust it alike.
 
         Raises: NotProcessed where too many hosts are busy.
         """
-        key = (origin, ca_pem, public_only)
+        key = (origin, ca_pem, alpn, public_only)
         found = self._hosts.get(key)
         if found is not None:
             self._hosts.move_to_end(key)
@@ -93,7 +105,7 @@ class PushPools:
             if idle is None:
                 raise NotProcessed("too_many_hosts", retry_after_s=self.limits.max_backoff_s)
             del self._hosts[idle]
-        made = self._hosts[key] = self.pool(origin, ca_pem=ca_pem, public_only=public_only)
+        made = self._hosts[key] = self.pool(origin, ca_pem=ca_pem, alpn=alpn, public_only=public_only)
         return made
 
     def close(self) -> None:
@@ -105,10 +117,10 @@ class PushPools:
 
 
 @asynccontextmanager
-async def open_push_pools(limits: Limits = DEFAULT_LIMITS) -> AsyncIterator[PushPools]:
+async def open_push_pools(limits: Limits = DEFAULT_LIMITS, reach: Reach = PUBLIC) -> AsyncIterator[PushPools]:
     """Hold connections for as long as the block runs; leaving it closes them all."""
     async with trio.open_nursery() as nursery:
-        pools = PushPools(nursery, limits)
+        pools = PushPools(nursery, limits, reach)
         try:
             yield pools
         finally:

@@ -11,6 +11,7 @@ from protocol.provider_configs import SmtpConfig
 from server.clock import wall_clock_ms
 from server.providers.form_client import client_tls
 from server.providers.mail import Mail, compose, mail_sender
+from server.providers.reach import PUBLIC, Reach, is_host
 from server.providers.smtp_connection import Refused, SmtpConnection, open_smtp
 
 IDLE_LIMIT_S: Final = 30.0  # SES closes idle connections after some ten seconds more; others wait for minutes
@@ -23,8 +24,13 @@ class SmtpProvider:
     Raises: ValueError where an address in the config is none, or its CA cannot be read.
     """
 
-    def __init__(self, config: SmtpConfig, *, clock_ms: Callable[[], int] = wall_clock_ms) -> None:
+    def __init__(
+        self, config: SmtpConfig, *, clock_ms: Callable[[], int] = wall_clock_ms, reach: Reach = PUBLIC
+    ) -> None:
+        if not is_host(config.host):
+            raise ValueError("the host is no name that can be looked up")
         self._config = config
+        self._reach = reach
         self._sender = mail_sender(config)
         self._tls = None if config.security == "none" else client_tls(config.ca_pem)
         self._clock_ms = clock_ms
@@ -73,7 +79,7 @@ class SmtpProvider:
         if self._is_closed:
             return Outcome(kind="refused", action="retry", code="closed", scope="provider")
         try:
-            fresh = await open_smtp(self._config, self._tls)
+            fresh = await open_smtp(self._config, self._tls, self._reach)
         except Refused as refused:
             return refused.outcome
         return await self._deliver(fresh, mail)

@@ -18,7 +18,9 @@ import trio
 
 from actors.notify.delivery import Outcome
 from protocol.provider_configs import SmtpConfig
+from server.providers.dialing import dial_tcp
 from server.providers.mail import Mail
+from server.providers.reach import AddressRefused, Reach
 from server.providers.smtp_replies import (
     BadReply,
     Reply,
@@ -240,12 +242,12 @@ class SmtpConnection:
             raise Refused(_broken("no_auth", "The server offers neither AUTH PLAIN nor LOGIN."))
 
 
-async def open_smtp(config: SmtpConfig, tls: ssl.SSLContext | None) -> SmtpConnection:
+async def open_smtp(config: SmtpConfig, tls: ssl.SSLContext | None, reach: Reach) -> SmtpConnection:
     """Connect, greet, encrypt and log in; the connection is then ready for mails. Raises: Refused."""
     connection: SmtpConnection | None = None
     try:
         with trio.fail_after(CONNECT_TIMEOUT_S):
-            connection = SmtpConnection(await trio.open_tcp_stream(config.host, config.port))
+            connection = SmtpConnection(await dial_tcp(config.host, config.port, reach=reach))
         with trio.fail_after(COMMAND_TIMEOUT_S):
             await connection._begin(config, tls)
         return connection
@@ -253,6 +255,8 @@ async def open_smtp(config: SmtpConfig, tls: ssl.SSLContext | None) -> SmtpConne
         raise Refused(judge_lost(is_after_dot=False, code="timeout")) from None
     except Lost as failure:
         raise Refused(judge_lost(is_after_dot=False, code=failure.code)) from None
+    except AddressRefused as exc:
+        raise Refused(_broken("address_refused", str(exc))) from None
     except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
         cause = exc.__cause__ or exc
         if isinstance(cause, ssl.SSLCertVerificationError):

@@ -12,6 +12,7 @@ from protocol.notify_types import Channel
 from protocol.provider_configs import TwilioConfig
 from server.clock import wall_clock_ms
 from server.providers.form_client import FormClient, NotSent, Unanswered, judge_failure, retry_after_s
+from server.providers.reach import PUBLIC, Reach
 from server.providers.sms_text import sms_text
 
 BASE_URL: Final = "https://api.twilio.com"
@@ -69,6 +70,7 @@ class TwilioProvider:
         connections: int = 16,
         clock_ms: Callable[[], int] = wall_clock_ms,
         client: FormClient | None = None,
+        reach: Reach = PUBLIC,
     ) -> None:
         if not (config.sender or config.messaging_service_sid):
             raise ValueError("a sender or a messaging service is needed")
@@ -81,7 +83,7 @@ class TwilioProvider:
             ("Accept", "application/json"),
         )
         self._client = client or FormClient(
-            config.base_url or BASE_URL, ca_pem=config.ca_pem, connections=connections
+            config.base_url or BASE_URL, ca_pem=config.ca_pem, connections=connections, reach=reach
         )
 
     @property

@@ -11,6 +11,7 @@ from protocol.notify_types import Channel
 from protocol.provider_configs import VonageConfig
 from server.clock import wall_clock_ms
 from server.providers.form_client import FormClient, NotSent, Unanswered, judge_failure, retry_after_s
+from server.providers.reach import PUBLIC, Reach
 from server.providers.sms_text import is_gsm7, sms_text
 
 BASE_URL: Final = "https://rest.nexmo.com"
@@ -56,11 +57,12 @@ class VonageProvider:
         connections: int = 16,
         clock_ms: Callable[[], int] = wall_clock_ms,
         client: FormClient | None = None,
+        reach: Reach = PUBLIC,
     ) -> None:
         self._config = config
         self._clock_ms = clock_ms
         self._client = client or FormClient(
-            config.base_url or BASE_URL, ca_pem=config.ca_pem, connections=connections
+            config.base_url or BASE_URL, ca_pem=config.ca_pem, connections=connections, reach=reach
         )
 
     @property

@@ -142,6 +142,7 @@ def _table(sandbox: Sandbox, folder: Path | None) -> str:
         lines.append(f"Settings for each provider: curl {at.control_url}/v1/configs   (or start with --dir)")
     else:
         lines.append(f"Settings for each provider are in {folder}/*.json, the CA is {folder / CA_FILE}.")
+    lines.append("A node has to be let in here:  hubbub serve --notify-networks 127.0.0.0/8")
     lines.append(f"See what arrived:           curl {at.control_url}/v1/deliveries/apns")
     lines.append(
         f"Let something go wrong:     curl {at.control_url}/v1/faults "

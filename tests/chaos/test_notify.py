@@ -66,6 +66,8 @@ class App:
         for name, may_double in (("code", True), ("transfer", False)):
             rule = TypeRule(name=name, channels=["apns"], is_security=True, may_double=may_double)
             assert (await self.ask("PUT", f"/v1/app/notify/types/{name}", rule)).status_code == 200
+        for node in self.cluster.nodes:  # changes reach other nodes within 3 s, and at once where one asks
+            (await self.client.get(f"{node.url}/v1/app/notify")).raise_for_status()
         wanted = {"users": [{"external_id": f"u{number}"} for number in range(USERS)]}
         made = (await self.ask("POST", "/v1/app/users", wanted)).json()
         self.users = [item["user"]["user_id"] for item in made["items"]]
@@ -137,7 +139,7 @@ async def test_nothing_accepted_is_lost_and_doubles_are_counted(tmp_path: Path, 
     rng = random.Random(seed)
     async with open_sandbox() as sandbox:
         sandbox.inject(Fault(channel="apns", delay_s=ANSWER_S))
-        with running_cluster(tmp_path, count) as cluster:
+        with running_cluster(tmp_path, count, "--notify-networks", "127.0.0.0/8") as cluster:
             await until_owned(cluster)
             auth = await trio.to_thread.run_sync(cluster.app_key)
             app = App(cluster, auth)

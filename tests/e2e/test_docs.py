@@ -290,6 +290,44 @@ def test_the_calls_of_the_ads_page_put_an_ad_into_a_feed(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("curl") is None, reason="the page shows calls of curl, which is not installed"
+)
+def test_an_app_is_set_up_with_the_sandbox_as_its_page_tells(tmp_path: Path) -> None:
+    """Whoever tries notifications without an account at a provider."""
+    start, set_up = blocks("docs/SANDBOX.md", "sh")[:2]
+    assert start.split()[:2] == ["hubbub", "sandbox"]
+    (flags,) = re.findall(r"`hubbub serve (--notify-networks \S+)`", (ROOT / "docs/SANDBOX.md").read_text())
+    command = [sys.executable, "-m", "server.cli", "sandbox", "--json", "--port", "0", "--dir", "sandbox"]
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=tmp_path, env=environ, stdout=subprocess.PIPE) as sandbox:
+        try:
+            assert sandbox.stdout is not None
+            sandbox.stdout.readline()
+            with running_node(tmp_path, *flags.split()) as node:
+                key, secret, _app_id = told(node, "keys", "create", "--name", "backend")
+                done = subprocess.run(
+                    ["bash", "-ec", set_up],
+                    cwd=tmp_path,
+                    capture_output=True,
+                    text=True,
+                    timeout=60,
+                    env=environment(node, HUBBUB_APP_KEY=key, HUBBUB_APP_SECRET=secret),
+                    check=True,
+                )
+                answers = [json.loads(answer) for answer in done.stdout.replace("}{", "}\n{").splitlines()]
+                assert {answer["provider_id"] for answer in answers} == {
+                    "apns",
+                    "fcm",
+                    "webpush",
+                    "twilio",
+                    "smtp",
+                }
+        finally:
+            sandbox.terminate()
+
+
+@pytest.mark.slow
 async def test_the_bot_of_the_readme_throws_a_die(tmp_path: Path) -> None:
     """A newcomer's first bot."""
     (code,) = [block for block in blocks("README.md", "python") if "hubbub.Bot" in block]

@@ -99,7 +99,11 @@ def test_the_first_notification_is_made_as_the_pages_show_it(tmp_path: Path) -> 
 def test_a_push_reaches_the_sandbox_as_the_page_shows_it(tmp_path: Path) -> None:
     """Nobody has credentials on the first day."""
     push = block(PAGE, "sh", "/v1/deliveries/apns")
-    with running_node(tmp_path) as node, running_sandbox(tmp_path / "sandbox") as control_url:
+    (started,) = re.findall(
+        r"`hubbub serve (--notify-networks \S+)`", (ROOT / "docs/NOTIFICATIONS.md").read_text()
+    )
+    flags = started.split()
+    with running_node(tmp_path, *flags) as node, running_sandbox(tmp_path / "sandbox") as control_url:
         mine = key_of(node)
         made, _ = run_shell(node, block(PAGE, "sh", '"from your app"'), tmp_path, **mine)
         mine["USER_ID"] = made["items"][0]["user"]["user_id"]

@@ -23,6 +23,7 @@ from server.providers.apns import (
 )
 from server.providers.limits import Limits
 from server.providers.push_pools import PushPools, open_push_pools
+from server.providers.reach import ANYWHERE
 from tests.providers.peers import (
     DEVICE,
     Node,
@@ -204,7 +205,7 @@ async def open_apns(
     """Run a peer, and a provider that sends to it."""
     clock = Clock()
     with trio.fail_after(30):
-        async with open_node(**config) as node, open_push_pools(limits or Limits()) as pools:
+        async with open_node(**config) as node, open_push_pools(limits or Limits(), ANYWHERE) as pools:
             provider = ApnsProvider(config_of(node), pools=pools, now_ms=clock)
             yield provider, node, clock, pools
             await provider.aclose()
@@ -340,7 +341,7 @@ async def test_nobody_there_is_a_retry() -> None:
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]
     await listeners[0].aclose()
-    async with open_push_pools() as pools:
+    async with open_push_pools(reach=ANYWHERE) as pools:
         config = config_of(Node(None, port, None))  # type: ignore[arg-type]  # only its URL is used
         provider = ApnsProvider(config, pools=pools, now_ms=lambda: NOW_MS)
         outcome = await provider.send(outgoing("apns", DEVICE))
@@ -355,7 +356,7 @@ async def test_nobody_there_is_a_retry() -> None:
 
 async def test_a_bad_key_is_told_at_once() -> None:
     """Whoever enters the settings learns it, not the first notification."""
-    async with open_push_pools() as pools:
+    async with open_push_pools(reach=ANYWHERE) as pools:
         config = config_of(Node(None, 1, None), private_key="secret")  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="PEM"):
             ApnsProvider(config, pools=pools, now_ms=lambda: NOW_MS)

@@ -5,8 +5,9 @@ import trio
 
 from actors.notify.delivery import Outcome, Provider
 from protocol.provider_configs import AppriseConfig
-from server.providers.apprise_address import is_public_address, is_scheme_allowed, masked, tame_address
+from server.providers.apprise_address import is_scheme_allowed, masked, tame_address
 from server.providers.apprise_provider import AppriseProvider, AppriseReport, judge_apprise
+from server.providers.reach import ANYWHERE, PUBLIC
 from tests.providers.http_peer import HttpPeer, answer, open_http_peer, raw, stall
 from tests.providers.outgoing import make_outgoing
 
@@ -20,7 +21,7 @@ async def _send(provider: AppriseProvider, address: str, **changes: str) -> Outc
 
 
 def _inside() -> AppriseProvider:
-    return AppriseProvider(AppriseConfig(allow_private=True))
+    return AppriseProvider(AppriseConfig(allow_private=True), reach=ANYWHERE)
 
 
 def _address(peer: HttpPeer) -> str:
@@ -91,7 +92,7 @@ async def test_what_takes_too_long_is_unknown() -> None:
     """A thread cannot be stopped; the worker goes on without it."""
     async with open_http_peer() as peer:
         peer.usual = stall
-        provider = AppriseProvider(AppriseConfig(allow_private=True), timeout_s=0.3)
+        provider = AppriseProvider(AppriseConfig(allow_private=True), reach=ANYWHERE, timeout_s=0.3)
         outcome = await _send(provider, _address(peer))
         assert (outcome.kind, outcome.code) == ("unknown", "timeout")
 
@@ -179,7 +180,7 @@ def test_an_address_keeps_what_is_the_user_s() -> None:
 )
 def test_public_addresses(text: str, is_public: bool) -> None:
     """Wrapped addresses reach where the wrapped ones do."""
-    assert is_public_address(text) is is_public
+    assert PUBLIC.allows(text) is is_public
 
 
 def test_secrets_are_masked_decoded_too() -> None:

@@ -20,6 +20,7 @@ from server.providers.fcm import QUOTA_PAUSE_S, FcmProvider, data_key, fcm_messa
 from server.providers.google_token import SCOPE, AccessToken, TokenRefused, judge_token
 from server.providers.limits import Limits
 from server.providers.push_pools import open_push_pools
+from server.providers.reach import ANYWHERE
 from tests.providers.peers import Node, certificates, needs_node, open_node, outgoing, pem_of
 
 KEY = rsa.generate_private_key(65_537, 2_048)
@@ -195,7 +196,7 @@ async def open_fcm(
     with trio.fail_after(30):
         async with (
             open_node(log=True, orders={"token": GRANTED, **orders}, **config) as node,
-            open_push_pools(limits or Limits()) as pools,
+            open_push_pools(limits or Limits(), ANYWHERE) as pools,
         ):
             settings = FcmConfig(
                 project_id="shop-1",

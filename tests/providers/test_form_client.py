@@ -15,6 +15,7 @@ from server.providers.form_client import (
     judge_failure,
     retry_after_s,
 )
+from server.providers.reach import ANYWHERE
 from tests.providers.certificates import Authority
 from tests.providers.http_peer import Asked, answer, open_http_peer, raw, stall
 from tests.providers.outgoing import NOW_MS
@@ -30,7 +31,7 @@ async def make_client() -> AsyncIterator[MakeClient]:
     made: list[FormClient] = []
 
     def make(base_url: str, **options: Any) -> FormClient:
-        made.append(FormClient(base_url, **options))
+        made.append(FormClient(base_url, reach=ANYWHERE, **options))
         return made[-1]
 
     yield make

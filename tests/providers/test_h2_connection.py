@@ -13,6 +13,7 @@ from server.providers.dialing import split_url
 from server.providers.exchange import NotProcessed, OutcomeUnknown, Request, RequestFailed, Response
 from server.providers.limits import Limits
 from server.providers.push_pools import H2_ONLY, H2_OR_HTTP1, open_push_pools
+from server.providers.reach import ANYWHERE
 from tests.providers.peers import NODE_MARKS, Node, certificates, open_node
 
 pytestmark = NODE_MARKS
@@ -26,7 +27,7 @@ async def open_pool(
     """Run a peer, and a pool that leads to it."""
     alpn = H2_OR_HTTP1 if alpn_http1 else H2_ONLY
     with trio.fail_after(30):
-        async with open_node(**config) as node, open_push_pools(limits or Limits()) as pools:
+        async with open_node(**config) as node, open_push_pools(limits or Limits(), ANYWHERE) as pools:
             origin, _ = split_url(node.url)
             yield pools.pool(origin, ca_pem=certificates().ca, alpn=alpn), node
 
@@ -295,7 +296,7 @@ async def test_a_peer_that_never_answers_the_handshake_costs_a_timeout() -> None
 
 async def test_an_unknown_ca_is_not_trusted() -> None:
     """Tokens and texts go to nobody else."""
-    async with open_node() as node, open_push_pools() as pools:
+    async with open_node() as node, open_push_pools(reach=ANYWHERE) as pools:
         results = Results(pools.pool(split_url(node.url)[0], alpn=H2_ONLY))
         await results.send("1")
         assert results.failed("1") == (NotProcessed, "connect_failed")

@@ -98,6 +98,12 @@ def test_what_was_not_processed_may_be_sent_again(code: str, action: str) -> Non
     assert (outcome.kind, outcome.action, outcome.code) == ("refused", action, code)
 
 
+def test_a_provider_in_a_network_that_is_closed_keeps_its_queue() -> None:
+    """It is the app's settings that are wrong, or the operator's: no notification is lost over it."""
+    outcome = outcome_of_failure(NotProcessed("address_refused"))
+    assert (outcome.action, outcome.scope) == ("break", "credential")
+
+
 @pytest.mark.parametrize("code", ["timeout", "connection_lost", "stalled", "stream_reset", "protocol_error"])
 def test_what_left_without_an_answer_is_unknown(code: str) -> None:
     """Whatever the reason: it may have arrived."""

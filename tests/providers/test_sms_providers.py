@@ -9,6 +9,7 @@ import trio
 from actors.notify.delivery import Provider
 from protocol.provider_configs import TwilioConfig, VonageConfig
 from server.providers.form_client import FormClient
+from server.providers.reach import ANYWHERE
 from server.providers.sms_webhooks import is_twilio_signature
 from server.providers.twilio import TwilioProvider
 from server.providers.vonage import VonageProvider
@@ -21,13 +22,13 @@ PHONE = "+4915112345678"
 def _twilio(peer: HttpPeer, **changes: str) -> TwilioProvider:
     settings: dict[str, Any] = {"account_sid": "AC1", "secret": "s3cret", "sender": "+15005550006", **changes}
     config = TwilioConfig(base_url=f"http://127.0.0.1:{peer.port}", **settings)
-    return TwilioProvider(config, clock_ms=lambda: NOW_MS)
+    return TwilioProvider(config, clock_ms=lambda: NOW_MS, reach=ANYWHERE)
 
 
 def _vonage(peer: HttpPeer) -> VonageProvider:
     base_url = f"http://127.0.0.1:{peer.port}"
     config = VonageConfig(api_key="key", api_secret="s3cret", sender="Shop", base_url=base_url)
-    return VonageProvider(config, clock_ms=lambda: NOW_MS)
+    return VonageProvider(config, clock_ms=lambda: NOW_MS, reach=ANYWHERE)
 
 
 async def test_twilio_gets_the_form_it_asks_for() -> None:
@@ -89,7 +90,7 @@ async def test_twilio_tells_stop_throttling_and_trouble_apart() -> None:
     """From the wire to the action: STOP, 429 with Retry-After, 500, silence, nobody there."""
     async with open_http_peer() as peer:
         config = TwilioConfig(account_sid="AC1", secret="s", sender="Shop")
-        client = FormClient(f"http://127.0.0.1:{peer.port}", request_timeout_s=0.2)
+        client = FormClient(f"http://127.0.0.1:{peer.port}", request_timeout_s=0.2, reach=ANYWHERE)
         provider = TwilioProvider(config, client=client, clock_ms=lambda: NOW_MS)
         peer.script.extend(
             [

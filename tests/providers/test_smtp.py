@@ -12,6 +12,7 @@ from trio.testing import MockClock
 import server.providers.smtp as smtp
 from actors.notify.delivery import Outcome
 from protocol.provider_configs import SmtpConfig
+from server.providers.reach import ANYWHERE
 from server.providers.smtp import SmtpProvider
 from server.providers.smtp_connection import COMMAND_TIMEOUT_S, FINAL_TIMEOUT_S
 from tests.providers.certificates import Authority
@@ -35,7 +36,7 @@ async def make() -> AsyncIterator[MakeProvider]:
     made: list[SmtpProvider] = []
 
     def make_provider(config: SmtpConfig) -> SmtpProvider:
-        made.append(SmtpProvider(config, clock_ms=lambda: NOW_MS))
+        made.append(SmtpProvider(config, clock_ms=lambda: NOW_MS, reach=ANYWHERE))
         return made[-1]
 
     yield make_provider

@@ -17,6 +17,7 @@ from protocol.provider_configs import WebPushConfig
 from server.providers.aes128gcm import decrypt
 from server.providers.limits import Limits
 from server.providers.push_pools import open_push_pools
+from server.providers.reach import ANYWHERE
 from server.providers.vapid import LIFE_S, Vapid, base64url, public_point
 from server.providers.webpush import (
     HOST_PAUSE_S,
@@ -151,7 +152,7 @@ async def open_webpush(
 ) -> AsyncIterator[tuple[WebPushProvider, Node]]:
     """Run a peer, and a provider that trusts its CA."""
     with trio.fail_after(30):
-        async with open_node(**config) as node, open_push_pools(limits or Limits()) as pools:
+        async with open_node(**config) as node, open_push_pools(limits or Limits(), ANYWHERE) as pools:
             settings = WebPushConfig(
                 private_key=pem_of(KEY),
                 subject="mailto:ops@example.org",
@@ -222,6 +223,16 @@ async def test_an_endpoint_at_home_is_not_asked() -> None:
         plain = await provider.send(outgoing("webpush", f"http://127.0.0.1:{node.port}/p/1", keys=KEYS))
         assert (plain.action, plain.code) == ("dead_letter", "bad_subscription")
         assert await node.all_heard() == []
+
+
+@needs_node
+@pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example", "-", "xn--.example", "[fe80::1%25x]"])
+async def test_an_endpoint_with_no_host_is_one_deliverys_loss(host: str) -> None:
+    """Anybody may register any. The resolver's own errors once ended the connections of all providers."""
+    async with open_webpush() as (provider, node):
+        outcome = await provider.send(outgoing("webpush", f"https://{host}/p", keys=KEYS))
+        assert (outcome.kind, outcome.action in ("dead_letter", "retry")) == ("refused", True)
+        assert (await provider.send(outgoing("webpush", f"{node.url}/p/1", keys=KEYS))).kind == "accepted"
 
 
 @needs_node

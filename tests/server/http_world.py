@@ -23,6 +23,7 @@ from server.http_api import HttpServices, make_http_app
 from server.log_ins import LogIns
 from server.passwords import Passwords
 from storage.sqlite import SqliteStore, open_store
+from tests.server.reach import HERE
 
 SECRET = bytes(range(32))
 PASSWORD = "a long pass phrase"
@@ -138,6 +139,7 @@ async def open_api(
             max_file_bytes=settings.max_file_bytes,
             secret=log_ins.server_secret,
             public_url=settings.public_url,
+            reach=HERE,
         )
         accounts.on_user_changed = core.notifications.user_changed
         services = HttpServices(

@@ -81,6 +81,7 @@ def test_a_variable_is_read_as_its_setting_means_it(variable: str, text: str, na
         ({"origins": "https://example.com/path"}, {}, "", ["origins"]),
         ({"public_url": "chat.example.com"}, {}, "", ["public_url"]),
         ({"trusted_proxies": "10.0.0.0/99"}, {}, "", ["trusted_proxies", "10.0.0.0/8"]),
+        ({"notify_networks": "10.0.0.0/99"}, {}, "", ["notify_networks", "10.0.0.0/8"]),
         ({"port": "9000", "bot_port": "9000"}, {}, "", ["9000"]),
         ({}, {"HUBBUB_ADMIN_TOKEN": "short"}, "", ["admin_token", "16"]),
         ({}, {"HUBBUB_SERVER_SECRET": "xyz"}, "", ["server_secret", "64 hex"]),

@@ -24,10 +24,12 @@ from server.chat_core import Alone, ChatCore
 from server.directory import Directory
 from server.identity import Identity
 from server.log_ins import LogIns
+from server.providers.reach import Reach
 from server.session import Session
 from server.tails import MAX_BYTES
 from storage.sqlite import SqliteStore, open_store
 from storage.store import Outcome, Store
+from tests.server.reach import HERE
 
 E = TypeVar("E", bound=Event)
 
@@ -326,6 +328,7 @@ async def open_world(
     feed_limits: FeedLimits | None = None,
     public_url: str = "",
     clock: Callable[[], int] | None = None,
+    reach: Reach = HERE,
 ) -> AsyncIterator[World]:
     """Bring a node to life on a directory; opening it again is a restart.
 
@@ -352,6 +355,7 @@ async def open_world(
             feed_limits=feed_limits or FeedLimits(),
             secret=log_ins.server_secret,
             public_url=public_url,
+            reach=reach,
         )
         log_ins.on_session_revoked = core.service.session_revoked
         world = World(store, flaky, core)
