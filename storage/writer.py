@@ -377,8 +377,8 @@ class Writer:
         for job, outcome in zip(group, outcomes, strict=True):
             job.outcome = outcome
         self._deciding = []
+        self._count(group, time.monotonic() - started_at)  # before anybody is told, who may look at it
         self._tell(self._deliver, group)
-        self._count(group, time.monotonic() - started_at)
         if self._unchecked_bytes * self._wal_factor > _PASSIVE_AT_BYTES:
             self._checkpoint("TRUNCATE" if self._wal_bytes() > _TRUNCATE_AT_BYTES else "PASSIVE")
 
