@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 from actors.notify.channel import HANDS, ChannelActor
 from actors.notify.job import Job
-from actors.notify.ports import Accounts
+from actors.notify.ports import Account, Accounts
 from actors.supervisor import ChildSpec
 from protocol.notify_types import Channel
 
@@ -15,6 +15,7 @@ class ChannelDesk:
     def __init__(
         self, accounts: Accounts, *, now_ms: Callable[[], int], nodes: Callable[[], int] = lambda: 1
     ) -> None:
+        self._accounts = accounts
         self.channels: dict[Channel, ChannelActor] = {
             channel: ChannelActor(channel, accounts, now_ms=now_ms, nodes=nodes) for channel in HANDS
         }
@@ -46,6 +47,10 @@ class ChannelDesk:
     def has_next(self, job: Job) -> bool:
         """As ChannelActor.has_next."""
         return self.channels[job.channel].has_next(job)
+
+    def chain(self, app_id: str, channel: Channel) -> list[Account]:
+        """The app's accounts of a channel, in the order in which they are tried."""
+        return self._accounts.chain(app_id, channel)
 
     def may_retire(self, app_id: str, channel: Channel, now_ms: int) -> bool:
         """As ChannelActor.may_retire."""

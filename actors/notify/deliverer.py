@@ -266,6 +266,8 @@ class Deliverer(Decider):
         }
         if state == "accepted":
             changes.update(accepted_at_ms=now_ms, provider_ref=outcome.provider_id)
+            if job.channel == "sms" and not job.is_final and self._channels.has_next(job):
+                del changes["outgoing"]  # until its receipt: what is not delivered goes by the next account
         if state == "dead":
             self._bury(job, outcome, now_ms, ops)
         ops.append(Update(DeliveryRow, job.where, changes))

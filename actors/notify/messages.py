@@ -63,7 +63,7 @@ class Mark(msgspec.Struct, frozen=True, tag="mark_notification"):
 class DeliveryTold(msgspec.Struct, frozen=True, tag="delivery_told"):
     """To a partition: a provider tells later what became of a delivery: confirmed, bounced, complained, …
 
-    `app_id`: whose provider; one that is another app's delivery is not found. Answered by Ok.
+    `app_id`, `provider_id`: whose account; one that is another app's delivery is not found. Answered by Ok.
     """
 
     notification_id: int
@@ -72,6 +72,7 @@ class DeliveryTold(msgspec.Struct, frozen=True, tag="delivery_told"):
     code: str = ""
     action: str = ""  # retire, suppress, failover; empty: none
     app_id: str = ""
+    provider_id: str = ""
 
 
 class PutAddress(msgspec.Struct, frozen=True, tag="put_address"):

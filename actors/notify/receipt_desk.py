@@ -2,6 +2,8 @@
 
 from typing import Final, cast
 
+import msgspec
+
 from actors.notify.delivery import Outcome
 from actors.notify.fallbacks import Fallbacks
 from actors.notify.job import Job
@@ -14,7 +16,7 @@ from protocol import replies
 from protocol.errors import Refused
 from protocol.notify_records import DeliveryRow, NotificationRow
 from protocol.notify_types import Channel, Decision
-from protocol.records import Op, Update
+from protocol.records import Op, Put, Update
 
 # Which of a delivery's states replaces which: by what is told last in the world, not by what arrives last.
 RANK: Final = {
@@ -49,8 +51,10 @@ class ReceiptDesk(Fallbacks):
             raise Refused("notification_not_found")
         if not self._has_users((row.user_id,), message, reply):
             return
-        if self._is_known(row, message.state):
+        if self._is_known(row, message.state) or self._is_of_another_try(row, message):
             self._answer_in_order(reply, replies.Ok())
+            return
+        if message.action == "failover" and await self._fail_over(row, message, reply):
             return
         job = await self._open_job(row)
         now_ms = self._at_ms()
@@ -60,8 +64,9 @@ class ReceiptDesk(Fallbacks):
         is_confirmed = message.state == "confirmed"
         if is_confirmed and not row.accepted_at_ms:
             changes["accepted_at_ms"] = now_ms
+        changes["outgoing"] = ""
         if job is not None:
-            changes.update(is_open=0, outgoing="", concluded_at_ms=now_ms)
+            changes.update(is_open=0, concluded_at_ms=now_ms)
         where: dict[str, str | int] = {"notification_id": row.notification_id, "number": row.number}
         ops.append(Update(DeliveryRow, where, changes))
         if job is not None:
@@ -89,6 +94,61 @@ class ReceiptDesk(Fallbacks):
             return True
         key = (row.notification_id, row.number)
         return any((*key, other) in self._told for other, its in RANK.items() if its >= rank)
+
+    def _is_of_another_try(self, row: DeliveryRow, message: DeliveryTold) -> bool:
+        """Tell whether a provider says no to what has gone on to another one since."""
+        if not message.provider_id or message.state == "confirmed":
+            return False
+        job = self._jobs.get((row.notification_id, row.number))
+        return (job or row).provider_id != message.provider_id
+
+    async def _fail_over(self, row: DeliveryRow, message: DeliveryTold, reply: Reply) -> bool:
+        """Send by the next account what the first one took and could not deliver; False: it cannot be.
+
+        Once: what the second one cannot deliver either is left so.
+        """
+        chain = self._channels.chain(row.app_id, cast(Channel, row.channel))
+        if row.is_open or not row.outgoing or len(chain) < 2 or chain[0].provider_id != row.provider_id:
+            return False
+        notes = await self._read_notes({row.notification_id})
+        await self._setups.load(row.app_id)
+        now_ms = self._at_ms()
+        again = msgspec.structs.replace(
+            row,
+            state="queued",
+            is_open=True,
+            next_at_ms=now_ms,
+            provider_id=chain[1].provider_id,
+            code=message.code,
+            concluded_at_ms=0,
+        )
+        job = self._job_of(again, notes)
+        if job is None or row.notification_id in self._gone:
+            return False
+        job.account_index = job.failed_over = 1
+        check = self._recheck(job, now_ms)
+        if check.kind == "drop":
+            return False
+        job.due_at_ms = max(now_ms, check.due_at_ms)
+        again = msgspec.structs.replace(again, next_at_ms=job.due_at_ms)
+        self._open(job, is_sent=True)
+        decisions = [Decision("told", message.state, message.code), Decision("result", "retry", "failover")]
+        if check.decision is not None:
+            decisions.append(check.decision)
+        self._record(
+            "told",
+            row.user_id,
+            row.notification_id,
+            decisions,
+            Staged(reply, lambda _at: replies.Ok(), after=lambda _at: self._channels.offer(job)),
+        )
+        self._stage_ops(
+            [
+                Put(again),
+                Update(NotificationRow, {"notification_id": row.notification_id}, {"state": "open"}),
+            ]
+        )
+        return True
 
     async def _open_job(self, row: DeliveryRow) -> Job | None:
         """The delivery, if it is open; from the store, where it did not fit into memory."""

@@ -127,7 +127,7 @@ async def _told(request: AnyRequest, token: str) -> Response[bytes]:
     else:
         raise Refused("bad_link")
     if told is not None:
-        await _tell(request, link.app_id, link.notification_id, link.number, told)
+        await _tell(request, link.app_id, link.provider_id, link.notification_id, link.number, told)
     return Response(b"", media_type=MediaType.TEXT)
 
 
@@ -151,7 +151,7 @@ async def mail_events(
         if told.mark:
             await _mark(request, notification_id, told.mark, "provider", app_id)
         else:
-            await _tell(request, app_id, notification_id, number, told)
+            await _tell(request, app_id, provider_id, notification_id, number, told)
     return Response(b"", media_type=MediaType.TEXT)
 
 
@@ -170,13 +170,15 @@ async def ses_events(
         if told.mark:
             await _mark(request, notification_id, told.mark, "provider", app_id)
         else:
-            await _tell(request, app_id, notification_id, number, told)
+            await _tell(request, app_id, provider_id, notification_id, number, told)
     return Response(b"", media_type=MediaType.TEXT)
 
 
-async def _tell(request: AnyRequest, app_id: str, notification_id: int, number: int, told: Told) -> None:
+async def _tell(
+    request: AnyRequest, app_id: str, provider_id: str, notification_id: int, number: int, told: Told
+) -> None:
     """Hand a report on. One of what is not known here (any more) is taken, and said nothing about."""
-    message = DeliveryTold(notification_id, number, told.state, told.code, told.action, app_id)
+    message = DeliveryTold(notification_id, number, told.state, told.code, told.action, app_id, provider_id)
     try:
         await notify_of(request).router.ask(owner_of(notification_id), message, timeout_s=ASK_TIMEOUT_S)
     except Refused as refused:

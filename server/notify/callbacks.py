@@ -37,7 +37,7 @@ _STATES: Final = {
     "complained": "complained",
 }
 _MARKS: Final = {"opened": "opened", "clicked": "clicked"}
-_ACTIONS: Final = frozenset({"retire", "suppress"})
+_ACTIONS: Final = frozenset({"retire", "suppress", "failover"})
 
 
 def told_of(update: StatusUpdate) -> Told | None:

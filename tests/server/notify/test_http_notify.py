@@ -406,3 +406,37 @@ async def test_receipts_of_sms_move_a_delivery_on_whatever_their_order(
         form = {"MessageSid": "SM1", "MessageStatus": "delivered"}
         forged = await api.call("POST", path, data=form, headers={"x-twilio-signature": "x"})
         assert code_of(forged) == (401, "bad_signature")
+
+
+@pytest.mark.parametrize("is_doubled", [False, True])
+async def test_what_one_provider_cannot_deliver_goes_by_the_next_once(
+    tmp_path: Path, is_doubled: bool
+) -> None:
+    """Twilio takes it, and tells a moment later that it did not get through; another carrier may."""
+    async with open_sandbox() as sandbox, open_api(tmp_path) as api:
+        backend = await backend_of(api)
+        assert api.notifications is not None
+        api.notifications.links.base_url = str(api.client.base_url).rstrip("/")
+        await with_sandbox(backend, sandbox, "twilio", "vonage")
+        ann = await backend.user("ann")
+        await backend.json(
+            "POST", f"/v1/app/users/{ann}/addresses", json={"channel": "sms", "address": "+4915112345678"}
+        )
+        await backend.json("PUT", "/v1/app/notify/types/code", json={"name": "code", "channels": ["sms"]})
+        fault = Fault(
+            channel="twilio", receipt="undelivered", receipt_code="30008", receipts_doubled=is_doubled
+        )
+        sandbox.inject(fault)
+        sandbox.inject(Fault(channel="vonage", receipt="undelivered"))
+        wanted = {"type": "code", "user_id": ann, "text": "4711"}
+        accepted = await backend.json("POST", "/v1/notifications", 202, json=wanted)
+        notification_id = accepted["items"][0]["notification_id"]
+        while True:
+            told = await backend.json("GET", f"/v1/notifications/{notification_id}/explain")
+            if told["deliveries"][0]["state"] == "refused":
+                break
+            await trio.sleep(0.02)
+        assert (sandbox.count("twilio"), sandbox.count("vonage")) == (1, 1)
+        assert told["deliveries"][0]["provider_id"] == "vonage"
+        rows = await api.store.notify.deliveries(notification_id)
+        assert [(row.outgoing, row.is_open) for row in rows] == [("", False)]
