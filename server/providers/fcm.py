@@ -13,6 +13,7 @@ import msgspec
 
 from actors.notify.delivery import Outcome, Outgoing
 from protocol.provider_configs import FcmConfig
+from server.providers.apns import collapse_id
 from server.providers.dialing import split_url
 from server.providers.exchange import Header, Request, RequestFailed, outcome_of_failure, retry_after_s
 from server.providers.google_token import AccessToken, GoogleToken, TokenRefused
@@ -146,9 +147,24 @@ def fcm_message(outgoing: Outgoing, now_ms: int) -> bytes | None:
             data |= texts
         if outgoing.collapse_key:
             android["collapse_key"] = outgoing.collapse_key
+        message["apns"] = _apns_part(outgoing, is_shown=is_shown)
         return msgspec.json.encode({"message": message})
 
     return fitted(build, outgoing.title, outgoing.body, MAX_PAYLOAD_BYTES, ("image", "data", "url"))
+
+
+def _apns_part(outgoing: Outgoing, *, is_shown: bool) -> dict[str, Any]:
+    """What an iPhone behind FCM needs beside the text, which FCM itself puts into the payload."""
+    is_urgent = is_shown and outgoing.priority != "low"
+    headers = {"apns-priority": "10" if is_urgent else "5"}
+    if outgoing.expires_at_ms:
+        headers["apns-expiration"] = str(outgoing.expires_at_ms // 1_000)
+    if outgoing.collapse_key:
+        headers["apns-collapse-id"] = collapse_id(outgoing.collapse_key).decode()
+    aps: dict[str, Any] = {"sound": "default"} if is_shown else {"content-available": 1}
+    if is_shown and outgoing.badge is not None:
+        aps["badge"] = outgoing.badge
+    return {"headers": headers, "payload": {"aps": aps}}
 
 
 class FcmProvider:

@@ -107,7 +107,7 @@ def test_reserved_keys_are_prefixed(key: str, sent: str) -> None:
 
 
 def test_a_message_says_what_the_notification_says() -> None:
-    """What the app and Android read."""
+    """What the app, Android and an iPhone behind FCM read."""
     made = fcm_message(
         outgoing(
             "fcm", "T", badge=3, collapse_key="c", url="/7", data={"from": "a"}, expires_at_ms=NOW_MS + 9_999
@@ -126,6 +126,14 @@ def test_a_message_says_what_the_notification_says() -> None:
                 "collapse_key": "c",
                 "notification": {"tag": "c", "notification_count": 3},
             },
+            "apns": {
+                "headers": {
+                    "apns-priority": "10",
+                    "apns-expiration": str((NOW_MS + 9_999) // 1_000),
+                    "apns-collapse-id": "c",
+                },
+                "payload": {"aps": {"sound": "default", "badge": 3}},
+            },
         }
     }
 
@@ -138,6 +146,10 @@ def test_a_silent_message_is_data_only_and_a_long_one_is_cut() -> None:
     assert "notification" not in message
     assert message["data"]["title"] == "Shipped"
     assert message["android"]["priority"] == "NORMAL"
+    assert message["apns"] == {
+        "headers": {"apns-priority": "5"},
+        "payload": {"aps": {"content-available": 1}},
+    }
     made = fcm_message(outgoing("fcm", "T", body="日本" * 3_000), NOW_MS)
     assert made is not None
     assert 4_090 <= len(made) <= 4_096
