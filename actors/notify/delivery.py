@@ -53,6 +53,7 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     is_silent: bool = False
     expires_at_ms: int = 0  # 0: no end
     unsubscribe_url: str = ""  # one-click, RFC 8058
+    click_url: str = ""  # tells that it was followed, and leads on to `url`
     callback_url: str = ""  # where the provider may tell of the delivery
     locale: str = ""
 

@@ -18,6 +18,7 @@ class Text(msgspec.Struct, frozen=True, kw_only=True):
     url: str = ""
     image: str = ""
     unsubscribe_url: str = ""
+    click_url: str = ""  # that it was followed is told by this address, where the device itself cannot
     locale: str = ""
     decision: Decision | None = None
 

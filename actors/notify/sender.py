@@ -224,6 +224,7 @@ class Sender(NotifyKeeper):
                 ),
                 expires_at_ms=expires_at_ms,
                 unsubscribe_url=text.unsubscribe_url,
+                click_url=text.click_url,
                 locale=text.locale,
             )
             plan.deliveries.append((outgoing, due_at_ms))

@@ -67,7 +67,10 @@ class NotifyRenderer:
             locale, decision = rendered.locale, rendered.decision
         if url.startswith("/") and not url.startswith("//") and self._links.base_url:
             url = f"{self._links.base_url}{url}"  # of hubbub's own pages
-        unsubscribe_url = ""
+        unsubscribe_url = click_url = ""
+        if channel == "webpush" and self._links.base_url:
+            page = f"{self._links.base_url}/"
+            click_url = self._links.clicked(notification_id, f"{page}{url}" if url[:1] in ("", "#") else url)
         if channel == "email":
             rule = setup.type_rule(content.type)
             if self._links.base_url and (rule is None or not rule.is_security):
@@ -86,6 +89,7 @@ class NotifyRenderer:
             url=url,
             image=image,
             unsubscribe_url=unsubscribe_url,
+            click_url=click_url,
             locale=locale,
             decision=decision,
         )

@@ -93,11 +93,19 @@ def webpush_payload(outgoing: Outgoing) -> bytes | None:
             "notification_id": outgoing.notification_id,
             "delivery_id": outgoing.delivery_id,
         }
+        if outgoing.click_url and "click_url" not in dropped:
+            payload["click_url"] = outgoing.click_url
         if outgoing.is_silent:
             payload["silent"] = True  # as showNotification knows it; a push that shows nothing is not allowed
         return msgspec.json.encode(payload)
 
-    return fitted(build, outgoing.title, outgoing.body, MAX_PLAINTEXT_BYTES, ("image", "data", "url", "tag"))
+    return fitted(
+        build,
+        outgoing.title,
+        outgoing.body,
+        MAX_PLAINTEXT_BYTES,
+        ("click_url", "image", "data", "url", "tag"),
+    )
 
 
 def stub_payload(outgoing: Outgoing) -> bytes:

@@ -100,7 +100,7 @@ def test_the_benchmarks_page_names_flags_that_exist_also_between_commands() -> N
 
 def test_the_benchmarks_page_tells_of_every_workload() -> None:
     """Readers who wonder what a figure is an answer to."""
-    assert re.findall(r"^\| (W\d+|FEED) \|", PAGE.read_text(), re.MULTILINE) == list(WORKLOADS)
+    assert re.findall(r"^\| (W\d+|FEED|NOTIFY) \|", PAGE.read_text(), re.MULTILINE) == list(WORKLOADS)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

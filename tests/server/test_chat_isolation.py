@@ -38,6 +38,7 @@ VALUES = {
     "device_key": "x",
     "purpose": "ads",
     "given": True,
+    "request_id": "nr_x",
     "request": {"type": "chat", "user_id": "u_x", "text": "x"},
 }
 CONVERSATION_COMMANDS = [

@@ -134,9 +134,10 @@ class Node:
 
 
 @contextlib.contextmanager
-def open_node(data_dir: Path) -> Iterator[Node]:
-    """Run a node for as long as the block lasts."""
+def open_node(data_dir: Path, **settings: str) -> Iterator[Node]:
+    """Run a node for as long as the block lasts; `settings`: more of its environment."""
     node = Node(data_dir)
+    node.environment |= settings
     node.start()
     try:
         yield node

@@ -134,11 +134,11 @@ def test_similar_ones_are_one_line_that_grows(app_node: Node, bot: AppBot, join:
 
 
 def test_a_click_opens_what_it_is_about(app_node: Node, bot: AppBot, join: Join) -> None:
-    """Inside the page where it can; other sites in a tab of their own; no address that is a script."""
+    """Inside the page where it can; other sites in a tab of their own; other schemes not at all."""
     ann = join(app_node, "Ann Clicks")
     page = ann.page
     inside = bot.notify(ann.user_id, "Inside", url="/#trends")
-    bot.notify(ann.user_id, "Script", url="javascript:alert(1)")
+    bot.notify(ann.user_id, "Scheme", url="otherapp://orders/7")
     bot.notify(ann.user_id, "Outside", url=f"{app_node.url.replace('127.0.0.1', 'localhost')}/icon.svg")
     open_panel(page)
     with ann.context.expect_page() as opened:
@@ -146,8 +146,8 @@ def test_a_click_opens_what_it_is_about(app_node: Node, bot: AppBot, join: Join)
     assert opened.value.evaluate("opener") is None
     opened.value.close()
     badge(page, 2)
-    expect(row(page, "Script").get_by_role("link")).to_have_count(0)
-    row(page, "Script").locator(".notification-link").click()
+    expect(row(page, "Scheme").get_by_role("link")).to_have_count(0)
+    row(page, "Scheme").locator(".notification-link").click()
     badge(page, 1)
     row(page, "Inside").get_by_role("link").click()
     expect(page.get_by_role("heading", name="Discover", level=1)).to_be_visible()

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
-from tests.web.browser import PATIENCE_MS, Node, watch
+from tests.web.browser import PATIENCE_MS, Node, open_node, watch
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -20,11 +21,13 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(180)]
 class Shop:
     """An app's backend with one type that goes by push, and the sandbox that takes it."""
 
-    def __init__(self, node: Node, control_url: str, folder: Path) -> None:
+    def __init__(self, node: Node, control_url: str, folder: Path, stack: ExitStack) -> None:
         self.node = node
-        self.control = httpx.Client(base_url=control_url, timeout=20, trust_env=False)
+        self.control = stack.enter_context(httpx.Client(base_url=control_url, timeout=20, trust_env=False))
         self.key, self.secret = node.make_key()
-        self.api = httpx.Client(base_url=node.url, auth=(self.key, self.secret), timeout=20, trust_env=False)
+        self.api = stack.enter_context(
+            httpx.Client(base_url=node.url, auth=(self.key, self.secret), timeout=20, trust_env=False)
+        )
         config = json.loads((folder / "apns.json").read_text())
         self.call("PUT", "/v1/app/notify/providers/apple", {"config": config})
         rule = {"name": "order", "channels": ["apns"], "is_capped": False, "dedup_s": 0}
@@ -53,29 +56,31 @@ class Shop:
         answer = self.control.get("/v1/deliveries/apns", params={"count": count}).json()
         assert answer["is_complete"], answer
 
-    def close(self) -> None:
-        self.control.close()
-        self.api.close()
+
+@pytest.fixture
+def shop_node(browser: Browser, tmp_path: Path) -> Iterator[Node]:
+    """A node of one test, which may send to this machine and may be killed."""
+    with open_node(tmp_path / "node", HUBBUB_NOTIFY_NETWORKS="127.0.0.0/8") as opened:
+        yield opened
 
 
 @pytest.fixture
-def shop(frail_node: Node, tmp_path: Path) -> Iterator[Shop]:
+def shop(shop_node: Node, tmp_path: Path) -> Iterator[Shop]:
     command = [sys.executable, "-m", "server.cli", "sandbox", "--json", "--port", "0", "--dir", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as sandbox:
         try:
             assert sandbox.stdout is not None
             addresses = json.loads(sandbox.stdout.readline())
-            made = Shop(frail_node, addresses["control_url"], tmp_path)
-            yield made
-            made.close()
+            with ExitStack() as stack:
+                yield Shop(shop_node, addresses["control_url"], tmp_path, stack)
         finally:
             sandbox.terminate()
             sandbox.communicate()
 
 
 @pytest.fixture
-def context(browser: Browser, frail_node: Node) -> Iterator[BrowserContext]:
-    made = browser.new_context(base_url=frail_node.url, viewport={"width": 1280, "height": 1000})
+def context(browser: Browser, shop_node: Node) -> Iterator[BrowserContext]:
+    made = browser.new_context(base_url=shop_node.url, viewport={"width": 1280, "height": 1000})
     made.set_default_timeout(PATIENCE_MS)
     yield made
     made.close()

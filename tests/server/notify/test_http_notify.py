@@ -250,6 +250,40 @@ async def test_what_a_reader_does_with_a_mail_is_tracked(tmp_path: Path, mark: s
         assert info[f"{mark}_at_ms"] > 0
 
 
+async def test_a_click_in_the_browser_is_tracked_by_the_address_that_the_push_carries(tmp_path: Path) -> None:
+    """A service worker is not logged in: what it can tell is what the push itself lets it tell."""
+    async with open_sandbox() as sandbox, open_api(tmp_path, settings=HUB) as api:
+        backend = await backend_of(api)
+        await with_sandbox(backend, sandbox, "webpush")
+        ann = await backend.user("ann")
+        made = sandbox.webpush.subscribe("")
+        address = {
+            "channel": "webpush",
+            "address": made.endpoint,
+            "keys": {"p256dh": made.p256dh, "auth": made.auth},
+        }
+        await backend.json("POST", f"/v1/app/users/{ann}/addresses", json=address)
+        rule = {"name": "news", "channels": ["webpush"], "dedup_s": 0}
+        await backend.json("PUT", "/v1/app/notify/types/news", json=rule)
+        for count, (url, leads_to) in enumerate(
+            [
+                ("https://a.example/x?y=1", "https://a.example/x?y=1"),
+                ("/#trends", "https://hub.example/#trends"),
+                ("#c/cv_1", "https://hub.example/#c/cv_1"),
+                ("", "https://hub.example/"),
+            ],
+            1,
+        ):
+            wanted = {"type": "news", "user_id": ann, "title": "T", "text": "B", "url": url}
+            accepted = await backend.json("POST", "/v1/notifications", 202, json=wanted)
+            pushed = (await sandbox.wait_for("webpush", count))[-1].content["payload"]
+            link = pushed["click_url"].removeprefix("https://hub.example")
+            response = await api.call("GET", link, follow_redirects=False)
+            assert response.headers["location"] == leads_to
+            info = await backend.json("GET", f"/v1/notifications/{accepted['items'][0]['notification_id']}")
+            assert info["clicked_at_ms"] > 0
+
+
 async def test_consent_that_is_withdrawn_erases_what_rested_on_it(tmp_path: Path) -> None:
     """Data protection law gives no time: what is queued must not be sent, what was sent must be gone."""
     async with open_api(tmp_path) as api:
