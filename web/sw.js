@@ -11,7 +11,16 @@ self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim(
 
 // -- pushes -------------------------------------------------------------------------------------------
 
-self.addEventListener("push", (event) => event.waitUntil(show(read(event.data))));
+self.addEventListener("push", (event) => event.waitUntil(inTurn(() => show(read(event.data)))));
+
+// Whoever asks Chromium for the notifications while one is just being shown makes it forget that one: it stays on
+// the screen, and a click on it does nothing. So one thing is done at a time, and pages ask the worker.
+let last = Promise.resolve();
+
+function inTurn(work) {
+  last = last.then(work, work);
+  return last;
+}
 
 /** What the server wrote (server/providers/webpush.py); whatever came, something has to be shown. */
 function read(data) {
@@ -45,6 +54,18 @@ async function show(payload) {
     await (payload.badge ? self.navigator.setAppBadge(payload.badge) : self.navigator.clearAppBadge()).catch(() => {});
   }
   await self.registration.showNotification(title || "hubbub", options);
+}
+
+// A page tells what has been read or put away there: [ids], or null for all.
+self.addEventListener("message", (event) => {
+  if (event.data && event.data.hubbub === "close") event.waitUntil(inTurn(() => close(event.data.ids)));
+});
+
+async function close(ids) {
+  for (const shown of await self.registration.getNotifications()) {
+    const id = shown.data && shown.data.notification_id;
+    if (!ids || ids.includes(id)) shown.close();
+  }
 }
 
 function pages() {

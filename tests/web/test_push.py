@@ -55,6 +55,27 @@ async () => (await registration.getNotifications()).map((one) => ({
   silent: one.silent, renotify: one.renotify,
 }))
 """
+# Asking while one is being shown makes Chromium forget it, so the worker first tells that it has shown all.
+COUNT_SHOWN = """
+() => {
+  const show = registration.showNotification.bind(registration);
+  self.shown = { count: 0, oncount: () => {} };
+  registration.showNotification = async (...words) => {
+    try {
+      return await show(...words);
+    } finally {
+      self.shown.count += 1;
+      self.shown.oncount();
+    }
+  };
+}
+"""
+ALL_SHOWN = """
+(count) => new Promise((resolve) => {
+  self.shown.oncount = () => { if (self.shown.count >= count) resolve(); };
+  self.shown.oncount();
+})
+"""
 # What the worker is told when a person clicks or closes. An event that a script made has no waitUntil of its
 # own, and only a person's click may open windows: those addresses are noted.
 ACT = """
@@ -81,6 +102,7 @@ class Pushed:
         self.person = person
         self.origin = origin
         self.registration_id = ""
+        self._delivered = 0
         # A page that stays: the person's own may be closed.
         self.aside = person.context.new_page()
         self.cdp: CDPSession = person.context.new_cdp_session(self.aside)
@@ -101,6 +123,7 @@ class Pushed:
                 break
             self.aside.wait_for_timeout(10)
         assert self.registration_id
+        self.worker.evaluate(COUNT_SHOWN)
 
     @property
     def worker(self) -> Worker:
@@ -113,6 +136,7 @@ class Pushed:
             "ServiceWorker.deliverPushMessage",
             {"origin": self.origin, "registrationId": self.registration_id, "data": data},
         )
+        self._delivered += 1
 
     def push(self, notification_id: int, delivery_id: str = "d1", **content: Any) -> None:
         """Push as the server does."""
@@ -136,12 +160,13 @@ class Pushed:
         return shown
 
     def shown(self, count: int) -> list[dict[str, Any]]:
-        """What the system shows, once it is so many."""
+        """What the system shows, once each push has been shown and it is so many."""
+        self.worker.evaluate(ALL_SHOWN, self._delivered)
         for _ in range(300):
             shown = self.shown_now()
             if len(shown) == count:
                 break
-            self.aside.wait_for_timeout(10)  # the push is handled by another process
+            self.aside.wait_for_timeout(10)  # what closes them is another process
         assert len(shown) == count, shown
         return shown
 
@@ -365,7 +390,12 @@ def test_the_documents_own_page_and_worker_do_what_it_says(browser: Browser, own
         shop.push(7, title="Your order", body="Two parcels", url="/index.html#parcels", data={"order": "12"})
         (shown,) = shop.shown(1)
         assert (shown["title"], shown["body"], shown["tag"]) == ("Your order", "Two parcels", "n7")
-        assert shown["data"] == {"order": "12", "url": "/index.html#parcels", "notification_id": 7}
+        assert shown["data"] == {
+            "order": "12",
+            "url": "/index.html#parcels",
+            "click_url": "",
+            "notification_id": 7,
+        }
         page.evaluate(
             """() => {
               navigator.serviceWorker.onmessage = ({ data }) => { document.title = data.open; };

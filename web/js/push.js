@@ -27,7 +27,7 @@ export async function dropPush() {
   if (!navigator.serviceWorker || !was.endpoint) return;
   const registration = await navigator.serviceWorker.getRegistration("/");
   if (!registration) return;
-  for (const shown of await registration.getNotifications()) shown.close();
+  registration.active?.postMessage({ hubbub: "close", ids: null });
   await (await registration.pushManager.getSubscription())?.unsubscribe();
 }
 
@@ -182,10 +182,7 @@ export class Push {
   async closeShown(ids) {
     if (!this.isOn || !navigator.serviceWorker) return;
     const registration = await navigator.serviceWorker.getRegistration("/");
-    for (const shown of registration ? await registration.getNotifications() : []) {
-      const id = shown.data && shown.data.notification_id;
-      if (id && (!ids || ids.includes(id))) shown.close();
-    }
+    registration?.active?.postMessage({ hubbub: "close", ids });
   }
 }
 
