@@ -5,6 +5,7 @@ from typing import Final
 
 import msgspec
 
+from actors.messages import message_thing
 from actors.notify.address import partition_of
 from actors.notify.messages import Notify
 from protocol.notify_content import Content, Value
@@ -79,6 +80,7 @@ def messages_due(
                 user_ids=tuple(user_ids),
                 content=_content(kind, conversation_id, title, shown[seq], names, unread_count),
                 key=key,
+                request_id=message_thing(conversation_id, seq),
                 source=SOURCE,
             ),
         )

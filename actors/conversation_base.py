@@ -110,6 +110,9 @@ class ConversationBase(StreamActor):
     def _message_staged(self, user_id: str, mentions: Sequence[str]) -> None:
         """A message was decided on."""
 
+    def _message_deleted(self, seq: int) -> None:
+        """A message is about to be deleted."""
+
     def _message_stored(self, at: Appended) -> None:
         """A message has come to be stored, now or when it was sent first."""
 

@@ -320,6 +320,7 @@ class Messages(ConversationBase):
             ops=ops,
             after=lambda _at: state.note_deleted(target.seq),
         )
+        self._message_deleted(target.seq)
         return None
 
     async def _react(self, member: MemberState, command: commands.React, reply: Reply) -> None:

@@ -21,7 +21,8 @@ from actors import chat_notices as rules
 from actors.chat_notices import Absent
 from actors.conversation_base import ConversationBase
 from actors.feed.author_rules import retry_delay_s
-from actors.notify.address import partition_address
+from actors.messages import Deleted, message_thing
+from actors.notify.address import partition_address, partition_of
 from actors.notify.messages import Notify
 from actors.reply import NO_REPLY
 from actors.stream_actor import Batch, Staged
@@ -131,6 +132,12 @@ class Notices(ConversationBase):
             and member.muted_until_ms <= self._last_at_ms
             and not self._fanout.is_connected(user_id)
         )
+
+    def _message_deleted(self, seq: int) -> None:
+        """Stage that what was told of it be taken back from whoever was away."""
+        tell = Deleted(self._known.app_id, message_thing(self._id, seq))
+        for partition in sorted(set(map(partition_of, self._known.members))):
+            self._stage_tell_to(partition_address(partition), tell)
 
     # -- telling ------------------------------------------------------------------------------------
 

@@ -234,6 +234,32 @@ class NoticeDue(msgspec.Struct, frozen=True, tag="notice_due", omit_defaults=Tru
     url: str = ""
     data: dict[str, str] = {}
     actor_count: int = 1
+    thing: str = ""  # what it tells of the words of, as Deleted.thing
+
+
+class Deleted(msgspec.Struct, frozen=True, tag="deleted"):
+    """To a notification partition: take back what was told of this, which is no more.
+
+    `thing`: as message_thing and the others below call it; it is the `request_id` of what tells of it.
+    """
+
+    app_id: str
+    thing: str
+
+
+def message_thing(conversation_id: str, seq: int) -> str:
+    """What notifications of a message are asked for by."""
+    return f"message:{conversation_id}:{seq}"
+
+
+def comment_thing(comment_id: int) -> str:
+    """What notifications of a comment are asked for by."""
+    return f"comment:{comment_id}"
+
+
+def post_thing(post_id: int) -> str:
+    """What notifications of being mentioned in a post are asked for by."""
+    return f"post:{post_id}"
 
 
 UserTell = (
@@ -249,7 +275,7 @@ UserTell = (
 )
 AuthorTell = FollowMoved | RepostMoved
 FeedTell = FollowCounted | FollowAnswered | BlockStands
-ActorTell = UserTell | AuthorTell | FeedTell | NoticeDue
+ActorTell = UserTell | AuthorTell | FeedTell | NoticeDue | Deleted
 
 
 class Told(msgspec.Struct, frozen=True, tag="told"):

@@ -126,6 +126,8 @@ class AuthorFollows(AuthorFanout):
         self._answer_follow(
             command.user_id, accepted=command.accept, version=0 if command.accept else follow.version
         )
+        if command.accept:
+            self._notify(notices.follow_accepted(command.user_id, self._author.app_id, self._id))
         self._stage_ops((), Staged(reply, _ok))
 
     async def _remove_follower(self, command: feed_commands.RemoveFollower, reply: Reply) -> None:

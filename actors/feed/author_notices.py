@@ -6,7 +6,7 @@ before it, and when the minute is over the others are told as a number. What cou
 crash loses none.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -15,8 +15,8 @@ from actors.address import Address
 from actors.feed import author_rules as rules
 from actors.feed import notices
 from actors.feed.author_base import AuthorBase, Needs
-from actors.messages import NoticeDue
-from actors.notify.address import notify_address
+from actors.messages import Deleted, NoticeDue
+from actors.notify.address import notify_address, partition_address, partition_of
 from protocol.errors import HubbubError
 from protocol.notify_records import NoticeBacklog
 from protocol.records import PostRow, Put, Remove
@@ -64,6 +64,11 @@ class AuthorNotices(AuthorBase):
         """Stage a tell, unless it is of the user's own doing."""
         if due.user_id != due.actor_id:
             self._stage_tell_to(notify_address(due.user_id), due)
+
+    def _withdraw_notices(self, thing: str, app_id: str, user_ids: Iterable[str]) -> None:
+        """Stage that what these users were told of a thing be taken back."""
+        for partition in sorted(set(map(partition_of, user_ids))):
+            self._stage_tell_to(partition_address(partition), Deleted(app_id, thing))
 
     def _notify_bounded(
         self, due: NoticeDue, kind: str, thing_id: int, count: int, *, post_id: int = 0

@@ -14,7 +14,7 @@ from actors.feed.author_base import CACHED, KnownPost, Needs
 from actors.feed.author_fanout import AuthorFanout
 from actors.feed.followers import Step
 from actors.feed.lately import Lately
-from actors.messages import Ask, RepostMoved
+from actors.messages import Ask, RepostMoved, post_thing
 from actors.reply import Reply
 from actors.stream_actor import Staged
 from protocol import feed_commands, replies
@@ -338,6 +338,7 @@ class AuthorPosts(AuthorFanout):
             self._publish_changed(new, known.counts)
 
         self._stage_ops([Put(new), self._change_author(post_count=self._author.post_count - 1)])
+        self._withdraw_notices(post_thing(row.post_id), row.app_id, post_of(row, known.counts).mentions)
         self._stage_row(
             self._event("post_deleted", {"post_id": row.post_id}, at_ms=new.deleted_at_ms),
             Staged(reply, lambda _at: replies.Ok(), after=after),

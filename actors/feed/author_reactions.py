@@ -15,7 +15,7 @@ from actors.feed.author_base import CACHED, KnownPost, Needs
 from actors.feed.author_notices import AuthorNotices
 from actors.feed.lately import Lately
 from actors.feed_audience import counts_key
-from actors.messages import Ask, RepostMoved
+from actors.messages import Ask, RepostMoved, comment_thing
 from actors.reply import Reply
 from actors.stream_actor import After, Staged
 from protocol import feed_commands, replies
@@ -169,13 +169,16 @@ class AuthorReactions(AuthorNotices):
         if comment.deleted_at_ms:
             self._answer_in_order(reply, replies.Ok())
             return
+        told = {self._id, *comment_of(comment).mentions}
         comment = msgspec.structs.replace(comment, text="", mentions="", deleted_at_ms=self._at_ms())
         self._comments.put(comment.comment_id, comment)
         ops: list[Op] = [Put(comment)]
         if comment.parent_id:
             parent = await self._comment(comment.parent_id)
             assert parent is not None  # comments keep their places
+            told.add(parent.user_id)
             ops.append(self._count_reply(parent, -1))
+        self._withdraw_notices(comment_thing(comment.comment_id), known.row.app_id, told)
         self._stage_counted(known, ops, reply, replies.Ok(), -1)
 
     async def _comment(self, comment_id: int) -> CommentRow | None:

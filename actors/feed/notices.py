@@ -1,7 +1,7 @@
 """What users are told of posts, comments and follows: the tells, as pure functions."""
 
 from actors.chat_notices import preview
-from actors.messages import NoticeDue
+from actors.messages import NoticeDue, comment_thing, post_thing
 from protocol.notify_records import NoticeBacklog
 from protocol.records import CommentRow, PostRow
 
@@ -14,7 +14,13 @@ def liked(post: PostRow, user_id: str) -> NoticeDue:
 def commented(post: PostRow, comment: CommentRow) -> NoticeDue:
     """To a post's author: somebody has commented on it."""
     return _about_post(
-        post.author_id, post.app_id, comment.user_id, "comment", post.post_id, data=_said(comment)
+        post.author_id,
+        post.app_id,
+        comment.user_id,
+        "comment",
+        post.post_id,
+        data=_said(comment),
+        thing=comment_thing(comment.comment_id),
     )
 
 
@@ -29,18 +35,28 @@ def answered(post: PostRow, parent: CommentRow, comment: CommentRow) -> NoticeDu
         # Not with others into one: that would speak of comments on the user's own post.
         batch_key=f"answer:{comment.comment_id}",
         data=_said(comment),
+        thing=comment_thing(comment.comment_id),
     )
 
 
 def mentioned_in_post(post: PostRow, user_id: str) -> NoticeDue:
     """To a user: a post mentions them."""
     data = {"text": preview(post.text)}
-    return _about_post(user_id, post.app_id, post.author_id, "mention", post.post_id, data=data)
+    thing = post_thing(post.post_id)
+    return _about_post(user_id, post.app_id, post.author_id, "mention", post.post_id, data=data, thing=thing)
 
 
 def mentioned_in_comment(post: PostRow, comment: CommentRow, user_id: str) -> NoticeDue:
     """To a user: a comment mentions them."""
-    return _about_post(user_id, post.app_id, comment.user_id, "mention", post.post_id, data=_said(comment))
+    return _about_post(
+        user_id,
+        post.app_id,
+        comment.user_id,
+        "mention",
+        post.post_id,
+        data=_said(comment),
+        thing=comment_thing(comment.comment_id),
+    )
 
 
 def followed(author_id: str, app_id: str, user_id: str) -> NoticeDue:
@@ -66,6 +82,19 @@ def follow_requested(author_id: str, app_id: str, user_id: str) -> NoticeDue:
         template="follow_request",
         subject="follow_requests",
         url="/#requests",
+    )
+
+
+def follow_accepted(follower_id: str, app_id: str, author_id: str) -> NoticeDue:
+    """To a user: an author has let them in."""
+    return NoticeDue(
+        user_id=follower_id,
+        app_id=app_id,
+        actor_id=author_id,
+        type_name="follow",
+        template="follow_accepted",
+        subject="follow_accepted",
+        url=f"/#u/{author_id}",
     )
 
 
@@ -110,6 +139,7 @@ def _about_post(
     batch_key: str = "",
     data: dict[str, str] | None = None,
     actor_count: int = 1,
+    thing: str = "",
 ) -> NoticeDue:
     return NoticeDue(
         user_id=user_id,
@@ -122,6 +152,7 @@ def _about_post(
         url=f"/#post/{post_id}",
         data={"post_id": str(post_id), **(data or {})},
         actor_count=actor_count,
+        thing=thing,
     )
 
 

@@ -18,9 +18,10 @@ from actors.notify.job import Job
 from actors.notify.plan import Ready
 from actors.notify.ports import Account
 from actors.notify.regather import without
-from actors.notify.user_state import decode_kept
+from actors.notify.user_state import Kept, UserState, decode_kept
 from actors.reply import NO_REPLY
 from actors.stream_actor import Staged
+from protocol.errors import Refused
 from protocol.notify_records import DeadDelivery, DeliveryRow, NotificationRow
 from protocol.notify_types import Decision
 from protocol.records import Op, Remove, Update
@@ -50,8 +51,9 @@ class Canceller(CancelFinder):
             self._ctx.post_after(NO_ROOM_RETRY_S, found)
             return
         # Who is being read just now may come with what was before.
-        coming = list({row.user_id for row in found.rows if row.user_id in self._wanted})
-        if coming and not self._has_users(coming, found, NO_REPLY):
+        coming = {row.user_id for row in found.rows if row.user_id in self._wanted}
+        coming |= {head.user_id for head in found.heads.values() if head.in_centre}  # it is written anew
+        if coming and not self._has_users(list(coming), found, NO_REPLY):
             return
         cancel.after = max(cancel.after, found.last_id)
         cancel.is_last = cancel.is_last or found.is_last
@@ -167,6 +169,7 @@ class Canceller(CancelFinder):
             self._ended(cancel, head, [why], where={"state": "held"}, is_partly=head.sent_at_ms > 0)
             if not any(row.notification_id == head.notification_id for row in rows):
                 cancel.counts["partly" if head.sent_at_ms else "cancelled"] -= 1  # another request's
+            self.group_ended(cancel, head)
             return
         if group is not None and user is not None:
             group.kept, group.count = kept, count
@@ -181,12 +184,28 @@ class Canceller(CancelFinder):
                 {"item_count": count, "content": _encode(kept).decode()},
             )
         ]
+        if head.in_centre and user is not None:
+            ops += self._retell(user, head, kept, count)
         if len(gone) < len(rows):
             cancel.counts["partly" if head.sent_at_ms else "cancelled"] += 1
         if is_own:
             decision = Decision("cancel", "change", "request", f"it goes on for {count} others")
             self._record("cancelled", head.user_id, head.notification_id, [decision], Staged(NO_REPLY, None))
         self._stage_ops(ops)
+
+    def group_ended(self, cancel: Cancel, head: NotificationRow) -> None:
+        """Nothing of a batch is left; what the centre shows of it was shown."""
+
+    def _retell(self, user: UserState, head: NotificationRow, kept: Kept, count: int) -> list[Op]:
+        """Let a batch's item in the centre tell of those that are left. Returns what is to be stored."""
+        setup = self._setup_of(head.app_id)
+        try:
+            item = self._item_of_group(user, setup, head.type, head.notification_id, kept, count)
+        except Refused as refused:  # the template is gone: as it was
+            why = Decision("render", "drop", refused.code, f"inapp: {refused.message}")
+            self._record("cancelled", head.user_id, head.notification_id, [why], Staged(NO_REPLY, None))
+            return []
+        return [self._reshow(user, msgspec.structs.replace(item, read=bool(head.read_at_ms)))]
 
     def _cancel_open(self, cancel: Cancel, row: NotificationRow, deliveries: list[DeliveryRow]) -> None:
         """Cancel the deliveries that wait; those that have begun are not tried again."""

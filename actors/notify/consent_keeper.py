@@ -1,5 +1,6 @@
 """Consent, and what is erased when it ends: queued copies first, then the rest, with a receipt."""
 
+from collections.abc import Sequence
 from secrets import token_hex
 from typing import Final
 
@@ -27,6 +28,18 @@ from protocol.notify_types import Consent, Decision
 from protocol.records import Insert, Op, Put, Remove, Update
 
 _ERASE_PAGE: Final = 500
+_BLANK: Final[dict[str, str | int | None]] = {
+    "state": "erased",
+    "content": "",
+    "title": "",
+    "text": "",
+    "url": "",
+    "image": "",
+    "in_centre": 0,
+    "group_key": "",
+    "dedup_key": "",
+    "is_fallback": 0,
+}
 
 _encode = msgspec.json.Encoder().encode
 
@@ -186,55 +199,11 @@ class ConsentKeeper(WishKeeper):
         """Blank what was found; with the last page, store the receipt and answer."""
         message, counts = erasing.message, erasing.counts
         now_ms = self._at_ms()
-        ops: list[Op] = []
-        for row in erasing.rows:
-            self._gone.add(row.notification_id, self._ctx.now())
-            where: dict[str, str | int] = {"notification_id": row.notification_id}
-            ops.append(
-                Update(
-                    NotificationRow,
-                    where,
-                    {
-                        "state": "erased",
-                        "content": "",
-                        "title": "",
-                        "text": "",
-                        "url": "",
-                        "image": "",
-                        "in_centre": 0,
-                        "group_key": "",
-                        "dedup_key": "",
-                        "is_fallback": 0,
-                    },
-                )
-            )
-            ops.append(Update(DeliveryRow, where, {"outgoing": "", "is_open": 0}))
-            ops.append(Update(DeadDelivery, where, {"outgoing": ""}))
-            note = self._notes.get(row.notification_id)
-            for number in sorted(note.numbers) if note is not None else ():
-                job = self._jobs[row.notification_id, number]
-                counts["queued"] = counts.get("queued", 0) + 1
-                if job.is_begun:
-                    job.is_final = True
-                else:
-                    self._close(job)
-            self._record(
-                "erased",
-                row.user_id,
-                row.notification_id,
-                [Decision("consent", "drop", message.reason, message.purpose)],
-                Staged(NO_REPLY, None),
-            )
+        why = Decision("consent", "drop", message.reason, message.purpose)
+        ops, queued_count = self._blank(erasing.rows, why)
+        if queued_count:
+            counts["queued"] = counts.get("queued", 0) + queued_count
         counts["notifications"] = counts.get("notifications", 0) + len(erasing.rows)
-        self._stats.erased += len(erasing.rows)
-        user = self._users.get(message.user_id)
-        if user is not None:
-            gone = {row.notification_id for row in erasing.rows}
-            user.unread -= gone
-            user.groups = {k: g for k, g in user.groups.items() if g.notification_id not in gone}
-            user.facts.open_groups = {
-                k: g for k, g in user.facts.open_groups.items() if g.notification_id not in gone
-            }
         if erasing.more:
             self._stage_ops(
                 ops,
@@ -272,6 +241,43 @@ class ConsentKeeper(WishKeeper):
             ops,
             Staged(erasing.reply, lambda _at: receipt, after=lambda _at: self._erasing.discard(key)),
         )
+
+    def _blank(self, rows: Sequence[NotificationRow], why: Decision) -> tuple[list[Op], int]:
+        """Take the words of notifications away, and call off what waits of them.
+
+        Returns what is to be stored, and how many deliveries waited. What is under way is not followed by
+        anything.
+        """
+        ops: list[Op] = []
+        queued_count = 0
+        gone: dict[str, set[int]] = {}
+        for row in rows:
+            notification_id = row.notification_id
+            gone.setdefault(row.user_id, set()).add(notification_id)
+            self._gone.add(notification_id, self._ctx.now())
+            where: dict[str, str | int] = {"notification_id": notification_id}
+            ops.append(Update(NotificationRow, where, _BLANK))
+            ops.append(Update(DeliveryRow, where, {"outgoing": "", "is_open": 0}))
+            ops.append(Update(DeadDelivery, where, {"outgoing": ""}))
+            note = self._notes.get(notification_id)
+            for number in sorted(note.numbers) if note is not None else ():
+                job = self._jobs[notification_id, number]
+                queued_count += 1
+                if job.is_begun:
+                    job.is_final = True
+                else:
+                    self._close(job)
+            self._record("erased", row.user_id, notification_id, [why], Staged(NO_REPLY, None))
+        self._stats.erased += len(rows)
+        for user_id, ids in gone.items():
+            user = self._users.get(user_id)
+            if user is None:
+                continue
+            user.unread -= ids
+            user.groups = {k: g for k, g in user.groups.items() if g.notification_id not in ids}
+            open_groups = user.facts.open_groups
+            user.facts.open_groups = {k: g for k, g in open_groups.items() if g.notification_id not in ids}
+        return ops, queued_count
 
     def _forget_user(self, message: EraseUser, counts: dict[str, int]) -> list[Op]:
         user = self._users.pop(message.user_id, None)

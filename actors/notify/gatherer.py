@@ -159,49 +159,46 @@ class Gatherer(Sender):
     ) -> None:
         """Let the batch's item in the centre tell of one more."""
         try:
-            text = self._renderer.render(
-                setup,
-                group.kept.content,
-                self._reader(user, setup, group.kept, count=group.count),
-                "inapp",
-                variant="",
-                notification_id=group.notification_id,
-            )
+            item = self._item_of_group(user, setup, rule.name, group.notification_id, group.kept, group.count)
         except Refused as refused:
             plan.decisions.append(Decision("render", "drop", refused.code, f"inapp: {refused.message}"))
             return
         user.unread.add(group.notification_id)
-        ops.append(
-            Update(
-                NotificationRow,
-                {"notification_id": group.notification_id},
-                {
-                    "title": text.title,
-                    "text": text.body,
-                    "url": text.url,
-                    "image": text.image,
-                    "in_centre": True,
-                    "read_at_ms": 0,
-                },
-            )
-        )
         plan.decisions.append(Decision("enqueue", "sent", "inapp", f"as part of {group.notification_id}"))
-        item = NotificationItem(
-            notification_id=group.notification_id,
-            type=rule.name,
-            priority=group.kept.priority,
-            at_ms=at_ms_of(group.notification_id),
+        ops.append(self._reshow(user, item, in_centre=True, read_at_ms=0))
+
+    def _item_of_group(
+        self, user: UserState, setup: Setup, type_name: str, notification_id: int, kept: Kept, count: int
+    ) -> NotificationItem:
+        """What the centre shows of a batch. Raises: Refused, as Renderer.render."""
+        text = self._renderer.render(
+            setup,
+            kept.content,
+            self._reader(user, setup, kept, count=count),
+            "inapp",
+            variant="",
+            notification_id=notification_id,
+        )
+        return NotificationItem(
+            notification_id=notification_id,
+            type=type_name,
+            priority=kept.priority,
+            at_ms=at_ms_of(notification_id),
             title=text.title,
             text=text.body,
             url=text.url,
             image=text.image,
-            count=group.count,
+            count=count,
         )
+
+    def _reshow(self, user: UserState, item: NotificationItem, **changes: str | int | None) -> Op:
+        """Show an item of the centre as it now is; returns what is to be stored of that."""
         unread = len(user.unread)
         self._stage_ops(
-            (),
-            Staged(NO_REPLY, None, after=lambda _at: self._publish(user.user_id, item, unread)),
+            (), Staged(NO_REPLY, None, after=lambda _at: self._publish(user.user_id, item, unread))
         )
+        words = {"title": item.title, "text": item.text, "url": item.url, "image": item.image}
+        return Update(NotificationRow, {"notification_id": item.notification_id}, {**words, **changes})
 
     def _release_digest(
         self,

@@ -59,11 +59,15 @@ class NoticeDesk(UserDesk):
             return
         self._ctx.post(Passing(NoticeRead(tell_id, tell.user_id, message), reply))
 
+    def is_withdrawn(self, message: Notify) -> bool:
+        """Tell what tells of something that was deleted meanwhile."""
+        raise NotImplementedError
+
     def notice_read(self, read: NoticeRead, reply: Reply) -> None:
         """Notify, and remove the tell in the same append. Raises: Unavailable; then nothing has changed."""
         self._log.check_room()
         done = Remove(Tell, {"tell_id": read.tell_id})
-        if read.message is None:
+        if read.message is None or self.is_withdrawn(read.message):
             self._stage_ops([done], Staged(reply, lambda _at: replies.Ok()))
             return
         if not self._has_users((read.user_id,), read, reply):
@@ -104,5 +108,6 @@ def _message_of(tell_id: str, tell: NoticeDue, actor: User) -> Notify:
         content=content,
         key=f"tell:{tell_id}",
         source="hubbub",
+        request_id=tell.thing,
         actor_count=tell.actor_count,
     )

@@ -5,7 +5,8 @@ gatherer.py makes batches and digests, decider.py sends messages through the pip
 attempts and results, fallbacks.py tries the next channel, receipt_desk.py takes what providers tell later,
 redriver.py tries again what was given up, timekeeper.py lets time pass, wish_keeper.py and consent_keeper.py
 keep what users want, user_desk.py serves them, notice_desk.py takes what other actors tell, fact_keeper.py
-follows what others write of users, canceller.py cancels. Here is what comes in.
+follows what others write of users, canceller.py cancels, withdrawer.py takes back what was told of things
+that are deleted. Here is what comes in.
 """
 
 from typing import Final
@@ -13,7 +14,6 @@ from typing import Final
 from actors.entity import EntityContext
 from actors.messages import Ask, Told
 from actors.notify.cancel_finder import CancelFound
-from actors.notify.canceller import Canceller
 from actors.notify.consent_keeper import Erasing, NotErased
 from actors.notify.decider import Settled
 from actors.notify.deliverer import Begin, Conclude, Resume
@@ -35,13 +35,14 @@ from actors.notify.notice_desk import NoticeRead, Passing
 from actors.notify.plan import Ready
 from actors.notify.timekeeper import Looked, Tick, Tidied, Tidy
 from actors.notify.user_desk import MarkFound
+from actors.notify.withdrawer import Withdrawer, WithdrawnFound
 from actors.reply import Reply
 from protocol.errors import Refused
 
 NO_ROOM_RETRY_S: Final = 0.2
 
 
-class NotifyPartition(Canceller):
+class NotifyPartition(Withdrawer):
     """Own the notifications of one partition's users."""
 
     async def activate(self, ctx: EntityContext) -> None:
@@ -58,6 +59,8 @@ class NotifyPartition(Canceller):
         match message:
             case Notify() if self.is_called_off(message):
                 reply.fail(Refused("request_not_found", "The request was cancelled."))
+            case Notify() if self.is_withdrawn(message):
+                self.drop_withdrawn(message, reply)
             case Notify() if self.is_behind(message):
                 self.catch_up(message, reply)
             case Notify():
@@ -93,6 +96,8 @@ class NotifyPartition(Canceller):
                 self.cancel_part(message, reply)
             case CancelFound():
                 self.cancel_found(message)
+            case WithdrawnFound():
+                self.withdrawn_found(message)
             case UserChanged(user_id=user_id):
                 self.user_changed(user_id)
             case NotErased():

@@ -30,6 +30,7 @@ _TYPES: Final = {
     "contact_request": "contact",
     "contact_accepted": "contact",
     "follow_request": "follow",
+    "follow_accepted": "follow",
     "security_login": "security",
 }
 

@@ -257,6 +257,28 @@ BUILTIN_TEXTS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "ar": ("طلب متابعة", "يريد " + WHO + " متابعتك."),
         "ja": ("フォローリクエスト", WHO + "があなたをフォローしたいと思っています。"),
     },
+    "follow_accepted": {
+        "en": ("Request accepted", WHO + " accepted your request to follow."),
+        "de": (
+            "Anfrage angenommen",
+            WHO + " " + _n(one="hat", other="haben") + " deine Anfrage zu folgen angenommen.",
+        ),
+        "fr": (
+            "Demande acceptée",
+            WHO + " " + _n(one="a", other="ont") + " accepté votre demande d’abonnement.",
+        ),
+        "es": (
+            "Solicitud aceptada",
+            WHO + " " + _n(one="aceptó", other="aceptaron") + " tu solicitud de seguimiento.",
+        ),
+        "pt": (
+            "Pedido aceito",
+            WHO + " " + _n(one="aceitou", other="aceitaram") + " seu pedido para seguir.",
+        ),
+        "ru": ("Запрос принят", "Ваш запрос на подписку принят: " + WHO),
+        "ar": ("قُبل الطلب", "قبل " + WHO + " طلب المتابعة."),
+        "ja": ("リクエストの承認", WHO + "がフォローリクエストを承認しました。"),
+    },
     "digest": {
         "en": (_total(one="# notification", other="# notifications"), DIGEST_BODY),
         "de": (_total(one="# Benachrichtigung", other="# Benachrichtigungen"), DIGEST_BODY),

@@ -118,6 +118,14 @@ async def test_follows_and_requests_are_told(tmp_path: Path) -> None:
         await ann.do(feed_commands.AnswerFollow(user_id=cai.user_id, accept=True))
         await all_told(world)
         assert len(await told(world, ann.user_id)) == 2
+        (accepted,) = await told(world, cai.user_id)
+        assert (accepted.type, accepted.text) == ("follow", "Ann accepted your request to follow.")
+        (shown,) = await cai.until(notify_events.NotificationShown)
+        assert shown.item.url == f"/#u/{ann.user_id}"
+        # Said again, it is no news.
+        await ann.do(feed_commands.AnswerFollow(user_id=cai.user_id, accept=True))
+        await all_told(world)
+        assert len(await told(world, cai.user_id)) == 1
 
 
 async def test_a_tell_to_somebody_who_is_gone_is_removed(tmp_path: Path) -> None:
