@@ -100,6 +100,10 @@ class Batch:
         self.tells: list[Tell] = []
         self.senders: dict[str, list[int]] = {}  # user_id -> row indexes of that user's messages
 
+    def forget(self) -> None:
+        """Hold nothing any more: whoever keeps a batch for long asks only whether it is concluded."""
+        del self.rows, self.ops, self.staged, self.senders, self.tells
+
 
 class _Decided(msgspec.Struct, frozen=True):
     batch: Batch
@@ -314,6 +318,7 @@ class StreamActor(Entity):
             staged.resolve(at)
         if batch.tells:
             self._relay.hint(batch.tells)
+        batch.forget()
 
     def _raise_watermark(self, user_id: str, places: Sequence[Appended]) -> None:
         """Sending reads up to the message. The store has followed the last row, if that was no duplicate."""

@@ -26,7 +26,7 @@ ClockTime = Annotated[
 ]
 
 
-class QuietHours(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class QuietHours(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """When the user is not to be disturbed, in the user's time zone. `end` before `start`: over midnight."""
 
     start: ClockTime
@@ -37,14 +37,14 @@ class QuietHours(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ] = []
 
 
-class TypePreference(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class TypePreference(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What a user wants of one type. Channels that are not named follow the user's general choice."""
 
     channels: dict[Channel, bool] = {}
     frequency: Frequency | None = None
 
 
-class Preferences(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Preferences(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What a user wants to hear, where, and when. Empty: everything the app's types send, at once."""
 
     channels: dict[Channel, bool] = {}
@@ -55,7 +55,7 @@ class Preferences(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     digest_weekday: Annotated[int, Meta(ge=0, le=6, description="Of weekly digests; Monday 0.")] = 0
 
 
-class Consent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Consent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The user's yes to one purpose: from whom it is known, and for how long it holds."""
 
     purpose: TypeName

@@ -7,11 +7,11 @@ node.lock                    a single node runs alone here
 node-….lock                  each cluster node holds its own for as long as it lives
 """
 
-import contextlib
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -255,9 +255,8 @@ class SqliteStore:
     async def barrier(self) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
         waiter = _Waiter()
-        self._writer.barrier_nowait(waiter.done)
-        with contextlib.suppress(StorageUnavailable):  # then the disk failed; all before it is decided
-            await waiter.wait()
+        self._writer.barrier_nowait(partial(waiter.done, None))
+        await waiter.wait()
 
     async def _call(self, call: Call) -> Any:
         await trio.lowlevel.checkpoint_if_cancelled()

@@ -100,7 +100,7 @@ class WriterStats(msgspec.Struct):
 class _Job:
     """One queued piece of work: an append, or a function that runs in a transaction of its own."""
 
-    __slots__ = ("append", "call", "is_patient", "on_done", "outcome", "queued_at", "size_bytes")
+    __slots__ = ("append", "barriers", "call", "is_patient", "on_done", "outcome", "queued_at", "size_bytes")
 
     def __init__(
         self, append: Append | None, call: Call | None, on_done: Callable[[Any], None], size_bytes: int
@@ -112,6 +112,7 @@ class _Job:
         self.is_patient = append is not None and append.patient
         self.queued_at = time.monotonic()
         self.outcome: Any = None
+        self.barriers: list[Callable[[], None]] = []  # called once its owner was told; Trio thread only
 
 
 class _CommitFailed(Exception):
@@ -235,9 +236,15 @@ class Writer:
         self._outstanding.append(job)
         self._queue.put(job)
 
-    def barrier_nowait(self, on_done: Callable[[Any], None]) -> None:
-        """Call `on_done` after all that was queued before is decided, whatever the state of the disk."""
-        self.call_nowait(_nothing, on_done)
+    def barrier_nowait(self, on_done: Callable[[], None]) -> None:
+        """Call `on_done` after all that was queued before is decided, whatever the state of the disk.
+
+        That may be at once. It costs the writer nothing, and divides no group.
+        """
+        if self._outstanding:
+            self._outstanding[-1].barriers.append(on_done)
+        else:
+            on_done()
 
     def _deliver(self, jobs: Sequence[_Job]) -> None:
         try:
@@ -250,6 +257,8 @@ class Writer:
                     except Exception:
                         # One owner's bug must not lose the acks of the others in the same commit.
                         log.exception("store_callback_failed")
+                    for passed in job.barriers:
+                        passed()
         except Exception:
             # Here it would end the whole process, and not the one connection that it is about.
             log.exception("store_delivery_failed")
@@ -613,10 +622,6 @@ class Writer:
                 stats.row_count += len(job.append.rows) - duplicate_count
                 stats.duplicate_count += duplicate_count
         self._unchecked_bytes += 4096  # the pages that every commit touches
-
-
-def _nothing(_: sqlite3.Connection) -> None:
-    return None
 
 
 def _size_of(append: Append) -> int:

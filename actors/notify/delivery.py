@@ -22,7 +22,7 @@ Action = Literal[
 ]
 
 
-class Target(msgspec.Struct, frozen=True, kw_only=True):
+class Target(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One address of one user. `keys`: what else the channel needs to reach it, such as p256dh and auth."""
 
     device_key: str

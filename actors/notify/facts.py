@@ -1,6 +1,5 @@
 """What the rules go by: one notification's facts, and what is known of its user."""
 
-from collections import deque
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
@@ -59,7 +58,7 @@ class UserFacts:
     time_zone: str = ""
     preferences: Preferences = field(default_factory=Preferences)
     consents: dict[str, Consent] = field(default_factory=dict)
-    sent_at_ms: deque[int] = field(default_factory=deque)
+    sent_at_ms: list[int] = field(default_factory=list)
     recent: dict[str, tuple[int, int]] = field(default_factory=dict)
     open_groups: dict[str, OpenGroup] = field(default_factory=dict)
 
@@ -89,7 +88,7 @@ class UserFacts:
         """Count one interrupting send for the cap, and forget those that left its window."""
         sent = self.sent_at_ms
         while sent and sent[0] <= now_ms - HOUR_MS:
-            sent.popleft()
+            del sent[0]
         sent.append(now_ms)
 
     def copy(self) -> "UserFacts":
@@ -102,7 +101,7 @@ class UserFacts:
             self.time_zone,
             self.preferences,
             dict(self.consents),
-            deque(self.sent_at_ms),
+            list(self.sent_at_ms),
             dict(self.recent),
             groups,
         )

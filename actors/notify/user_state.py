@@ -1,6 +1,5 @@
 """What a partition has in memory of one user: wishes, addresses, and what was told lately."""
 
-from collections import deque
 from typing import Final, cast
 
 import msgspec
@@ -113,7 +112,7 @@ class UserState:
                 )
                 for consent in found.consents
             },
-            sent_at_ms=deque(sorted(found.counted)),
+            sent_at_ms=sorted(found.counted),
             recent={
                 recent.dedup_key: (recent.notification_id, recent.created_at_ms)
                 for recent in reversed(found.recent)

@@ -1,7 +1,5 @@
 """The dry run shows what the scheduler does, and leaves the user's facts alone."""
 
-from collections import deque
-
 from actors.notify.dry_run import Forecast, Held, Recurring, next_days
 from actors.notify.facts import HOUR_MS, Facts, OpenGroup, UserFacts
 from actors.notify.local_time import instant_of
@@ -42,7 +40,7 @@ def test_quiet_hours_of_the_week_are_shown_across_the_change_of_the_clock() -> N
 
 def test_a_flood_at_seven_is_held_by_the_cap() -> None:
     """Held by the night, five are due at once, and two an hour may go; their order is kept."""
-    user = UserFacts(time_zone=ZONE, preferences=Preferences(quiet_hours=NIGHT), sent_at_ms=deque([NOW_MS]))
+    user = UserFacts(time_zone=ZONE, preferences=Preferences(quiet_hours=NIGHT), sent_at_ms=[NOW_MS])
     seven_ms = instant_of("2026-03-28T07:00", ZONE)
     held = [Held(facts=one(number), due_at_ms=seven_ms, held_by="quiet_hours") for number in (1, 2, 3, 4, 5)]
     forecasts = next_days(user, AppRules(cap_per_hour=2), RULES, held, [], NOW_MS)
@@ -56,7 +54,7 @@ def test_a_flood_at_seven_is_held_by_the_cap() -> None:
     waits = [forecast for forecast in forecasts if forecast.kind == "hold"]
     assert waits
     assert all(forecast.why[-1].stage == "cap" and forecast.reason for forecast in waits)
-    assert user.sent_at_ms == deque([NOW_MS])
+    assert user.sent_at_ms == [NOW_MS]
 
 
 def test_what_recurs_comes_every_day_also_on_one_of_23_hours() -> None:

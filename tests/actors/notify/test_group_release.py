@@ -1,7 +1,5 @@
 """How the answers of a group's members become one."""
 
-from collections import deque
-
 from actors.notify.facts import HOUR_MS, Facts, UserFacts
 from actors.notify.group_release import release
 from protocol.notify_types import AppRules, Channel, Preferences, TypePreference, TypeRule
@@ -57,7 +55,7 @@ def test_members_leave_one_by_one_and_an_empty_group_sends_nothing() -> None:
 
 def test_a_group_waits_for_the_last_of_its_members() -> None:
     """One that is over the cap holds the others, so that the user gets one and not two."""
-    user = UserFacts(sent_at_ms=deque([NOW_MS - 1_000]))
+    user = UserFacts(sent_at_ms=[NOW_MS - 1_000])
     for members in ([member(1, "likes"), member(2, "free")], [member(2, "free"), member(1, "likes")]):
         outcome = release(members, RULES, user, APP, NOW_MS)
         assert (outcome.kind, outcome.due_at_ms) == ("hold", NOW_MS - 1_000 + HOUR_MS)

@@ -1,7 +1,5 @@
 """The scheduler's precedence, line by line: each line by itself, and each against the lines below it."""
 
-from collections import deque
-
 import msgspec
 import pytest
 
@@ -71,7 +69,7 @@ def user(
         time_zone=ZONE,
         preferences=preferences or Preferences(),
         consents={consent.purpose: consent for consent in consents or []},
-        sent_at_ms=deque(sent or []),
+        sent_at_ms=sent or [],
         recent=recent or {},
         open_groups=groups or {},
     )
