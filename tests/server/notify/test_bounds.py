@@ -1,4 +1,4 @@
-"""Numbers that no row can hold: refused where they come in, and harmless to others where they get further."""
+"""What no row can hold: refused where it comes in, and harmless to others where it gets further."""
 
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from protocol.limits import MAX_SAFE_INTEGER
 from protocol.notify_content import NotifyRequest
 from protocol.notify_records import PARTITION_COUNT, RequestRow
 from protocol.notify_replies import NotificationPage
+from protocol.notify_templates import ChannelText, Template, Variable
 from protocol.records import Put
 from server.notify.callbacks import delivery_place
 from server.sandbox.faults import Fault
@@ -163,6 +164,30 @@ async def test_a_page_that_cannot_be_stored_ends_its_campaign(
         page = await ann.do(notify_commands.ListNotifications())
         assert isinstance(page, NotificationPage)
         assert page.items == []
+
+
+async def test_half_a_character_in_a_template_is_told_whole(tmp_path: Path) -> None:
+    """An app that writes its emoji as JavaScript does must not stop the partition that all apps share."""
+    async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox) as scene:
+        text = ChannelText(title=r"{{ '\ud83d\ude00' }}", body=r"{{ '\ud83d' }} {{ actor['\ud83d'] }}")
+        smile = Template(
+            name="smile",
+            texts={"default": {"en": {"default": text}}},
+            variables={"actor": Variable(kind="object")},
+        )
+        await scene.notifier.core.desk.put_template(APP, smile)
+        request = NotifyRequest(type="t", user_id=scene.user_id, template="smile")
+        notification = msgspec.structs.replace(request, data={"actor": {"\ufffd": "x"}})
+        assert await scene.notifier.refusal(notification) == "template_variable_unknown"
+        text = msgspec.structs.replace(text, body=r"{{ '\ud83d' }}")
+        await scene.notifier.core.desk.put_template(
+            APP, msgspec.structs.replace(smile, texts={"default": {"en": {"default": text}}})
+        )
+        done = await scene.notifier.notify(msgspec.structs.replace(request, data={"actor": {}}))
+        await scene.closed(done.items[0].notification_id)
+        (arrived,) = sandbox.deliveries("apns")
+        assert arrived.content["payload"]["aps"]["alert"] == {"title": "😀", "body": "\ufffd"}
+        assert scene.notifier.core.partitions.stats().crashes == 0
 
 
 async def _ended(notifier: Notifier, request_id: str) -> None:
