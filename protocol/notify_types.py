@@ -16,6 +16,7 @@ Frequency = Literal["immediate", "daily", "weekly", "off"]
 CHANNELS: tuple[Channel, ...] = ("inapp", "apns", "fcm", "webpush", "sms", "email", "apprise")
 DEFAULT_CHANNELS: tuple[Channel, ...] = ("inapp", "apns", "fcm", "webpush")
 PUSH_CHANNELS: tuple[Channel, ...] = ("apns", "fcm", "webpush")
+MAX_WISHES = 300  # of one user about single types: more than an app has types
 MAX_TEXT_BYTES = 1_500  # of plain text, in UTF-8
 MAX_DATA_BYTES = 2_048  # of the data for a template, as JSON; push payloads end at 4,096
 _NAME = r"[a-z][a-z0-9_.-]{0,63}"
@@ -52,7 +53,7 @@ class Preferences(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     """What a user wants to hear, where, and when. Empty: everything the app's types send, at once."""
 
     channels: dict[Channel, bool] = {}
-    types: Annotated[dict[TypeName, TypePreference], Meta(max_length=100)] = {}
+    types: Annotated[dict[TypeName, TypePreference], Meta(max_length=MAX_WISHES)] = {}
     quiet_hours: QuietHours | None = None
     frequency: Frequency = "immediate"
     digest_at: ClockTime = "09:00"

@@ -7,15 +7,16 @@ import pytest
 import trio
 
 from actors.notify import app
-from actors.notify.address import owner_of, partition_of
-from actors.notify.messages import DeliveryTold, Redrive
+from actors.notify.address import notify_address, owner_of, partition_of
+from actors.notify.messages import DeliveryTold, Redrive, Unsubscribe
 from protocol import notify_commands
 from protocol.errors import HubbubError, Unavailable
 from protocol.limits import MAX_SAFE_INTEGER
 from protocol.notify_content import NotifyRequest
-from protocol.notify_records import PARTITION_COUNT, RequestRow
-from protocol.notify_replies import NotificationPage
+from protocol.notify_records import PARTITION_COUNT, NotifyUserRow, RequestRow
+from protocol.notify_replies import NotificationPage, PreferencesInfo
 from protocol.notify_templates import ChannelText, Template, Variable
+from protocol.notify_types import MAX_WISHES, Preferences
 from protocol.records import Put
 from server.notify.callbacks import delivery_place
 from server.sandbox.faults import Fault
@@ -188,6 +189,44 @@ async def test_half_a_character_in_a_template_is_told_whole(tmp_path: Path) -> N
         (arrived,) = sandbox.deliveries("apns")
         assert arrived.content["payload"]["aps"]["alert"] == {"title": "😀", "body": "\ufffd"}
         assert scene.notifier.core.partitions.stats().crashes == 0
+
+
+async def test_who_opts_out_of_one_type_after_the_other_is_still_known_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    """Each mail has its link; a row that grows too large to be read would stop the partition for all."""
+    async with open_notifier(tmp_path) as notifier:
+        ann = await notifier.world.person("ann")
+        for number in range(MAX_WISHES + 2):
+            message = Unsubscribe(ann.user_id, APP, f"type{number}", "email")
+            await notifier.world.core.router.ask(notify_address(ann.user_id), message, timeout_s=5)
+    async with open_notifier(tmp_path, is_new=False) as notifier:
+        ann = await notifier.world.person("ann")
+        found = await ann.do(notify_commands.GetPreferences())
+        assert isinstance(found, PreferencesInfo)
+        assert len(found.preferences.types) == MAX_WISHES
+        assert found.preferences.types[f"type{MAX_WISHES + 1}"].channels == {"email": False}
+        assert notifier.core.partitions.stats().crashes == 0
+
+
+async def test_wishes_that_cannot_be_read_cost_their_user_alone(tmp_path: Path) -> None:
+    """Nothing but security is sent to who may have opted out; who shares the partition notices nothing."""
+    async with open_notifier(tmp_path) as notifier:
+        people = [await notifier.world.person(name) for name in ("ann", "ben")]
+        row = NotifyUserRow(user_id=people[0].user_id, app_id=APP, preferences='{"digest_at": 9}')
+        await notifier.world.store.commit([Put(row)])
+        states = []
+        for person in people:
+            for kind in ("contact", "security"):
+                done = await notifier.notify(NotifyRequest(type=kind, user_id=person.user_id, text="x"))
+                states.append((done.items[0].state, done.items[0].reason))
+        assert states[0][0] == "dropped"
+        assert "off" in states[0][1]
+        assert [state for state, _ in states[1:]] == ["done"] * 3
+        assert notifier.core.partitions.stats().crashes == 0
+        await people[0].do(notify_commands.SetPreferences(preferences=Preferences()))
+        done = await notifier.notify(NotifyRequest(type="contact", user_id=people[0].user_id, text="y"))
+        assert done.items[0].state == "done"
 
 
 async def _ended(notifier: Notifier, request_id: str) -> None:
