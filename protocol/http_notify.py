@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from protocol.notify_replies import LedgerEntry, NotificationItem
+from protocol.notify_replies import LedgerEntry, NotificationId, NotificationItem
 from protocol.notify_templates import Experiment, Template
 from protocol.notify_types import AppRules, Channel, Consent, Preferences, TypeRule
 from protocol.provider_configs import ProviderConfig
@@ -237,7 +237,7 @@ class RedriveBody(_Body, frozen=True, kw_only=True, omit_defaults=True):
     """Which dead deliveries to try again: those named; or those of a channel, a code, or both; or all."""
 
     deliveries: Annotated[
-        list[tuple[int, int]],
+        list[tuple[NotificationId, Count]],
         Meta(max_length=1_000, description="Pairs of notification_id and number, as dead letters have them."),
     ] = []
     channel: Channel | None = None

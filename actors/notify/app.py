@@ -16,6 +16,7 @@ import trio
 from actors.entity import EntityContext
 from actors.notify.address import partition_address, partition_of
 from actors.notify.messages import CancelRequest, Notify, RunRequest
+from actors.notify.ports import Setup
 from actors.notify.recurrence import next_cron_ms
 from actors.notify.request_canceller import CancelLate, PartCancelled, RequestCanceller
 from actors.notify.request_keeper import Ended
@@ -23,7 +24,7 @@ from actors.notify.send_at import send_at_ms
 from actors.reply import NO_REPLY, Reply
 from actors.stream_actor import Staged
 from protocol import notify_replies
-from protocol.errors import HubbubError, Refused, Unavailable
+from protocol.errors import HubbubError, ProtocolError, Refused, Unavailable
 from protocol.notify_content import NotifyRequest, content_of
 from protocol.notify_records import RequestRow
 from protocol.records import Appended, Put
@@ -34,6 +35,9 @@ ASK_TIMEOUT_S: Final = 30.0
 MAX_RETRY_S: Final = 5.0
 EASY_PAGE_S: Final = 0.15  # what a page takes on a node that has little else to do
 REST_SHARE: Final = 2.0
+MAX_FAILURES: Final = 6  # of a partition by one page, each after two crashes or a refused commit
+# Not a busy or full store: these tell that the page itself cannot be handled or stored.
+_OF_THE_PAGE: Final = frozenset({"internal", "crashed"})
 MAX_REST_S: Final = 2.0
 EASTERNMOST: Final = "Pacific/Kiritimati"  # UTC+14, where each day begins first
 
@@ -212,7 +216,11 @@ class AppActor(RequestCanceller):
 
     async def _hand_on(self, row: RequestRow, scope: trio.CancelScope) -> None:
         """Hand a request's users to their partitions, from its cursor on."""
-        request = _request(row.body)
+        try:
+            request = _request(row.body)
+        except msgspec.ValidationError:  # stored when more was let in than is now
+            self._ctx.post(_Failed(row.request_id, "bad_field"))
+            return
         cursor = row.cursor
         with scope:
             while True:
@@ -220,8 +228,8 @@ class AppActor(RequestCanceller):
                 began_at = trio.current_time()
                 try:
                     await self._notify(row, request, users)
-                except Refused as refused:  # a type or template that was removed meanwhile
-                    self._ctx.post(_Failed(row.request_id, refused.code))
+                except HubbubError as error:
+                    self._ctx.post(_Failed(row.request_id, error.code))
                     return
                 zone = await self._zone_of(request) if is_last and request.cron else ""
                 self._ctx.post(_Advanced(row.request_id, cursor, len(users), is_last, zone))
@@ -231,14 +239,17 @@ class AppActor(RequestCanceller):
 
     async def _zone_of(self, request: NotifyRequest) -> str:
         """The time zone of a cron expression: the app's own, as it is set up now, unless the request says."""
+        return request.time_zone or (await self._setup()).rules.default_time_zone
+
+    async def _setup(self) -> Setup:
+        """What the app has set up, however long the store takes."""
         delay_s = 0.1
-        while not request.time_zone:
+        while True:
             try:
-                return (await self._setups.load(self._app_id)).rules.default_time_zone
+                return await self._setups.load(self._app_id)
             except HubbubError as error:
                 await trio.sleep(max(delay_s, error.retry_after_s or 0.0))
                 delay_s = min(MAX_RETRY_S, 2 * delay_s)
-        return request.time_zone
 
     async def _page(self, request: NotifyRequest, cursor: str) -> tuple[list[str], str, bool]:
         """The next users of a request, the cursor behind them, and whether they are the last."""
@@ -259,13 +270,17 @@ class AppActor(RequestCanceller):
         return users, str(start + len(users)), start + PAGE >= len(request.user_ids)
 
     async def _notify(self, row: RequestRow, request: NotifyRequest, users: Sequence[str]) -> None:
-        """Notify these users; returns when every partition has stored its part. Raises: Refused."""
+        """Notify these users; returns when every partition has stored its part.
+
+        Raises: HubbubError, where that can never be: a type or template was removed meanwhile, or a
+        partition fails of it again and again.
+        """
         parts: dict[int, list[str]] = {}
         for user_id in users:
             parts.setdefault(partition_of(user_id), []).append(user_id)
         content = content_of(request)
-        setup = await self._setups.load(self._app_id)
-        refused: list[Refused] = []
+        setup = await self._setup()
+        refused: list[HubbubError] = []
 
         async def ask(partition: int, user_ids: list[str]) -> None:
             message = Notify(
@@ -281,14 +296,19 @@ class AppActor(RequestCanceller):
                 setup_version=setup.version,
             )
             delay_s = 0.05
+            failure_count = 0
             while True:
                 try:
                     await self._ctx.router.ask(partition_address(partition), message, timeout_s=ASK_TIMEOUT_S)
                 except Unavailable as error:
+                    failure_count += error.code in _OF_THE_PAGE
+                    if failure_count >= MAX_FAILURES:
+                        refused.append(error)
+                        return
                     await trio.sleep(max(delay_s, error.retry_after_s or 0.0))
                     delay_s = min(MAX_RETRY_S, 2 * delay_s)
                     continue
-                except Refused as error:
+                except (Refused, ProtocolError) as error:
                     if error.code != "user_not_found":
                         refused.append(error)
                 return

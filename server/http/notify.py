@@ -22,6 +22,7 @@ from protocol.http_notify import (
     RequestInfo,
     Requests,
 )
+from protocol.limits import MAX_SAFE_INTEGER
 from protocol.notify_content import MAX_KEY_CHARS, NotifyRequest
 from protocol.notify_ids import partition_of_id
 from protocol.notify_records import (
@@ -50,9 +51,20 @@ _Key = Annotated[
         description="Instead of `idempotency_key`: the same key gets the first answer.",
     ),
 ]
-_ASKED: Final = ("type", "group", "cron", "time_zone", "send_at")  # of a request's own fields
 _encode = msgspec.json.Encoder().encode
-_request = msgspec.json.Decoder(NotifyRequest).decode
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """What of a stored request is shown, whatever else it holds."""
+
+    type: str
+    group: str = ""
+    cron: str = ""
+    time_zone: str = ""
+    send_at: str = ""
+
+
+_asked = msgspec.json.Decoder(_Asked).decode
 
 
 @post(
@@ -147,7 +159,7 @@ async def cancel_request(request: AnyRequest, request_id: FromPath[str]) -> Requ
 async def history(
     request: AnyRequest,
     user_id: FromPath[str],
-    before: Annotated[int, QueryParameter(ge=0)] = 0,
+    before: Annotated[int, QueryParameter(ge=0, le=MAX_SAFE_INTEGER)] = 0,
     limit: Annotated[int, QueryParameter(ge=1, le=500)] = 100,
 ) -> History:
     """Everything that the user was, or was not, notified of."""
@@ -162,7 +174,7 @@ async def history(
 @get("/v1/app/notify/dead_letters", summary="List dead deliveries", tags=TAGS, security=APP_AUTH)
 async def dead_letters(
     request: AnyRequest,
-    after_ms: Annotated[int, QueryParameter(ge=0)] = 0,
+    after_ms: Annotated[int, QueryParameter(ge=0, le=MAX_SAFE_INTEGER)] = 0,
     limit: Annotated[int, QueryParameter(ge=1, le=500)] = 100,
 ) -> DeadLetters:
     """What was given up, and why."""
@@ -264,7 +276,7 @@ def read_places(cursor: str) -> list[int]:
         places = [int(part) for part in cursor.split(".")]
     except ValueError:
         raise Refused("bad_cursor") from None
-    if len(places) != PARTITION_COUNT or min(places) < 0:
+    if len(places) != PARTITION_COUNT or not 0 <= min(places) <= max(places) <= MAX_SAFE_INTEGER:
         raise Refused("bad_cursor")
     return places
 
@@ -298,9 +310,8 @@ async def _exported(store: Store, app_id: str, places: list[int], limit: int) ->
 
 
 def _request_of(row: RequestRow) -> RequestInfo:
-    request = _request(row.body)
-    asked = {name: getattr(request, name) for name in _ASKED}
-    names = [name for name in RequestInfo.__struct_fields__ if name not in _ASKED]
+    asked = msgspec.structs.asdict(_asked(row.body))
+    names = [name for name in RequestInfo.__struct_fields__ if name not in asked]
     return RequestInfo(**asked, **{name: getattr(row, name) for name in names})  # the same names
 
 

@@ -11,6 +11,7 @@ from actors.notify.address import notify_address
 from actors.notify.messages import EraseUser
 from protocol import notify_commands, notify_replies
 from protocol.http_notify import AddressBody, ErasureInfo, Erasures, UserNotifyData
+from protocol.limits import MAX_SAFE_INTEGER
 from protocol.notify_records import ErasureRow, NotifyDeviceRow
 from protocol.notify_types import Channel
 from server.http.app_auth import APP_AUTH, app_of
@@ -92,7 +93,7 @@ async def erase_user(
 async def erasures(
     request: AnyRequest,
     user_id: FromPath[str],
-    after_ms: Annotated[int, QueryParameter(ge=0)] = 0,
+    after_ms: Annotated[int, QueryParameter(ge=0, le=MAX_SAFE_INTEGER)] = 0,
     limit: Annotated[int, QueryParameter(ge=1, le=500)] = 100,
 ) -> Erasures:
     """What was erased on request, or with a consent. Also of a user who is not there any more."""

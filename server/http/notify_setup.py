@@ -24,7 +24,7 @@ from protocol.http_notify import (
 )
 from protocol.notify_records import ProviderRow
 from protocol.notify_templates import Experiment, ExperimentResults, Preview, Template
-from protocol.notify_types import AppRules, Channel, Preferences, TypeRule
+from protocol.notify_types import AppRules, Channel, Preferences, Purpose, TypeRule
 from server.http.app_auth import APP_AUTH, app_of
 from server.http.callers import STRICT
 from server.http.context import AnyRequest, notify_of, services_of
@@ -256,15 +256,12 @@ async def put_consent(
 ) -> notify_replies.PreferencesInfo:
     """As it was given to the app, with its source and its end; or withdrawn: what rested on it is erased."""
     app, _ = await app_of(request)
-    command = msgspec.convert(
-        {
-            "type": "set_consent",
-            "purpose": purpose,
-            "given": data.given,
-            "source": data.source,
-            "ends_at_ms": data.ends_at_ms,
-        },
-        notify_commands.SetConsent,
+    try:
+        purpose = msgspec.convert(purpose, Purpose)
+    except msgspec.ValidationError:
+        raise ProtocolError("bad_field", f"{purpose!r} is no name of a purpose, such as marketing.") from None
+    command = notify_commands.SetConsent(
+        purpose=purpose, given=data.given, source=data.source, ends_at_ms=data.ends_at_ms
     )
     answer = await _ask(request, user_id, Ask(user_id, app.app_id, command))
     return cast(notify_replies.PreferencesInfo, answer)

@@ -63,7 +63,7 @@ class Source:
         if len(source.encode(errors="surrogatepass")) > MAX_SOURCE_BYTES:
             raise ProtocolError("bad_field", f"{where}: longer than {MAX_SOURCE_BYTES // 1024} KiB")
         if "{" not in source:
-            self._constant = source
+            self._constant = whole(source)
             return
         try:
             tree = self._environment.parse(source)
@@ -97,7 +97,7 @@ class Source:
                 if size > max_chars:
                     _refuse_length(max_chars)
         except UnknownVariable as exc:
-            message = f"{self.where}: the data have no {exc.variable!r}"
+            message = whole(f"{self.where}: the data have no {exc.variable!r}")
             raise Refused("template_variable_unknown", message) from exc
         except (
             TooMuch,
@@ -108,8 +108,22 @@ class Source:
             LookupError,
             RecursionError,
         ) as exc:
-            raise Refused("template_failed", f"{self.where}: {exc}") from exc
-        return "".join(chunks)
+            raise Refused("template_failed", whole(f"{self.where}: {exc}")) from exc
+        return whole("".join(chunks))
+
+
+def whole(text: str) -> str:
+    """A text that can be encoded: halves of characters that belong together are joined, others replaced.
+
+    Sources write them as JavaScript does: {{ '\\ud83d\\ude00' }}.
+    """
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 def _refuse_length(max_chars: int) -> NoReturn:

@@ -255,3 +255,29 @@ def test_a_source_tells_which_variables_it_needs() -> None:
         "{% set a = b %}{{ a }}{{ c.d }}{% for e in f %}{{ e }}{{ loop.index }}{% endfor %}", where="x"
     )
     assert source.names == {"b", "c", "f"}
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        (r"{{ '\ud83d\ude00' }}", "😀"),
+        (r"{{ '\ud83d' ~ '\ude00' }}!", "😀!"),
+        (r"{{ '\ud83d' }}{{ '\ude00' }}", "😀"),
+        (r"a{{ '\ude00' }}b", "a\ufffdb"),
+        (r"{{ '\ud83d' | upper }}", "\ufffd"),
+        ("é😀", "é😀"),
+    ],
+)
+def test_halves_of_a_character_are_joined_or_replaced(source: str, text: str) -> None:
+    """Emoji are often written as JavaScript escapes them; half of one can be neither stored nor sent."""
+    assert write(source) == text
+
+
+@pytest.mark.parametrize(
+    "source", [r"{{ user['\ud83d'] }}", r"{{ '\ud83d' | number }}", r"{{ '\ud83d' | urlencode }}"]
+)
+def test_what_is_said_of_half_a_character_can_be_stored(source: str) -> None:
+    """The reason stands in the ledger and in answers."""
+    with pytest.raises(Refused) as caught:
+        write(source, **DATA)
+    assert caught.value.message.encode()
