@@ -22,7 +22,7 @@ from protocol.http_notify import (
     RequestInfo,
     Requests,
 )
-from protocol.notify_content import MAX_KEY_CHARS, NotifyRequest
+from protocol.notify_content import MAX_KEY_CHARS, KeptRequest, NotifyRequest
 from protocol.notify_ids import partition_of_id
 from protocol.notify_records import (
     PARTITION_COUNT,
@@ -52,7 +52,7 @@ _Key = Annotated[
 ]
 _ASKED: Final = ("type", "group", "cron", "time_zone", "send_at")  # of a request's own fields
 _encode = msgspec.json.Encoder().encode
-_request = msgspec.json.Decoder(NotifyRequest).decode
+_request = msgspec.json.Decoder(KeptRequest).decode
 
 
 @post(
