@@ -25,7 +25,7 @@ from actors.reply import NO_REPLY, Reply
 from actors.stream_actor import Staged
 from protocol import notify_replies
 from protocol.errors import HubbubError, ProtocolError, Refused, Unavailable
-from protocol.notify_content import NotifyRequest, content_of
+from protocol.notify_content import KeptRequest, NotifyRequest, content_of
 from protocol.notify_records import RequestRow
 from protocol.records import Appended, Put
 
@@ -43,7 +43,7 @@ EASTERNMOST: Final = "Pacific/Kiritimati"  # UTC+14, where each day begins first
 
 _logger = structlog.get_logger()
 _encode = msgspec.json.Encoder().encode
-_request = msgspec.json.Decoder(NotifyRequest).decode
+_request = msgspec.json.Decoder(KeptRequest).decode
 
 
 class _Advanced(msgspec.Struct, frozen=True):

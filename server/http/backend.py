@@ -7,17 +7,19 @@ from litestar import Response, Router, delete, get, post
 from litestar.params import FromPath, JSONBody
 
 from actors.user_rules import profile_of
-from protocol.errors import HubbubError, Refused
+from protocol.errors import HubbubError, ProtocolError, Refused
 from protocol.http import (
     BotToken,
     CreateBot,
     IssueToken,
     Provisioned,
     ProvisionedUsers,
+    ProvisionUser,
     ProvisionUsers,
     SignedIn,
     Users,
 )
+from server import auth
 from server.http.accounts import signed_in_body
 from server.http.commands import carry_out
 from server.http.context import (
@@ -42,8 +44,13 @@ PROVISION_TASKS: Final = 16  # they share the store's group commits; one after t
     request_max_body_size=BATCH_BODY_BYTES,
 )
 async def provision_users(request: AnyRequest, data: JSONBody[ProvisionUsers]) -> ProvisionedUsers:
-    """Safe to repeat: a user is known by `external_id`, and one who exists is left as is."""
+    """Safe to repeat: a user is known by `external_id`, and one who exists is left as is.
+
+    A language or time zone that there is not is refused (`bad_field`) before anybody is made.
+    """
     key = await app_key_of(request)
+    for wanted in data.users:
+        _check_place(wanted)
     directory = services_of(request).directory
     made: dict[int, Provisioned] = {}
 
@@ -77,6 +84,15 @@ async def provision_users(request: AnyRequest, data: JSONBody[ProvisionUsers]) -
     if failures:
         raise failures[0]
     return ProvisionedUsers(items=[made[index] for index in range(len(data.users))])
+
+
+def _check_place(wanted: ProvisionUser) -> None:
+    """Raises: ProtocolError(bad_field), with whose language or time zone it is that there is not."""
+    try:
+        auth.checked_language(wanted.language)
+        auth.checked_time_zone(wanted.time_zone)
+    except ProtocolError as error:
+        raise ProtocolError(error.code, f"{wanted.external_id}: {error.message}") from None
 
 
 @post("/tokens", status_code=201, summary="Sign a user in", tags=["App backend"], security=APP_KEY)

@@ -27,6 +27,7 @@ from protocol.records import Insert, Op, Put, Remove, Update, User
 from server import auth
 from server.notify.experiment_stats import results
 from server.notify.provider_registry import CHANNEL_OF
+from server.notify.request_check import check_type
 from server.notify.setups import OWN_PROVIDER, AppSetup, SetupCache
 from server.notify.targets import check_provider, check_rules
 from server.notify.template_check import check_template
@@ -68,7 +69,8 @@ class AppDesk:
         await self._change(app_id, [], rules=rules)
 
     async def put_type(self, app_id: str, rule: TypeRule) -> None:
-        """Make or replace a type."""
+        """Make or replace a type. Raises: ProtocolError(bad_field)."""
+        check_type(rule)
         setup = await self._setups.load(app_id)
         if rule.name not in setup.own_types and len(setup.own_types) >= MAX_TYPES:
             raise Refused("bad_request", f"An app has at most {MAX_TYPES} types of its own.")

@@ -12,7 +12,7 @@ from actors.notify.send_at import send_at_ms
 from actors.notify.stored_facts import facts_of
 from actors.notify.user_state import UserState, decode_kept
 from protocol import notify_replies
-from protocol.notify_content import NotifyRequest, content_of
+from protocol.notify_content import KeptRequest, NotifyRequest, content_of
 from protocol.notify_records import NotificationRow, NotifyGroupRow, RequestRow
 from protocol.notify_types import TypeRule
 from protocol.records import User
@@ -20,7 +20,7 @@ from storage.store import Store
 
 MAX_REQUESTS: Final = 500  # of an app that are looked at, the newest
 
-_request = msgspec.json.Decoder(NotifyRequest).decode
+_request = msgspec.json.Decoder(KeptRequest).decode
 
 
 async def requests_for(store: Store, app_id: str, user_id: str) -> list[RequestRow]:
