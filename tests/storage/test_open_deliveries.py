@@ -8,8 +8,8 @@ from typing import Any
 from protocol.notify_found import Standing
 from protocol.notify_records import DeliveryRow
 from protocol.records import Op, Put
-from storage.open_delivery_queries import _NEXT_LINE, _OF_LINE
 from storage.check import DATABASE_NAME
+from storage.open_delivery_queries import _NEXT_LINE, _OF_LINE
 from storage.sqlite import open_store
 
 
@@ -58,7 +58,7 @@ async def test_lines_are_found_by_the_index_alone(tmp_path: Path) -> None:
             return "; ".join(row[3] for row in found)
 
         step = plan(_NEXT_LINE, 4)
-        assert "USING COVERING INDEX idx_delivery_line (partition=? AND (priority" in step
+        assert "USING INDEX idx_delivery_line (partition=? AND (priority,app_id,channel)>(?,?,?))" in step
         assert "TEMP B-TREE" not in step
         rows = plan(_OF_LINE, 5)
         assert "idx_delivery_line (partition=? AND priority=? AND app_id=? AND channel=?)" in rows
