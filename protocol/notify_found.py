@@ -124,6 +124,20 @@ class UntoldDead(msgspec.Struct, frozen=True):
 MAX_SEQ: Final = 2**63 - 1  # SQLite's largest integer
 
 
+Line = tuple[str, str, str]
+"""What one app sends by one channel with one priority: (priority, app_id, channel)."""
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """How a notification's deliveries stand: the numbers of those that are open, and whether one has come.
+
+    `is_reached`: a provider has taken one, if only before it was tried again, or one's outcome is unknown.
+    """
+
+    open_numbers: list[int]
+    is_reached: bool
+
+
 class NotifyReads(Protocol):
     """The reads behind notifications. Each answers from one state of the store, as of after the call."""
 
@@ -141,10 +155,16 @@ class NotifyReads(Protocol):
         """The largest notification id of any partition; 0 for none."""
         ...
 
-    async def open_deliveries(
-        self, partition: int, priority: str, *, after: tuple[int, int, int], limit: int
-    ) -> list[DeliveryRow]:
-        """Open deliveries by rising (next_at_ms, notification_id, number), beyond `after`."""
+    async def open_lines(self, partition: int) -> list[Line]:
+        """The lines that have open deliveries, in no order."""
+        ...
+
+    async def open_deliveries(self, partition: int, line: Line, *, limit: int) -> list[DeliveryRow]:
+        """Open deliveries of a line, by rising (next_at_ms, notification_id, number)."""
+        ...
+
+    async def standings(self, ids: Sequence[int]) -> dict[int, Standing]:
+        """How the deliveries of up to 1,000 notifications stand, of those that have any."""
         ...
 
     async def held(self, partition: int, *, due_to_ms: int, limit: int) -> list[NotificationRow]:

@@ -143,23 +143,6 @@ def largest_id(connection: sqlite3.Connection) -> int:
     return int(found or 0)
 
 
-def open_deliveries(
-    connection: sqlite3.Connection,
-    partition: int,
-    priority: str,
-    after: tuple[int, int, int],
-    limit: int,
-) -> list[DeliveryRow]:
-    return _rows(
-        connection,
-        _DELIVERY,
-        "WHERE partition = ? AND priority = ? AND is_open = 1"
-        " AND (next_at_ms, notification_id, number) > (?, ?, ?)"
-        " ORDER BY next_at_ms, notification_id, number LIMIT ?",
-        (partition, priority, *after, limit),
-    )
-
-
 def held(connection: sqlite3.Connection, partition: int, due_to_ms: int, limit: int) -> list[NotificationRow]:
     return _rows(
         connection,

@@ -8,15 +8,17 @@ from protocol.notify_found import (
     ExportedEntry,
     FoundFacts,
     FoundUser,
+    Line,
     ProviderCount,
     QueueDepth,
+    Standing,
     UntoldDead,
     VariantCount,
 )
 from protocol.notify_ids import first_id_at
 from protocol.notify_records import DeliveryRow, NotificationRow
 from protocol.records import Entry
-from storage import notify_queries
+from storage import notify_queries, open_delivery_queries
 from storage.reader import Readers
 
 
@@ -37,10 +39,14 @@ class SqliteNotifyReads:
     async def largest_id(self) -> int:
         return await self._readers.run(notify_queries.largest_id)
 
-    async def open_deliveries(
-        self, partition: int, priority: str, *, after: tuple[int, int, int], limit: int
-    ) -> list[DeliveryRow]:
-        return await self._readers.run(notify_queries.open_deliveries, partition, priority, after, limit)
+    async def open_lines(self, partition: int) -> list[Line]:
+        return await self._readers.run(open_delivery_queries.open_lines, partition)
+
+    async def open_deliveries(self, partition: int, line: Line, *, limit: int) -> list[DeliveryRow]:
+        return await self._readers.run(open_delivery_queries.open_deliveries, partition, line, limit)
+
+    async def standings(self, ids: Sequence[int]) -> dict[int, Standing]:
+        return await self._readers.run(open_delivery_queries.standings, ids)
 
     async def held(self, partition: int, *, due_to_ms: int, limit: int) -> list[NotificationRow]:
         return await self._readers.run(notify_queries.held, partition, due_to_ms, limit)

@@ -98,6 +98,10 @@ class ChannelActor:
         """How many jobs wait."""
         return len(self._queue)
 
+    def moving_count(self, app_id: str) -> int:
+        """How many jobs of an app are due and wait for a hand or a pace alone."""
+        return self._queue.moving_count(app_id)
+
     @property
     def in_hand(self) -> int:
         """How many attempts are being stored or made."""

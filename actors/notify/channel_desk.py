@@ -48,6 +48,11 @@ class ChannelDesk:
         """As ChannelActor.has_next."""
         return self.channels[job.channel].has_next(job)
 
+    def moving_count(self, app_id: str, channels: Iterable[Channel]) -> int:
+        """As ChannelActor.moving_count, on these channels together."""
+        own = self.channels
+        return sum(own[channel].moving_count(app_id) for channel in channels if channel in own)
+
     def chain(self, app_id: str, channel: Channel) -> list[Account]:
         """The app's accounts of a channel, in the order in which they are tried."""
         return self._accounts.chain(app_id, channel)

@@ -14,8 +14,9 @@ from actors.notify.builtin_types import DIGEST
 from actors.notify.facts import Facts, dedup_key
 from actors.notify.gatherer import Gatherer
 from actors.notify.job import Job
-from actors.notify.keeper import MAX_OPEN, LedgerBody, NotifyNeeds, ledger_body
+from actors.notify.keeper import LedgerBody, NotifyNeeds, ledger_body
 from actors.notify.messages import Notify
+from actors.notify.open_room import line_of
 from actors.notify.plan import Asked, Plan, Ready, content_hash, zone_of
 from actors.notify.ports import Setup
 from actors.notify.scheduler import schedule
@@ -154,12 +155,12 @@ class Decider(Gatherer):
 
     def notify(self, message: Notify, reply: Reply) -> None:
         """Decide for each user, and answer when all is stored. Users are in memory, if they exist."""
-        if message.is_bulk and len(self._jobs) >= MAX_OPEN_BULK:
-            raise Unavailable("busy", "The partition has enough to send.", retry_after_s=0.1)
         setup = self._setup_of(message.app_id)
         rule = setup.type_rule(message.content.type)
         if rule is None:
             raise Refused("type_not_found", f"The app has no type {message.content.type!r}.")
+        if message.is_bulk and self._has_enough(message.app_id, message.content.channels or rule.channels):
+            raise Unavailable("busy", "The partition has enough to send.", retry_after_s=0.1)
         asked = Asked(message, reply)
         digest = content_hash(message.content, message.occurrence)
         for index, user_id in enumerate(message.user_ids):
@@ -170,6 +171,16 @@ class Decider(Gatherer):
                 asked.done(index, _not_there(user_id))
                 continue
             self._notify_user(user, setup, rule, digest, asked, index)
+
+    def _has_enough(self, app_id: str, channels: Sequence[Channel]) -> bool:
+        """Tell whether a campaign had better wait: for what its app has to send there, and can.
+
+        What waits for its time, or for an account that cannot be used, is not waited for.
+        """
+        return (
+            self._room.count_of_app(app_id) >= MAX_OPEN_BULK
+            and self._channels.moving_count(app_id, channels) >= MAX_OPEN_BULK
+        )
 
     def _notify_user(
         self, user: UserState, setup: Setup, rule: TypeRule, digest: str, asked: Asked, index: int
@@ -312,21 +323,27 @@ class Decider(Gatherer):
         if staged.shown is not None:
             user = self._users.get(staged.item.user_id)
             self._publish(staged.item.user_id, staged.shown, len(user.unread) if user is not None else 1)
-        begun = []
+        begun: list[Job] = []
+        spilled: list[Job] = []
         for job in staged.jobs:
             del self._deciding[job.notification_id, job.number]
             if job.notification_id in self._gone:  # erased or cancelled since it was stored
                 job.is_final = True
                 if not job.is_begun:
                     continue
-            if len(self._jobs) >= MAX_OPEN and not job.is_begun:
-                self._spilled.add(job.priority)  # it is stored, and read when there is room
+            if not job.is_begun and not self._room.has_place(line_of(job)):
+                spilled.append(job)  # it is stored, and read when there is room
                 continue
             self._open(job)
             if job.is_begun:
                 begun.append(job)
             else:
                 self._channels.offer(job)
+        for job in spilled:
+            self._spilled.add(line_of(job))
+            note = self._notes.get(job.notification_id)
+            if note is not None:
+                note.away.add(job.number)
         if begun:
             self._stats.attempts += len(begun)
             self._channels.begun(begun)

@@ -7,13 +7,13 @@ import msgspec
 from actors.notify.delivery import Outcome
 from actors.notify.fallbacks import Fallbacks
 from actors.notify.job import Job
-from actors.notify.keeper import OpenRead
 from actors.notify.lately import Lately
 from actors.notify.messages import DeliveryTold
 from actors.reply import Reply
 from actors.stream_actor import Staged
 from protocol import replies
 from protocol.errors import Refused
+from protocol.notify_found import Standing
 from protocol.notify_records import DeliveryRow, NotificationRow
 from protocol.notify_types import Channel, Decision
 from protocol.records import Op, Put, Update
@@ -131,7 +131,7 @@ class ReceiptDesk(Fallbacks):
             return False
         job.due_at_ms = max(now_ms, check.due_at_ms)
         again = msgspec.structs.replace(again, next_at_ms=job.due_at_ms)
-        self._open(job, is_sent=True)
+        self._open(job, Standing([], is_reached=True))
         decisions = [Decision("told", message.state, message.code), Decision("result", "retry", "failover")]
         if check.decision is not None:
             decisions.append(check.decision)
@@ -155,9 +155,8 @@ class ReceiptDesk(Fallbacks):
         key = (row.notification_id, row.number)
         if key in self._jobs or not row.is_open or key in self._closed:
             return self._jobs.get(key)
-        notes = await self._read_notes({row.notification_id})
-        await self._setups.load(row.app_id)
-        self.take_up(OpenRead(row.priority, [row], notes))
+        line = (row.priority, row.app_id, row.channel)
+        self.take_up(await self._with_notes(line, [row]), is_forced=True)
         return self._jobs.get(key)
 
     def _end_by_receipt(

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 import hubbub
-from actors.notify import decider, keeper, timekeeper
+from actors.notify import open_room
 from protocol import notify_commands, notify_replies
 from protocol.errors import HubbubError
 from protocol.notify_content import NotifyRequest
@@ -95,8 +95,8 @@ async def test_what_waits_in_memory_and_in_the_store_is_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A campaign with a mistake in it is stopped, however much of it is queued."""
-    for module in (keeper, decider, timekeeper):
-        monkeypatch.setattr(module, "MAX_OPEN", 4)
+    monkeypatch.setattr(open_room, "MAX_OPEN", 4)
+    monkeypatch.setattr(open_room, "MIN_OF_LINE", 2)
     monkeypatch.setattr("actors.notify.cancel_finder.PAGE", 7)
     async with open_sandbox() as sandbox, open_notifier(tmp_path, sandbox) as notifier:
         await one_type(notifier)

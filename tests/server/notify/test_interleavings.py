@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from actors.messages import Ask
-from actors.notify import decider, keeper, timekeeper
+from actors.notify import open_room, timekeeper
 from actors.notify.address import notify_address, owner_of
 from actors.notify.messages import DeliveryTold, EraseUser
 from actors.reply import ReplySlot
@@ -138,8 +138,8 @@ SMALL = 40
 @pytest.fixture
 def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few open deliveries fit into memory, and what spilled is looked for often."""
-    for module in (keeper, decider, timekeeper):
-        monkeypatch.setattr(module, "MAX_OPEN", SMALL)
+    monkeypatch.setattr(open_room, "MAX_OPEN", SMALL)
+    monkeypatch.setattr(open_room, "MIN_OF_LINE", 2)
     monkeypatch.setattr(timekeeper, "TICK_S", 0.1)
 
 
