@@ -30,6 +30,7 @@ class Redriver(ReceiptDesk):
             return
         notes = await self._read_notes({row.notification_id for _, row in found})
         await self._setups.load(message.app_id)
+        self.check_room_again()
         count = 0
         for dead, row in found:
             note = notes.get(row.notification_id)
