@@ -53,6 +53,7 @@ class Erasing(msgspec.Struct, frozen=True):
     counts: dict[str, int]
     more: bool
     given_at_ms: int = 0
+    is_own: bool = True
 
 
 class NotErased(msgspec.Struct, frozen=True):
@@ -111,8 +112,11 @@ class ConsentKeeper(WishKeeper):
         if (user_id, purpose) in self._erasing:
             return
         user = self._users.get(user_id)
-        if user is not None:
-            user.facts.consents.pop(purpose, None)
+        known = user.facts.consents.get(purpose) if user is not None else None
+        if user is not None and known is not None:
+            if not 0 < known.ends_at_ms <= self._now_ms():  # given again since that was read
+                return
+            del user.facts.consents[purpose]
         self._end(user_id, purpose, NO_REPLY)
 
     def _end(self, user_id: str, purpose: str, reply: Reply) -> None:
@@ -150,6 +154,11 @@ class ConsentKeeper(WishKeeper):
         else:
             message.reply.fail(message.error)
             self.look_in(RETRY_S)
+
+    def _not_loaded(self, message: object) -> None:
+        super()._not_loaded(message)
+        if isinstance(message, Erasing):
+            self._ctx.post_after(RETRY_S, message)
 
     def erase(self, message: EraseUser, reply: Reply) -> None:
         """Erase what is known for notifying a user, beginning with what waits to be sent."""
@@ -198,6 +207,9 @@ class ConsentKeeper(WishKeeper):
     def erase_found(self, erasing: Erasing) -> None:
         """Blank what was found; with the last page, store the receipt and answer."""
         message, counts = erasing.message, erasing.counts
+        # Who is being read just now may come with what was before.
+        if message.user_id in self._wanted and not self._has_users((message.user_id,), erasing, NO_REPLY):
+            return
         now_ms = self._at_ms()
         why = Decision("consent", "drop", message.reason, message.purpose)
         ops, queued_count = self._blank(erasing.rows, why)

@@ -341,9 +341,9 @@ class NotifyKeeper(StreamActor):
         waiting, self._waiting = self._waiting, []
         asked = set(loaded.user_ids)
         error = loaded.error
-        if error is None and not self._batch.staged:
+        if error is None:
             try:
-                self._log.check_room()
+                self.check_room_again()
             except HubbubError as refused:
                 error = refused
         again: list[tuple[object, Reply]] = []
@@ -381,6 +381,14 @@ class NotifyKeeper(StreamActor):
         except HubbubError:
             return False
         return True
+
+    def check_room_again(self) -> None:
+        """Refuse, before anything is changed, what came a while ago: the store may have filled up since.
+
+        Raises: Overloaded, StorageUnavailable.
+        """
+        if not self._batch.staged:  # else it was asked for this batch
+            self._log.check_room()
 
     def _not_loaded(self, message: object) -> None:
         """A message of the actor's own could not be handled, as the store does not answer."""

@@ -68,7 +68,7 @@ class NotifyPartition(Withdrawer):
                     message, message, reply
                 ):
                     self.notify(message, reply)
-            case Conclude() | Begin() if not self.has_room():
+            case Conclude() | Begin() | Resume() | Erasing() if not self.has_room():
                 # A refused append would end this incarnation, and what is under way would be unknown.
                 self._ctx.post_after(NO_ROOM_RETRY_S, message)
             case Conclude():

@@ -51,12 +51,14 @@ class ReceiptDesk(Fallbacks):
             raise Refused("notification_not_found")
         if not self._has_users((row.user_id,), message, reply):
             return
+        self.check_room_again()
         if self._is_known(row, message.state) or self._is_of_another_try(row, message):
             self._answer_in_order(reply, replies.Ok())
             return
         if message.action == "failover" and await self._fail_over(row, message, reply):
             return
         job = await self._open_job(row)
+        self.check_room_again()
         now_ms = self._at_ms()
         decisions = [Decision("told", message.state, message.code)]
         ops: list[Op] = []
@@ -112,6 +114,7 @@ class ReceiptDesk(Fallbacks):
             return False
         notes = await self._read_notes({row.notification_id})
         await self._setups.load(row.app_id)
+        self.check_room_again()
         now_ms = self._at_ms()
         again = msgspec.structs.replace(
             row,
@@ -156,7 +159,9 @@ class ReceiptDesk(Fallbacks):
         if key in self._jobs or not row.is_open or key in self._closed:
             return self._jobs.get(key)
         line = (row.priority, row.app_id, row.channel)
-        self.take_up(await self._with_notes(line, [row]), is_forced=True)
+        found = await self._with_notes(line, [row])
+        self.check_room_again()
+        self.take_up(found, is_forced=True)
         return self._jobs.get(key)
 
     def _end_by_receipt(

@@ -33,6 +33,7 @@ class Redriver(ReceiptDesk):
         notes = await self._read_notes(ids)
         standings = await self._reads.standings(ids)
         await self._setups.load(message.app_id)
+        self.check_room_again()
         count = 0
         for dead, row in found:
             note = notes.get(row.notification_id)

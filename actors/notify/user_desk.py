@@ -42,6 +42,7 @@ class MarkFound(msgspec.Struct, frozen=True):
     how: str
     rows: list[NotificationRow]
     reply: Reply
+    is_own: bool = True
 
 
 class UserDesk(ConsentKeeper):
@@ -106,6 +107,14 @@ class UserDesk(ConsentKeeper):
             message.reply.fail(Refused("notification_not_found"))
             return
         user_id = rows[0].user_id
+        # Who is being read just now may come with what was before.
+        if user_id in self._wanted and not self._has_users((user_id,), message, message.reply):
+            return
+        try:
+            self.check_room_again()
+        except HubbubError as refused:
+            message.reply.fail(refused)
+            return
         user = self._users.get(user_id)
         now_ms = self._at_ms()
         ops: list[Op] = []

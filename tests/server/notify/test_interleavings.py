@@ -5,8 +5,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
+import trio.testing
 
 from actors.messages import Ask
 from actors.notify import open_room, timekeeper
@@ -18,7 +20,7 @@ from protocol.commands import Command
 from protocol.errors import HubbubError, Refused, StorageUnavailable
 from protocol.notify_content import NotifyRequest
 from protocol.notify_records import DeadDelivery, DeliveryRow, ErasureRow, NotifyDeviceRow
-from protocol.notify_replies import NotifyAccepted
+from protocol.notify_replies import Badge, NotifyAccepted
 from protocol.notify_types import AppRules, Preferences, QuietHours, TypeRule
 from server.clock import wall_clock_ms
 from server.sandbox.faults import Fault
@@ -267,6 +269,36 @@ async def test_an_erasure_goes_on_after_a_kill(tmp_path: Path) -> None:
             assert row.text == ""
 
 
+async def test_a_consent_given_again_while_its_end_is_noticed_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who renews in the last second has renewed."""
+    real = SqliteNotifyReads.ended_consents
+    is_read, go_on = trio.Event(), trio.Event()
+
+    async def slow(self: SqliteNotifyReads, *args: object, **kwargs: object) -> object:
+        found = await real(self, *args, **kwargs)  # type: ignore[arg-type]
+        if found and not is_read.is_set():
+            is_read.set()
+            await go_on.wait()
+        return found
+
+    monkeypatch.setattr(SqliteNotifyReads, "ended_consents", slow)
+    clock = Clock()
+    async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox, purpose="ads", clock=clock) as scene:
+        consent = notify_commands.SetConsent(purpose="ads", given=True, source="form")
+        await scene.do(msgspec.structs.replace(consent, ends_at_ms=clock() + 60_000))
+        kept = await scene.send("sale")
+        clock.pass_by(scene.notifier, 61_000)
+        await is_read.wait()
+        await scene.do(consent)
+        go_on.set()
+        await trio.testing.wait_all_tasks_blocked(0.05)  # the store's thread answers meanwhile
+        done = await scene.notifier.notify(NotifyRequest(type="t", user_id=scene.user_id, text="ad"))
+        assert done.items[0].state == "open"
+        assert (await scene.notifier.row(kept)).state != "erased"
+
+
 async def test_a_digest_that_tells_of_erased_ones_is_erased_with_them(tmp_path: Path) -> None:
     """A digest holds a line of each: the line is data of the purpose too."""
     clock = Clock()
@@ -349,6 +381,35 @@ async def test_a_redrive_goes_by_what_the_user_wants_now(tmp_path: Path) -> None
         await scene.notifier.has_apns(scene.ann, 1)
         await scene.notifier.redrive(notification_id, 0)
         await sandbox.wait_for("apns", 1)
+
+
+async def test_a_link_followed_while_its_user_is_read_leaves_the_badge_exact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the app's icon would count for hours what was opened long ago."""
+    async with open_sandbox() as sandbox:
+        async with open_scene(tmp_path, sandbox, channels=["inapp"]) as scene:
+            first = await scene.send("one")
+        real = SqliteNotifyReads.users
+        is_read, go_on = trio.Event(), trio.Event()
+
+        async def slow(self: SqliteNotifyReads, *args: object, **kwargs: object) -> object:
+            found = await real(self, *args, **kwargs)  # type: ignore[arg-type]
+            is_read.set()
+            await go_on.wait()
+            return found
+
+        async with open_scene(tmp_path, sandbox, is_new=False) as scene:
+            async with trio.open_nursery() as nursery:
+                with monkeypatch.context() as patch:
+                    patch.setattr(SqliteNotifyReads, "users", slow)
+                    nursery.start_soon(scene.send, "two")
+                    await is_read.wait()
+                    nursery.start_soon(scene.notifier.mark, first, "clicked")
+                    await trio.testing.wait_all_tasks_blocked(0.05)  # the store's thread answers meanwhile
+                    go_on.set()
+            badge = await scene.do(notify_commands.MarkNotifications(mark="read"))
+            assert badge == Badge(unread=1)
 
 
 # -- fallbacks --------------------------------------------------------------------------------------
