@@ -73,7 +73,7 @@ class ConsentKeeper(WishKeeper):
         super().begin_time()
 
     def _set_consent(self, user: UserState, command: notify_commands.SetConsent, reply: Reply) -> None:
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         if not command.given:
             # What it allowed ends at once; what rested on it is erased, and then this is answered.
             user.facts.consents.pop(command.purpose, None)
@@ -198,7 +198,7 @@ class ConsentKeeper(WishKeeper):
     def erase_found(self, erasing: Erasing) -> None:
         """Blank what was found; with the last page, store the receipt and answer."""
         message, counts = erasing.message, erasing.counts
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         why = Decision("consent", "drop", message.reason, message.purpose)
         ops, queued_count = self._blank(erasing.rows, why)
         if queued_count:

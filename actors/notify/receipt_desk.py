@@ -57,7 +57,7 @@ class ReceiptDesk(Fallbacks):
         if message.action == "failover" and await self._fail_over(row, message, reply):
             return
         job = await self._open_job(row)
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         decisions = [Decision("told", message.state, message.code)]
         ops: list[Op] = []
         changes: dict[str, str | int | None] = {"state": message.state, "code": message.code or row.code}
@@ -112,7 +112,7 @@ class ReceiptDesk(Fallbacks):
             return False
         notes = await self._read_notes({row.notification_id})
         await self._setups.load(row.app_id)
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         again = msgspec.structs.replace(
             row,
             state="queued",
