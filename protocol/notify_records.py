@@ -189,6 +189,7 @@ class RequestRow(Row, frozen=True, kw_only=True):
     next_at_ms: Annotated[int, Meta(description="When it is to run; of recurring ones the next time.")] = 0
     cursor: str = ""
     run: Annotated[int, Meta(description="Of recurring ones: which time this is.")] = 0
+    ran_for_ms: Annotated[int, Meta(description="Of recurring ones: for which time it ran last.")] = 0
     user_count: int = 0
     done_at_ms: int = 0
     # Of a cancelled one: what became of its notifications, as in notify_replies.RequestCancelled.

@@ -85,13 +85,6 @@ _QUEUE_DEPTHS: Final = f"""
 SELECT app_id, channel, priority, count(*), min(created_at_ms), sum(next_at_ms <= ?)
 FROM {DeliveryRow.table} WHERE is_open = 1 GROUP BY app_id, channel, priority
 """
-_MAX_OVERDUE: Final = 10_000  # looked at: with more than that late, nobody needs the exact count
-_OVERDUE: Final = f"""
-SELECT d.app_id, d.channel, d.priority, count(*), min(d.created_at_ms), count(*)
-FROM (SELECT * FROM {DeliveryRow.table} WHERE is_open = 1 LIMIT {_MAX_OVERDUE}) d
-JOIN {NotificationRow.table} n ON n.notification_id = d.notification_id
-WHERE n.deadline_at_ms < ? GROUP BY d.app_id, d.channel, d.priority
-"""
 _UNTOLD: Final = f"""
 SELECT g.app_id, g.channel, g.provider_id, g.code, g.count, g.upto_ms, coalesce((
     SELECT d.detail FROM {DeadDelivery.table} d WHERE d.alerted_at_ms = 0 AND d.app_id = g.app_id
@@ -403,10 +396,6 @@ def untold_dead(connection: sqlite3.Connection, since_ms: int) -> list[UntoldDea
 def untold_of(connection: sqlite3.Connection, group: UntoldDead, limit: int) -> list[tuple[int, int]]:
     what = (group.app_id, group.channel, group.provider_id, group.code, group.upto_ms, limit)
     return connection.execute(_UNTOLD_OF, what).fetchall()
-
-
-def overdue(connection: sqlite3.Connection, now_ms: int) -> list[QueueDepth]:
-    return [QueueDepth(*row) for row in connection.execute(_OVERDUE, (now_ms,)).fetchall()]
 
 
 def provider_counts(connection: sqlite3.Connection, app_id: str, since_id: int) -> list[ProviderCount]:

@@ -18,7 +18,7 @@ from protocol.notify_found import (
 from protocol.notify_ids import first_id_at
 from protocol.notify_records import DeliveryRow, NotificationRow
 from protocol.records import Entry
-from storage import notify_queries, open_delivery_queries
+from storage import notify_overdue, notify_queries, open_delivery_queries
 from storage.reader import Readers
 
 
@@ -146,7 +146,7 @@ class SqliteNotifyReads:
         return await self._readers.run(notify_queries.untold_of, group, limit)
 
     async def overdue(self, now_ms: int) -> list[QueueDepth]:
-        return await self._readers.run(notify_queries.overdue, now_ms)
+        return await self._readers.run(notify_overdue.overdue, now_ms)
 
     async def provider_counts(self, app_id: str, *, since_ms: int) -> list[ProviderCount]:
         return await self._readers.run(notify_queries.provider_counts, app_id, first_id_at(since_ms))

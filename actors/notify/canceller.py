@@ -223,7 +223,7 @@ class Canceller(CancelFinder):
                 self._stop(job, ops)
             else:
                 self._close(job)
-                ops.append(_cancelled(notification_id, number, "queued", "cancelled", self._at_ms()))
+                ops.append(_cancelled(notification_id, number, "queued", "cancelled", self._now_ms()))
                 decisions.append(Decision("cancel", "cancelled", "request", job.device_key))
         is_clear = True
         for delivery in deliveries:
@@ -237,7 +237,7 @@ class Canceller(CancelFinder):
             # One that was begun in an earlier life of this actor may have arrived.
             state = "cancelled" if delivery.state == "queued" else "unknown"
             is_sent = is_sent or state == "unknown"
-            ops.append(_cancelled(*key, delivery.state, state, self._at_ms()))
+            ops.append(_cancelled(*key, delivery.state, state, self._now_ms()))
             decisions.append(Decision("cancel", state, "request", delivery.device_key))
         self._put_behind(notification_id)  # no fallback either
         self._stage_ops(ops)
@@ -256,7 +256,7 @@ class Canceller(CancelFinder):
 
     def _stop(self, job: Job, ops: list[Op]) -> None:
         """Let an attempt that has begun be the last one."""
-        job.expires_at_ms = now_ms = self._at_ms()
+        job.expires_at_ms = now_ms = self._now_ms()
         job.is_final = False  # its notification is concluded here
         outgoing = msgspec.structs.replace(job.outgoing, expires_at_ms=now_ms)
         where: dict[str, str | int] = {"notification_id": job.notification_id, "number": job.number}

@@ -57,6 +57,6 @@ class ChannelDesk:
         """The app's accounts of a channel, in the order in which they are tried."""
         return self._accounts.chain(app_id, channel)
 
-    def may_retire(self, app_id: str, channel: Channel, now_ms: int) -> bool:
+    def may_retire(self, app_id: str, channel: Channel) -> bool:
         """As ChannelActor.may_retire."""
-        return self.channels[channel].may_retire(app_id, now_ms)
+        return self.channels[channel].may_retire(app_id)

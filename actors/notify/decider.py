@@ -120,7 +120,7 @@ class Decider(Gatherer):
         if rule is None:
             return True
         digest = content_hash(notify.content, notify.occurrence)
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         for user_id in notify.user_ids:
             unsettled = self._unsettled.get(user_id)
             user = self._users.get(user_id)
@@ -194,7 +194,7 @@ class Decider(Gatherer):
     ) -> None:
         message = asked.message
         content = message.content
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         notification_id = self._ids.next(now_ms)
         facts = _facts(message, user, setup, rule, digest, notification_id, now_ms)
         verdict = schedule(facts, rule, user.facts, setup.rules, now_ms)
@@ -422,7 +422,7 @@ class Decider(Gatherer):
         if rule is None:
             self._end_held(row, "type_gone")
             return
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         group = user.groups.get(row.group_key) if row.group_key else None
         if group is not None and group.notification_id == row.notification_id:
             kept, count = group.kept, group.count

@@ -85,7 +85,7 @@ class FairQueue(Generic[T]):
         return self.count
 
     def push(self, item: T, app_id: str, lane: int = MEDIUM, due_at_ms: int = 0, key: str = "") -> bool:
-        """Queue one; not before `due_at_ms` (Unix ms, 0: now). False: it is full, nothing was taken."""
+        """Queue one; not before `due_at_ms` (by the clock of `pop`, 0: now). False: it is full."""
         app = self._apps.get(app_id)
         if app is None:
             app = self._apps[app_id] = _App(app_id)
@@ -107,8 +107,8 @@ class FairQueue(Generic[T]):
     ) -> T | None:
         """Take the next item of these lanes (in rising order); None: nothing is due, see `next_due_ms`.
 
-        `wait_ms` is asked of an item that would be next: 0, and it is taken, or until when it has to wait
-        (Unix ms), and all of its line with it.
+        `wait_ms` is asked of an item that would be next: 0, and it is taken, or until when it has to wait,
+        and all of its line with it.
         """
         for lane in lanes:
             later = self._later[lane]

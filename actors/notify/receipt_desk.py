@@ -59,7 +59,7 @@ class ReceiptDesk(Fallbacks):
             return
         job = await self._open_job(row)
         self.check_room_again()
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         decisions = [Decision("told", message.state, message.code)]
         ops: list[Op] = []
         changes: dict[str, str | int | None] = {"state": message.state, "code": message.code or row.code}
@@ -115,7 +115,7 @@ class ReceiptDesk(Fallbacks):
         notes = await self._read_notes({row.notification_id})
         await self._setups.load(row.app_id)
         self.check_room_again()
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         again = msgspec.structs.replace(
             row,
             state="queued",

@@ -48,7 +48,7 @@ class Redriver(ReceiptDesk):
         key = (row.notification_id, row.number)
         if key in self._jobs or row.notification_id in self._gone or note.state == "erased":
             return False
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         check = self._recheck_row(row, note, now_ms)
         if check.kind == "drop":
             assert check.decision is not None

@@ -34,7 +34,7 @@ alone.
 from typing import Literal
 
 from actors.notify.digest_times import next_daily_ms, next_hour_ms, next_weekly_ms
-from actors.notify.facts import HOUR_MS, Facts, UserFacts, dedup_key
+from actors.notify.facts import AHEAD_MS, HOUR_MS, Facts, UserFacts, dedup_key
 from actors.notify.local_time import known_zone
 from actors.notify.quiet_hours import quiet_until_ms
 from actors.notify.verdict import Stage, Verdict
@@ -184,7 +184,7 @@ def _wait(
     why: list[Decision],
 ) -> _Wait | None:
     """Lines 6 to 9: until when, and why, the interrupting channels wait. `frequency`: "" is past 6 and 7."""
-    free_ms = _free_at_ms(user, app.cap_per_hour) if is_counted else 0
+    free_ms = _free_at_ms(user, app.cap_per_hour, now_ms) if is_counted else 0
     quiet = user.preferences.quiet_hours
     zone = known_zone(user.time_zone, app.default_time_zone)
     if frequency == "daily" or frequency == "weekly":
@@ -248,10 +248,15 @@ def _preferred(
     )
 
 
-def _free_at_ms(user: UserFacts, cap: int) -> int:
+def _free_at_ms(user: UserFacts, cap: int, now_ms: int) -> int:
     """From when on one more is under the cap, if nothing else is sent; long ago where it already is."""
     sent = user.sent_at_ms
-    return sent[-cap] + HOUR_MS if len(sent) >= cap else 0
+    if len(sent) < cap:
+        return 0
+    if sent[-1] > now_ms + AHEAD_MS:  # see UserFacts.count_send
+        sent = [at_ms for at_ms in sent if at_ms <= now_ms + AHEAD_MS]
+        return sent[-cap] + HOUR_MS if len(sent) >= cap else 0
+    return sent[-cap] + HOUR_MS
 
 
 def _open_until_ms(user: UserFacts, group: str, now_ms: int) -> int:

@@ -94,7 +94,7 @@ class Sender(NotifyKeeper):
     ) -> None:
         """Choose variant, devices and channels, and write the texts."""
         content, decisions = kept.content, plan.decisions
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         if content.experiment:
             variant = setup.variant_of(content.experiment, user.user_id)
             if variant is None:

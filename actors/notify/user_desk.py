@@ -116,7 +116,7 @@ class UserDesk(ConsentKeeper):
             message.reply.fail(refused)
             return
         user = self._users.get(user_id)
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         ops: list[Op] = []
         for row in rows:
             changes = _changes_of(row, message.mark, now_ms)
@@ -182,7 +182,7 @@ class UserDesk(ConsentKeeper):
     ) -> None:
         address = checked(channel, address, keys)
         key = device_key(channel, address)
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         known = user.devices.get(key)
         user.devices[key] = Target(
             device_key=key, channel=channel, address=address, keys=keys, registered_at_ms=now_ms
