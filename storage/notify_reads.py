@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from protocol.limits import MAX_SAFE_INTEGER
 from protocol.notify_found import (
     MAX_SEQ,
     ExportedEntry,
@@ -58,7 +57,7 @@ class SqliteNotifyReads:
         return await self._readers.run(notify_queries.held_of, user_id)
 
     async def notifications(self, ids: Sequence[int]) -> list[NotificationRow]:
-        known = [notification_id for notification_id in ids if notification_id <= MAX_SAFE_INTEGER]
+        known = [notification_id for notification_id in ids if notification_id <= MAX_SEQ]
         return await self._readers.run(notify_queries.notifications, known)
 
     async def members(self, into_id: int, *, limit: int) -> list[NotificationRow]:

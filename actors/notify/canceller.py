@@ -264,14 +264,14 @@ class Canceller(CancelFinder):
 
     # -- what comes in between ----------------------------------------------------------------------
 
-    def release(self, ready: Ready) -> None:
+    def release(self, ready: Ready) -> Ready | None:
         for cancel in self._cancels.values():
             cancel.released.update(row.notification_id for row in ready.rows)
         members = {
             head_id: [row for row in rows if row.notification_id not in self._gone]
             for head_id, rows in ready.members.items()
         }
-        super().release(msgspec.structs.replace(ready, members=members))
+        return super().release(msgspec.structs.replace(ready, members=members))
 
     def concluded(self, job: Job, account: Account | None, outcome: Outcome) -> None:
         notification_id = job.notification_id

@@ -22,6 +22,7 @@ from actors.notify.ports import Setup
 from actors.notify.scheduler import schedule
 from actors.notify.send_at import send_at_ms
 from actors.notify.sender import MAX_OPEN_BULK
+from actors.notify.turns import TURN_S, Rest, post_in_turn
 from actors.notify.user_state import Kept, UserState, decode_kept
 from actors.notify.verdict import Verdict
 from actors.reply import NO_REPLY, Reply
@@ -162,12 +163,7 @@ class Decider(Gatherer):
 
     def notify(self, message: Notify, reply: Reply) -> None:
         """Decide for each user, and answer when all is stored. Users are in memory, if they exist."""
-        setup = self._setup_of(message.app_id)
-        rule = setup.type_rule(message.content.type)
-        if rule is None:
-            raise Refused("type_not_found", f"The app has no type {message.content.type!r}.")
-        if message.is_bulk and self._has_enough(message.app_id, message.content.channels or rule.channels):
-            raise Unavailable("busy", "The partition has enough to send.", retry_after_s=0.1)
+        setup, rule = self._rule_of(message)
         asked = Asked(message, reply)
         digest = content_hash(message.content, message.occurrence)
         for index, user_id in enumerate(message.user_ids):
@@ -179,6 +175,16 @@ class Decider(Gatherer):
                 continue
             self._notify_user(user, setup, rule, digest, asked, index)
 
+    def _rule_of(self, message: Notify) -> tuple[Setup, TypeRule]:
+        """What a message is decided by. Raises: Refused(type_not_found), Unavailable: it comes too early."""
+        setup = self._setup_of(message.app_id)
+        rule = setup.type_rule(message.content.type)
+        if rule is None:
+            raise Refused("type_not_found", f"The app has no type {message.content.type!r}.")
+        if message.is_bulk and self._has_enough(message.app_id, message.content.channels or rule.channels):
+            raise Unavailable("busy", "The partition has enough to send.", retry_after_s=0.1)
+        return setup, rule
+
     def _has_enough(self, app_id: str, channels: Sequence[Channel]) -> bool:
         """Tell whether a campaign had better wait: for what its app has to send there, and can.
 
@@ -188,6 +194,36 @@ class Decider(Gatherer):
             self._room.count_of_app(app_id) >= MAX_OPEN_BULK
             and self._channels.moving_count(app_id, channels) >= MAX_OPEN_BULK
         )
+
+    def notify_in_turns(self, message: Notify, reply: Reply) -> None:
+        """As `notify`, some users at a time: their texts are written by a template, which may take long."""
+        self._rule_of(message)
+        digest = content_hash(message.content, message.occurrence)
+        self.go_on_later(Rest(Asked(message, reply), message, digest))
+
+    def go_on(self, rest: Rest) -> None:
+        """Decide about the next of a request's users, who are in memory, if they exist."""
+        asked, message = rest.asked, rest.left
+        setup = self._setup_of(message.app_id)
+        rule = setup.type_rule(message.content.type)
+        if rule is None:
+            raise Refused("type_not_found", f"The app has no type {message.content.type!r}.")
+        first = len(asked.items) - len(message.user_ids)
+        until_s = self._ctx.now() + TURN_S
+        for number, user_id in enumerate(message.user_ids):
+            if number and self._ctx.now() >= until_s:
+                left = msgspec.structs.replace(message, user_ids=message.user_ids[number:])
+                self.go_on_later(msgspec.structs.replace(rest, left=left))
+                return
+            user = self._users.get(user_id)
+            if user is None or user.app_id != message.app_id or user.is_disabled:
+                asked.done(first + number, _not_there(user_id))
+            else:
+                self._notify_user(user, setup, rule, rest.digest, asked, first + number)
+
+    def go_on_later(self, message: Rest | Ready) -> None:
+        """Take this message when others have had their turns."""
+        self._ctx.start_soon(post_in_turn, self._turns, self._ctx, message)
 
     def _notify_user(
         self, user: UserState, setup: Setup, rule: TypeRule, digest: str, asked: Asked, index: int
@@ -398,9 +434,15 @@ class Decider(Gatherer):
             )
         asked.done(index, item)
 
-    def release(self, ready: Ready) -> None:
-        """Decide anew about held notifications whose time has come. Their users are in memory."""
-        for row in ready.rows:
+    def release(self, ready: Ready) -> Ready | None:
+        """Decide anew about held notifications whose time has come. Their users are in memory.
+
+        Returns those for which there was no time in this turn.
+        """
+        until_s = self._ctx.now() + TURN_S
+        for number, row in enumerate(ready.rows):
+            if number and self._ctx.now() >= until_s:
+                return msgspec.structs.replace(ready, rows=ready.rows[number:])
             if row.notification_id in self._gone:
                 continue
             user = self._users.get(row.user_id)
@@ -411,6 +453,7 @@ class Decider(Gatherer):
                 self.fall_back(user, row, ready.tried.get(row.notification_id, []))
             else:
                 self._release_one(user, row, ready.members.get(row.notification_id, []))
+        return None
 
     def fall_back(self, user: UserState, row: NotificationRow, tried: Sequence[DeliveryRow]) -> None:
         """Go on by another channel."""

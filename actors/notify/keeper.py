@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 import msgspec
+import trio
 
 from actors.entity import EntityContext
 from actors.notify.address import partition_address
@@ -96,6 +97,7 @@ class NotifyNeeds(msgspec.Struct, frozen=True, kw_only=True):
     channels: ChannelDesk
     stats: NotifyStats
     restarted: Callable[[int], None]
+    turns: trio.Lock = msgspec.field(default_factory=trio.Lock)  # see turns.py
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -147,6 +149,7 @@ class NotifyKeeper(StreamActor):
         self._channels = needs.channels
         self._stats = needs.stats
         self._restarted = needs.restarted
+        self._turns = needs.turns
         self._ids: NotifyIds
         self._users: OrderedDict[str, UserState] = OrderedDict()
         self._waiting: list[tuple[object, Reply, frozenset[str]]] = []  # messages, and whom they wait for

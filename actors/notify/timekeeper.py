@@ -193,7 +193,10 @@ class Timekeeper(Redriver):
 
     def released(self, ready: Ready) -> None:
         """Decide about what is due, and let it be found again if it is held anew."""
-        self.release(ready)
+        rest = self.release(ready)
+        if rest is not None:
+            self.go_on_later(rest)
+            return
         self._stage_ops((), Staged(NO_REPLY, None, after=self._is_released))
 
     def _is_released(self, _at: Appended | None) -> None:

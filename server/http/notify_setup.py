@@ -1,5 +1,6 @@
 """For the backend of an app: what its notifications are, by whom they go, and what its users want."""
 
+from functools import partial
 from typing import Annotated, Final, cast
 
 import msgspec
@@ -146,7 +147,8 @@ async def put_template(request: AnyRequest, name: FromPath[str], data: JSONBody[
 async def preview_template(request: AnyRequest, data: JSONBody[PreviewBody]) -> Preview:
     """Nothing is stored or sent; `missing` names what the data has no value for."""
     await app_of(request)
-    return preview(
+    show = partial(
+        preview,
         data.template,
         variant=data.variant,
         locale=data.locale,
@@ -154,6 +156,7 @@ async def preview_template(request: AnyRequest, data: JSONBody[PreviewBody]) -> 
         channel=data.channel,
         data=data.data,
     )
+    return await notify_of(request).desk.template_checks.run(show)
 
 
 @put("/notify/experiments/{name:str}", summary="Set an experiment", tags=TAGS, security=APP_AUTH)
