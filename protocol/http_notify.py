@@ -103,7 +103,7 @@ class RequestInfo(_Body, frozen=True, kw_only=True, omit_defaults=True):
     """A larger request, and how far it has come. `group` is empty where its users were named."""
 
     request_id: str
-    state: str
+    state: Annotated[str, Meta(description="waiting, running, done, failed, cancelling or cancelled.")]
     created_at_ms: AtMs
     type: str = ""
     group: str = ""
@@ -114,6 +114,8 @@ class RequestInfo(_Body, frozen=True, kw_only=True, omit_defaults=True):
     run: int = 0
     user_count: Count = 0
     done_at_ms: AtMs = 0
+    code: Annotated[str, Meta(description="Of a failed one: why, such as type_not_found.")] = ""
+    detail: str = ""
     cancelled_count: Annotated[
         Count, Meta(description="Of a cancelled one: notifications that were cancelled; see its DELETE.")
     ] = 0

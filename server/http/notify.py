@@ -106,7 +106,7 @@ async def list_requests(
     app, _ = await app_of(request)
     store = services_of(request).store
     rows: list[RequestRow] = []
-    for state in ("running", "waiting", "cancelling", "done", "cancelled"):
+    for state in ("running", "waiting", "cancelling", "done", "failed", "cancelled"):
         where: dict[str, str | int | None] = {"app_id": app.app_id, "state": state}
         rows += await store.find(RequestRow, where, order_by="request_id", limit=limit)
     return Requests(items=[_request_of(row) for row in rows[:limit]])
