@@ -1,6 +1,6 @@
 """Bodies of the HTTP API by which an app's backend sets up and follows its notifications."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -93,6 +93,23 @@ class GroupBody(_Body, frozen=True, kw_only=True, omit_defaults=True):
     remove: Annotated[list[str], Meta(max_length=10_000)] = []
 
 
+class Groups(_Body, frozen=True, kw_only=True, omit_defaults=True):
+    """Names of an app's groups, rising."""
+
+    items: list[str]
+    next: Annotated[str, Meta(description="`after` of the next page; empty: there is none.")] = ""
+
+
+class GroupMembers(_Body, frozen=True, kw_only=True, omit_defaults=True):
+    """Users of a group by rising id, without those who are disabled."""
+
+    user_ids: list[str]
+    next: Annotated[str, Meta(description="`after` of the next page; empty: there is none.")] = ""
+
+
+RequestState = Literal["waiting", "running", "done", "failed", "cancelling", "cancelled"]
+
+
 class GroupChanged(_Body, frozen=True, kw_only=True, omit_defaults=True):
     """How many of `add` exist, and are in the group now."""
 
@@ -125,9 +142,10 @@ class RequestInfo(_Body, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Requests(_Body, frozen=True, kw_only=True, omit_defaults=True):
-    """An app's larger requests."""
+    """An app's larger requests, newest first."""
 
     items: list[RequestInfo]
+    next: Annotated[str, Meta(description="`before` of the next page; empty: there is none.")] = ""
 
 
 class DeliveryInfo(_Body, frozen=True, kw_only=True, omit_defaults=True):
@@ -206,6 +224,7 @@ class Erasures(_Body, frozen=True, kw_only=True, omit_defaults=True):
     """Receipts of a user's erasures, oldest first."""
 
     items: list[ErasureInfo]
+    next: Annotated[str, Meta(description="`after` of the next page; empty: there is none.")] = ""
 
 
 class Explanation(_Body, frozen=True, kw_only=True, omit_defaults=True):
@@ -232,7 +251,7 @@ class DeadLetters(_Body, frozen=True, kw_only=True, omit_defaults=True):
     """Deliveries that were given up, oldest first."""
 
     items: list[DeadInfo]
-    next: Annotated[int, Meta(description="`after_ms` of the next page; 0: there is none.")] = 0
+    next: Annotated[str, Meta(description="`after` of the next page; empty: there is none.")] = ""
 
 
 class RedriveBody(_Body, frozen=True, kw_only=True, omit_defaults=True):

@@ -175,7 +175,10 @@ class SetupCache:
             }
             templates: dict[str, Template] = {}
             for found in await store.find(TemplateRow, where, order_by="version", limit=10_000):
-                templates[found.name] = _template(found.body)
+                if found.body:
+                    templates[found.name] = _template(found.body)
+                else:  # it was removed
+                    templates.pop(found.name, None)
             experiments = {
                 found.name: _experiment(found.body)
                 for found in await store.find(ExperimentRow, where, limit=1000)

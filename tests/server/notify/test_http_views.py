@@ -112,8 +112,10 @@ async def test_receipts_of_erasures_can_be_read(tmp_path: Path) -> None:
         assert second.get("purpose", "") == ""
         assert (second["erasure_id"], second["reason"]) == (receipt["erasure_id"], "requested")
         assert second["counts"] == receipt["counts"]
-        later = await backend.json("GET", f"{path}?after_ms={second['at_ms']}")
-        assert later == {"items": []}
+        page = await backend.json("GET", f"{path}?limit=1")
+        assert page["items"] == [first]
+        assert await backend.json("GET", f"{path}?after={page['next']}") == {"items": [second]}
+        assert code_of(await backend.call("GET", f"{path}?after=xx")) == (400, "bad_cursor")
         other = await backend_of(api, await api.other_app())
         assert code_of(await other.call("GET", path)) == (404, "user_not_found")
 
