@@ -5,7 +5,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from protocol.notify_records import DeliveryRow, NotificationRow
+from protocol.notify_records import DeadDelivery, DeliveryRow, ErasureRow, NotificationRow, RequestRow
 from protocol.records import Entry
 
 
@@ -257,6 +257,26 @@ class NotifyReads(Protocol):
 
     async def group_page(self, app_id: str, name: str, *, after: str, limit: int) -> list[str]:
         """User ids of a group ("*": of the app) by rising id, beyond `after`; disabled ones are left out."""
+        ...
+
+    async def group_names(self, app_id: str, *, after: str, limit: int) -> list[str]:
+        """Names of an app's groups beyond `after`, rising."""
+        ...
+
+    async def requests_page(
+        self, app_id: str, state: str, *, before: tuple[int, str] | None, limit: int
+    ) -> list[RequestRow]:
+        """An app's larger requests (of a state; "": of any), newest first, below (created_at_ms, id)."""
+        ...
+
+    async def dead_page(self, app_id: str, *, after: tuple[int, int, int], limit: int) -> list[DeadDelivery]:
+        """An app's dead deliveries by rising (at_ms, notification_id, number), beyond `after`."""
+        ...
+
+    async def erasures_page(
+        self, app_id: str, user_id: str, *, after: tuple[int, str], limit: int
+    ) -> list[ErasureRow]:
+        """Receipts of a user's erasures by rising (at_ms, erasure_id), beyond `after`."""
         ...
 
     async def users_by_external(self, app_id: str, external_ids: Sequence[str]) -> dict[str, str]:

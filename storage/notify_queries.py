@@ -296,7 +296,7 @@ def apps_with_requests(connection: sqlite3.Connection) -> list[str]:
     return [row[0] for row in connection.execute(sql).fetchall()]
 
 
-_ENDED: Final = "done_at_ms > 0 AND done_at_ms < ? AND state IN ('done', 'cancelled')"
+_ENDED: Final = "done_at_ms > 0 AND done_at_ms < ? AND state IN ('done', 'failed', 'cancelled')"
 
 
 def apps_with_ended_requests(connection: sqlite3.Connection, before_ms: int) -> list[str]:

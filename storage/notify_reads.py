@@ -15,9 +15,9 @@ from protocol.notify_found import (
     VariantCount,
 )
 from protocol.notify_ids import first_id_at
-from protocol.notify_records import DeliveryRow, NotificationRow
+from protocol.notify_records import DeadDelivery, DeliveryRow, ErasureRow, NotificationRow, RequestRow
 from protocol.records import Entry
-from storage import notify_overdue, notify_queries, open_delivery_queries
+from storage import notify_overdue, notify_pages, notify_queries, open_delivery_queries
 from storage.reader import Readers
 
 
@@ -117,6 +117,22 @@ class SqliteNotifyReads:
 
     async def group_page(self, app_id: str, name: str, *, after: str, limit: int) -> list[str]:
         return await self._readers.run(notify_queries.group_page, app_id, name, after, limit)
+
+    async def group_names(self, app_id: str, *, after: str, limit: int) -> list[str]:
+        return await self._readers.run(notify_pages.group_names, app_id, after, limit)
+
+    async def requests_page(
+        self, app_id: str, state: str, *, before: tuple[int, str] | None, limit: int
+    ) -> list[RequestRow]:
+        return await self._readers.run(notify_pages.requests, app_id, state, before, limit)
+
+    async def dead_page(self, app_id: str, *, after: tuple[int, int, int], limit: int) -> list[DeadDelivery]:
+        return await self._readers.run(notify_pages.dead_letters, app_id, after, limit)
+
+    async def erasures_page(
+        self, app_id: str, user_id: str, *, after: tuple[int, str], limit: int
+    ) -> list[ErasureRow]:
+        return await self._readers.run(notify_pages.erasures, app_id, user_id, after, limit)
 
     async def users_by_external(self, app_id: str, external_ids: Sequence[str]) -> dict[str, str]:
         return await self._readers.run(notify_queries.users_by_external, app_id, external_ids)

@@ -68,7 +68,8 @@ class _Failed(msgspec.Struct, frozen=True):
     """A request cannot be carried out."""
 
     request_id: str
-    error: str
+    code: str
+    detail: str
 
 
 class AppActor(RequestCanceller):
@@ -220,9 +221,15 @@ class AppActor(RequestCanceller):
 
     def _fail(self, message: _Failed) -> None:
         row = self._requests.get(message.request_id)
-        if row is not None:
-            _logger.warning("request_failed", app_id=self._app_id, code=message.error)
-            self._end(row, "cancelled", Staged(NO_REPLY, None))
+        if row is not None and row.state == "running":
+            _logger.warning("request_failed", app_id=self._app_id, code=message.code)
+            told = {"request_id": row.request_id, "code": message.code, "detail": message.detail}
+
+            def tell(_at: Appended | None) -> None:
+                self._alert(self._app_id, "request_failed", told)
+
+            staged = Staged(NO_REPLY, None, after=tell)
+            self._end(row, "failed", staged, code=message.code, detail=message.detail)
         self._start_some()
 
     # -- handing on ---------------------------------------------------------------------------------
@@ -240,7 +247,7 @@ class AppActor(RequestCanceller):
         try:
             request = _request(row.body)
         except msgspec.ValidationError:  # stored when more was let in than is now
-            self._ctx.post(_Failed(row.request_id, "bad_field"))
+            self._ctx.post(_Failed(row.request_id, "bad_field", "It cannot be read any more."))
             return
         cursor = row.cursor
         with scope:
@@ -250,7 +257,7 @@ class AppActor(RequestCanceller):
                 try:
                     await self._notify(row, request, users)
                 except HubbubError as error:
-                    self._ctx.post(_Failed(row.request_id, error.code))
+                    self._ctx.post(_Failed(row.request_id, error.code, error.message))
                     return
                 zone = await self._zone_of(request) if is_last and request.cron else ""
                 self._ctx.post(_Advanced(row.request_id, cursor, len(users), is_last, zone))

@@ -173,7 +173,10 @@ class SetupCache:
             types = _readable(app_id, _type, await store.find(NotifyTypeRow, where, limit=1000))
             templates: dict[str, Template] = {}
             for found in await store.find(TemplateRow, where, order_by="version", limit=10_000):
-                templates[found.name] = _template(found.body)
+                if found.body:
+                    templates[found.name] = _template(found.body)
+                else:  # it was removed
+                    templates.pop(found.name, None)
             experiments = _readable(app_id, _experiment, await store.find(ExperimentRow, where, limit=1000))
             providers = await store.find(ProviderRow, where, order_by="position", limit=1000)
             chains, vapid = self._chains(app_id, providers)
