@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from protocol.notify_found import Line, Standing
@@ -10,12 +10,14 @@ from protocol.notify_records import DeliveryRow
 from storage.schema import spec_of
 
 _DELIVERY: Final = spec_of(DeliveryRow)
-# One step of the index for each line, however many deliveries there are in it.
-_NEXT_LINE: Final = f"""
-SELECT priority, app_id, channel FROM {DeliveryRow.table}
-WHERE partition = ? AND is_open = 1 AND (priority, app_id, channel) > (?, ?, ?)
-ORDER BY priority, app_id, channel LIMIT 1
-"""
+# One step of the index for each line, however many deliveries are in it: column by column, as SQLite goes
+# through all that is equal where a row value is to be greater.
+_COLUMNS: Final = ("priority", "app_id", "channel")
+_NEXT: Final = tuple(
+    f"SELECT {column} FROM {DeliveryRow.table} WHERE partition = ? AND is_open = 1"
+    f"{''.join(f' AND {known} = ?' for known in _COLUMNS[:depth])} AND {column} > ? ORDER BY {column} LIMIT 1"
+    for depth, column in enumerate(_COLUMNS)
+)
 _OF_LINE: Final = (
     f"{_DELIVERY.select} WHERE partition = ? AND priority = ? AND app_id = ? AND channel = ? AND is_open = 1"
     " ORDER BY next_at_ms, notification_id, number LIMIT ?"
@@ -27,12 +29,20 @@ FROM {DeliveryRow.table} WHERE notification_id IN (SELECT value FROM json_each(?
 
 
 def open_lines(connection: sqlite3.Connection, partition: int) -> list[Line]:
-    lines: list[Line] = []
-    last: Line = ("", "", "")
-    while (found := connection.execute(_NEXT_LINE, (partition, *last)).fetchone()) is not None:
-        last = (found[0], found[1], found[2])
-        lines.append(last)
-    return lines
+    return [
+        (priority, app_id, channel)
+        for priority in _following(connection, partition)
+        for app_id in _following(connection, partition, priority)
+        for channel in _following(connection, partition, priority, app_id)
+    ]
+
+
+def _following(connection: sqlite3.Connection, partition: int, *known: str) -> Iterator[str]:
+    """What the next column holds beyond the known ones, each once."""
+    last = ""
+    while (found := connection.execute(_NEXT[len(known)], (partition, *known, last)).fetchone()) is not None:
+        last = found[0]
+        yield last
 
 
 def open_deliveries(

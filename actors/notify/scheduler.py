@@ -18,8 +18,8 @@ The first line that drops or holds decides; those below are then not asked.
 In-app interrupts nobody: from line 6 on it is delivered at once and the other channels wait, or are dropped,
 alone.
 
-- Preferences: a type's own choice beats the general one, channel by channel. `off` leaves nothing but in-app,
-  and that only where the user said yes to in-app in so many words.
+- Preferences: as wishes.py tells. `off` leaves nothing but in-app, and that only where the user said yes to
+  in-app in so many words.
 - A due time satisfies all rules at once: that of a digest, batch, quiet hours or cap is moved on until it
   lies outside of quiet hours and a place under the cap is free, as far as is known now. What is released is
   asked again. An open group keeps the time that its first member got. `send_at_ms` is the app's word and is
@@ -38,6 +38,7 @@ from actors.notify.facts import AHEAD_MS, HOUR_MS, Facts, UserFacts, dedup_key
 from actors.notify.local_time import known_zone
 from actors.notify.quiet_hours import quiet_until_ms
 from actors.notify.verdict import Stage, Verdict
+from actors.notify.wishes import lets_through, wish_of
 from protocol.notify_types import AppRules, Channel, Decision, Frequency, Preferences, QuietHours, TypeRule
 
 EXPIRES_BEFORE = "expires before"
@@ -229,21 +230,12 @@ def _preferred(
     wanted: list[Channel], fallback: list[Channel], preferences: Preferences, type_name: str
 ) -> tuple[list[Channel], list[Channel], Frequency]:
     """What the user lets through of the wanted channels and the fallback, and how often."""
-    general = preferences.channels
-    choice = preferences.types.get(type_name)
-    frequency = preferences.frequency
-    chosen = general
-    if choice is not None:
-        frequency = choice.frequency or frequency
-        if choice.channels:
-            chosen = {**general, **choice.channels}
-    if frequency == "off":
-        return ["inapp"] if "inapp" in wanted and chosen.get("inapp") else [], [], frequency
-    if not chosen:
+    frequency, chosen = wish_of(preferences, type_name)
+    if not chosen and frequency != "off":
         return wanted, fallback, frequency
     return (
-        [channel for channel in wanted if chosen.get(channel, True)],
-        [channel for channel in fallback if chosen.get(channel, True)] if fallback else fallback,
+        [channel for channel in wanted if lets_through(frequency, chosen, channel)],
+        [channel for channel in fallback if lets_through(frequency, chosen, channel)],
         frequency,
     )
 

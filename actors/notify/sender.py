@@ -134,7 +134,9 @@ class Sender(NotifyKeeper):
         for channel in verdict.channels:
             if channel != "inapp":
                 choose(channel)
-        if not plan.deliveries and plan.centre is None and not is_in_centre:
+        # What only the centre shows has reached nobody, where another channel was wanted and leads nowhere.
+        is_in_app = plan.centre is not None or is_in_centre
+        if not plan.deliveries and (not is_in_app or any(channel != "inapp" for channel in verdict.channels)):
             for channel in verdict.fallback:
                 if channel not in verdict.channels:
                     decisions.append(Decision("choose", "change", "fallback", channel))

@@ -21,7 +21,7 @@ from protocol.errors import HubbubError, Refused, StorageUnavailable
 from protocol.notify_content import NotifyRequest
 from protocol.notify_records import DeadDelivery, DeliveryRow, ErasureRow, NotifyDeviceRow
 from protocol.notify_replies import Badge, NotifyAccepted
-from protocol.notify_types import AppRules, Preferences, QuietHours, TypeRule
+from protocol.notify_types import AppRules, Preferences, QuietHours, TypePreference, TypeRule
 from server.clock import wall_clock_ms
 from server.sandbox.faults import Fault
 from server.sandbox.sandbox import Sandbox, SandboxOptions, open_sandbox
@@ -333,6 +333,16 @@ async def test_who_opts_out_during_an_attempt_gets_no_other(tmp_path: Path) -> N
         assert sandbox.count("apns") == 0
         rules = await scene.notifier.rules(notification_id)
         assert ("preferences", "drop", "channels") in rules
+
+
+async def test_who_switches_a_type_off_during_an_attempt_gets_no_other(tmp_path: Path) -> None:
+    """Off is off, also for who had once said yes to the channel."""
+    async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox) as scene:
+        notification_id = await scene.under_way(Fault(channel="apns", status=503, delay_s=SLOW_S, times=1))
+        off = Preferences(types={"t": TypePreference(channels={"apns": True}, frequency="off")})
+        await scene.do(notify_commands.SetPreferences(preferences=off))
+        await scene.closed(notification_id)
+        assert sandbox.count("apns") == 0
 
 
 async def test_a_phone_that_is_sold_during_an_attempt_gets_no_other(tmp_path: Path) -> None:
