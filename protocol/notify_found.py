@@ -25,6 +25,15 @@ class FoundDevice(msgspec.Struct, frozen=True, array_like=True):
     name: str
 
 
+class FoundStopped(msgspec.Struct, frozen=True, array_like=True):
+    device_key: str
+    channel: str
+    address: str
+    registered_at_ms: int
+    name: str
+    why: str
+
+
 class FoundRecent(msgspec.Struct, frozen=True, array_like=True):
     dedup_key: str
     notification_id: int
@@ -55,6 +64,7 @@ class FoundUser(msgspec.Struct, frozen=True, array_like=True):
     counted: list[int]
     groups: list[FoundGroup]
     unread: list[int]
+    stopped: list[FoundStopped] = []
 
 
 class FoundFacts(msgspec.Struct, frozen=True, array_like=True):

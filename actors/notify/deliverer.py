@@ -16,9 +16,17 @@ from actors.notify.job import Job
 from actors.notify.ports import Account
 from actors.notify.recheck import Recheck, recheck
 from actors.notify.retry_policy import Step, next_step
+from actors.notify.suppression import SUPPRESSED, kind_of
+from actors.notify.user_state import Stopped
 from actors.reply import NO_REPLY
 from actors.stream_actor import Staged
-from protocol.notify_records import DeadDelivery, DeliveryRow, NotificationRow, NotifyDeviceRow
+from protocol.notify_records import (
+    DeadDelivery,
+    DeliveryRow,
+    NotificationRow,
+    NotifyDeviceRow,
+    SuppressionRow,
+)
 from protocol.notify_types import Channel, Decision
 from protocol.records import Op, Put, Update
 
@@ -56,6 +64,8 @@ class Resume(msgspec.Struct, frozen=True):
 
 class Deliverer(Decider):
     """Take what channels say."""
+
+    _suppression_count = 0  # of this incarnation
 
     # -- of Owner: channels run in this process ------------------------------------------------------
 
@@ -351,6 +361,10 @@ class Deliverer(Decider):
         user = self._users.get(job.user_id)
         target = user.devices.get(job.device_key) if user is not None else None
         if target is None:
+            if outcome.action == "suppress":
+                self.suppress(
+                    job.app_id, job.channel, job.device_key, outcome.action, outcome.code, now_ms, ops
+                )
             return
         if outcome.invalid_since_ms and target.registered_at_ms > outcome.invalid_since_ms:
             decisions.append(Decision("retire", "pass", "registered_again", f"{target.registered_at_ms}"))
@@ -385,9 +399,31 @@ class Deliverer(Decider):
             decisions.append(Decision("retire", "hold", "mass_retirement", channel))
             return
         decisions.append(Decision("retire", "drop", why, device_key))
+        self.suppress(app_id, channel, device_key, "retire" if is_guarded else "suppress", why, now_ms, ops)
         user = self._users.get(user_id)
         if user is not None:
-            user.devices.pop(device_key, None)
+            target = user.devices.pop(device_key, None)
+            if target is not None and channel in SUPPRESSED:
+                user.stopped[device_key] = Stopped(target, why)
             user.batch = self._batch
         where: dict[str, str | int] = {"user_id": user_id, "device_key": device_key}
         ops.append(Update(NotifyDeviceRow, where, {"retired_at_ms": now_ms, "retired_for": why}))
+
+    def suppress(
+        self,
+        app_id: str,
+        channel: Channel,
+        device_key: str,
+        action: str,
+        why: str,
+        now_ms: int,
+        ops: list[Op],
+    ) -> None:
+        """Let nobody register a mail address or phone number again by the way; see suppression.py."""
+        if channel not in SUPPRESSED:
+            return
+        self._suppression_count += 1
+        row = SuppressionRow(
+            app_id=app_id, device_key=device_key, kind=kind_of(action), code=why[:100] or action, at_ms=now_ms
+        )
+        ops.append(Put(row))

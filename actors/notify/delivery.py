@@ -13,7 +13,7 @@ Action = Literal[
     "retry",  # nothing was sent; again after retry_after_s, or by backoff
     "retry_now",  # nothing was sent, and the cause is mended (a new token, a new connection)
     "retire",  # the address is dead: retire it, do not try again
-    "suppress",  # the recipient said stop: no more to this address on this channel, and the consent ends
+    "suppress",  # the recipient said stop: no more to this address until an opt-in; consents stay
     "dead_letter",  # our bug or the app's: no retry, tell the developers
     "break",  # the credentials or their settings are wrong: open the breaker, keep the queue, alert
     "failover",  # this provider cannot; the next of the chain may

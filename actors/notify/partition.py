@@ -4,9 +4,9 @@ From below: keeper.py has users and open deliveries in memory, sender.py writes 
 gatherer.py makes batches and digests, decider.py sends messages through the pipeline, deliverer.py stores
 attempts and results, fallbacks.py tries the next channel, receipt_desk.py takes what providers tell later,
 redriver.py tries again what was given up, timekeeper.py lets time pass, wish_keeper.py and consent_keeper.py
-keep what users want, user_desk.py serves them, notice_desk.py takes what other actors tell, fact_keeper.py
-follows what others write of users, canceller.py cancels, withdrawer.py takes back what was told of things
-that are deleted. Here is what comes in.
+keep what users want, registrar.py their addresses, user_desk.py serves them, notice_desk.py takes what other
+actors tell, fact_keeper.py follows what others write of users, canceller.py cancels, withdrawer.py takes back
+what was told of things that are deleted. Here is what comes in.
 """
 
 from typing import Final
@@ -33,6 +33,7 @@ from actors.notify.messages import (
 )
 from actors.notify.notice_desk import NoticeRead, Passing
 from actors.notify.plan import Ready
+from actors.notify.registrar import Registering
 from actors.notify.timekeeper import Looked, Tick, Tidied, Tidy
 from actors.notify.user_desk import MarkFound
 from actors.notify.withdrawer import Withdrawer, WithdrawnFound
@@ -90,6 +91,8 @@ class NotifyPartition(Withdrawer):
                 self.tidied(message)
             case MarkFound():
                 self.mark_found(message)
+            case Registering():
+                self.looked_up(message)
             case Erasing():
                 self.erase_found(message)
             case CancelPart():

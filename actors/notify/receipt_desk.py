@@ -185,8 +185,12 @@ class ReceiptDesk(Fallbacks):
         user = self._users.get(row.user_id)
         target = user.devices.get(row.device_key) if user is not None else None
         if target is None:
+            if message.action == "suppress":
+                channel = cast(Channel, row.channel)
+                self.suppress(row.app_id, channel, row.device_key, message.action, message.code, now_ms, ops)
             return
-        if target.registered_at_ms > row.created_at_ms:
+        # Who complains of an old message means it, however often the address was registered since.
+        if message.action == "retire" and target.registered_at_ms > row.created_at_ms:
             decisions.append(Decision("retire", "pass", "registered_again", f"{target.registered_at_ms}"))
             return
         self.retire(

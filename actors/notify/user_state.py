@@ -50,6 +50,13 @@ class Group:
         self.actors: set[str] = set(kept.names)
 
 
+class Stopped(msgspec.Struct, frozen=True):
+    """An address to which nothing is sent any more, and why."""
+
+    target: Target
+    why: str
+
+
 class UserState:
     """One user, as decisions that are staged leave it; gone with the incarnation if they are not stored."""
 
@@ -65,6 +72,7 @@ class UserState:
         "is_doubtful",
         "language",
         "name",
+        "stopped",
         "unread",
         "user_id",
     )
@@ -91,6 +99,19 @@ class UserState:
             for device in found.devices
         }
         self.device_names = {device.device_key: device.name for device in found.devices}
+        self.device_names.update({device.device_key: device.name for device in found.stopped})
+        self.stopped = {
+            device.device_key: Stopped(
+                Target(
+                    device_key=device.device_key,
+                    channel=cast(Channel, device.channel),
+                    address=device.address,
+                    registered_at_ms=device.registered_at_ms,
+                ),
+                device.why,
+            )
+            for device in found.stopped
+        }
         self.groups = {
             group.group_key: Group(
                 group.notification_id,
