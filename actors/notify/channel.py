@@ -13,6 +13,7 @@ import msgspec
 import structlog
 import trio
 
+from actors.notify.addresses import without_address
 from actors.notify.admission import Admission
 from actors.notify.breaker import Breaker
 from actors.notify.delivery import Kind, Outcome
@@ -259,6 +260,9 @@ class ChannelActor:
             )
         self._give_back(job)
         outcome = self._admission.judged(job, account, outcome, self._now_ms())
+        if outcome.detail:
+            detail = without_address(outcome.detail, self.channel, job.outgoing.target.address)
+            outcome = msgspec.structs.replace(outcome, detail=detail)
         self._learn(job, account, outcome, began_ms)
         job.owner.conclude(job, account, outcome)
 

@@ -7,6 +7,8 @@ from typing import Final
 import msgspec
 
 from actors.notify.builtin_types import DIGEST
+from actors.notify.keeper import GONE_S
+from actors.notify.lately import Lately
 from actors.notify.messages import EraseUser
 from actors.notify.timekeeper import RETRY_S
 from actors.notify.user_state import UserState
@@ -68,9 +70,11 @@ class ConsentKeeper(WishKeeper):
     """Keep consents, and erase."""
 
     _erasing: set[tuple[str, str]]  # (user_id, purpose) whose data is being erased
+    _erased: Lately  # notifications that were: nothing that was read of them before is written back
 
     def begin_time(self) -> None:
         self._erasing = set()
+        self._erased = Lately(GONE_S)
         super().begin_time()
 
     def _set_consent(self, user: UserState, command: notify_commands.SetConsent, reply: Reply) -> None:
@@ -267,10 +271,11 @@ class ConsentKeeper(WishKeeper):
             notification_id = row.notification_id
             gone.setdefault(row.user_id, set()).add(notification_id)
             self._gone.add(notification_id, self._ctx.now())
+            self._erased.add(notification_id, self._ctx.now())
             where: dict[str, str | int] = {"notification_id": notification_id}
             ops.append(Update(NotificationRow, where, _BLANK))
             ops.append(Update(DeliveryRow, where, {"outgoing": "", "is_open": 0}))
-            ops.append(Update(DeadDelivery, where, {"outgoing": ""}))
+            ops.append(Update(DeadDelivery, where, {"outgoing": "", "detail": ""}))
             note = self._notes.get(notification_id)
             for number in sorted(note.numbers) if note is not None else ():
                 job = self._jobs[notification_id, number]

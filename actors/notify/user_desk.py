@@ -114,7 +114,7 @@ class UserDesk(Registrar):
         ops: list[Op] = []
         for row in rows:
             changes = _changes_of(row, message.mark, now_ms)
-            if not changes:
+            if not changes or row.notification_id in self._erased:
                 continue
             ops.append(Update(NotificationRow, {"notification_id": row.notification_id}, changes))
             self._record(
