@@ -221,8 +221,13 @@ class NotifyReads(Protocol):
         """(user_id, purpose) of consents that have ended or were withdrawn, and are not erased yet."""
         ...
 
-    async def of_types(self, user_id: str, types: Sequence[str], *, limit: int) -> list[NotificationRow]:
-        """Notifications of a user with one of these types (none: any) that are not erased yet."""
+    async def of_types(
+        self, user_id: str, types: Sequence[str], *, purpose: str, limit: int
+    ) -> list[NotificationRow]:
+        """Notifications of a user that are not erased yet: of a purpose, or with one of these types.
+
+        Without a purpose: all of them.
+        """
         ...
 
     async def app_versions(self) -> dict[str, int]:

@@ -235,6 +235,9 @@ class NotificationRow(Row, frozen=True, kw_only=True):
     state: str
     created_at_ms: int
     request_id: str = ""
+    purpose: Annotated[
+        str, Meta(description="Of its type when it was decided: whose consent's end erases it.")
+    ] = ""
     template: str = ""
     variant: Annotated[str, Meta(description="experiment:variant, where one was assigned.")] = ""
     dedup_key: str = ""

@@ -301,13 +301,13 @@ def ended_consents(
 
 
 def of_types(
-    connection: sqlite3.Connection, user_id: str, types: Sequence[str], limit: int
+    connection: sqlite3.Connection, user_id: str, types: Sequence[str], purpose: str, limit: int
 ) -> list[NotificationRow]:
     condition = "WHERE user_id = ? AND state <> 'erased'"
     values: tuple[Any, ...] = (user_id,)
-    if types:
-        condition += " AND type IN (SELECT value FROM json_each(?))"
-        values = (user_id, json.dumps(list(types)))
+    if purpose:
+        condition += " AND (purpose = ? OR type IN (SELECT value FROM json_each(?)))"
+        values = (user_id, purpose, json.dumps(list(types)))
     return _rows(connection, _NOTIFICATION, f"{condition} LIMIT ?", (*values, limit))
 
 

@@ -86,7 +86,9 @@ class Canceller(CancelFinder):
             else:
                 cancel.counts["kept"] += 1
         for head_id, rows in leaving.items():
-            members = [row for row in found.members.get(head_id, []) if row.notification_id not in self._erased]
+            members = [
+                row for row in found.members.get(head_id, []) if row.notification_id not in self._erased
+            ]
             self._leave_group(cancel, found.heads[head_id], rows, members)
         # Nothing of a cancelled request is redriven.
         self._stage_ops([Remove(DeadDelivery, {"notification_id": known}) for known in found.dead])

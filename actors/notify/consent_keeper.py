@@ -175,24 +175,20 @@ class ConsentKeeper(WishKeeper):
             ),
         )
 
-    def _types_of(self, message: EraseUser) -> list[str] | None:
-        """The types that rest on a purpose; None: no type does."""
-        if not message.purpose:
-            return []
+    def _types_of(self, message: EraseUser) -> list[str]:
+        """The types that rest on a purpose today; what rested on it before has it in its row."""
         setup = self._setup_of(message.app_id)
-        names = [rule.name for rule in setup.all_types() if rule.purpose == message.purpose]
-        return names or None
+        return [rule.name for rule in setup.all_types() if rule.purpose == message.purpose]
 
     async def _find_erased(
         self, message: EraseUser, reply: Reply, counts: dict[str, int], given_at_ms: int
     ) -> None:
         try:
             await self._setups.load(message.app_id)
-            types = self._types_of(message)
-            rows: list[NotificationRow] = []
-            if types is not None:
-                await self._log.barrier()
-                rows = await self._reads.of_types(message.user_id, types, limit=_ERASE_PAGE)
+            await self._log.barrier()
+            rows = await self._reads.of_types(
+                message.user_id, self._types_of(message), purpose=message.purpose, limit=_ERASE_PAGE
+            )
             is_more = len(rows) >= _ERASE_PAGE
             # A digest that was written tells of them too; one that is still open is written without them.
             known = {row.notification_id for row in rows}

@@ -9,7 +9,8 @@ import trio
 
 from protocol import notify_commands
 from protocol.notify_content import NotifyRequest
-from protocol.notify_records import DeadDelivery
+from protocol.notify_records import DeadDelivery, ErasureRow
+from protocol.notify_types import TypeRule
 from server.sandbox.faults import Fault
 from server.sandbox.sandbox import open_sandbox
 from storage.notify_reads import SqliteNotifyReads
@@ -64,9 +65,7 @@ async def test_a_cancellation_does_not_bring_back_what_is_erased(
     """It has read the words before they were erased, and stores for how long they hold."""
     async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox) as scene:
         sandbox.inject(Fault(channel="apns", delay_s=SLOW_S, times=1))
-        done = await scene.notifier.notify(
-            NotifyRequest(type="t", user_id=scene.user_id, text="very secret")
-        )
+        done = await scene.notifier.notify(NotifyRequest(type="t", user_id=scene.user_id, text="very secret"))
         notification_id = done.items[0].notification_id
         await scene.until(notification_id, lambda row: row.state == "sending")
         async with cancelling(scene, monkeypatch, done.request_id) as go_on:
@@ -90,3 +89,35 @@ async def test_what_is_erased_after_it_was_cancelled_stays_erased(tmp_path: Path
         await scene.closed(notification_id)
         await scene.calm()
         assert (await scene.notifier.row(notification_id)).state == "erased"
+
+
+@pytest.mark.parametrize("change", ["removed", "other_purpose", "no_purpose", "now_of_it"])
+async def test_a_withdrawn_consent_erases_what_rested_on_it_whatever_the_type_is_now(
+    tmp_path: Path, change: str
+) -> None:
+    """Types come and go; the words that were sent under a consent stay, until it ends."""
+    async with open_sandbox() as sandbox:
+        purpose = "" if change == "now_of_it" else "ads"
+        async with open_scene(tmp_path, sandbox, channels=["inapp"], purpose=purpose) as scene:
+            await scene.do(notify_commands.SetConsent(purpose="ads", given=True, source="form"))
+            desk = scene.notifier.core.desk
+            await desk.put_type(APP, TypeRule(name="order", channels=["inapp"]))
+            promo = await scene.send("secret promo")
+            request = NotifyRequest(type="order", user_id=scene.user_id, text="shipped")
+            (order,) = (await scene.notifier.notify(request)).items
+            match change:
+                case "removed":
+                    await desk.remove_type(APP, "t")
+                case "other_purpose":
+                    await desk.put_type(APP, TypeRule(name="t", channels=["inapp"], purpose="news"))
+                case "no_purpose":
+                    await desk.put_type(APP, TypeRule(name="t", channels=["inapp"]))
+                case _:
+                    await desk.put_type(APP, TypeRule(name="t", channels=["inapp"], purpose="ads"))
+        async with open_scene(tmp_path, sandbox, is_new=False) as scene:
+            await scene.do(notify_commands.SetConsent(purpose="ads", given=False))
+            gone = await scene.notifier.row(promo)
+            assert (gone.state, gone.text) == ("erased", "")
+            assert (await scene.notifier.row(order.notification_id)).text == "shipped"
+            (receipt,) = await scene.notifier.world.store.find(ErasureRow, {"app_id": APP})
+            assert receipt.counts == '{"notifications":1}'
