@@ -74,10 +74,10 @@ class NotifyPartition(Withdrawer):
                 self._ctx.post_after(NO_ROOM_RETRY_S, message)
             case Conclude():
                 # What may be tried again is first asked for by its user's wishes.
-                if message.outcome.kind == "accepted" or self._has_users(
-                    (message.job.user_id,), message, reply
-                ):
-                    self.concluded(message.job, message.account, message.outcome)
+                job = message.job
+                is_last = message.outcome.kind == "accepted" and not job.told_code
+                if is_last or self._has_users((job.user_id,), message, reply):
+                    self.concluded(job, message.account, message.outcome)
             case Begin():
                 self.began(message)
             case Resume():
