@@ -13,6 +13,7 @@ import msgspec
 import structlog
 import trio
 
+from actors.notify.account_proof import AccountProof
 from actors.notify.addresses import without_address
 from actors.notify.admission import Admission
 from actors.notify.breaker import Breaker
@@ -87,6 +88,7 @@ class ChannelActor:
         self._in_hand = 0
         self._admission = Admission(accounts, nodes=nodes, hands=HANDS[channel])
         self._guards: dict[str, MassRetirement] = {}
+        self._proof = AccountProof()
         self._nursery: trio.Nursery | None = None
         self._wake = trio.Event()
         self._is_pumping = False
@@ -150,11 +152,19 @@ class ChannelActor:
         chain = self._accounts.chain(job.app_id, self.channel)
         return len(chain) > 1 and job.failed_over < len(chain) - 1
 
+    def is_believed(self, app_id: str, account: Account, now_ms: int) -> bool:
+        """Tell whether an account's word counts against an address that may be none of its own."""
+        if self._guard(app_id).is_overridden(now_ms):
+            return True
+        judgement = self._proof.judge(app_id, account)
+        if judgement == "alert":
+            detail = {"channel": self.channel, "provider_id": account.provider_id, "cause": "never accepted"}
+            self._accounts.alert(app_id, "mass_retirement", detail)
+        return judgement == "believe"
+
     def may_retire(self, app_id: str, now_ms: int) -> bool:
         """Tell whether an address that a provider calls dead may be retired now; see mass_retirement.py."""
-        guard = self._guards.get(app_id)
-        if guard is None:
-            guard = self._guards[app_id] = MassRetirement()
+        guard = self._guard(app_id)
         judgement = guard.judge(now_ms, self._accounts.alive_count(app_id, self.channel))
         if judgement == "alert":
             self._accounts.alert(app_id, "mass_retirement", {"channel": self.channel})
@@ -162,7 +172,13 @@ class ChannelActor:
 
     def allow_retirement(self, app_id: str) -> None:
         """A person has looked: for an hour every address of the app that is called dead may be retired."""
-        self._guards.setdefault(app_id, MassRetirement()).override(self._now_ms())
+        self._guard(app_id).override(self._now_ms())
+
+    def _guard(self, app_id: str) -> MassRetirement:
+        guard = self._guards.get(app_id)
+        if guard is None:
+            guard = self._guards[app_id] = MassRetirement()
+        return guard
 
     def reset(self, credential: str) -> None:
         """An app's settings were changed: what waits for an account is tried again at once."""
@@ -280,6 +296,7 @@ class ChannelActor:
         stats.by_app[counted] = stats.by_app.get(counted, 0) + 1
         if outcome.kind == "accepted":
             stats.accepted += 1
+            self._proof.accepted(job.app_id, account)
             self._time(job.priority, (now_ms - job.created_at_ms) / 1000)
         elif outcome.kind == "unknown":
             stats.unknown += 1

@@ -55,3 +55,8 @@ class ChannelDesk:
     def may_retire(self, app_id: str, channel: Channel, now_ms: int) -> bool:
         """As ChannelActor.may_retire."""
         return self.channels[channel].may_retire(app_id, now_ms)
+
+    def is_believed(self, job: Job, now_ms: int) -> bool:
+        """As ChannelActor.is_believed, of the account that has just tried."""
+        account = job.account
+        return account is not None and self.channels[job.channel].is_believed(job.app_id, account, now_ms)

@@ -68,6 +68,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     provider_id: str = ""  # the provider's id of what it took
     retry_after_s: float | None = None  # as the provider asked
     invalid_since_ms: int = 0  # with `retire`: an address registered later than this is alive
+    is_doubtful: bool = False  # with `retire`: wrong settings of the account would look the same
     scope: Literal["device", "credential", "provider", "host"] = "device"  # whom a retry or a break concerns
 
 
