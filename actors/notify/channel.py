@@ -6,6 +6,7 @@ begins, and only after that the request is made. Some hands serve HIGH alone, so
 waits for a campaign.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -83,6 +84,7 @@ class ChannelActor:
         self._accounts = accounts
         self._now_ms = now_ms
         self._queue: FairQueue[Job] = FairQueue(CAPACITY)
+        self._unqueued: deque[Job] = deque()  # for which there was no room: as many as the partitions let
         self._hands = HANDS[channel]
         self._free_for_all = self._hands - max(1, int(self._hands * HIGH_SHARE))
         self._in_hand = 0
@@ -99,7 +101,7 @@ class ChannelActor:
     @property
     def depth(self) -> int:
         """How many jobs wait."""
-        return len(self._queue)
+        return len(self._queue) + len(self._unqueued)
 
     @property
     def in_hand(self) -> int:
@@ -124,9 +126,16 @@ class ChannelActor:
         """Queue a job until it is due; the partition looks that there are not too many."""
         if job.is_cancelled:
             return
-        due_at_ms = job.due_at_ms if job.due_at_ms > self._now_ms() else 0
-        self._queue.push(job, job.app_id, LANE_OF[job.priority], due_at_ms, job.host)
+        if not self._push(job):
+            # Cancelled ones leave when it is their turn, which behind a paused account never comes.
+            self._queue.discard(lambda waiting: waiting.is_cancelled)
+            if not self._push(job):
+                self._unqueued.append(job)
         self._pump_soon()
+
+    def _push(self, job: Job) -> bool:
+        due_at_ms = job.due_at_ms if job.due_at_ms > self._now_ms() else 0
+        return self._queue.push(job, job.app_id, LANE_OF[job.priority], due_at_ms, job.host)
 
     def begun(self, jobs: Iterable[Job]) -> None:
         """Their attempts are stored: make them."""
@@ -208,6 +217,8 @@ class ChannelActor:
     def _pump(self) -> float:
         """Begin what can be begun. Returns in how many seconds to look again."""
         now_ms = self._now_ms()
+        while self._unqueued and (self._unqueued[0].is_cancelled or self._push(self._unqueued[0])):
+            self._unqueued.popleft()
         begins: dict[int, list[Job]] = {}
         owners = {}
 
@@ -269,7 +280,7 @@ class ChannelActor:
             gone = Outcome(kind="unknown", action="resolve_unknown", code="channel_ended")
             job.owner.conclude(job, account, gone)
             raise
-        except Exception as exc:  # a provider's bug is one delivery's dead letter, not the channel's end
+        except Exception as exc:  # a provider's bug makes one delivery unknown, and does not end the channel
             log.exception("provider_failed", channel=self.channel, provider_id=account.provider_id)
             outcome = Outcome(
                 kind="unknown", action="resolve_unknown", code="internal", detail=type(exc).__name__
@@ -305,6 +316,8 @@ class ChannelActor:
         lesson = self._admission.learn(job, account, outcome, now_ms)
         if lesson.frees:
             self._queue.release(job.host if lesson.frees == "host" else None)
+            if lesson.frees == "all" and self._admission.is_closed(account.credential):
+                self._queue.hasten(lambda waiting: _waits_for(waiting, account.credential))
             self._pump_soon()
         if lesson.opened is not None:
             self._tell_of(lesson.opened, lesson.host, job, account, outcome)
@@ -341,3 +354,8 @@ class ChannelActor:
                 buckets[index] += 1
                 return
         buckets[-1] += 1
+
+
+def _waits_for(job: Job, credential: str) -> bool:
+    """Tell whether a job that was refused for wrong settings waits for these to be right."""
+    return job.waits and job.account is not None and job.account.credential == credential
