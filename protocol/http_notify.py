@@ -76,6 +76,10 @@ class AddressBody(_Body, frozen=True, kw_only=True, omit_defaults=True):
     address: Annotated[str, Meta(min_length=1, max_length=2_000)]
     keys: Annotated[dict[str, Annotated[str, Meta(max_length=500)]], Meta(max_length=10)] = {}
     name: Annotated[str, Meta(max_length=100)] = ""
+    opt_in: Annotated[
+        bool,
+        Meta(description="The user has just asked for messages there: an earlier STOP or complaint ends."),
+    ] = False
 
 
 class ConsentBody(_Body, frozen=True, kw_only=True, omit_defaults=True):

@@ -25,6 +25,15 @@ class FoundDevice(msgspec.Struct, frozen=True, array_like=True):
     name: str
 
 
+class FoundStopped(msgspec.Struct, frozen=True, array_like=True):
+    device_key: str
+    channel: str
+    address: str
+    registered_at_ms: int
+    name: str
+    why: str
+
+
 class FoundRecent(msgspec.Struct, frozen=True, array_like=True):
     dedup_key: str
     notification_id: int
@@ -55,6 +64,7 @@ class FoundUser(msgspec.Struct, frozen=True, array_like=True):
     counted: list[int]
     groups: list[FoundGroup]
     unread: list[int]
+    stopped: list[FoundStopped] = []
 
 
 class FoundFacts(msgspec.Struct, frozen=True, array_like=True):
@@ -231,8 +241,13 @@ class NotifyReads(Protocol):
         """(user_id, purpose) of consents that have ended or were withdrawn, and are not erased yet."""
         ...
 
-    async def of_types(self, user_id: str, types: Sequence[str], *, limit: int) -> list[NotificationRow]:
-        """Notifications of a user with one of these types (none: any) that are not erased yet."""
+    async def of_types(
+        self, user_id: str, types: Sequence[str], *, purpose: str, limit: int
+    ) -> list[NotificationRow]:
+        """Notifications of a user that are not erased yet: of a purpose, or with one of these types.
+
+        Without a purpose: all of them.
+        """
         ...
 
     async def app_versions(self) -> dict[str, int]:

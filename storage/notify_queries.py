@@ -60,7 +60,11 @@ SELECT json_group_array(json_array(u.user_id, u.app_id, u.name, u.language, u.ti
         FROM {NotificationRow.table} n WHERE n.user_id = u.user_id AND n.notification_id >= :since_id
         AND n.state = 'held' AND n.group_key <> '')),
     json((SELECT json_group_array(n.notification_id) FROM {NotificationRow.table} n
-        WHERE n.user_id = u.user_id AND n.in_centre = 1 AND n.read_at_ms = 0))
+        WHERE n.user_id = u.user_id AND n.in_centre = 1 AND n.read_at_ms = 0)),
+    json((SELECT json_group_array(json_array(
+            v.device_key, v.channel, v.address, v.registered_at_ms, v.name, v.retired_for))
+        FROM {NotifyDeviceRow.table} v
+        WHERE v.user_id = u.user_id AND v.retired_at_ms > 0 AND v.channel IN ('email', 'sms')))
 )) FROM json_each(:asked) asked CROSS JOIN {User.table} u ON u.user_id = asked.value
 """
 _users: Final = msgspec.json.Decoder(list[FoundUser])
@@ -273,13 +277,13 @@ def ended_consents(
 
 
 def of_types(
-    connection: sqlite3.Connection, user_id: str, types: Sequence[str], limit: int
+    connection: sqlite3.Connection, user_id: str, types: Sequence[str], purpose: str, limit: int
 ) -> list[NotificationRow]:
     condition = "WHERE user_id = ? AND state <> 'erased'"
     values: tuple[Any, ...] = (user_id,)
-    if types:
-        condition += " AND type IN (SELECT value FROM json_each(?))"
-        values = (user_id, json.dumps(list(types)))
+    if purpose:
+        condition += " AND (purpose = ? OR type IN (SELECT value FROM json_each(?)))"
+        values = (user_id, purpose, json.dumps(list(types)))
     return _rows(connection, _NOTIFICATION, f"{condition} LIMIT ?", (*values, limit))
 
 

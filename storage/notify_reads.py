@@ -97,8 +97,10 @@ class SqliteNotifyReads:
     async def ended_consents(self, partition: int, now_ms: int, *, limit: int) -> list[tuple[str, str]]:
         return await self._readers.run(notify_queries.ended_consents, partition, now_ms, limit)
 
-    async def of_types(self, user_id: str, types: Sequence[str], *, limit: int) -> list[NotificationRow]:
-        return await self._readers.run(notify_queries.of_types, user_id, types, limit)
+    async def of_types(
+        self, user_id: str, types: Sequence[str], *, purpose: str, limit: int
+    ) -> list[NotificationRow]:
+        return await self._readers.run(notify_queries.of_types, user_id, types, purpose, limit)
 
     async def app_versions(self) -> dict[str, int]:
         return await self._readers.run(notify_queries.app_versions)

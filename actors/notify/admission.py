@@ -146,6 +146,11 @@ class Admission:
         for key in [key for key in self._hosts if key[0] == credential]:
             del self._hosts[key]
 
+    def is_closed(self, credential: str) -> bool:
+        """Tell whether the breaker of credentials lets everybody through."""
+        known = self._credentials.get(credential)
+        return known is None or known.breaker.state == "closed"
+
     def breakers(self) -> dict[str, str]:
         """credential -> state of its breaker, where one is not closed."""
         known = self._credentials.items()

@@ -62,7 +62,9 @@ class Canceller(CancelFinder):
         for delivery in found.deliveries:
             deliveries.setdefault(delivery.notification_id, []).append(delivery)
         for row in found.rows:
-            if row.state == "held" and row.notification_id not in cancel.released:
+            if row.notification_id in self._erased or row.into_id in self._erased:  # since it was read
+                cancel.counts["kept"] += 1
+            elif row.state == "held" and row.notification_id not in cancel.released:
                 if not row.group_key:
                     self._cancel_held(cancel, row)
                 else:
@@ -84,7 +86,10 @@ class Canceller(CancelFinder):
             else:
                 cancel.counts["kept"] += 1
         for head_id, rows in leaving.items():
-            self._leave_group(cancel, found.heads[head_id], rows, found.members.get(head_id, []))
+            members = [
+                row for row in found.members.get(head_id, []) if row.notification_id not in self._erased
+            ]
+            self._leave_group(cancel, found.heads[head_id], rows, members)
         # Nothing of a cancelled request is redriven.
         self._stage_ops([Remove(DeadDelivery, {"notification_id": known}) for known in found.dead])
         self._go_on(cancel)
@@ -284,6 +289,8 @@ class Canceller(CancelFinder):
             self._stopping[notification_id] = True
         super().concluded(job, account, outcome)
         if notification_id not in self._notes and self._stopping.pop(notification_id):
+            if notification_id in self._erased:
+                return
             self._stats.cancelled += 1
             where: dict[str, str | int] = {"notification_id": notification_id}
             # It may have been held for a fallback just now.

@@ -6,6 +6,7 @@ begins, and only after that the request is made. Some hands serve HIGH alone, so
 waits for a campaign.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -13,6 +14,8 @@ import msgspec
 import structlog
 import trio
 
+from actors.notify.account_proof import AccountProof
+from actors.notify.addresses import without_address
 from actors.notify.admission import Admission
 from actors.notify.breaker import Breaker
 from actors.notify.delivery import Kind, Outcome
@@ -92,11 +95,13 @@ class ChannelActor:
         self._now_ms = now_ms
         self._steady_ms = steady_ms
         self._queue: FairQueue[Job] = FairQueue(CAPACITY)
+        self._unqueued: deque[Job] = deque()  # for which there was no room: as many as the partitions let
         self._hands = HANDS[channel]
         self._free_for_all = self._hands - max(1, int(self._hands * HIGH_SHARE))
         self._in_hand = 0
         self._admission = Admission(accounts, nodes=nodes, hands=HANDS[channel])
         self._guards: dict[str, MassRetirement] = {}
+        self._proof = AccountProof()
         self._nursery: trio.Nursery | None = None
         self._wake = trio.Event()
         self._is_pumping = False
@@ -107,7 +112,7 @@ class ChannelActor:
     @property
     def depth(self) -> int:
         """How many jobs wait."""
-        return len(self._queue)
+        return len(self._queue) + len(self._unqueued)
 
     def moving_count(self, app_id: str) -> int:
         """How many jobs of an app are due and wait for a hand or a pace alone."""
@@ -136,12 +141,19 @@ class ChannelActor:
         """Queue a job until it is due; the partition looks that there are not too many."""
         if job.is_cancelled:
             return
+        if not self._push(job):
+            # Cancelled ones leave when it is their turn, which behind a paused account never comes.
+            self._queue.discard(lambda waiting: waiting.is_cancelled)
+            if not self._push(job):
+                self._unqueued.append(job)
+        self._pump_soon()
+
+    def _push(self, job: Job) -> bool:
         wait_ms = job.due_at_ms - self._now_ms() if job.due_at_ms else 0
         due_at_ms = 0
         if wait_ms > 0:
             due_at_ms = self._steady_ms() + (min(wait_ms, DATED_LOOK_MS) if job.is_dated else wait_ms)
-        self._queue.push(job, job.app_id, LANE_OF[job.priority], due_at_ms, job.host)
-        self._pump_soon()
+        return self._queue.push(job, job.app_id, LANE_OF[job.priority], due_at_ms, job.host)
 
     def begun(self, jobs: Iterable[Job]) -> None:
         """Their attempts are stored: make them."""
@@ -167,11 +179,19 @@ class ChannelActor:
         chain = self._accounts.chain(job.app_id, self.channel)
         return len(chain) > 1 and job.failed_over < len(chain) - 1
 
+    def is_believed(self, app_id: str, account: Account) -> bool:
+        """Tell whether an account's word counts against an address that may be none of its own."""
+        if self._guard(app_id).is_overridden(self._steady_ms()):
+            return True
+        judgement = self._proof.judge(app_id, account)
+        if judgement == "alert":
+            detail = {"channel": self.channel, "provider_id": account.provider_id, "cause": "never accepted"}
+            self._accounts.alert(app_id, "mass_retirement", detail)
+        return judgement == "believe"
+
     def may_retire(self, app_id: str) -> bool:
         """Tell whether an address that a provider calls dead may be retired now; see mass_retirement.py."""
-        guard = self._guards.get(app_id)
-        if guard is None:
-            guard = self._guards[app_id] = MassRetirement()
+        guard = self._guard(app_id)
         judgement = guard.judge(self._steady_ms(), self._accounts.alive_count(app_id, self.channel))
         if judgement == "alert":
             self._accounts.alert(app_id, "mass_retirement", {"channel": self.channel})
@@ -179,7 +199,13 @@ class ChannelActor:
 
     def allow_retirement(self, app_id: str) -> None:
         """A person has looked: for an hour every address of the app that is called dead may be retired."""
-        self._guards.setdefault(app_id, MassRetirement()).override(self._steady_ms())
+        self._guard(app_id).override(self._steady_ms())
+
+    def _guard(self, app_id: str) -> MassRetirement:
+        guard = self._guards.get(app_id)
+        if guard is None:
+            guard = self._guards[app_id] = MassRetirement()
+        return guard
 
     def reset(self, credential: str) -> None:
         """An app's settings were changed: what waits for an account is tried again at once."""
@@ -213,6 +239,8 @@ class ChannelActor:
     def _pump(self) -> float:
         """Begin what can be begun. Returns in how many seconds to look again."""
         now_ms = self._steady_ms()
+        while self._unqueued and (self._unqueued[0].is_cancelled or self._push(self._unqueued[0])):
+            self._unqueued.popleft()
         begins: dict[int, list[Job]] = {}
         owners = {}
 
@@ -277,13 +305,16 @@ class ChannelActor:
             gone = Outcome(kind="unknown", action="resolve_unknown", code="channel_ended")
             job.owner.conclude(job, account, gone)
             raise
-        except Exception as exc:  # a provider's bug is one delivery's dead letter, not the channel's end
+        except Exception as exc:  # a provider's bug makes one delivery unknown, and does not end the channel
             log.exception("provider_failed", channel=self.channel, provider_id=account.provider_id)
             outcome = Outcome(
                 kind="unknown", action="resolve_unknown", code="internal", detail=type(exc).__name__
             )
         self._give_back(job)
         outcome = self._admission.judged(job, account, outcome, self._steady_ms())
+        if outcome.detail:
+            detail = without_address(outcome.detail, self.channel, job.outgoing.target.address)
+            outcome = msgspec.structs.replace(outcome, detail=detail)
         self._learn(job, account, outcome, began_ms)
         job.owner.conclude(job, account, outcome)
 
@@ -301,6 +332,7 @@ class ChannelActor:
         stats.by_app[counted] = stats.by_app.get(counted, 0) + 1
         if outcome.kind == "accepted":
             stats.accepted += 1
+            self._proof.accepted(job.app_id, account)
             self._time(job.priority, max(0, self._now_ms() - job.created_at_ms) / 1000)
         elif outcome.kind == "unknown":
             stats.unknown += 1
@@ -309,6 +341,8 @@ class ChannelActor:
         lesson = self._admission.learn(job, account, outcome, now_ms)
         if lesson.frees:
             self._queue.release(job.host if lesson.frees == "host" else None)
+            if lesson.frees == "all" and self._admission.is_closed(account.credential):
+                self._queue.hasten(lambda waiting: _waits_for(waiting, account.credential))
             self._pump_soon()
         if lesson.opened is not None:
             self._tell_of(lesson.opened, lesson.host, job, account, outcome)
@@ -345,3 +379,8 @@ class ChannelActor:
                 buckets[index] += 1
                 return
         buckets[-1] += 1
+
+
+def _waits_for(job: Job, credential: str) -> bool:
+    """Tell whether a job that was refused for wrong settings waits for these to be right."""
+    return job.waits and job.account is not None and job.account.credential == credential

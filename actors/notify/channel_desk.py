@@ -60,3 +60,8 @@ class ChannelDesk:
     def may_retire(self, app_id: str, channel: Channel) -> bool:
         """As ChannelActor.may_retire."""
         return self.channels[channel].may_retire(app_id)
+
+    def is_believed(self, job: Job) -> bool:
+        """As ChannelActor.is_believed, of the account that has just tried."""
+        account = job.account
+        return account is not None and self.channels[job.channel].is_believed(job.app_id, account)

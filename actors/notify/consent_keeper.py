@@ -7,6 +7,8 @@ from typing import Final
 import msgspec
 
 from actors.notify.builtin_types import DIGEST
+from actors.notify.keeper import GONE_S
+from actors.notify.lately import Lately
 from actors.notify.messages import EraseUser
 from actors.notify.timekeeper import RETRY_S
 from actors.notify.user_state import UserState
@@ -68,9 +70,11 @@ class ConsentKeeper(WishKeeper):
     """Keep consents, and erase."""
 
     _erasing: set[tuple[str, str]]  # (user_id, purpose) whose data is being erased
+    _erased: Lately  # notifications that were: nothing that was read of them before is written back
 
     def begin_time(self) -> None:
         self._erasing = set()
+        self._erased = Lately(GONE_S)
         super().begin_time()
 
     def _set_consent(self, user: UserState, command: notify_commands.SetConsent, reply: Reply) -> None:
@@ -171,24 +175,20 @@ class ConsentKeeper(WishKeeper):
             ),
         )
 
-    def _types_of(self, message: EraseUser) -> list[str] | None:
-        """The types that rest on a purpose; None: no type does."""
-        if not message.purpose:
-            return []
+    def _types_of(self, message: EraseUser) -> list[str]:
+        """The types that rest on a purpose today; what rested on it before has it in its row."""
         setup = self._setup_of(message.app_id)
-        names = [rule.name for rule in setup.all_types() if rule.purpose == message.purpose]
-        return names or None
+        return [rule.name for rule in setup.all_types() if rule.purpose == message.purpose]
 
     async def _find_erased(
         self, message: EraseUser, reply: Reply, counts: dict[str, int], given_at_ms: int
     ) -> None:
         try:
             await self._setups.load(message.app_id)
-            types = self._types_of(message)
-            rows: list[NotificationRow] = []
-            if types is not None:
-                await self._log.barrier()
-                rows = await self._reads.of_types(message.user_id, types, limit=_ERASE_PAGE)
+            await self._log.barrier()
+            rows = await self._reads.of_types(
+                message.user_id, self._types_of(message), purpose=message.purpose, limit=_ERASE_PAGE
+            )
             is_more = len(rows) >= _ERASE_PAGE
             # A digest that was written tells of them too; one that is still open is written without them.
             known = {row.notification_id for row in rows}
@@ -267,10 +267,11 @@ class ConsentKeeper(WishKeeper):
             notification_id = row.notification_id
             gone.setdefault(row.user_id, set()).add(notification_id)
             self._gone.add(notification_id, self._ctx.now())
+            self._erased.add(notification_id, self._ctx.now())
             where: dict[str, str | int] = {"notification_id": notification_id}
             ops.append(Update(NotificationRow, where, _BLANK))
             ops.append(Update(DeliveryRow, where, {"outgoing": "", "is_open": 0}))
-            ops.append(Update(DeadDelivery, where, {"outgoing": ""}))
+            ops.append(Update(DeadDelivery, where, {"outgoing": "", "detail": ""}))
             note = self._notes.get(notification_id)
             for number in sorted(note.numbers) if note is not None else ():
                 job = self._jobs[notification_id, number]

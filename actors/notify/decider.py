@@ -337,6 +337,7 @@ class Decider(Gatherer):
             state=plan.state,
             created_at_ms=now_ms,
             request_id=asked.message.request_id,
+            purpose=rule.purpose,
             template=content.template,
             variant=plan.variant,
             dedup_key=verdict.dedup_key,

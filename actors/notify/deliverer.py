@@ -10,16 +10,16 @@ import random
 
 import msgspec
 
-from actors.notify.decider import Decider
 from actors.notify.delivery import Outcome
 from actors.notify.job import Job
 from actors.notify.ports import Account
 from actors.notify.recheck import Recheck, recheck
+from actors.notify.retirer import Retirer
 from actors.notify.retry_policy import Step, next_step, resumed_at_ms
 from actors.reply import NO_REPLY
 from actors.stream_actor import Staged
-from protocol.notify_records import DeadDelivery, DeliveryRow, NotificationRow, NotifyDeviceRow
-from protocol.notify_types import Channel, Decision
+from protocol.notify_records import DeadDelivery, DeliveryRow, NotificationRow
+from protocol.notify_types import Decision
 from protocol.records import Op, Put, Update
 
 RESUMED: int = 256  # deliveries in one message: so many users are read at once
@@ -54,7 +54,7 @@ class Resume(msgspec.Struct, frozen=True):
         return list(dict.fromkeys(job.user_id for job in self.jobs))
 
 
-class Deliverer(Decider):
+class Deliverer(Retirer):
     """Take what channels say."""
 
     # -- of Owner: channels run in this process ------------------------------------------------------
@@ -359,53 +359,3 @@ class Deliverer(Decider):
                 self._stage_ops((), Staged(NO_REPLY, None, after=lambda _at: self.held_until(now_ms)))
         if changes:
             ops.append(Update(NotificationRow, {"notification_id": job.notification_id}, changes))
-
-    # -- addresses that are dead --------------------------------------------------------------------
-
-    def _retire(
-        self, job: Job, outcome: Outcome, now_ms: int, decisions: list[Decision], ops: list[Op]
-    ) -> None:
-        """Send nothing more to an address that its provider has called dead, as of `invalid_since_ms`."""
-        user = self._users.get(job.user_id)
-        target = user.devices.get(job.device_key) if user is not None else None
-        if target is None:
-            return
-        if outcome.invalid_since_ms and target.registered_at_ms > outcome.invalid_since_ms:
-            decisions.append(Decision("retire", "pass", "registered_again", f"{target.registered_at_ms}"))
-            return
-        self.retire(
-            job.app_id,
-            job.user_id,
-            job.channel,
-            job.device_key,
-            outcome.code[:100] or outcome.action,
-            now_ms,
-            decisions,
-            ops,
-            is_guarded=outcome.action == "retire",
-        )
-
-    def retire(
-        self,
-        app_id: str,
-        user_id: str,
-        channel: Channel,
-        device_key: str,
-        why: str,
-        now_ms: int,
-        decisions: list[Decision],
-        ops: list[Op],
-        *,
-        is_guarded: bool,
-    ) -> None:
-        """Send nothing more to an address of a user in memory. `is_guarded`: unless too many would go."""
-        if is_guarded and not self._channels.may_retire(app_id, channel):
-            decisions.append(Decision("retire", "hold", "mass_retirement", channel))
-            return
-        decisions.append(Decision("retire", "drop", why, device_key))
-        user = self._users.get(user_id)
-        if user is not None:
-            user.devices.pop(device_key, None)
-            user.batch = self._batch
-        where: dict[str, str | int] = {"user_id": user_id, "device_key": device_key}
-        ops.append(Update(NotifyDeviceRow, where, {"retired_at_ms": now_ms, "retired_for": why}))

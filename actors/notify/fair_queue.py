@@ -22,6 +22,7 @@ from typing import Generic, TypeVar
 from protocol.notify_types import Priority
 
 T = TypeVar("T")
+K = TypeVar("K")
 
 HIGH, MEDIUM, LOW = 0, 1, 2
 LANE_OF: dict[Priority, int] = {"high": HIGH, "medium": MEDIUM, "low": LOW}
@@ -175,6 +176,36 @@ class FairQueue(Generic[T]):
             heapify(kept)
             later[:] = kept
 
+    def discard(self, is_gone: Callable[[T], bool]) -> None:
+        """Let go of items that nobody wants any more. Costs a look at all that is queued."""
+        for later in self._later:
+            kept_later = [entry for entry in later if not is_gone(entry[4])]
+            if len(kept_later) < len(later):
+                for entry in later:
+                    self._uncount(entry[2], is_gone(entry[4]))
+                heapify(kept_later)
+                later[:] = kept_later
+        for app in list(self._apps.values()):
+            for place, line in list(app.lines.items()):
+                kept = deque(item for item in line.ready if not is_gone(item))
+                self._uncount(app, len(line.ready) - len(kept))
+                line.ready = kept
+                if not kept:
+                    del app.lines[place]
+            for ring in app.rings:
+                _keep(ring, lambda line: bool(line.ready))
+        for lane, waiting in enumerate(self._waiting):
+            _keep(self._rings[lane], lambda app, lane=lane: bool(app.rings[lane]))  # type: ignore[misc]
+            kept_waiting = [entry for entry in waiting if entry[2].ready]
+            heapify(kept_waiting)
+            waiting[:] = kept_waiting
+
+    def _uncount(self, app: _App[T], count: int) -> None:
+        self.count -= count
+        app.count -= count
+        if not app.count:
+            self._apps.pop(app.name, None)
+
     def next_due_ms(self, lanes: tuple[int, ...] = ALL_LANES) -> int | None:
         """When the next item of these lanes is due, or its line's wait over: 0 for now; None: it is empty."""
         if any(self._rings[lane] for lane in lanes):
@@ -231,3 +262,10 @@ class FairQueue(Generic[T]):
             if not waiting or waiting[0][0] > now_ms:
                 break
             self._open(heappop(waiting)[2])
+
+
+def _keep(ring: deque[K], is_kept: Callable[[K], bool]) -> None:
+    kept = [one for one in ring if is_kept(one)]
+    if len(kept) < len(ring):
+        ring.clear()
+        ring.extend(kept)

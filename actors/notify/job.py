@@ -57,6 +57,7 @@ class Job:
         "rule",
         "slot",
         "ticket",
+        "told_code",
         "user_id",
         "waits",
     )
@@ -98,6 +99,7 @@ class Job:
         self.is_begun = False
         self.is_final = False  # erased or cancelled under way: nothing follows, and its notification stays so
         self.is_cancelled = False
+        self.told_code = ""  # why the account under way could not deliver it, as told before its own answer
         # The channel's own.
         self.slot: Slot = "none"
         self.account: Account | None = None

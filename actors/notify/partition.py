@@ -1,12 +1,13 @@
 """The actor of one notification partition: it alone decides what its users are told, and remembers it.
 
 From below: keeper.py has users and open deliveries in memory, sender.py writes texts and chooses addresses,
-gatherer.py makes batches and digests, decider.py sends messages through the pipeline, deliverer.py stores
-attempts and results, fallbacks.py tries the next channel, receipt_desk.py takes what providers tell later,
-redriver.py tries again what was given up, timekeeper.py lets time pass, wish_keeper.py and consent_keeper.py
-keep what users want, user_desk.py serves them, notice_desk.py takes what other actors tell, fact_keeper.py
-follows what others write of users, canceller.py cancels, withdrawer.py takes back what was told of things
-that are deleted, turns.py lets others have theirs in between. Here is what comes in.
+gatherer.py makes batches and digests, decider.py sends messages through the pipeline, retirer.py lets dead
+addresses go, deliverer.py stores attempts and results, fallbacks.py tries the next channel, receipt_desk.py
+takes what providers tell later, redriver.py tries again what was given up, timekeeper.py lets time pass,
+wish_keeper.py and consent_keeper.py keep what users want, registrar.py their addresses, user_desk.py serves
+them, notice_desk.py takes what other actors tell, fact_keeper.py follows what others write of users,
+canceller.py cancels, withdrawer.py takes back what was told of things that are deleted, turns.py lets
+others have theirs in between. Here is what comes in.
 """
 
 from typing import Final
@@ -33,6 +34,7 @@ from actors.notify.messages import (
 )
 from actors.notify.notice_desk import NoticeRead, Passing
 from actors.notify.plan import Ready
+from actors.notify.registrar import Registering
 from actors.notify.timekeeper import Looked, Tick, Tidied, Tidy
 from actors.notify.turns import Rest
 from actors.notify.user_desk import MarkFound
@@ -79,10 +81,10 @@ class NotifyPartition(Withdrawer):
                 self._take_rest(message)
             case Conclude():
                 # What may be tried again is first asked for by its user's wishes.
-                if message.outcome.kind == "accepted" or self._has_users(
-                    (message.job.user_id,), message, reply
-                ):
-                    self.concluded(message.job, message.account, message.outcome)
+                job = message.job
+                is_last = message.outcome.kind == "accepted" and not job.told_code
+                if is_last or self._has_users((job.user_id,), message, reply):
+                    self.concluded(job, message.account, message.outcome)
             case Begin():
                 self.began(message)
             case Resume():
@@ -96,6 +98,8 @@ class NotifyPartition(Withdrawer):
                 self.tidied(message)
             case MarkFound():
                 self.mark_found(message)
+            case Registering():
+                self.looked_up(message)
             case Erasing():
                 self.erase_found(message)
             case CancelPart():

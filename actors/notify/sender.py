@@ -179,7 +179,11 @@ class Sender(NotifyKeeper):
         """Add a delivery for each of the user's addresses on a channel."""
         targets = [target for target in user.devices.values() if target.channel == channel]
         if not targets:
-            plan.decisions.append(Decision("choose", "skip", "no_address", channel))
+            why = next((known.why for known in user.stopped.values() if known.target.channel == channel), "")
+            if why:
+                plan.decisions.append(Decision("choose", "skip", "suppressed", f"{channel}: {why}"))
+            else:
+                plan.decisions.append(Decision("choose", "skip", "no_address", channel))
             return
         if not setup.has_provider(channel):
             plan.decisions.append(Decision("choose", "skip", "no_provider", channel))

@@ -74,6 +74,13 @@ def _group_of(found: FoundUser, group: FoundGroup) -> Group | None:
     return Group(group.notification_id, group.due_at_ms, group.item_count, kept)
 
 
+class Stopped(msgspec.Struct, frozen=True):
+    """An address to which nothing is sent any more, and why."""
+
+    target: Target
+    why: str
+
+
 class UserState:
     """One user, as decisions that are staged leave it; gone with the incarnation if they are not stored."""
 
@@ -89,6 +96,7 @@ class UserState:
         "is_doubtful",
         "language",
         "name",
+        "stopped",
         "unread",
         "user_id",
     )
@@ -115,6 +123,19 @@ class UserState:
             for device in found.devices
         }
         self.device_names = {device.device_key: device.name for device in found.devices}
+        self.device_names.update({device.device_key: device.name for device in found.stopped})
+        self.stopped = {
+            device.device_key: Stopped(
+                Target(
+                    device_key=device.device_key,
+                    channel=cast(Channel, device.channel),
+                    address=device.address,
+                    registered_at_ms=device.registered_at_ms,
+                ),
+                device.why,
+            )
+            for device in found.stopped
+        }
         self.groups = {group.group_key: made for group in found.groups if (made := _group_of(found, group))}
         self.facts = UserFacts(
             time_zone=found.time_zone,

@@ -217,7 +217,9 @@ async def put_address(
     services = services_of(request)
     await services.directory.user_of(app.app_id, user_id)
     await services.take_away(app.app_id, user_id, data.channel, data.address, data.keys)
-    message = PutAddress(user_id, app.app_id, data.channel, data.address, data.keys, data.name)
+    message = PutAddress(
+        user_id, app.app_id, data.channel, data.address, data.keys, data.name, opt_in=data.opt_in
+    )
     return cast(notify_replies.PushDevices, await _ask(request, user_id, message))
 
 

@@ -102,6 +102,47 @@ def test_cancelled_ones_behind_a_pace_cost_no_token() -> None:
     assert channel.depth == 0
 
 
+def test_cancelled_ones_behind_a_paused_account_leave_their_places_to_others() -> None:
+    """A campaign that was cancelled while its account was paused once filled the channel for all apps."""
+    accounts, partition = Accounts(), Partition()
+    accounts.of_app["app"] = []
+    channel = ChannelActor("sms", accounts, now_ms=lambda: NOW_MS)
+    channel._queue.capacity = 10
+    jobs = offer_all(channel, (made_job(number, owner=partition, channel="sms") for number in range(10)))
+    channel._pump()
+    for job in jobs[1:]:
+        job.is_cancelled = True
+    other = made_job(11, owner=partition, channel="sms", app_id="other")
+    channel.offer(other)
+    channel._pump()
+    assert partition.given == [other]
+    assert channel.depth == 1
+
+
+def test_what_finds_no_place_goes_when_there_is_one() -> None:
+    """It is open in the store, and nobody else would look at it before a restart."""
+    accounts, partition, clock = Accounts(), Partition(), Clock()
+    accounts.of_app["app"] = []
+    channel = ChannelActor("sms", accounts, now_ms=clock)
+    channel._queue.capacity = 10
+    offer_all(channel, (made_job(number, owner=partition, channel="sms") for number in range(10)))
+    channel._pump()
+    other = made_job(11, owner=partition, channel="sms", app_id="other")
+    other.due_at_ms = NOW_MS + 1_000
+    channel.offer(other)
+    channel._pump()
+    assert (partition.given, channel.depth) == ([], 11)
+    del accounts.of_app["app"]
+    channel.reset("key")
+    channel._pump()
+    assert (len(partition.given), channel.depth) == (10, 1)
+    channel._pump()
+    assert other not in partition.given
+    clock.now_ms += 1_000
+    channel._pump()
+    assert partition.given[-1] is other
+
+
 async def test_a_hostile_host_holds_up_its_own_and_no_other(autojump_clock: trio.testing.MockClock) -> None:
     """Any user can register endpoints that answer 403; all apps may push by the server's own key."""
     clock, provider, partition = Clock(), Answering("webpush"), Partition()
@@ -150,6 +191,30 @@ async def test_once_a_provider_answers_again_all_that_waits_goes_at_once(
         assert (len(partition.done), channel.depth) == (FAILURES + 100, 0)
         assert channel.in_hand == 0
     assert HANDS["apns"] > 100
+
+
+async def test_what_was_refused_for_wrong_settings_goes_with_the_first_that_comes_through(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Not five minutes after its own last attempt; what waits for its time goes on waiting."""
+    clock, provider, partition = Clock(), Answering("apns"), Partition()
+    accounts = Accounts(provider)
+    channel = partition.channel = ChannelActor("apns", accounts, now_ms=clock)
+    provider.answers[""] = Outcome(kind="refused", action="break", code="403", scope="credential")
+    refused, later, probe = (made_job(number, owner=partition, channel="apns") for number in range(1, 4))
+    refused.due_at_ms = later.due_at_ms = NOW_MS + 900_000
+    refused.waits, refused.account, later.account = True, accounts.account(), accounts.account()
+    async with running(channel):
+        offer_all(channel, [made_job(0, owner=partition, channel="apns"), refused, later])
+        await trio.testing.wait_all_tasks_blocked()
+        assert list(channel.breakers().values()) == ["open"]
+        provider.answers.clear()
+        clock.now_ms += 300_000
+        offer_all(channel, [probe])
+        await trio.testing.wait_all_tasks_blocked()
+        addresses = [probe.outgoing.target.address, refused.outgoing.target.address]
+        assert partition.done[1:] == [(address, "done") for address in addresses]
+        assert channel.depth == 1
 
 
 async def test_hosts_that_never_answer_leave_hands_for_the_others(

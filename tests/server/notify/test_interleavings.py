@@ -500,6 +500,30 @@ async def test_a_receipt_before_the_answer_ends_the_delivery(tmp_path: Path) -> 
         assert row.confirmed_at_ms > 0
 
 
+async def test_undelivered_before_the_answer_goes_by_the_next_account(tmp_path: Path) -> None:
+    """Which of the two the network brings first must not decide whether a code arrives."""
+    async with (
+        open_sandbox() as sandbox,
+        open_scene(tmp_path, sandbox, phone=True, channels=["sms"]) as scene,
+    ):
+        await scene.notifier.core.desk.put_provider(APP, "vonage", sandbox.configs().vonage, position=5)
+        notification_id = await scene.under_way(Fault(channel="twilio", delay_s=SLOW_S, times=1))
+        for _ in range(2):  # providers repeat themselves
+            told = DeliveryTold(notification_id, 0, "refused", "30008", "failover", APP, "twilio")
+            await scene.notifier.world.core.router.ask(owner_of(notification_id), told, timeout_s=5)
+        assert (await scene.delivery(notification_id)).state == "sending"
+        await sandbox.wait_for("vonage", 1)
+        row = await scene.closed(notification_id)
+        assert (row.state, row.provider_id, row.attempt) == ("accepted", "vonage", 2)
+        assert sandbox.count("vonage") == 1
+        rules = await scene.notifier.rules(notification_id)
+        assert ("told", "refused", "30008") in rules
+        assert ("result", "refused", "30008") in rules
+        told = DeliveryTold(notification_id, 0, "refused", "5", "failover", APP, "vonage")
+        await scene.notifier.world.core.router.ask(owner_of(notification_id), told, timeout_s=5)
+        assert (await scene.delivery(notification_id)).state == "refused"
+
+
 async def test_a_receipt_before_a_kill_is_no_second_message(tmp_path: Path) -> None:
     """What the provider has confirmed is not sent again, although its answer was never heard."""
     async with open_sandbox() as sandbox:
