@@ -1,6 +1,7 @@
 """What is late, as the alerts and the metric have it."""
 
 from pathlib import Path
+from typing import Any
 
 from storage.notify_overdue import _OPEN_LANES, _OVERDUE
 from tests.storage.test_notify_glance import HOUR_MS, NOW_MS, Rows, filled
@@ -11,7 +12,7 @@ async def test_a_late_one_is_seen_behind_10000_of_another_app(tmp_path: Path) ->
     rows = Rows()
     ops = [rows.pair(NOW_MS, app_id="slow", deadline_at_ms=NOW_MS + HOUR_MS) for _ in range(10_000)]
     ops += [rows.pair(NOW_MS, app_id="slow", deadline_at_ms=NOW_MS - HOUR_MS) for _ in range(10_000)]
-    late = {"app_id": "bank", "priority": "high", "deadline_at_ms": NOW_MS - 1}
+    late: dict[str, Any] = {"app_id": "bank", "priority": "high", "deadline_at_ms": NOW_MS - 1}
     ops += [rows.pair(NOW_MS - HOUR_MS, partition=1, **late), rows.pair(NOW_MS, partition=2, **late)]
     ops.append(rows.pair(NOW_MS, app_id="bank", priority="low", channel="sms", deadline_at_ms=NOW_MS - 1))
     async with filled(tmp_path, ops) as store:
