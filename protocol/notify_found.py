@@ -304,6 +304,10 @@ class NotifyReads(Protocol):
         """Ledger entries of an app's users beyond a seq, up to another one: rows of others cost time, too."""
         ...
 
+    async def ledger_step(self, partition: int, *, after: int, rows: int) -> int:
+        """The seq of the last one of the next so many entries of a partition's ledger; 0: there is none."""
+        ...
+
     async def queue_depths(self, now_ms: int) -> list[QueueDepth]:
         """Open deliveries, of all apps."""
         ...
