@@ -26,9 +26,16 @@ class FoundDevice(msgspec.Struct, frozen=True, array_like=True):
 
 
 class FoundRecent(msgspec.Struct, frozen=True, array_like=True):
+    """When its user was told, in-app or elsewhere, and when it is due, where it was held; 0: not."""
+
     dedup_key: str
     notification_id: int
-    created_at_ms: int
+    told_at_ms: int
+    due_at_ms: int
+
+
+# Of one user, for finding duplicates, some 250 bytes each in memory; older ones are asked for by their keys.
+MAX_RECENT: Final = 300
 
 
 class FoundGroup(msgspec.Struct, frozen=True, array_like=True):
@@ -40,7 +47,10 @@ class FoundGroup(msgspec.Struct, frozen=True, array_like=True):
 
 
 class FoundUser(msgspec.Struct, frozen=True, array_like=True):
-    """All that decides what a user is told. `recent` and `counted` as far back as was asked for."""
+    """All that decides what a user is told. `recent` and `counted` as far back as was asked for.
+
+    `recent`: the newest first, at most MAX_RECENT.
+    """
 
     user_id: str
     app_id: str
@@ -165,6 +175,10 @@ class NotifyReads(Protocol):
 
     async def members(self, into_id: int, *, limit: int) -> list[NotificationRow]:
         """What became part of a batch or digest, oldest first."""
+        ...
+
+    async def untold(self, into_id: int, *, after: int, limit: int) -> list[NotificationRow]:
+        """What a digest has still to tell, as nobody has read it, beyond an id: by rising id."""
         ...
 
     async def of_request(

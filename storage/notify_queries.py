@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from protocol.notify_found import (
+    MAX_RECENT,
     ExportedEntry,
     FoundFacts,
     FoundUser,
@@ -37,7 +38,10 @@ _NOTIFICATION: Final = spec_of(NotificationRow)
 _DELIVERY: Final = spec_of(DeliveryRow)
 R = TypeVar("R", bound=Row)
 
-_MAX_RECENT: Final = 300  # of one user, for finding duplicates: more within a day is a flood
+# When a user was told of a notification. What was dropped may have been shown in the app before.
+_TOLD_AT: Final = """CASE WHEN n.state IN ('held', 'merged', 'dropped') THEN n.sent_at_ms
+    ELSE max(n.created_at_ms, n.due_at_ms, n.sent_at_ms) END"""
+_DUE_AT: Final = "CASE WHEN n.state IN ('held', 'merged') THEN max(n.created_at_ms, n.due_at_ms) ELSE 0 END"
 # One statement with one row: see storage/queries.py. User ids hold no U+0000, so they may be JSON.
 _USERS: Final = f"""
 SELECT json_group_array(json_array(u.user_id, u.app_id, u.name, u.language, u.time_zone,
@@ -48,10 +52,12 @@ SELECT json_group_array(json_array(u.user_id, u.app_id, u.name, u.language, u.ti
     json((SELECT json_group_array(json_array(
             v.device_key, v.channel, v.address, v.keys, v.registered_at_ms, v.name))
         FROM {NotifyDeviceRow.table} v WHERE v.user_id = u.user_id AND v.retired_at_ms = 0)),
-    json((SELECT json_group_array(json_array(r.dedup_key, r.notification_id, r.created_at_ms)) FROM (
-        SELECT n.dedup_key, n.notification_id, n.created_at_ms FROM {NotificationRow.table} n
+    json((SELECT json_group_array(json_array(
+            r.dedup_key, r.notification_id, r.told_at_ms, r.due_at_ms)) FROM (
+        SELECT n.dedup_key, n.notification_id, {_TOLD_AT} AS told_at_ms, {_DUE_AT} AS due_at_ms
+        FROM {NotificationRow.table} n
         WHERE n.user_id = u.user_id AND n.notification_id >= :since_id AND n.dedup_key <> ''
-        ORDER BY n.notification_id DESC LIMIT {_MAX_RECENT}) r)),
+        ORDER BY n.notification_id DESC LIMIT {MAX_RECENT}) r)),
     json((SELECT json_group_array(n.counted_at_ms) FROM {NotificationRow.table} n
         WHERE n.user_id = u.user_id AND n.notification_id >= :since_id
         AND n.counted_at_ms > :counted_since_ms)),
@@ -199,6 +205,16 @@ def notifications(connection: sqlite3.Connection, ids: Sequence[int]) -> list[No
 def members(connection: sqlite3.Connection, into_id: int, limit: int) -> list[NotificationRow]:
     return _rows(
         connection, _NOTIFICATION, "WHERE into_id = ? ORDER BY notification_id LIMIT ?", (into_id, limit)
+    )
+
+
+def untold(connection: sqlite3.Connection, into_id: int, after: int, limit: int) -> list[NotificationRow]:
+    return _rows(
+        connection,
+        _NOTIFICATION,
+        "WHERE into_id = ? AND into_id <> 0 AND notification_id > ? AND state = 'merged' AND content <> ''"
+        " AND read_at_ms = 0 ORDER BY notification_id LIMIT ?",
+        (into_id, after, limit),
     )
 
 

@@ -56,6 +56,9 @@ class SqliteNotifyReads:
     async def members(self, into_id: int, *, limit: int) -> list[NotificationRow]:
         return await self._readers.run(notify_queries.members, into_id, limit)
 
+    async def untold(self, into_id: int, *, after: int, limit: int) -> list[NotificationRow]:
+        return await self._readers.run(notify_queries.untold, into_id, after, limit)
+
     async def of_request(
         self, app_id: str, request_id: str, partition: int, *, after: int, limit: int
     ) -> list[NotificationRow]:

@@ -1,12 +1,12 @@
 """The actor of one notification partition: it alone decides what its users are told, and remembers it.
 
 From below: keeper.py has users and open deliveries in memory, sender.py writes texts and chooses addresses,
-gatherer.py makes batches and digests, decider.py sends messages through the pipeline, deliverer.py stores
-attempts and results, fallbacks.py tries the next channel, receipt_desk.py takes what providers tell later,
-redriver.py tries again what was given up, timekeeper.py lets time pass, wish_keeper.py and consent_keeper.py
-keep what users want, user_desk.py serves them, notice_desk.py takes what other actors tell, fact_keeper.py
-follows what others write of users, canceller.py cancels, withdrawer.py takes back what was told of things
-that are deleted. Here is what comes in.
+gatherer.py makes batches and digests, digester.py tells what digests hold, decider.py sends messages through
+the pipeline, deliverer.py stores attempts and results, fallbacks.py tries the next channel, receipt_desk.py
+takes what providers tell later, redriver.py tries again what was given up, timekeeper.py lets time pass,
+wish_keeper.py and consent_keeper.py keep what users want, user_desk.py serves them, notice_desk.py takes what
+other actors tell, fact_keeper.py follows what others write of users, canceller.py cancels, withdrawer.py
+takes back what was told of things that are deleted. Here is what comes in.
 """
 
 from typing import Final
