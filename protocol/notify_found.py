@@ -34,6 +34,15 @@ class FoundRecent(msgspec.Struct, frozen=True, array_like=True):
     due_at_ms: int
 
 
+class FoundTold(msgspec.Struct, frozen=True):
+    """When a user was last told of what has this key."""
+
+    user_id: str
+    dedup_key: str
+    notification_id: int
+    told_at_ms: int
+
+
 # Of one user, for finding duplicates, some 250 bytes each in memory; older ones are asked for by their keys.
 MAX_RECENT: Final = 300
 
@@ -141,6 +150,10 @@ class NotifyReads(Protocol):
         self, user_ids: Sequence[str], *, since_id: int, counted_since_ms: int
     ) -> list[FoundUser]:
         """Those of up to 1,000 users who exist, with what is known of them; in no order."""
+        ...
+
+    async def told(self, wanted: Sequence[tuple[str, str, int]], *, now_ms: int) -> list[FoundTold]:
+        """By (user, dedup key, the smallest id that is looked at): the last one told by now, if any."""
         ...
 
     async def user_facts(self, user_ids: Sequence[str]) -> list[FoundFacts]:

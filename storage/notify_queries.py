@@ -11,6 +11,7 @@ from protocol.notify_found import (
     MAX_RECENT,
     ExportedEntry,
     FoundFacts,
+    FoundTold,
     FoundUser,
     ProviderCount,
     QueueDepth,
@@ -76,6 +77,14 @@ SELECT json_group_array(json_array(u.user_id, u.name, u.language, u.time_zone,
 )) FROM json_each(?) asked CROSS JOIN {User.table} u ON u.user_id = asked.value
 """
 _user_facts: Final = msgspec.json.Decoder(list[FoundFacts])
+# By the user's index over the ids: an index over random keys would cost each notification more than this.
+_TOLD: Final = f"""
+SELECT n.user_id, n.dedup_key, n.notification_id,
+    CASE WHEN n.state = 'merged' AND n.due_at_ms <= :now_ms THEN n.due_at_ms ELSE {_TOLD_AT} END
+FROM json_each(:asked) asked CROSS JOIN {NotificationRow.table} n
+    ON n.user_id = json_extract(asked.value, '$[0]') AND n.dedup_key = json_extract(asked.value, '$[1]')
+    AND n.notification_id >= json_extract(asked.value, '$[2]')
+"""
 _LEDGERS: Final = (
     "SELECT l.seq, l.kind, l.at_ms, l.user_id, l.client_id, l.message_count, l.thread, l.body FROM log l"
     " WHERE l.stream_id = (SELECT stream_id FROM stream WHERE name = ?)"
@@ -137,6 +146,18 @@ def users(
         "counted_since_ms": counted_since_ms,
     }
     return _users.decode(connection.execute(_USERS, values).fetchone()[0])
+
+
+def told(
+    connection: sqlite3.Connection, wanted: Sequence[tuple[str, str, int]], now_ms: int
+) -> list[FoundTold]:
+    last: dict[tuple[str, str], FoundTold] = {}
+    for row in connection.execute(_TOLD, {"asked": json.dumps(list(wanted)), "now_ms": now_ms}):
+        found = FoundTold(*row)
+        known = last.get((found.user_id, found.dedup_key))
+        if found.told_at_ms > (known.told_at_ms if known is not None else 0):
+            last[found.user_id, found.dedup_key] = found
+    return list(last.values())
 
 
 def user_facts(connection: sqlite3.Connection, user_ids: Sequence[str]) -> list[FoundFacts]:

@@ -6,6 +6,7 @@ from protocol.notify_found import (
     MAX_SEQ,
     ExportedEntry,
     FoundFacts,
+    FoundTold,
     FoundUser,
     ProviderCount,
     QueueDepth,
@@ -29,6 +30,9 @@ class SqliteNotifyReads:
         self, user_ids: Sequence[str], *, since_id: int, counted_since_ms: int
     ) -> list[FoundUser]:
         return await self._readers.run(notify_queries.users, user_ids, since_id, counted_since_ms)
+
+    async def told(self, wanted: Sequence[tuple[str, str, int]], *, now_ms: int) -> list[FoundTold]:
+        return await self._readers.run(notify_queries.told, wanted, now_ms)
 
     async def user_facts(self, user_ids: Sequence[str]) -> list[FoundFacts]:
         return await self._readers.run(notify_queries.user_facts, user_ids)

@@ -11,13 +11,14 @@ from typing import cast
 import msgspec
 
 from actors.notify.builtin_types import DIGEST
-from actors.notify.digester import DIGEST_CHANNELS, Digester, Told
+from actors.notify.digester import DIGEST_CHANNELS, Told
 from actors.notify.facts import Facts, dedup_key
 from actors.notify.job import Job
 from actors.notify.keeper import MAX_OPEN, LedgerBody, NotifyNeeds, ledger_body
 from actors.notify.messages import Notify
 from actors.notify.plan import Asked, Plan, Ready, content_hash, zone_of
 from actors.notify.ports import Setup
+from actors.notify.recent_finder import RecentFinder
 from actors.notify.scheduler import schedule, seen_before
 from actors.notify.send_at import send_at_ms
 from actors.notify.sender import MAX_OPEN_BULK
@@ -74,7 +75,7 @@ class Settled(msgspec.Struct, frozen=True):
     """Decisions by a key have been stored: whoever waited for them may go on."""
 
 
-class Decider(Digester):
+class Decider(RecentFinder):
     """Take `Notify`, and release what was held."""
 
     def __init__(self, partition: int, needs: NotifyNeeds) -> None:

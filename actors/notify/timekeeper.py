@@ -212,6 +212,8 @@ class Timekeeper(Redriver):
 
     def released(self, ready: Ready) -> None:
         """Decide about what is due, and let it be found again if it is held anew."""
+        if not self.knows_released(ready):
+            return
         self.release(ready)
         self._stage_ops((), Staged(NO_REPLY, None, after=self._is_released))
 

@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 
 from protocol import notify_commands
+from protocol.errors import StorageUnavailable
 from protocol.notify_content import NotifyRequest
+from protocol.notify_found import MAX_RECENT
 from protocol.notify_replies import Notified
 from protocol.notify_templates import ChannelText, Experiment, Template
 from protocol.notify_types import Preferences, TypeRule
 from server.sandbox.sandbox import SandboxOptions, open_sandbox
 from tests.server.notify.notify_world import APP, Clock, open_notifier
-from tests.server.notify.test_interleavings import PHONE, Scene, open_scene, quiet_now
+from tests.server.notify.test_interleavings import PHONE, Scene, failing_once, open_scene, quiet_now
 
 HOUR_MS = 3_600_000
 DAY_S = 86_400
@@ -113,3 +115,56 @@ async def test_who_was_shown_no_variant_is_not_counted_for_it(tmp_path: Path) ->
         await notifier.world.store.barrier()
         counts = await notifier.world.store.notify.variant_counts(APP, "e")
         assert sum(count.exposed for count in counts) == 1
+
+
+async def many(scene: Scene) -> None:
+    """More than memory holds of a user."""
+    for number in range(MAX_RECENT + 1):
+        await scene.send(f"news {number}")
+
+
+async def test_a_busy_user_hears_nothing_twice_within_a_day(tmp_path: Path) -> None:
+    """The promise of 24 hours is not one of 300 notifications; after a restart, and before it."""
+    async with open_sandbox() as sandbox:
+        async with open_scene(tmp_path, sandbox, channels=["inapp"], dedup_s=DAY_S) as scene:
+            first = await ask(scene, "your order has left", subject="order-1")
+            await many(scene)
+        async with open_scene(tmp_path, sandbox, is_new=False) as scene:
+            again = await ask(scene, "your order has left", subject="order-1")
+            assert (again.state, again.reason) == ("dropped", f"a duplicate of {first.notification_id}")
+            assert (await ask(scene, "your order has left", subject="order-2")).state == "done"
+
+
+async def test_what_is_due_is_not_told_twice_to_a_busy_user_either(tmp_path: Path) -> None:
+    """What waits is judged when it is due, and memory may have forgotten by then."""
+    clock = Clock()
+    async with open_sandbox(options=SandboxOptions(now_ms=clock)) as sandbox:
+        async with open_scene(tmp_path, sandbox, clock=clock, channels=["inapp"], dedup_s=DAY_S) as scene:
+            first, _, third = [
+                await ask(scene, "same", send_at=at(clock, hours=hours)) for hours in (1, 26, 1.9)
+            ]
+            assert third.state == "held"
+            await many(scene)
+            clock.pass_by(scene.notifier, HOUR_MS + 1_000)
+            await scene.notifier.until_state(first.notification_id, "done")
+        async with open_scene(tmp_path, sandbox, is_new=False, clock=clock) as scene:
+            clock.pass_by(scene.notifier, HOUR_MS)
+            row = await scene.notifier.settled(third.notification_id)
+            assert row.state == "dropped"
+            last = (await scene.notifier.ledger(third.notification_id))[-1]
+            assert str(first.notification_id) in last.body
+
+
+async def test_a_look_up_that_fails_is_told_to_the_app(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which tries again: nothing is sent that may be a duplicate."""
+    async with open_sandbox() as sandbox:
+        async with open_scene(tmp_path, sandbox, channels=["inapp"], dedup_s=DAY_S) as scene:
+            await many(scene)
+        async with open_scene(tmp_path, sandbox, is_new=False) as scene:
+            with failing_once(monkeypatch, "told") as calls:
+                with pytest.raises(StorageUnavailable):
+                    await ask(scene, "not taken")
+                assert (await ask(scene, "not taken")).state == "done"
+                assert len(calls) == 2
