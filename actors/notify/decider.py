@@ -378,8 +378,11 @@ class Decider(RecentFinder):
 
     def release(self, ready: Ready) -> None:
         """Decide anew about held notifications whose time has come. Their users are in memory."""
+        now_ms = self._at_ms()
         for row in ready.rows:
             if row.notification_id in self._gone:
+                continue
+            if row.due_at_ms > now_ms:  # the clock was set back since it was read: more may have joined it
                 continue
             user = self._users.get(row.user_id)
             if user is None or user.is_disabled or not row.content:
@@ -408,6 +411,8 @@ class Decider(RecentFinder):
             kept, count = decode_kept(row.content), row.item_count
         content = kept.content
         is_digest = row.type == DIGEST
+        if is_digest:  # a fallback would tell what not every member may be told there
+            rule = msgspec.structs.replace(rule, fallback=[])
         facts = Facts(
             notification_id=row.notification_id,
             app_id=user.app_id,

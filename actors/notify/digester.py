@@ -103,8 +103,7 @@ class Digester(Gatherer):
         if not parts:
             wanted = ",".join(outcome.channels)
             plan.decisions.append(Decision("choose", "skip", "no_address", wanted))
-        # A fallback of digests would tell what no member may be told there.
-        return msgspec.structs.replace(verdict, channels=list(parts), fallback=[]), Told(parts, outcome)
+        return msgspec.structs.replace(verdict, channels=list(parts)), Told(parts, outcome)
 
     def _tell_members(
         self,
