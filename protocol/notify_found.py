@@ -35,9 +35,25 @@ class FoundStopped(msgspec.Struct, frozen=True, array_like=True):
 
 
 class FoundRecent(msgspec.Struct, frozen=True, array_like=True):
+    """When its user was told, in-app or elsewhere, and when it is due, where it was held; 0: not."""
+
     dedup_key: str
     notification_id: int
-    created_at_ms: int
+    told_at_ms: int
+    due_at_ms: int
+
+
+class FoundTold(msgspec.Struct, frozen=True):
+    """When a user was last told of what has this key."""
+
+    user_id: str
+    dedup_key: str
+    notification_id: int
+    told_at_ms: int
+
+
+# Of one user, for finding duplicates, some 250 bytes each in memory; older ones are asked for by their keys.
+MAX_RECENT: Final = 300
 
 
 class FoundGroup(msgspec.Struct, frozen=True, array_like=True):
@@ -49,7 +65,10 @@ class FoundGroup(msgspec.Struct, frozen=True, array_like=True):
 
 
 class FoundUser(msgspec.Struct, frozen=True, array_like=True):
-    """All that decides what a user is told. `recent` and `counted` as far back as was asked for."""
+    """All that decides what a user is told. `recent` and `counted` as far back as was asked for.
+
+    `recent`: the newest first, at most MAX_RECENT.
+    """
 
     user_id: str
     app_id: str
@@ -157,6 +176,10 @@ class NotifyReads(Protocol):
         """Those of up to 1,000 users who exist, with what is known of them; in no order."""
         ...
 
+    async def told(self, wanted: Sequence[tuple[str, str, int]], *, now_ms: int) -> list[FoundTold]:
+        """By (user, dedup key, the smallest id that is looked at): the last one told by now, if any."""
+        ...
+
     async def user_facts(self, user_ids: Sequence[str]) -> list[FoundFacts]:
         """What others write of up to 1,000 users, of those who exist; in no order."""
         ...
@@ -195,6 +218,10 @@ class NotifyReads(Protocol):
 
     async def members(self, into_id: int, *, limit: int) -> list[NotificationRow]:
         """What became part of a batch or digest, oldest first."""
+        ...
+
+    async def untold(self, into_id: int, *, after: int, limit: int) -> list[NotificationRow]:
+        """What a digest has still to tell, as nobody has read it, beyond an id: by rising id."""
         ...
 
     async def of_request(

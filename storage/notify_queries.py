@@ -8,8 +8,10 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from protocol.notify_found import (
+    MAX_RECENT,
     ExportedEntry,
     FoundFacts,
+    FoundTold,
     FoundUser,
     ProviderCount,
     QueueDepth,
@@ -37,12 +39,15 @@ _NOTIFICATION: Final = spec_of(NotificationRow)
 _DELIVERY: Final = spec_of(DeliveryRow)
 R = TypeVar("R", bound=Row)
 
-_MAX_RECENT: Final = 300  # of one user, for finding duplicates: more within a day is a flood
 _MAX_COUNTED: Final = 2_000  # of one user, looked at for the cap, which looks back over an hour
 _MAX_CENTRE: Final = 10_000  # of one user, among which unread ones are counted: a bot may have a million
 _NEWEST: Final = f"""(
     SELECT notification_id, read_at_ms FROM {NotificationRow.table}
     WHERE user_id = {{user_id}} AND in_centre = 1 ORDER BY notification_id DESC LIMIT {_MAX_CENTRE})"""
+# When a user was told of a notification. What was dropped may have been shown in the app before.
+_TOLD_AT: Final = """CASE WHEN n.state IN ('held', 'merged', 'dropped') THEN n.sent_at_ms
+    ELSE max(n.created_at_ms, n.due_at_ms, n.sent_at_ms) END"""
+_DUE_AT: Final = "CASE WHEN n.state IN ('held', 'merged') THEN max(n.created_at_ms, n.due_at_ms) ELSE 0 END"
 # One statement with one row: see storage/queries.py. User ids hold no U+0000, so they may be JSON.
 _USERS: Final = f"""
 SELECT json_group_array(json_array(u.user_id, u.app_id, u.name, u.language, u.time_zone,
@@ -53,10 +58,12 @@ SELECT json_group_array(json_array(u.user_id, u.app_id, u.name, u.language, u.ti
     json((SELECT json_group_array(json_array(
             v.device_key, v.channel, v.address, v.keys, v.registered_at_ms, v.name))
         FROM {NotifyDeviceRow.table} v WHERE v.user_id = u.user_id AND v.retired_at_ms = 0)),
-    json((SELECT json_group_array(json_array(r.dedup_key, r.notification_id, r.created_at_ms)) FROM (
-        SELECT n.dedup_key, n.notification_id, n.created_at_ms FROM {NotificationRow.table} n
+    json((SELECT json_group_array(json_array(
+            r.dedup_key, r.notification_id, r.told_at_ms, r.due_at_ms)) FROM (
+        SELECT n.dedup_key, n.notification_id, {_TOLD_AT} AS told_at_ms, {_DUE_AT} AS due_at_ms
+        FROM {NotificationRow.table} n
         WHERE n.user_id = u.user_id AND n.notification_id >= :since_id AND n.dedup_key <> ''
-        ORDER BY n.notification_id DESC LIMIT {_MAX_RECENT}) r)),
+        ORDER BY n.notification_id DESC LIMIT {MAX_RECENT}) r)),
     json((SELECT json_group_array(n.counted_at_ms) FROM (
         SELECT n.counted_at_ms FROM {NotificationRow.table} n
         WHERE n.user_id = u.user_id AND n.notification_id >= :since_id
@@ -81,6 +88,14 @@ SELECT json_group_array(json_array(u.user_id, u.name, u.language, u.time_zone,
 )) FROM json_each(?) asked CROSS JOIN {User.table} u ON u.user_id = asked.value
 """
 _user_facts: Final = msgspec.json.Decoder(list[FoundFacts])
+# By the user's index over the ids: an index over random keys would cost each notification more than this.
+_TOLD: Final = f"""
+SELECT n.user_id, n.dedup_key, n.notification_id,
+    CASE WHEN n.state = 'merged' AND n.due_at_ms <= :now_ms THEN n.due_at_ms ELSE {_TOLD_AT} END
+FROM json_each(:asked) asked CROSS JOIN {NotificationRow.table} n
+    ON n.user_id = json_extract(asked.value, '$[0]') AND n.dedup_key = json_extract(asked.value, '$[1]')
+    AND n.notification_id >= json_extract(asked.value, '$[2]')
+"""
 _LEDGERS: Final = (
     "SELECT l.seq, l.kind, l.at_ms, l.user_id, l.client_id, l.message_count, l.thread, l.body FROM log l"
     " WHERE l.stream_id = (SELECT stream_id FROM stream WHERE name = ?)"
@@ -137,6 +152,18 @@ def users(
     return _users.decode(connection.execute(_USERS, values).fetchone()[0])
 
 
+def told(
+    connection: sqlite3.Connection, wanted: Sequence[tuple[str, str, int]], now_ms: int
+) -> list[FoundTold]:
+    last: dict[tuple[str, str], FoundTold] = {}
+    for row in connection.execute(_TOLD, {"asked": json.dumps(list(wanted)), "now_ms": now_ms}):
+        found = FoundTold(*row)
+        known = last.get((found.user_id, found.dedup_key))
+        if found.told_at_ms > (known.told_at_ms if known is not None else 0):
+            last[found.user_id, found.dedup_key] = found
+    return list(last.values())
+
+
 def user_facts(connection: sqlite3.Connection, user_ids: Sequence[str]) -> list[FoundFacts]:
     asked = json.dumps(list(user_ids))
     return _user_facts.decode(connection.execute(_USER_FACTS, (asked,)).fetchone()[0])
@@ -186,6 +213,16 @@ def notifications(connection: sqlite3.Connection, ids: Sequence[int]) -> list[No
 def members(connection: sqlite3.Connection, into_id: int, limit: int) -> list[NotificationRow]:
     return _rows(
         connection, _NOTIFICATION, "WHERE into_id = ? ORDER BY notification_id LIMIT ?", (into_id, limit)
+    )
+
+
+def untold(connection: sqlite3.Connection, into_id: int, after: int, limit: int) -> list[NotificationRow]:
+    return _rows(
+        connection,
+        _NOTIFICATION,
+        "WHERE into_id = ? AND into_id <> 0 AND notification_id > ? AND state = 'merged' AND content <> ''"
+        " AND read_at_ms = 0 ORDER BY notification_id LIMIT ?",
+        (into_id, after, limit),
     )
 
 

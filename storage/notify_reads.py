@@ -6,6 +6,7 @@ from protocol.notify_found import (
     MAX_SEQ,
     ExportedEntry,
     FoundFacts,
+    FoundTold,
     FoundUser,
     Line,
     ProviderCount,
@@ -31,6 +32,9 @@ class SqliteNotifyReads:
         self, user_ids: Sequence[str], *, since_id: int, counted_since_ms: int
     ) -> list[FoundUser]:
         return await self._readers.run(notify_queries.users, user_ids, since_id, counted_since_ms)
+
+    async def told(self, wanted: Sequence[tuple[str, str, int]], *, now_ms: int) -> list[FoundTold]:
+        return await self._readers.run(notify_queries.told, wanted, now_ms)
 
     async def user_facts(self, user_ids: Sequence[str]) -> list[FoundFacts]:
         return await self._readers.run(notify_queries.user_facts, user_ids)
@@ -62,6 +66,9 @@ class SqliteNotifyReads:
 
     async def members(self, into_id: int, *, limit: int) -> list[NotificationRow]:
         return await self._readers.run(notify_queries.members, into_id, limit)
+
+    async def untold(self, into_id: int, *, after: int, limit: int) -> list[NotificationRow]:
+        return await self._readers.run(notify_queries.untold, into_id, after, limit)
 
     async def of_request(
         self, app_id: str, request_id: str, partition: int, *, after: int, limit: int

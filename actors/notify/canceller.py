@@ -129,8 +129,7 @@ class Canceller(CancelFinder):
         user = self._users.get(row.user_id)
         if user is None:
             return
-        if user.facts.recent.get(row.dedup_key, (0, 0))[0] == row.notification_id:
-            del user.facts.recent[row.dedup_key]
+        user.facts.forget(row.dedup_key, row.notification_id)
         if row.counted_at_ms in user.facts.sent_at_ms:
             user.facts.sent_at_ms.remove(row.counted_at_ms)
 

@@ -272,6 +272,9 @@ class ConsentKeeper(WishKeeper):
             ops.append(Update(NotificationRow, where, _BLANK))
             ops.append(Update(DeliveryRow, where, {"outgoing": "", "is_open": 0}))
             ops.append(Update(DeadDelivery, where, {"outgoing": "", "detail": ""}))
+            known = self._users.get(row.user_id)
+            if known is not None:
+                known.facts.forget(row.dedup_key, notification_id)
             note = self._notes.get(notification_id)
             for number in sorted(note.numbers) if note is not None else ():
                 job = self._jobs[notification_id, number]

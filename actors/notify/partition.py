@@ -1,13 +1,14 @@
 """The actor of one notification partition: it alone decides what its users are told, and remembers it.
 
 From below: keeper.py has users and open deliveries in memory, sender.py writes texts and chooses addresses,
-gatherer.py makes batches and digests, decider.py sends messages through the pipeline, retirer.py lets dead
-addresses go, deliverer.py stores attempts and results, fallbacks.py tries the next channel, receipt_desk.py
-takes what providers tell later, redriver.py tries again what was given up, timekeeper.py lets time pass,
-wish_keeper.py and consent_keeper.py keep what users want, registrar.py their addresses, user_desk.py serves
-them, notice_desk.py takes what other actors tell, fact_keeper.py follows what others write of users,
-canceller.py cancels, withdrawer.py takes back what was told of things that are deleted, turns.py lets
-others have theirs in between. Here is what comes in.
+gatherer.py makes batches and digests, digester.py tells what digests hold, recent_finder.py looks up what
+memory has forgotten, decider.py sends messages through the pipeline, retirer.py lets dead addresses go,
+deliverer.py stores attempts and results, fallbacks.py tries the next channel, receipt_desk.py takes what
+providers tell later, redriver.py tries again what was given up, timekeeper.py lets time pass, wish_keeper.py
+and consent_keeper.py keep what users want, registrar.py their addresses, user_desk.py serves them,
+notice_desk.py takes what other actors tell, fact_keeper.py follows what others write of users, canceller.py
+cancels, withdrawer.py takes back what was told of things that are deleted, turns.py lets others have theirs
+in between. Here is what comes in.
 """
 
 from typing import Final
@@ -34,6 +35,7 @@ from actors.notify.messages import (
 )
 from actors.notify.notice_desk import NoticeRead, Passing
 from actors.notify.plan import Ready
+from actors.notify.recent_finder import RecentFound
 from actors.notify.registrar import Registering
 from actors.notify.timekeeper import Looked, Tick, Tidied, Tidy
 from actors.notify.turns import Rest
@@ -67,8 +69,10 @@ class NotifyPartition(Withdrawer):
             case Notify() if self.is_behind(message):
                 self.catch_up(message, reply)
             case Notify():
-                if self._has_users(message.user_ids, message, reply) and self.rests_on_stored(
-                    message, message, reply
+                if (
+                    self._has_users(message.user_ids, message, reply)
+                    and self.knows_recent(message, message, reply)
+                    and self.rests_on_stored(message, message, reply)
                 ):
                     if message.content.template and len(message.user_ids) > 1:
                         self.notify_in_turns(message, reply)
@@ -126,6 +130,8 @@ class NotifyPartition(Withdrawer):
         match message:
             case Loaded():
                 await self._take_users(message)
+            case RecentFound():
+                await self.recent_found(message)
             case FactsRead():
                 await self.take_facts(message)
             case Settled():

@@ -4,7 +4,7 @@ The first line that drops or holds decides; those below are then not asked.
 
 | # | stage | drops | holds | passes without being asked |
 |---|---|---|---|---|
-| 1 | deduplicate | same app, user, type, subject and content within `dedup_s` | | released |
+| 1 | deduplicate | same app, user, type, subject and content told within `dedup_s` | | |
 | 2 | consent | the type's `purpose` has no consent, or it has ended | | nothing: security too |
 | 3 | preferences | no wanted channel is left; `off` (below) | | security |
 | 4 | expiry | `expires_at_ms`, or `created_at_ms` + `ttl_s`, has come | | |
@@ -24,9 +24,10 @@ alone.
   lies outside of quiet hours and a place under the cap is free, as far as is known now. What is released is
   asked again. An open group keeps the time that its first member got. `send_at_ms` is the app's word and is
   kept as it is: in-app is delivered at it, and the rest is asked anew at that moment.
-- Released by the schedule (`held_by`), a notification goes through all lines but the first. Released by
-  another stage it is past 1, 6 and 7, is without its in-app copy, and waits for a place under the cap by
-  itself.
+- Duplicates are judged by when they are told, not by when they are asked for: what is held counts with its
+  due time, and is asked again then, against what was told before.
+- Released by the schedule (`held_by`), a notification goes through all lines. Released by another stage it is
+  past 6 and 7, is without its in-app copy, and waits for a place under the cap by itself.
 - The cap: at most `cap_per_hour` counted sends in any hour, one hour open at its end. Security and uncapped
   types neither wait nor count, and what goes in-app only does not.
 """
@@ -59,11 +60,11 @@ def schedule(facts: Facts, rule: TypeRule, user: UserFacts, app: AppRules, now_m
     """
     why: list[Decision] = []
     key = ""
-    if rule.dedup_s and not facts.is_released:
+    if rule.dedup_s and facts.content_hash:
         key = dedup_key(facts)
-        seen = user.recent.get(key)
-        if seen is not None and seen[0] != facts.notification_id and now_ms - seen[1] < rule.dedup_s * 1_000:
-            return _drop(why, "deduplicate", "dedup_s", str(seen[0]), f"a duplicate of {seen[0]}")
+        seen_id = seen_before(facts, rule, user, key, now_ms)
+        if seen_id is not None:
+            return _drop(why, "deduplicate", "dedup_s", str(seen_id), f"a duplicate of {seen_id}")
         why.append(_NEW)
 
     if rule.purpose:
@@ -172,6 +173,15 @@ def schedule(facts: Facts, rule: TypeRule, user: UserFacts, app: AppRules, now_m
         expires_at_ms=ends_ms,
         decisions=why,
     )
+
+
+def seen_before(facts: Facts, rule: TypeRule, user: UserFacts, key: str, now_ms: int) -> int | None:
+    """Tell of which notification this one is a duplicate. `key`: its dedup key."""
+    if key not in user.recent and key not in user.planned:
+        return None
+    at_ms = max(now_ms, facts.send_at_ms)
+    dedup_ms = rule.dedup_s * 1_000
+    return user.seen_as(key, facts.notification_id, at_ms, dedup_ms, is_due=facts.is_released)
 
 
 def _wait(

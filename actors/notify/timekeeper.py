@@ -16,7 +16,6 @@ from actors.notify.lately import Lately
 from actors.notify.plan import Ready
 from actors.notify.receipt_desk import TOLD_S
 from actors.notify.redriver import Redriver
-from actors.notify.sender import DIGEST_ITEMS
 from actors.reply import NO_REPLY
 from actors.stream_actor import Staged
 from protocol.errors import HubbubError
@@ -28,6 +27,8 @@ from protocol.records import Appended, Op, Remove, Trim
 TICK_S: Final = 10.0  # the longest between two looks: a clock that jumps is noticed within it
 BUSY_TICK_S: Final = 0.05
 RELEASE_ROWS: Final = 256  # released in one turn: some 50 ms
+MEMBERS_PAGE: Final = 500  # of a digest that are read at a time, some 1 KB each
+RELEASE_MEMBERS: Final = 2_000  # of digests that are read in one turn, and the rest of the last digest
 RETRY_S: Final = 1.0
 # For how long what has ended is kept, idempotency keys and the ledger with it.
 RETENTION_MS: Final = 90 * 86_400_000
@@ -119,11 +120,7 @@ class Timekeeper(Redriver):
         try:
             await self._log.barrier()
             rows = await self._reads.held(self._partition, due_to_ms=now_ms, limit=RELEASE_ROWS)
-            members = {
-                row.notification_id: await self._reads.members(row.notification_id, limit=4 * DIGEST_ITEMS)
-                for row in rows
-                if row.type == DIGEST
-            }
+            rows, members = await self._read_members(rows)
             tried = {
                 row.notification_id: await self._reads.deliveries(row.notification_id)
                 for row in rows
@@ -138,6 +135,28 @@ class Timekeeper(Redriver):
             self._ctx.post(Looked(Ready([], {}, {}), [], left, 0, error))
             return
         self._ctx.post(Looked(Ready(rows, members, tried), ended, opens, next_due_ms))
+
+    async def _read_members(
+        self, rows: list[NotificationRow]
+    ) -> tuple[list[NotificationRow], dict[int, list[NotificationRow]]]:
+        """Read all that digests have to tell. Returns what is to be released now, and those."""
+        members: dict[int, list[NotificationRow]] = {}
+        count = 0
+        for number, row in enumerate(rows):
+            if row.type != DIGEST:
+                continue
+            found: list[NotificationRow] = []
+            while len(found) % MEMBERS_PAGE == 0:
+                after = found[-1].notification_id if found else 0
+                page = await self._reads.untold(row.notification_id, after=after, limit=MEMBERS_PAGE)
+                found += page
+                if not page:
+                    break
+            members[row.notification_id] = found
+            count += len(found)
+            if count >= RELEASE_MEMBERS:
+                return rows[: number + 1], members
+        return rows, members
 
     async def looked(self, message: Looked) -> None:
         """Release what is due."""
@@ -193,6 +212,8 @@ class Timekeeper(Redriver):
 
     def released(self, ready: Ready) -> None:
         """Decide about what is due, and let it be found again if it is held anew."""
+        if not self.knows_released(ready):
+            return
         rest = self.release(ready)
         if rest is not None:
             self.go_on_later(rest)

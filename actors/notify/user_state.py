@@ -9,7 +9,8 @@ from actors.notify.delivery import Target
 from actors.notify.facts import OpenGroup, UserFacts
 from actors.stream_actor import Batch
 from protocol.notify_content import Content
-from protocol.notify_found import FoundGroup, FoundUser
+from protocol.notify_found import MAX_RECENT, FoundGroup, FoundUser
+from protocol.notify_ids import at_ms_of
 from protocol.notify_types import Channel, Consent, Preferences, Priority
 
 NO_PREFERENCES: Final = Preferences()
@@ -151,9 +152,18 @@ class UserState:
             },
             sent_at_ms=sorted(found.counted),
             recent={
-                recent.dedup_key: (recent.notification_id, recent.created_at_ms)
+                recent.dedup_key: (recent.notification_id, recent.told_at_ms)
                 for recent in reversed(found.recent)
+                if recent.told_at_ms
             },
+            planned={
+                recent.dedup_key: (recent.notification_id, recent.due_at_ms)
+                for recent in reversed(found.recent)
+                if recent.due_at_ms
+            },
+            recent_since_ms=(
+                at_ms_of(found.recent[-1].notification_id) if len(found.recent) >= MAX_RECENT else 0
+            ),
             open_groups={
                 key: OpenGroup(group.notification_id, group.due_at_ms, group.count)
                 for key, group in self.groups.items()
@@ -168,8 +178,9 @@ class UserState:
         for key in [key for key, group in self.groups.items() if group.opener_id == notification_id]:
             del self.groups[key]
             facts.open_groups.pop(key, None)
-        for key in [key for key, seen in facts.recent.items() if seen[0] == notification_id]:
-            del facts.recent[key]
+        for known in (facts.recent, facts.planned):
+            for key in [key for key, seen in known.items() if seen[0] == notification_id]:
+                del known[key]
 
     @property
     def is_settled(self) -> bool:
