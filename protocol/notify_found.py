@@ -5,7 +5,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from protocol.notify_records import DeliveryRow, NotificationRow
+from protocol.notify_records import DeadDelivery, DeliveryRow, ErasureRow, NotificationRow, RequestRow
 from protocol.records import Entry
 
 
@@ -23,6 +23,15 @@ class FoundDevice(msgspec.Struct, frozen=True, array_like=True):
     keys: str  # JSON object, or empty
     registered_at_ms: int
     name: str
+
+
+class FoundStopped(msgspec.Struct, frozen=True, array_like=True):
+    device_key: str
+    channel: str
+    address: str
+    registered_at_ms: int
+    name: str
+    why: str
 
 
 class FoundRecent(msgspec.Struct, frozen=True, array_like=True):
@@ -74,6 +83,7 @@ class FoundUser(msgspec.Struct, frozen=True, array_like=True):
     counted: list[int]
     groups: list[FoundGroup]
     unread: list[int]
+    stopped: list[FoundStopped] = []
 
 
 class FoundFacts(msgspec.Struct, frozen=True, array_like=True):
@@ -143,6 +153,20 @@ class UntoldDead(msgspec.Struct, frozen=True):
 MAX_SEQ: Final = 2**63 - 1  # SQLite's largest integer
 
 
+Line = tuple[str, str, str]
+"""What one app sends by one channel with one priority: (priority, app_id, channel)."""
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """How a notification's deliveries stand: the numbers of those that are open, and whether one has come.
+
+    `is_reached`: a provider has taken one, if only before it was tried again, or one's outcome is unknown.
+    """
+
+    open_numbers: list[int]
+    is_reached: bool
+
+
 class NotifyReads(Protocol):
     """The reads behind notifications. Each answers from one state of the store, as of after the call."""
 
@@ -164,10 +188,16 @@ class NotifyReads(Protocol):
         """The largest notification id of any partition; 0 for none."""
         ...
 
-    async def open_deliveries(
-        self, partition: int, priority: str, *, after: tuple[int, int, int], limit: int
-    ) -> list[DeliveryRow]:
-        """Open deliveries by rising (next_at_ms, notification_id, number), beyond `after`."""
+    async def open_lines(self, partition: int) -> list[Line]:
+        """The lines that have open deliveries, in no order."""
+        ...
+
+    async def open_deliveries(self, partition: int, line: Line, *, limit: int) -> list[DeliveryRow]:
+        """Open deliveries of a line, by rising (next_at_ms, notification_id, number)."""
+        ...
+
+    async def standings(self, ids: Sequence[int]) -> dict[int, Standing]:
+        """How the deliveries of up to 1,000 notifications stand, of those that have any."""
         ...
 
     async def held(self, partition: int, *, due_to_ms: int, limit: int) -> list[NotificationRow]:
@@ -238,8 +268,13 @@ class NotifyReads(Protocol):
         """(user_id, purpose) of consents that have ended or were withdrawn, and are not erased yet."""
         ...
 
-    async def of_types(self, user_id: str, types: Sequence[str], *, limit: int) -> list[NotificationRow]:
-        """Notifications of a user with one of these types (none: any) that are not erased yet."""
+    async def of_types(
+        self, user_id: str, types: Sequence[str], *, purpose: str, limit: int
+    ) -> list[NotificationRow]:
+        """Notifications of a user that are not erased yet: of a purpose, or with one of these types.
+
+        Without a purpose: all of them.
+        """
         ...
 
     async def app_versions(self) -> dict[str, int]:
@@ -264,6 +299,26 @@ class NotifyReads(Protocol):
 
     async def group_page(self, app_id: str, name: str, *, after: str, limit: int) -> list[str]:
         """User ids of a group ("*": of the app) by rising id, beyond `after`; disabled ones are left out."""
+        ...
+
+    async def group_names(self, app_id: str, *, after: str, limit: int) -> list[str]:
+        """Names of an app's groups beyond `after`, rising."""
+        ...
+
+    async def requests_page(
+        self, app_id: str, state: str, *, before: tuple[int, str] | None, limit: int
+    ) -> list[RequestRow]:
+        """An app's larger requests (of a state; "": of any), newest first, below (created_at_ms, id)."""
+        ...
+
+    async def dead_page(self, app_id: str, *, after: tuple[int, int, int], limit: int) -> list[DeadDelivery]:
+        """An app's dead deliveries by rising (at_ms, notification_id, number), beyond `after`."""
+        ...
+
+    async def erasures_page(
+        self, app_id: str, user_id: str, *, after: tuple[int, str], limit: int
+    ) -> list[ErasureRow]:
+        """Receipts of a user's erasures by rising (at_ms, erasure_id), beyond `after`."""
         ...
 
     async def users_by_external(self, app_id: str, external_ids: Sequence[str]) -> dict[str, str]:

@@ -67,7 +67,11 @@ SELECT json_group_array(json_array(u.user_id, u.app_id, u.name, u.language, u.ti
         FROM {NotificationRow.table} n WHERE n.user_id = u.user_id AND n.notification_id >= :since_id
         AND n.state = 'held' AND n.group_key <> '')),
     json((SELECT json_group_array(n.notification_id) FROM {NotificationRow.table} n
-        WHERE n.user_id = u.user_id AND n.in_centre = 1 AND n.read_at_ms = 0))
+        WHERE n.user_id = u.user_id AND n.in_centre = 1 AND n.read_at_ms = 0)),
+    json((SELECT json_group_array(json_array(
+            v.device_key, v.channel, v.address, v.registered_at_ms, v.name, v.retired_for))
+        FROM {NotifyDeviceRow.table} v
+        WHERE v.user_id = u.user_id AND v.retired_at_ms > 0 AND v.channel IN ('email', 'sms')))
 )) FROM json_each(:asked) asked CROSS JOIN {User.table} u ON u.user_id = asked.value
 """
 _users: Final = msgspec.json.Decoder(list[FoundUser])
@@ -99,13 +103,6 @@ AND l.thread IS NOT NULL AND l.seq <= ? ORDER BY l.seq LIMIT ?
 _QUEUE_DEPTHS: Final = f"""
 SELECT app_id, channel, priority, count(*), min(created_at_ms), sum(next_at_ms <= ?)
 FROM {DeliveryRow.table} WHERE is_open = 1 GROUP BY app_id, channel, priority
-"""
-_MAX_OVERDUE: Final = 10_000  # looked at: with more than that late, nobody needs the exact count
-_OVERDUE: Final = f"""
-SELECT d.app_id, d.channel, d.priority, count(*), min(d.created_at_ms), count(*)
-FROM (SELECT * FROM {DeliveryRow.table} WHERE is_open = 1 LIMIT {_MAX_OVERDUE}) d
-JOIN {NotificationRow.table} n ON n.notification_id = d.notification_id
-WHERE n.deadline_at_ms < ? GROUP BY d.app_id, d.channel, d.priority
 """
 _UNTOLD: Final = f"""
 SELECT g.app_id, g.channel, g.provider_id, g.code, g.count, g.upto_ms, coalesce((
@@ -168,23 +165,6 @@ def user_facts(connection: sqlite3.Connection, user_ids: Sequence[str]) -> list[
 def largest_id(connection: sqlite3.Connection) -> int:
     found = connection.execute(f"SELECT max(notification_id) FROM {NotificationRow.table}").fetchone()[0]
     return int(found or 0)
-
-
-def open_deliveries(
-    connection: sqlite3.Connection,
-    partition: int,
-    priority: str,
-    after: tuple[int, int, int],
-    limit: int,
-) -> list[DeliveryRow]:
-    return _rows(
-        connection,
-        _DELIVERY,
-        "WHERE partition = ? AND priority = ? AND is_open = 1"
-        " AND (next_at_ms, notification_id, number) > (?, ?, ?)"
-        " ORDER BY next_at_ms, notification_id, number LIMIT ?",
-        (partition, priority, *after, limit),
-    )
 
 
 def held(connection: sqlite3.Connection, partition: int, due_to_ms: int, limit: int) -> list[NotificationRow]:
@@ -334,13 +314,13 @@ def ended_consents(
 
 
 def of_types(
-    connection: sqlite3.Connection, user_id: str, types: Sequence[str], limit: int
+    connection: sqlite3.Connection, user_id: str, types: Sequence[str], purpose: str, limit: int
 ) -> list[NotificationRow]:
     condition = "WHERE user_id = ? AND state <> 'erased'"
     values: tuple[Any, ...] = (user_id,)
-    if types:
-        condition += " AND type IN (SELECT value FROM json_each(?))"
-        values = (user_id, json.dumps(list(types)))
+    if purpose:
+        condition += " AND (purpose = ? OR type IN (SELECT value FROM json_each(?)))"
+        values = (user_id, purpose, json.dumps(list(types)))
     return _rows(connection, _NOTIFICATION, f"{condition} LIMIT ?", (*values, limit))
 
 
@@ -357,7 +337,7 @@ def apps_with_requests(connection: sqlite3.Connection) -> list[str]:
     return [row[0] for row in connection.execute(sql).fetchall()]
 
 
-_ENDED: Final = "done_at_ms > 0 AND done_at_ms < ? AND state IN ('done', 'cancelled')"
+_ENDED: Final = "done_at_ms > 0 AND done_at_ms < ? AND state IN ('done', 'failed', 'cancelled')"
 
 
 def apps_with_ended_requests(connection: sqlite3.Connection, before_ms: int) -> list[str]:
@@ -457,10 +437,6 @@ def untold_dead(connection: sqlite3.Connection, since_ms: int) -> list[UntoldDea
 def untold_of(connection: sqlite3.Connection, group: UntoldDead, limit: int) -> list[tuple[int, int]]:
     what = (group.app_id, group.channel, group.provider_id, group.code, group.upto_ms, limit)
     return connection.execute(_UNTOLD_OF, what).fetchall()
-
-
-def overdue(connection: sqlite3.Connection, now_ms: int) -> list[QueueDepth]:
-    return [QueueDepth(*row) for row in connection.execute(_OVERDUE, (now_ms,)).fetchall()]
 
 
 def provider_counts(connection: sqlite3.Connection, app_id: str, since_id: int) -> list[ProviderCount]:

@@ -14,14 +14,16 @@ from actors.notify.builtin_types import DIGEST
 from actors.notify.digester import DIGEST_CHANNELS, Told
 from actors.notify.facts import Facts, dedup_key
 from actors.notify.job import Job
-from actors.notify.keeper import MAX_OPEN, LedgerBody, NotifyNeeds, ledger_body
+from actors.notify.keeper import LedgerBody, NotifyNeeds, ledger_body
 from actors.notify.messages import Notify
+from actors.notify.open_room import line_of
 from actors.notify.plan import Asked, Plan, Ready, content_hash, zone_of
 from actors.notify.ports import Setup
 from actors.notify.recent_finder import RecentFinder
 from actors.notify.scheduler import schedule, seen_before
 from actors.notify.send_at import send_at_ms
 from actors.notify.sender import MAX_OPEN_BULK
+from actors.notify.turns import TURN_S, Rest, post_in_turn
 from actors.notify.user_state import Kept, UserState, decode_kept
 from actors.notify.verdict import Verdict
 from actors.reply import NO_REPLY, Reply
@@ -29,7 +31,7 @@ from actors.stream_actor import Staged
 from protocol.errors import HubbubError, Refused, Unavailable
 from protocol.notify_records import DeliveryRow, NotificationRow
 from protocol.notify_replies import NotificationItem, Notified
-from protocol.notify_types import Decision, Priority, TypeRule
+from protocol.notify_types import Channel, Decision, Priority, TypeRule
 from protocol.records import Appended, Op, Put, Update
 
 _encode = msgspec.json.Encoder().encode
@@ -120,7 +122,7 @@ class Decider(RecentFinder):
         if rule is None:
             return True
         digest = content_hash(notify.content, notify.occurrence)
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         for user_id in notify.user_ids:
             unsettled = self._unsettled.get(user_id)
             user = self._users.get(user_id)
@@ -141,6 +143,13 @@ class Decider(RecentFinder):
     async def settled(self) -> None:
         """Take the messages again that waited."""
         held_back, self._held_back = self._held_back, []
+        try:
+            self.check_room_again()
+        except HubbubError as refused:
+            for message, reply in held_back:
+                reply.fail(refused)
+                self._not_loaded(message)
+            return
         await self.handle_again(held_back)
 
     def _is_settled(self, staged: Deciding) -> None:
@@ -155,12 +164,7 @@ class Decider(RecentFinder):
 
     def notify(self, message: Notify, reply: Reply) -> None:
         """Decide for each user, and answer when all is stored. Users are in memory, if they exist."""
-        if message.is_bulk and len(self._jobs) >= MAX_OPEN_BULK:
-            raise Unavailable("busy", "The partition has enough to send.", retry_after_s=0.1)
-        setup = self._setup_of(message.app_id)
-        rule = setup.type_rule(message.content.type)
-        if rule is None:
-            raise Refused("type_not_found", f"The app has no type {message.content.type!r}.")
+        setup, rule = self._rule_of(message)
         asked = Asked(message, reply)
         digest = content_hash(message.content, message.occurrence)
         for index, user_id in enumerate(message.user_ids):
@@ -172,12 +176,62 @@ class Decider(RecentFinder):
                 continue
             self._notify_user(user, setup, rule, digest, asked, index)
 
+    def _rule_of(self, message: Notify) -> tuple[Setup, TypeRule]:
+        """What a message is decided by. Raises: Refused(type_not_found), Unavailable: it comes too early."""
+        setup = self._setup_of(message.app_id)
+        rule = setup.type_rule(message.content.type)
+        if rule is None:
+            raise Refused("type_not_found", f"The app has no type {message.content.type!r}.")
+        if message.is_bulk and self._has_enough(message.app_id, message.content.channels or rule.channels):
+            raise Unavailable("busy", "The partition has enough to send.", retry_after_s=0.1)
+        return setup, rule
+
+    def _has_enough(self, app_id: str, channels: Sequence[Channel]) -> bool:
+        """Tell whether a campaign had better wait: for what its app has to send there, and can.
+
+        What waits for its time, or for an account that cannot be used, is not waited for.
+        """
+        return (
+            self._room.count_of_app(app_id) >= MAX_OPEN_BULK
+            and self._channels.moving_count(app_id, channels) >= MAX_OPEN_BULK
+        )
+
+    def notify_in_turns(self, message: Notify, reply: Reply) -> None:
+        """As `notify`, some users at a time: their texts are written by a template, which may take long."""
+        self._rule_of(message)
+        digest = content_hash(message.content, message.occurrence)
+        self.go_on_later(Rest(Asked(message, reply), message, digest))
+
+    def go_on(self, rest: Rest) -> None:
+        """Decide about the next of a request's users, who are in memory, if they exist."""
+        asked, message = rest.asked, rest.left
+        setup = self._setup_of(message.app_id)
+        rule = setup.type_rule(message.content.type)
+        if rule is None:
+            raise Refused("type_not_found", f"The app has no type {message.content.type!r}.")
+        first = len(asked.items) - len(message.user_ids)
+        until_s = self._ctx.now() + TURN_S
+        for number, user_id in enumerate(message.user_ids):
+            if number and self._ctx.now() >= until_s:
+                left = msgspec.structs.replace(message, user_ids=message.user_ids[number:])
+                self.go_on_later(msgspec.structs.replace(rest, left=left))
+                return
+            user = self._users.get(user_id)
+            if user is None or user.app_id != message.app_id or user.is_disabled:
+                asked.done(first + number, _not_there(user_id))
+            else:
+                self._notify_user(user, setup, rule, rest.digest, asked, first + number)
+
+    def go_on_later(self, message: Rest | Ready) -> None:
+        """Take this message when others have had their turns."""
+        self._ctx.start_soon(post_in_turn, self._turns, self._ctx, message)
+
     def _notify_user(
         self, user: UserState, setup: Setup, rule: TypeRule, digest: str, asked: Asked, index: int
     ) -> None:
         message = asked.message
         content = message.content
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         notification_id = self._ids.next(now_ms)
         facts = _facts(message, user, setup, rule, digest, notification_id, now_ms)
         verdict = schedule(facts, rule, user.facts, setup.rules, now_ms)
@@ -285,6 +339,7 @@ class Decider(RecentFinder):
             state=plan.state,
             created_at_ms=now_ms,
             request_id=asked.message.request_id,
+            purpose=rule.purpose,
             template=content.template,
             variant=plan.variant,
             dedup_key=verdict.dedup_key if plan.state != "dropped" else "",
@@ -314,21 +369,27 @@ class Decider(RecentFinder):
         if staged.shown is not None:
             user = self._users.get(staged.item.user_id)
             self._publish(staged.item.user_id, staged.shown, len(user.unread) if user is not None else 1)
-        begun = []
+        begun: list[Job] = []
+        spilled: list[Job] = []
         for job in staged.jobs:
             del self._deciding[job.notification_id, job.number]
             if job.notification_id in self._gone:  # erased or cancelled since it was stored
                 job.is_final = True
                 if not job.is_begun:
                     continue
-            if len(self._jobs) >= MAX_OPEN and not job.is_begun:
-                self._spilled.add(job.priority)  # it is stored, and read when there is room
+            if not job.is_begun and not self._room.has_place(line_of(job)):
+                spilled.append(job)  # it is stored, and read when there is room
                 continue
             self._open(job)
             if job.is_begun:
                 begun.append(job)
             else:
                 self._channels.offer(job)
+        for job in spilled:
+            self._spilled.add(line_of(job))
+            note = self._notes.get(job.notification_id)
+            if note is not None:
+                note.away.add(job.number)
         if begun:
             self._stats.attempts += len(begun)
             self._channels.begun(begun)
@@ -376,10 +437,16 @@ class Decider(RecentFinder):
             )
         asked.done(index, item)
 
-    def release(self, ready: Ready) -> None:
-        """Decide anew about held notifications whose time has come. Their users are in memory."""
-        now_ms = self._at_ms()
-        for row in ready.rows:
+    def release(self, ready: Ready) -> Ready | None:
+        """Decide anew about held notifications whose time has come. Their users are in memory.
+
+        Returns those for which there was no time in this turn.
+        """
+        until_s = self._ctx.now() + TURN_S
+        now_ms = self._now_ms()
+        for number, row in enumerate(ready.rows):
+            if number and self._ctx.now() >= until_s:
+                return msgspec.structs.replace(ready, rows=ready.rows[number:])
             if row.notification_id in self._gone:
                 continue
             if row.due_at_ms > now_ms:  # the clock was set back since it was read: more may have joined it
@@ -392,6 +459,7 @@ class Decider(RecentFinder):
                 self.fall_back(user, row, ready.tried.get(row.notification_id, []))
             else:
                 self._release_one(user, row, ready.members.get(row.notification_id, []))
+        return None
 
     def fall_back(self, user: UserState, row: NotificationRow, tried: Sequence[DeliveryRow]) -> None:
         """Go on by another channel."""
@@ -403,7 +471,7 @@ class Decider(RecentFinder):
         if rule is None:
             self._end_held(row, "type_gone")
             return
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         group = self._close_group(user, row)
         if group is not None:
             kept, count = group.kept, group.count

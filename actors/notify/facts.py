@@ -11,6 +11,7 @@ from protocol.notify_found import MAX_RECENT
 from protocol.notify_types import Channel, Consent, Preferences, Priority
 
 HOUR_MS = 3_600_000  # the frequency cap looks back over this
+AHEAD_MS = 60_000  # what is further in the future was noted by a clock that has been set back since
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -132,8 +133,13 @@ class UserFacts:
         return None
 
     def count_send(self, now_ms: int) -> None:
-        """Count one interrupting send for the cap, and forget those that left its window."""
+        """Count one interrupting send for the cap, and forget those that left its window.
+
+        And those that a clock that was ahead has put into the future: nobody knows when they were.
+        """
         sent = self.sent_at_ms
+        while sent and sent[-1] > now_ms + AHEAD_MS:
+            del sent[-1]
         while sent and sent[0] <= now_ms - HOUR_MS:
             del sent[0]
         sent.append(now_ms)

@@ -96,7 +96,7 @@ class Sender(NotifyKeeper):
     ) -> None:
         """Choose variant, devices and channels, and write the texts. `parts`: of a digest, by channel."""
         content, decisions = kept.content, plan.decisions
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         if content.experiment:
             variant = setup.variant_of(content.experiment, user.user_id)
             if variant is None:
@@ -135,7 +135,9 @@ class Sender(NotifyKeeper):
         for channel in verdict.channels:
             if channel != "inapp":
                 choose(channel)
-        if not plan.deliveries and plan.centre is None and not is_in_centre:
+        # What only the centre shows has reached nobody, where another channel was wanted and leads nowhere.
+        is_in_app = plan.centre is not None or is_in_centre
+        if not plan.deliveries and (not is_in_app or any(channel != "inapp" for channel in verdict.channels)):
             for channel in verdict.fallback:
                 if channel not in verdict.channels:
                     decisions.append(Decision("choose", "change", "fallback", channel))
@@ -173,7 +175,11 @@ class Sender(NotifyKeeper):
         """Add a delivery for each of the user's addresses on a channel."""
         targets = [target for target in user.devices.values() if target.channel == channel]
         if not targets:
-            plan.decisions.append(Decision("choose", "skip", "no_address", channel))
+            why = next((known.why for known in user.stopped.values() if known.target.channel == channel), "")
+            if why:
+                plan.decisions.append(Decision("choose", "skip", "suppressed", f"{channel}: {why}"))
+            else:
+                plan.decisions.append(Decision("choose", "skip", "no_address", channel))
             return
         if not setup.has_provider(channel):
             plan.decisions.append(Decision("choose", "skip", "no_provider", channel))

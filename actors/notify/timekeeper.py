@@ -11,7 +11,7 @@ import msgspec
 
 from actors.notify.builtin_types import DIGEST
 from actors.notify.deliverer import Conclude, Resume
-from actors.notify.keeper import MAX_OPEN, PRIORITIES, OpenRead
+from actors.notify.keeper import OpenRead, urgency
 from actors.notify.lately import Lately
 from actors.notify.plan import Ready
 from actors.notify.receipt_desk import TOLD_S
@@ -19,6 +19,7 @@ from actors.notify.redriver import Redriver
 from actors.reply import NO_REPLY
 from actors.stream_actor import Staged
 from protocol.errors import HubbubError
+from protocol.notify_found import Line
 from protocol.notify_ids import first_id_at
 from protocol.notify_records import DeadDelivery, DeliveryRow, NotificationRow
 from protocol.records import Appended, Op, Remove, Trim
@@ -103,17 +104,16 @@ class Timekeeper(Redriver):
             self._look_again = True
             return
         self._is_looking = True
-        wanted: list[str] = []
-        if self._spilled and len(self._jobs) < MAX_OPEN // 2:
-            wanted = [priority for priority in PRIORITIES if priority in self._spilled]
-            self._spilled.clear()
+        wanted = sorted(filter(self._room.wants_more, self._spilled), key=urgency)
+        if wanted:
+            self._spilled.difference_update(wanted)
             self._closed.is_holding = True
         self._ctx.start_soon(self._look, wanted)
 
-    async def _look(self, wanted: list[str]) -> None:
+    async def _look(self, wanted: list[Line]) -> None:
         """Read what is due. What was staged before is stored first, so that nothing is seen as it was.
 
-        `wanted`: the priorities of which open deliveries have spilled.
+        `wanted`: the lines of which open deliveries have spilled, and for which there is room.
         """
         now_ms = self._now_ms()
         opens: list[OpenRead] = []
@@ -128,10 +128,10 @@ class Timekeeper(Redriver):
             }
             ended = await self._reads.ended_consents(self._partition, now_ms, limit=100)
             next_due_ms = await self._reads.next_due(self._partition)
-            for priority in wanted:
-                opens.append(await self._read_open(priority))
+            for line in wanted:
+                opens.append(await self._read_open(line, self._room.most_of_line))
         except HubbubError as error:
-            left = [OpenRead(priority, [], {}) for priority in wanted]
+            left = [OpenRead(line, [], {}, {}, is_more=True) for line in wanted]
             self._ctx.post(Looked(Ready([], {}, {}), [], left, 0, error))
             return
         self._ctx.post(Looked(Ready(rows, members, tried), ended, opens, next_due_ms))
@@ -163,7 +163,7 @@ class Timekeeper(Redriver):
         self._is_looking = False
         self._closed.is_holding = False
         if message.error is not None or not self.has_room():
-            self._spilled.update(found.priority for found in message.opens)
+            self._spilled.update(found.line for found in message.opens)
             self.look_in(RETRY_S)
             return
         self.post_resumed([job for found in message.opens for job in self.take_up(found)])
@@ -214,7 +214,10 @@ class Timekeeper(Redriver):
         """Decide about what is due, and let it be found again if it is held anew."""
         if not self.knows_released(ready):
             return
-        self.release(ready)
+        rest = self.release(ready)
+        if rest is not None:
+            self.go_on_later(rest)
+            return
         self._stage_ops((), Staged(NO_REPLY, None, after=self._is_released))
 
     def _is_released(self, _at: Appended | None) -> None:
