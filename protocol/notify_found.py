@@ -67,7 +67,7 @@ class FoundGroup(msgspec.Struct, frozen=True, array_like=True):
 class FoundUser(msgspec.Struct, frozen=True, array_like=True):
     """All that decides what a user is told. `recent` and `counted` as far back as was asked for.
 
-    `recent`: the newest first, at most MAX_RECENT.
+    `recent`: the newest first, at most MAX_RECENT, none older than `recent_from_id`, where that is not 0.
     """
 
     user_id: str
@@ -84,6 +84,7 @@ class FoundUser(msgspec.Struct, frozen=True, array_like=True):
     groups: list[FoundGroup]
     unread: list[int]
     stopped: list[FoundStopped] = []
+    recent_from_id: int = 0
 
 
 class FoundFacts(msgspec.Struct, frozen=True, array_like=True):
@@ -329,6 +330,10 @@ class NotifyReads(Protocol):
         self, app_id: str, partition: int, *, after: int, limit: int, upto: int = MAX_SEQ
     ) -> list[ExportedEntry]:
         """Ledger entries of an app's users beyond a seq, up to another one: rows of others cost time, too."""
+        ...
+
+    async def ledger_step(self, partition: int, *, after: int, rows: int) -> int:
+        """The seq of the last one of the next so many entries of a partition's ledger; 0: there is none."""
         ...
 
     async def queue_depths(self, now_ms: int) -> list[QueueDepth]:

@@ -34,6 +34,8 @@ _EXTRA_INDEXES = (
     # What a notification partition goes on with; all but a few rows are concluded.
     "CREATE INDEX IF NOT EXISTS idx_notification_held ON notification (partition, due_at_ms, notification_id)"
     " WHERE state = 'held'",
+    "CREATE INDEX IF NOT EXISTS idx_notification_held_user ON notification (user_id, notification_id)"
+    " WHERE state = 'held'",
     "CREATE INDEX IF NOT EXISTS idx_notification_centre ON notification (user_id, notification_id)"
     " WHERE in_centre = 1",
     "CREATE INDEX IF NOT EXISTS idx_notification_into ON notification (into_id) WHERE into_id <> 0",

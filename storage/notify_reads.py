@@ -151,6 +151,9 @@ class SqliteNotifyReads:
     ) -> list[ExportedEntry]:
         return await self._readers.run(notify_queries.exported, app_id, partition, after, upto, limit)
 
+    async def ledger_step(self, partition: int, *, after: int, rows: int) -> int:
+        return await self._readers.run(notify_queries.ledger_step, partition, after, rows)
+
     async def queue_depths(self, now_ms: int) -> list[QueueDepth]:
         return await self._readers.run(notify_queries.queue_depths, now_ms)
 

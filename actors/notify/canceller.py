@@ -41,7 +41,7 @@ class Canceller(CancelFinder):
 
     def cancel_found(self, found: CancelFound) -> None:
         """Cancel what was read, as far as it is still so."""
-        cancel = self._cancels.get(found.request_id)
+        cancel = self._cancels.get(found.key)
         if cancel is None:
             return
         if found.error is not None:

@@ -22,7 +22,7 @@ from protocol.notify_records import DeadDelivery, DeliveryRow, NotificationRow
 from protocol.notify_types import Decision
 from protocol.records import Op, Put, Update
 
-RESUMED: int = 256  # deliveries in one message: so many users are read at once
+RESUMED: int = 128  # deliveries in one turn: so many users are read at once
 
 _encode = msgspec.json.Encoder().encode
 
@@ -43,9 +43,13 @@ class Conclude(msgspec.Struct, frozen=True):
 
 
 class Resume(msgspec.Struct, frozen=True):
-    """Go on with deliveries that were read from the store. Their users are in memory."""
+    """Go on with deliveries that were read from the store. Their users are in memory.
+
+    `rest`: of them, with which it goes on when others have had their turns.
+    """
 
     jobs: list[Job]
+    rest: list[Job] = []
     is_own: bool = True
 
     @property
@@ -69,12 +73,13 @@ class Deliverer(Retirer):
 
     def post_resumed(self, jobs: list[Job]) -> None:
         """Let deliveries that were read from the store go on, the most urgent first."""
-        for start in range(0, len(jobs), RESUMED):
-            self._ctx.post(Resume(jobs[start : start + RESUMED]))
+        if jobs:
+            self._ctx.post_after(0.0, Resume(jobs[:RESUMED], jobs[RESUMED:]))
 
-    def resume(self, jobs: list[Job]) -> None:
+    def resume(self, message: Resume) -> None:
         """Offer what waits to its channel; what was under way when its node ended has an unknown outcome."""
-        for job in jobs:
+        self.post_resumed(message.rest)
+        for job in message.jobs:
             if job.is_cancelled:
                 continue
             if job.is_begun:

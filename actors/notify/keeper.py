@@ -33,6 +33,7 @@ from protocol.records import Appended, LogRow
 
 MAX_USERS: Final = 8_192  # in memory of one partition, about 1 KB each
 MAX_LOAD: Final = 1_000  # users in one read
+TAKEN_AT_ONCE: Final = 128  # open deliveries that are made from rows in one turn: some 3 ms
 PRIORITIES: Final = ("high", "medium", "low")
 RECENT_MS: Final = 30 * 86_400_000  # how far back duplicates are found, the longest dedup_s
 HOUR_MS: Final = 3_600_000
@@ -174,7 +175,7 @@ class NotifyKeeper(StreamActor):
         self._ids = NotifyIds(self._partition, await self._reads.largest_id())
         lines = await self._reads.open_lines(self._partition)
         for line in sorted(lines, key=urgency):
-            self.take_up(await self._read_open(line, self._room.most_of_line))
+            await self.take_up_by_turns(await self._read_open(line, self._room.most_of_line))
 
     async def _read_open(self, line: Line, limit: int) -> OpenRead:
         """Read open deliveries of one line; changes nothing here."""
@@ -193,6 +194,15 @@ class NotifyKeeper(StreamActor):
         for app_id in {row.app_id for row in rows}:
             await self._setups.load(app_id)
         return OpenRead(line, list(rows), notes, standings, is_more)
+
+    async def take_up_by_turns(self, found: OpenRead) -> list[Job]:
+        """As take_up, and let others have their turns: 20,000 hold the loop for half a second."""
+        taken: list[Job] = []
+        for start in range(0, len(found.rows), TAKEN_AT_ONCE):
+            part = msgspec.structs.replace(found, rows=found.rows[start : start + TAKEN_AT_ONCE])
+            taken += self.take_up(part)
+            await trio.lowlevel.checkpoint()
+        return taken
 
     def take_up(self, found: OpenRead, *, is_forced: bool = False) -> list[Job]:
         """Bring open deliveries that were read into memory, as far as there is room; offer none yet.

@@ -93,7 +93,7 @@ class NotifyPartition(Withdrawer):
                 self.began(message)
             case Resume():
                 if self._has_users(message.user_ids, message, reply):
-                    self.resume(message.jobs)
+                    self.resume(message)
             case Tick():
                 self.tick(message)
             case Tidy():

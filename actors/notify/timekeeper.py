@@ -166,7 +166,7 @@ class Timekeeper(Redriver):
             self._spilled.update(found.line for found in message.opens)
             self.look_in(RETRY_S)
             return
-        self.post_resumed([job for found in message.opens for job in self.take_up(found)])
+        self.post_resumed([job for found in message.opens for job in await self.take_up_by_turns(found)])
         ready = message.ready
         if ready.rows:
             self._releasing.update(row.notification_id for row in ready.rows)

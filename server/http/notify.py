@@ -38,6 +38,7 @@ from server.http.callers import STRICT
 from server.http.context import AnyRequest, notify_of, services_of
 from server.http.cursors import MAX_CHARS, Number, Word, read_cursor, write_cursor
 from server.http.signatures import spend
+from server.notify.app_export import SPAN
 from server.notify.explanation import explain_notification, row_of, told_of
 from storage.store import Store
 
@@ -288,14 +289,15 @@ def read_places(cursor: str) -> list[int]:
 
 
 async def _exported(store: Store, app_id: str, places: list[int], limit: int) -> AsyncIterator[bytes]:
+    """Lines of the app's entries. A ledger holds others' too, and no read goes through more than SPAN."""
     left = limit
     for partition in range(PARTITION_COUNT):
         while left > 0:
-            page = await store.notify.exported(
-                app_id, partition, after=places[partition], limit=min(EXPORT_PAGE, left)
-            )
-            if not page:
+            after, most = places[partition], min(EXPORT_PAGE, left)
+            upto = await store.notify.ledger_step(partition, after=after, rows=SPAN)
+            if not upto:
                 break
+            page = await store.notify.exported(app_id, partition, after=after, upto=upto, limit=most)
             lines = []
             for entry in page:
                 places[partition] = entry.seq
@@ -311,8 +313,11 @@ async def _exported(store: Store, app_id: str, places: list[int], limit: int) ->
                         }
                     )
                 )
+            if len(page) < most:
+                places[partition] = upto
             left -= len(page)
-            yield b"\n".join(lines) + b"\n"
+            if lines:
+                yield b"\n".join(lines) + b"\n"
 
 
 def _request_of(row: RequestRow) -> RequestInfo:

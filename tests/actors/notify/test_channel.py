@@ -106,7 +106,7 @@ def test_cancelled_ones_behind_a_paused_account_leave_their_places_to_others() -
     """A campaign that was cancelled while its account was paused once filled the channel for all apps."""
     accounts, partition = Accounts(), Partition()
     accounts.of_app["app"] = []
-    channel = ChannelActor("sms", accounts, now_ms=lambda: NOW_MS)
+    channel = ChannelActor("sms", accounts, now_ms=lambda: NOW_MS, steady_ms=lambda: NOW_MS)
     channel._queue.capacity = 10
     jobs = offer_all(channel, (made_job(number, owner=partition, channel="sms") for number in range(10)))
     channel._pump()
@@ -123,7 +123,7 @@ def test_what_finds_no_place_goes_when_there_is_one() -> None:
     """It is open in the store, and nobody else would look at it before a restart."""
     accounts, partition, clock = Accounts(), Partition(), Clock()
     accounts.of_app["app"] = []
-    channel = ChannelActor("sms", accounts, now_ms=clock)
+    channel = ChannelActor("sms", accounts, now_ms=clock, steady_ms=clock)
     channel._queue.capacity = 10
     offer_all(channel, (made_job(number, owner=partition, channel="sms") for number in range(10)))
     channel._pump()
@@ -199,7 +199,7 @@ async def test_what_was_refused_for_wrong_settings_goes_with_the_first_that_come
     """Not five minutes after its own last attempt; what waits for its time goes on waiting."""
     clock, provider, partition = Clock(), Answering("apns"), Partition()
     accounts = Accounts(provider)
-    channel = partition.channel = ChannelActor("apns", accounts, now_ms=clock)
+    channel = partition.channel = ChannelActor("apns", accounts, now_ms=clock, steady_ms=clock)
     provider.answers[""] = Outcome(kind="refused", action="break", code="403", scope="credential")
     refused, later, probe = (made_job(number, owner=partition, channel="apns") for number in range(1, 4))
     refused.due_at_ms = later.due_at_ms = NOW_MS + 900_000
