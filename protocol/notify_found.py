@@ -67,7 +67,7 @@ class FoundGroup(msgspec.Struct, frozen=True, array_like=True):
 class FoundUser(msgspec.Struct, frozen=True, array_like=True):
     """All that decides what a user is told. `recent` and `counted` as far back as was asked for.
 
-    `recent`: the newest first, at most MAX_RECENT.
+    `recent`: the newest first, at most MAX_RECENT, none older than `recent_from_id`, where that is not 0.
     """
 
     user_id: str
@@ -84,6 +84,7 @@ class FoundUser(msgspec.Struct, frozen=True, array_like=True):
     groups: list[FoundGroup]
     unread: list[int]
     stopped: list[FoundStopped] = []
+    recent_from_id: int = 0
 
 
 class FoundFacts(msgspec.Struct, frozen=True, array_like=True):

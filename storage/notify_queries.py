@@ -39,15 +39,15 @@ _NOTIFICATION: Final = spec_of(NotificationRow)
 _DELIVERY: Final = spec_of(DeliveryRow)
 R = TypeVar("R", bound=Row)
 
-_MAX_COUNTED: Final = 2_000  # of one user, looked at for the cap, which looks back over an hour
-_MAX_CENTRE: Final = 10_000  # of one user, among which unread ones are counted: a bot may have a million
-_NEWEST: Final = f"""(
-    SELECT notification_id, read_at_ms FROM {NotificationRow.table}
-    WHERE user_id = {{user_id}} AND in_centre = 1 ORDER BY notification_id DESC LIMIT {_MAX_CENTRE})"""
 # When a user was told of a notification. What was dropped may have been shown in the app before.
 _TOLD_AT: Final = """CASE WHEN n.state IN ('held', 'merged', 'dropped') THEN n.sent_at_ms
     ELSE max(n.created_at_ms, n.due_at_ms, n.sent_at_ms) END"""
 _DUE_AT: Final = "CASE WHEN n.state IN ('held', 'merged') THEN max(n.created_at_ms, n.due_at_ms) ELSE 0 END"
+_MAX_COUNTED: Final = 2_000  # of one user, looked at for the cap and for duplicates
+_MAX_CENTRE: Final = 10_000  # of one user, among which unread ones are counted: a bot may have a million
+_NEWEST: Final = f"""(
+    SELECT notification_id, read_at_ms FROM {NotificationRow.table}
+    WHERE user_id = {{user_id}} AND in_centre = 1 ORDER BY notification_id DESC LIMIT {_MAX_CENTRE})"""
 # One statement with one row: see storage/queries.py. User ids hold no U+0000, so they may be JSON.
 _USERS: Final = f"""
 SELECT json_group_array(json_array(u.user_id, u.app_id, u.name, u.language, u.time_zone,
@@ -60,10 +60,12 @@ SELECT json_group_array(json_array(u.user_id, u.app_id, u.name, u.language, u.ti
         FROM {NotifyDeviceRow.table} v WHERE v.user_id = u.user_id AND v.retired_at_ms = 0)),
     json((SELECT json_group_array(json_array(
             r.dedup_key, r.notification_id, r.told_at_ms, r.due_at_ms)) FROM (
-        SELECT n.dedup_key, n.notification_id, {_TOLD_AT} AS told_at_ms, {_DUE_AT} AS due_at_ms
-        FROM {NotificationRow.table} n
-        WHERE n.user_id = u.user_id AND n.notification_id >= :since_id AND n.dedup_key <> ''
-        ORDER BY n.notification_id DESC LIMIT {MAX_RECENT}) r)),
+        SELECT n.dedup_key, n.notification_id, {_TOLD_AT} AS told_at_ms, {_DUE_AT} AS due_at_ms FROM (
+            SELECT n.dedup_key, n.notification_id, n.state, n.created_at_ms, n.due_at_ms, n.sent_at_ms
+            FROM {NotificationRow.table} n
+            WHERE n.user_id = u.user_id AND n.notification_id >= :since_id
+            ORDER BY n.notification_id DESC LIMIT {_MAX_COUNTED}) n
+        WHERE n.dedup_key <> '' ORDER BY n.notification_id DESC LIMIT {MAX_RECENT}) r)),
     json((SELECT json_group_array(n.counted_at_ms) FROM (
         SELECT n.counted_at_ms FROM {NotificationRow.table} n
         WHERE n.user_id = u.user_id AND n.notification_id >= :since_id
@@ -78,7 +80,10 @@ SELECT json_group_array(json_array(u.user_id, u.app_id, u.name, u.language, u.ti
     json((SELECT json_group_array(json_array(
             v.device_key, v.channel, v.address, v.registered_at_ms, v.name, v.retired_for))
         FROM {NotifyDeviceRow.table} v
-        WHERE v.user_id = u.user_id AND v.retired_at_ms > 0 AND v.channel IN ('email', 'sms')))
+        WHERE v.user_id = u.user_id AND v.retired_at_ms > 0 AND v.channel IN ('email', 'sms'))),
+    coalesce((SELECT n.notification_id FROM {NotificationRow.table} n
+        WHERE n.user_id = u.user_id AND n.notification_id >= :since_id
+        ORDER BY n.notification_id DESC LIMIT 1 OFFSET {_MAX_COUNTED - 1}), 0)
 )) FROM json_each(:asked) asked CROSS JOIN {User.table} u ON u.user_id = asked.value
 """
 _users: Final = msgspec.json.Decoder(list[FoundUser])

@@ -104,10 +104,10 @@ class RecentFinder(Digester):
                 wanted[asked] = first_id_at(since_ms)
         if not wanted:
             return True
-        self._ctx.start_soon(self._look_up, wanted, message, reply)
+        self._ctx.start_soon(self._find_recent, wanted, message, reply)
         return False
 
-    async def _look_up(self, wanted: dict[tuple[str, str], int], message: object, reply: Reply) -> None:
+    async def _find_recent(self, wanted: dict[tuple[str, str], int], message: object, reply: Reply) -> None:
         found: list[FoundTold] = []
         failure: HubbubError | None = None
         try:

@@ -75,6 +75,13 @@ def _group_of(found: FoundUser, group: FoundGroup) -> Group | None:
     return Group(group.notification_id, group.due_at_ms, group.item_count, kept)
 
 
+def _recent_since_ms(found: FoundUser) -> int:
+    """Since when all that was asked for is among what was found; 0: since long enough."""
+    if len(found.recent) >= MAX_RECENT:
+        return at_ms_of(found.recent[-1].notification_id)
+    return at_ms_of(found.recent_from_id) if found.recent_from_id else 0
+
+
 class Stopped(msgspec.Struct, frozen=True):
     """An address to which nothing is sent any more, and why."""
 
@@ -161,9 +168,7 @@ class UserState:
                 for recent in reversed(found.recent)
                 if recent.due_at_ms
             },
-            recent_since_ms=(
-                at_ms_of(found.recent[-1].notification_id) if len(found.recent) >= MAX_RECENT else 0
-            ),
+            recent_since_ms=_recent_since_ms(found),
             open_groups={
                 key: OpenGroup(group.notification_id, group.due_at_ms, group.count)
                 for key, group in self.groups.items()

@@ -3,6 +3,7 @@
 import datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from protocol import notify_commands
@@ -12,6 +13,7 @@ from protocol.notify_found import MAX_RECENT
 from protocol.notify_replies import Notified
 from protocol.notify_templates import ChannelText, Experiment, Template
 from protocol.notify_types import Preferences, TypeRule
+from protocol.records import Put
 from server.sandbox.sandbox import SandboxOptions, open_sandbox
 from tests.server.notify.notify_world import APP, Clock, open_notifier
 from tests.server.notify.test_interleavings import PHONE, Scene, failing_once, open_scene, quiet_now
@@ -168,3 +170,21 @@ async def test_a_look_up_that_fails_is_told_to_the_app(
                     await ask(scene, "not taken")
                 assert (await ask(scene, "not taken")).state == "done"
                 assert len(calls) == 2
+
+
+async def test_neither_does_one_who_chats_much(tmp_path: Path) -> None:
+    """Chat is no duplicate of anything, but stands between what was told and now."""
+    async with open_sandbox() as sandbox:
+        async with open_scene(tmp_path, sandbox, channels=["inapp"], dedup_s=DAY_S) as scene:
+            first = await ask(scene, "your order has left")
+            row = await scene.notifier.row(first.notification_id)
+            chats = [
+                msgspec.structs.replace(
+                    row, notification_id=row.notification_id + number, type="chat", dedup_key=""
+                )
+                for number in range(1, 2_001)
+            ]
+            await scene.notifier.world.store.commit([Put(chat) for chat in chats])
+        async with open_scene(tmp_path, sandbox, is_new=False) as scene:
+            again = await ask(scene, "your order has left")
+            assert again.reason == f"a duplicate of {first.notification_id}"
