@@ -62,7 +62,7 @@ class ProviderRow(Row, frozen=True, kw_only=True):
 
 
 class TemplateRow(Row, frozen=True, kw_only=True):
-    """One version of a template; the highest is used."""
+    """One version of a template; the highest is used, and some older ones are kept to look at."""
 
     table: ClassVar[str] = "notify_template"
     key: ClassVar[tuple[str, ...]] = ("app_id", "name", "version")
