@@ -153,10 +153,14 @@ class Decider(Gatherer):
         if self._held_back:
             self._ctx.post(Settled())
 
-    def notify(self, message: Notify, reply: Reply) -> None:
-        """Decide for each user, and answer when all is stored. Users are in memory, if they exist."""
+    def _check_bulk(self, message: Notify) -> None:
+        """Let campaigns wait where they are one row. Raises: Unavailable(busy)."""
         if message.is_bulk and len(self._jobs) >= MAX_OPEN_BULK:
             raise Unavailable("busy", "The partition has enough to send.", retry_after_s=0.1)
+
+    def notify(self, message: Notify, reply: Reply) -> None:
+        """Decide for each user, and answer when all is stored. Users are in memory, if they exist."""
+        self._check_bulk(message)
         setup = self._setup_of(message.app_id)
         rule = setup.type_rule(message.content.type)
         if rule is None:
@@ -174,8 +178,7 @@ class Decider(Gatherer):
 
     def notify_in_turns(self, message: Notify, reply: Reply) -> None:
         """As `notify`, some users at a time: their texts are written by a template, which may take long."""
-        if message.is_bulk and len(self._jobs) >= MAX_OPEN_BULK:
-            raise Unavailable("busy", "The partition has enough to send.", retry_after_s=0.1)
+        self._check_bulk(message)
         digest = content_hash(message.content, message.occurrence)
         self.go_on_later(Rest(Asked(message, reply), message, digest))
 

@@ -167,6 +167,21 @@ async def test_a_page_that_cannot_be_stored_ends_its_campaign(
         assert page.items == []
 
 
+async def test_half_a_character_in_a_request_is_refused(tmp_path: Path) -> None:
+    """JSON can write it, UTF-8 cannot."""
+    async with open_api(tmp_path) as api:
+        backend = await backend_of(api)
+        ann = await backend.user("ann")
+        headers = backend.basic | {"content-type": "application/json"}
+        for text in (rb"\ud83d", rb"\ude00\ud83d", b"\xed\xa0\xbd"):
+            body = b'{"type":"contact","user_id":"%s","text":"%s"}' % (ann.encode(), text)
+            response = await api.client.post("/v1/notifications", content=body, headers=headers)
+            assert response.status_code == 400, response.text
+        body = rb'{"type":"contact","user_id":"%s","text":"\ud83d\ude00"}' % ann.encode()
+        response = await api.client.post("/v1/notifications", content=body, headers=headers)
+        assert response.status_code == 202
+
+
 async def test_half_a_character_in_a_template_is_told_whole(tmp_path: Path) -> None:
     """An app that writes its emoji as JavaScript does must not stop the partition that all apps share."""
     async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox) as scene:
