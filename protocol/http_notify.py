@@ -1,6 +1,6 @@
 """Bodies of the HTTP API by which an app's backend sets up and follows its notifications."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -76,6 +76,10 @@ class AddressBody(_Body, frozen=True, kw_only=True, omit_defaults=True):
     address: Annotated[str, Meta(min_length=1, max_length=2_000)]
     keys: Annotated[dict[str, Annotated[str, Meta(max_length=500)]], Meta(max_length=10)] = {}
     name: Annotated[str, Meta(max_length=100)] = ""
+    opt_in: Annotated[
+        bool,
+        Meta(description="The user has just asked for messages there: an earlier STOP or complaint ends."),
+    ] = False
 
 
 class ConsentBody(_Body, frozen=True, kw_only=True, omit_defaults=True):
@@ -93,6 +97,23 @@ class GroupBody(_Body, frozen=True, kw_only=True, omit_defaults=True):
     remove: Annotated[list[str], Meta(max_length=10_000)] = []
 
 
+class Groups(_Body, frozen=True, kw_only=True, omit_defaults=True):
+    """Names of an app's groups, rising."""
+
+    items: list[str]
+    next: Annotated[str, Meta(description="`after` of the next page; empty: there is none.")] = ""
+
+
+class GroupMembers(_Body, frozen=True, kw_only=True, omit_defaults=True):
+    """Users of a group by rising id, without those who are disabled."""
+
+    user_ids: list[str]
+    next: Annotated[str, Meta(description="`after` of the next page; empty: there is none.")] = ""
+
+
+RequestState = Literal["waiting", "running", "done", "failed", "cancelling", "cancelled"]
+
+
 class GroupChanged(_Body, frozen=True, kw_only=True, omit_defaults=True):
     """How many of `add` exist, and are in the group now."""
 
@@ -103,7 +124,7 @@ class RequestInfo(_Body, frozen=True, kw_only=True, omit_defaults=True):
     """A larger request, and how far it has come. `group` is empty where its users were named."""
 
     request_id: str
-    state: str
+    state: Annotated[str, Meta(description="waiting, running, done, failed, cancelling or cancelled.")]
     created_at_ms: AtMs
     type: str = ""
     group: str = ""
@@ -114,6 +135,8 @@ class RequestInfo(_Body, frozen=True, kw_only=True, omit_defaults=True):
     run: int = 0
     user_count: Count = 0
     done_at_ms: AtMs = 0
+    code: Annotated[str, Meta(description="Of a failed one: why, such as type_not_found.")] = ""
+    detail: str = ""
     cancelled_count: Annotated[
         Count, Meta(description="Of a cancelled one: notifications that were cancelled; see its DELETE.")
     ] = 0
@@ -123,9 +146,10 @@ class RequestInfo(_Body, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Requests(_Body, frozen=True, kw_only=True, omit_defaults=True):
-    """An app's larger requests."""
+    """An app's larger requests, newest first."""
 
     items: list[RequestInfo]
+    next: Annotated[str, Meta(description="`before` of the next page; empty: there is none.")] = ""
 
 
 class DeliveryInfo(_Body, frozen=True, kw_only=True, omit_defaults=True):
@@ -204,6 +228,7 @@ class Erasures(_Body, frozen=True, kw_only=True, omit_defaults=True):
     """Receipts of a user's erasures, oldest first."""
 
     items: list[ErasureInfo]
+    next: Annotated[str, Meta(description="`after` of the next page; empty: there is none.")] = ""
 
 
 class Explanation(_Body, frozen=True, kw_only=True, omit_defaults=True):
@@ -230,7 +255,7 @@ class DeadLetters(_Body, frozen=True, kw_only=True, omit_defaults=True):
     """Deliveries that were given up, oldest first."""
 
     items: list[DeadInfo]
-    next: Annotated[int, Meta(description="`after_ms` of the next page; 0: there is none.")] = 0
+    next: Annotated[str, Meta(description="`after` of the next page; empty: there is none.")] = ""
 
 
 class RedriveBody(_Body, frozen=True, kw_only=True, omit_defaults=True):

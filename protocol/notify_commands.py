@@ -68,6 +68,10 @@ class RegisterPush(_Command, tag="register_push", frozen=True, kw_only=True, omi
     address: Annotated[str, Meta(min_length=1, max_length=2_000)]
     keys: Annotated[dict[str, Annotated[str, Meta(max_length=500)]], Meta(max_length=10)] = {}
     name: Annotated[str, Meta(max_length=100)] = ""
+    opt_in: Annotated[
+        bool,
+        Meta(description="The user has just asked for messages there: an earlier STOP or complaint ends."),
+    ] = False
 
 
 class UnregisterPush(_Command, tag="unregister_push", frozen=True, kw_only=True, omit_defaults=True):

@@ -59,8 +59,11 @@ class Content(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ] = ""
 
 
-class NotifyRequest(Content, frozen=True, kw_only=True, omit_defaults=True):
-    """A request to notify: to a user, several users, or a group ("*": all users of the app)."""
+class NotifyRequest(Content, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A request to notify: to a user, several users, or a group ("*": all users of the app).
+
+    A field that does not exist is refused: what is misspelt would not hold.
+    """
 
     user_id: Annotated[str, Meta(max_length=64)] = ""
     user_ids: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=1_000)] = []
@@ -85,6 +88,10 @@ class NotifyRequest(Content, frozen=True, kw_only=True, omit_defaults=True):
     ] = ""
 
 
+class KeptRequest(NotifyRequest, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=False):
+    """A request as it is stored, and handed from node to node: older ones skip what they do not know."""
+
+
 _FIELDS = Content.__struct_fields__
 _values_of = attrgetter(*_FIELDS)
 
@@ -92,3 +99,8 @@ _values_of = attrgetter(*_FIELDS)
 def content_of(request: NotifyRequest) -> Content:
     """The part of a request that each of its notifications keeps."""
     return Content(**dict(zip(_FIELDS, _values_of(request), strict=True)))
+
+
+def kept_of(request: NotifyRequest) -> KeptRequest:
+    """The same as it is kept."""
+    return KeptRequest(**{name: getattr(request, name) for name in NotifyRequest.__struct_fields__})

@@ -62,7 +62,10 @@ class ProviderRow(Row, frozen=True, kw_only=True):
 
 
 class TemplateRow(Row, frozen=True, kw_only=True):
-    """One version of a template; the highest is used, and some older ones are kept to look at."""
+    """One version of a template; the highest is used, and a few older ones are kept.
+
+    Without a body: it was removed.
+    """
 
     table: ClassVar[str] = "notify_template"
     key: ClassVar[tuple[str, ...]] = ("app_id", "name", "version")
@@ -167,6 +170,22 @@ class NotifyDeviceRow(Row, frozen=True, kw_only=True):
     retired_for: Annotated[str, Meta(description="Why no more is sent there.")] = ""
 
 
+class SuppressionRow(Row, frozen=True, kw_only=True):
+    """A mail address or phone number to which an app sends nothing more, whoever of its users has it.
+
+    Holds no address, so it outlives an erasure: who said STOP has not said so until the data is gone.
+    """
+
+    table: ClassVar[str] = "notify_suppression"
+    key: ClassVar[tuple[str, ...]] = ("app_id", "device_key")
+
+    app_id: str
+    device_key: Annotated[str, Meta(description="As of NotifyDeviceRow: a digest of channel and address.")]
+    kind: Annotated[str, Meta(description="stopped: the person said so; dead: there is nobody.")]
+    code: Annotated[str, Meta(description="The provider's word for it.")]
+    at_ms: int
+
+
 # -- what is sent -----------------------------------------------------------------------------------
 
 
@@ -184,13 +203,16 @@ class RequestRow(Row, frozen=True, kw_only=True):
     app_id: str
     digest: Annotated[str, Meta(description="Of what was asked for: the same key with another is refused.")]
     body: Annotated[str, Meta(description="JSON of the request.")]
-    state: Annotated[str, Meta(description="waiting, running, done, cancelling, cancelled.")]
+    state: Annotated[str, Meta(description="waiting, running, done, failed, cancelling, cancelled.")]
     created_at_ms: int
     next_at_ms: Annotated[int, Meta(description="When it is to run; of recurring ones the next time.")] = 0
     cursor: str = ""
     run: Annotated[int, Meta(description="Of recurring ones: which time this is.")] = 0
+    ran_for_ms: Annotated[int, Meta(description="Of recurring ones: for which time it ran last.")] = 0
     user_count: int = 0
     done_at_ms: int = 0
+    code: Annotated[str, Meta(description="Of a failed one: the code of what it was refused for.")] = ""
+    detail: Annotated[str, Meta(description="And that in words.")] = ""
     # Of a cancelled one: what became of its notifications, as in notify_replies.RequestCancelled.
     cancelled_count: int = 0
     partly_count: int = 0
@@ -219,6 +241,9 @@ class NotificationRow(Row, frozen=True, kw_only=True):
     state: str
     created_at_ms: int
     request_id: str = ""
+    purpose: Annotated[
+        str, Meta(description="Of its type when it was decided: whose consent's end erases it.")
+    ] = ""
     template: str = ""
     variant: Annotated[str, Meta(description="experiment:variant, where one was assigned.")] = ""
     dedup_key: str = ""
@@ -366,6 +391,7 @@ NOTIFY_TABLES: Final[tuple[type[Row], ...]] = (
     ConsentRow,
     ErasureRow,
     NotifyDeviceRow,
+    SuppressionRow,
     RequestRow,
     NotificationRow,
     DeliveryRow,

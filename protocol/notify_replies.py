@@ -98,7 +98,9 @@ class PushDevice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     address: Annotated[str, Meta(description="Masked, but for its last characters.")]
     name: str = ""
     registered_at_ms: AtMs = 0
-    retired_for: str = ""
+    retired_for: Annotated[
+        str, Meta(description="Why nothing is sent there any more: the provider's word for STOP or a bounce.")
+    ] = ""
 
 
 class PushDevices(_Reply, tag="push_devices", frozen=True, kw_only=True, omit_defaults=True):

@@ -78,7 +78,8 @@ class Template(_Body, frozen=True, kw_only=True, omit_defaults=True):
     """What a notification says, in all its variants, languages and channels.
 
     A text may use the variables declared here and those of every notification: `names`, `others`, `count`,
-    `titles`, `reader`. `version` rises with every change and is never used again, even after a deletion.
+    `titles`, `reader`, `unsubscribe_url`. `version` rises with every change and is never used again, even
+    after a deletion.
     """
 
     name: TemplateName

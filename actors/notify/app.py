@@ -25,7 +25,7 @@ from actors.reply import NO_REPLY, Reply
 from actors.stream_actor import Staged
 from protocol import notify_replies
 from protocol.errors import HubbubError, ProtocolError, Refused, Unavailable
-from protocol.notify_content import NotifyRequest, content_of
+from protocol.notify_content import KeptRequest, NotifyRequest, content_of
 from protocol.notify_records import RequestRow
 from protocol.records import Appended, Put
 
@@ -33,6 +33,7 @@ PAGE: Final = 1_000  # users handed on at a time
 MAX_RUNNING: Final = 4  # requests of one app that go on side by side
 ASK_TIMEOUT_S: Final = 30.0
 MAX_RETRY_S: Final = 5.0
+LONGEST_TIMER_S: Final = 600.0  # a clock that is set is noticed within it
 EASY_PAGE_S: Final = 0.15  # what a page takes on a node that has little else to do
 REST_SHARE: Final = 2.0
 MAX_FAILURES: Final = 3  # of a partition by one page, each of them two crashes or a refused commit
@@ -43,7 +44,7 @@ EASTERNMOST: Final = "Pacific/Kiritimati"  # UTC+14, where each day begins first
 
 _logger = structlog.get_logger()
 _encode = msgspec.json.Encoder().encode
-_request = msgspec.json.Decoder(NotifyRequest).decode
+_request = msgspec.json.Decoder(KeptRequest).decode
 
 
 class _Advanced(msgspec.Struct, frozen=True):
@@ -60,13 +61,15 @@ class _Due(msgspec.Struct, frozen=True):
     """The time of a request may have come."""
 
     request_id: str
+    at_s: float
 
 
 class _Failed(msgspec.Struct, frozen=True):
     """A request cannot be carried out."""
 
     request_id: str
-    error: str
+    code: str
+    detail: str
 
 
 class AppActor(RequestCanceller):
@@ -77,6 +80,7 @@ class AppActor(RequestCanceller):
     async def activate(self, ctx: EntityContext) -> None:
         """Take up what is not done."""
         self._running: dict[str, trio.CancelScope] = {}
+        self._timers: dict[str, float] = {}  # trio.current_time() seconds of the one that counts, by request
         await super().activate(ctx)
         for row in self._requests.values():
             self._set_timer(row)
@@ -107,8 +111,10 @@ class AppActor(RequestCanceller):
                 self.ended_found(message)
             case _Advanced():
                 self._advance(message)
-            case _Due(request_id=request_id):
-                self._due(request_id)
+            case _Due(request_id=request_id, at_s=at_s):
+                if self._timers.get(request_id) == at_s:  # none that was replaced
+                    del self._timers[request_id]
+                    self._due(request_id)
             case _Failed():
                 self._fail(message)
             case _:
@@ -122,7 +128,7 @@ class AppActor(RequestCanceller):
             answer = _accepted(known, repeated=True)
             self._answer_when_stored(reply, lambda _at: answer)
             return
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         setup = await self._setups.at_least(self._app_id, message.setup_version)
         request = message.request
         next_at_ms = 0
@@ -154,6 +160,7 @@ class AppActor(RequestCanceller):
         self._stage_ops([Put(row)])
 
     def stop(self, request_id: str) -> None:
+        self._timers.pop(request_id, None)
         scope = self._running.pop(request_id, None)
         if scope is not None:
             scope.cancel()
@@ -162,20 +169,35 @@ class AppActor(RequestCanceller):
 
     def _set_timer(self, row: RequestRow) -> None:
         if row.state == "waiting":
-            # A clock may be set meanwhile, so no timer is longer than an hour.
-            delay_s = min(3600.0, max(0.0, (row.next_at_ms - self._now_ms()) / 1000 + 0.001))
-            self._ctx.post_after(delay_s, _Due(row.request_id))
+            # A clock may be set meanwhile.
+            delay_s = min(LONGEST_TIMER_S, max(0.0, (row.next_at_ms - self._now_ms()) / 1000 + 0.001))
+            at_s = self._ctx.now() + delay_s
+            if at_s < self._timers.get(row.request_id, float("inf")):
+                self._timers[row.request_id] = at_s
+                self._ctx.post_after(delay_s, _Due(row.request_id, at_s))
 
     def _due(self, request_id: str) -> None:
         row = self._requests.get(request_id)
         if row is None or row.state != "waiting":
             return
         if row.next_at_ms > self._now_ms():
-            self._set_timer(row)
+            self._set_timer(self._brought_forward(row))
             return
         run = row.run + 1
-        self._change(row, state="running", run=run, cursor="")
+        self._change(row, state="running", run=run, cursor="", ran_for_ms=row.next_at_ms)
         self._record("running", request_id, Staged(NO_REPLY, None, after=lambda _at: self._start_some()))
+
+    def _brought_forward(self, row: RequestRow) -> RequestRow:
+        """A recurring request after its clock was set back: it leaves out no time that has not come.
+
+        It ran once for all the times that a clock that was ahead had leapt over; those come now, each once.
+        """
+        request, setup = _request(row.body), self._setups.known(self._app_id)
+        zone = request.time_zone or (setup.rules.default_time_zone if setup is not None else "")
+        if not request.cron or not zone or (row.run and not row.ran_for_ms):
+            return row
+        next_at_ms = next_cron_ms(request.cron, zone, max(self._now_ms(), row.ran_for_ms))
+        return self._change(row, next_at_ms=next_at_ms) if 0 < next_at_ms < row.next_at_ms else row
 
     def _advance(self, message: _Advanced) -> None:
         row = self._requests.get(message.request_id)
@@ -199,9 +221,15 @@ class AppActor(RequestCanceller):
 
     def _fail(self, message: _Failed) -> None:
         row = self._requests.get(message.request_id)
-        if row is not None:
-            _logger.warning("request_failed", app_id=self._app_id, code=message.error)
-            self._end(row, "cancelled", Staged(NO_REPLY, None))
+        if row is not None and row.state == "running":
+            _logger.warning("request_failed", app_id=self._app_id, code=message.code)
+            told = {"request_id": row.request_id, "code": message.code, "detail": message.detail}
+
+            def tell(_at: Appended | None) -> None:
+                self._alert(self._app_id, "request_failed", told)
+
+            staged = Staged(NO_REPLY, None, after=tell)
+            self._end(row, "failed", staged, code=message.code, detail=message.detail)
         self._start_some()
 
     # -- handing on ---------------------------------------------------------------------------------
@@ -219,7 +247,7 @@ class AppActor(RequestCanceller):
         try:
             request = _request(row.body)
         except msgspec.ValidationError:  # stored when more was let in than is now
-            self._ctx.post(_Failed(row.request_id, "bad_field"))
+            self._ctx.post(_Failed(row.request_id, "bad_field", "It cannot be read any more."))
             return
         cursor = row.cursor
         with scope:
@@ -229,7 +257,7 @@ class AppActor(RequestCanceller):
                 try:
                     await self._notify(row, request, users)
                 except HubbubError as error:
-                    self._ctx.post(_Failed(row.request_id, error.code))
+                    self._ctx.post(_Failed(row.request_id, error.code, error.message))
                     return
                 zone = await self._zone_of(request) if is_last and request.cron else ""
                 self._ctx.post(_Advanced(row.request_id, cursor, len(users), is_last, zone))

@@ -13,7 +13,7 @@ MAX_WAIT_MS = 3_600_000  # for a token; then it is asked for again
 
 @dataclass(slots=True)
 class Pacer:
-    """`rate_per_s` 0: no pace of its own; only pauses hold it. Times are Unix ms and may go back a little."""
+    """`rate_per_s` 0: no pace of its own; only pauses hold it. Times are ms of a clock that is not set."""
 
     rate_per_s: float = 0.0
     pace: float = 1.0  # share of the rate that is used now
@@ -23,7 +23,7 @@ class Pacer:
     _changed_at_ms: int = 0
 
     def take(self, now_ms: int) -> int:
-        """Take one token and return 0, or take none and return when one will be there (Unix ms)."""
+        """Take one token and return 0, or take none and return when one will be there."""
         if now_ms < self._pause_until_ms:
             return self._pause_until_ms
         if self.pace < 1.0 and now_ms - self._changed_at_ms >= RECOVERY_MS:

@@ -9,7 +9,8 @@ from actors.notify.delivery import Target
 from actors.notify.facts import OpenGroup, UserFacts
 from actors.stream_actor import Batch
 from protocol.notify_content import Content
-from protocol.notify_found import FoundGroup, FoundUser
+from protocol.notify_found import MAX_RECENT, FoundGroup, FoundUser
+from protocol.notify_ids import at_ms_of
 from protocol.notify_types import Channel, Consent, Preferences, Priority
 
 NO_PREFERENCES: Final = Preferences()
@@ -74,6 +75,13 @@ def _group_of(found: FoundUser, group: FoundGroup) -> Group | None:
     return Group(group.notification_id, group.due_at_ms, group.item_count, kept)
 
 
+class Stopped(msgspec.Struct, frozen=True):
+    """An address to which nothing is sent any more, and why."""
+
+    target: Target
+    why: str
+
+
 class UserState:
     """One user, as decisions that are staged leave it; gone with the incarnation if they are not stored."""
 
@@ -89,6 +97,7 @@ class UserState:
         "is_doubtful",
         "language",
         "name",
+        "stopped",
         "unread",
         "user_id",
     )
@@ -115,6 +124,19 @@ class UserState:
             for device in found.devices
         }
         self.device_names = {device.device_key: device.name for device in found.devices}
+        self.device_names.update({device.device_key: device.name for device in found.stopped})
+        self.stopped = {
+            device.device_key: Stopped(
+                Target(
+                    device_key=device.device_key,
+                    channel=cast(Channel, device.channel),
+                    address=device.address,
+                    registered_at_ms=device.registered_at_ms,
+                ),
+                device.why,
+            )
+            for device in found.stopped
+        }
         self.groups = {group.group_key: made for group in found.groups if (made := _group_of(found, group))}
         self.facts = UserFacts(
             time_zone=found.time_zone,
@@ -130,9 +152,18 @@ class UserState:
             },
             sent_at_ms=sorted(found.counted),
             recent={
-                recent.dedup_key: (recent.notification_id, recent.created_at_ms)
+                recent.dedup_key: (recent.notification_id, recent.told_at_ms)
                 for recent in reversed(found.recent)
+                if recent.told_at_ms
             },
+            planned={
+                recent.dedup_key: (recent.notification_id, recent.due_at_ms)
+                for recent in reversed(found.recent)
+                if recent.due_at_ms
+            },
+            recent_since_ms=(
+                at_ms_of(found.recent[-1].notification_id) if len(found.recent) >= MAX_RECENT else 0
+            ),
             open_groups={
                 key: OpenGroup(group.notification_id, group.due_at_ms, group.count)
                 for key, group in self.groups.items()
@@ -147,8 +178,9 @@ class UserState:
         for key in [key for key, group in self.groups.items() if group.opener_id == notification_id]:
             del self.groups[key]
             facts.open_groups.pop(key, None)
-        for key in [key for key, seen in facts.recent.items() if seen[0] == notification_id]:
-            del facts.recent[key]
+        for known in (facts.recent, facts.planned):
+            for key in [key for key, seen in known.items() if seen[0] == notification_id]:
+                del known[key]
 
     @property
     def is_settled(self) -> bool:

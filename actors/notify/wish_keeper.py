@@ -3,11 +3,12 @@
 import msgspec
 
 from actors.notify.messages import Unsubscribe
+from actors.notify.opt_outs import with_opt_out
 from actors.notify.ports import Setup
 from actors.notify.recheck import Recheck
 from actors.notify.timekeeper import Timekeeper
 from actors.notify.user_state import UserState
-from actors.notify.wishes import is_wanted, with_opt_out
+from actors.notify.wishes import is_wanted
 from actors.reply import NO_REPLY, Reply
 from actors.stream_actor import Staged
 from protocol import notify_replies, replies

@@ -15,8 +15,6 @@ from protocol.errors import ProtocolError
 from protocol.http_notify import (
     AddressBody,
     ConsentBody,
-    GroupBody,
-    GroupChanged,
     NotifySetup,
     PreviewBody,
     ProviderBody,
@@ -141,6 +139,15 @@ async def put_template(request: AnyRequest, name: FromPath[str], data: JSONBody[
     return await notify_of(request).desk.put_template(app.app_id, data)
 
 
+@delete(
+    "/notify/templates/{name:str}", status_code=204, summary="Remove a template", tags=TAGS, security=APP_AUTH
+)
+async def remove_template(request: AnyRequest, name: FromPath[str]) -> None:
+    """A built-in template that was replaced is as it was before. Not while an experiment is about it."""
+    app, _ = await app_of(request)
+    await notify_of(request).desk.remove_template(app.app_id, name)
+
+
 @post(
     "/notify/templates/preview", status_code=200, summary="Look at a template", tags=TAGS, security=APP_AUTH
 )
@@ -168,28 +175,24 @@ async def put_experiment(request: AnyRequest, name: FromPath[str], data: JSONBod
     return data
 
 
+@delete(
+    "/notify/experiments/{name:str}",
+    status_code=204,
+    summary="Remove an experiment",
+    tags=TAGS,
+    security=APP_AUTH,
+)
+async def remove_experiment(request: AnyRequest, name: FromPath[str]) -> None:
+    """With its results. To end one and keep them, set its `ended_at_ms`."""
+    app, _ = await app_of(request)
+    await notify_of(request).desk.remove_experiment(app.app_id, name)
+
+
 @get("/notify/experiments/{name:str}", summary="Read an experiment's results", tags=TAGS, security=APP_AUTH)
 async def experiment_results(request: AnyRequest, name: FromPath[str]) -> ExperimentResults:
     """With intervals, and a verdict that holds however often one looks."""
     app, _ = await app_of(request)
     return await notify_of(request).desk.experiment_results(app.app_id, name)
-
-
-@post(
-    "/groups/{name:str}",
-    status_code=200,
-    summary="Change a group",
-    tags=TAGS,
-    security=APP_AUTH,
-    request_max_body_size=BODY_BYTES,
-)
-async def change_group(request: AnyRequest, name: FromPath[str], data: JSONBody[GroupBody]) -> GroupChanged:
-    """Users who can be notified by the group's name. A group without users does not exist."""
-    app, _ = await app_of(request)
-    if not 1 <= len(name) <= 64 or name == "*":
-        raise ProtocolError("bad_field", "A group's name has 1 to 64 characters, and is not *.")
-    added = await notify_of(request).desk.change_group(app.app_id, name, add=data.add, remove=data.remove)
-    return GroupChanged(added=added)
 
 
 # -- one user ---------------------------------------------------------------------------------------
@@ -214,8 +217,18 @@ async def put_address(
     services = services_of(request)
     await services.directory.user_of(app.app_id, user_id)
     await services.take_away(app.app_id, user_id, data.channel, data.address, data.keys)
-    message = PutAddress(user_id, app.app_id, data.channel, data.address, data.keys, data.name)
+    message = PutAddress(
+        user_id, app.app_id, data.channel, data.address, data.keys, data.name, opt_in=data.opt_in
+    )
     return cast(notify_replies.PushDevices, await _ask(request, user_id, message))
+
+
+@get("/users/{user_id:str}/addresses", summary="List addresses", tags=USER_TAGS, security=APP_AUTH)
+async def list_addresses(request: AnyRequest, user_id: FromPath[str]) -> notify_replies.PushDevices:
+    """Where the user can be reached, by device key; of an address its end alone is shown."""
+    app, _ = await app_of(request)
+    answer = await _ask(request, user_id, Ask(user_id, app.app_id, notify_commands.ListPush()))
+    return cast(notify_replies.PushDevices, answer)
 
 
 @delete(
@@ -313,11 +326,13 @@ def notify_setup_router() -> Router:
             allow_retirement,
             list_templates,
             put_template,
+            remove_template,
             preview_template,
             put_experiment,
             experiment_results,
-            change_group,
+            remove_experiment,
             put_address,
+            list_addresses,
             remove_address,
             get_preferences,
             put_preferences,

@@ -28,6 +28,7 @@ from protocol.records import Insert, Op, Put, Remove, Update, User
 from server import auth
 from server.notify.experiment_stats import results
 from server.notify.provider_registry import CHANNEL_OF
+from server.notify.request_check import check_type
 from server.notify.setups import OWN_PROVIDER, AppSetup, SetupCache
 from server.notify.targets import check_provider, check_rules
 from server.notify.template_check import TemplateChecks, check_template
@@ -73,7 +74,8 @@ class AppDesk:
         await self._change(app_id, [], rules=rules)
 
     async def put_type(self, app_id: str, rule: TypeRule) -> None:
-        """Make or replace a type."""
+        """Make or replace a type. Raises: ProtocolError(bad_field)."""
+        check_type(rule)
         setup = await self._setups.load(app_id)
         if rule.name not in setup.own_types and len(setup.own_types) >= MAX_TYPES:
             raise Refused("bad_request", f"An app has at most {MAX_TYPES} types of its own.")
@@ -169,28 +171,55 @@ class AppDesk:
             limit = MAX_TEMPLATE_BYTES // 2**20
             raise Refused("bad_request", f"All of an app's templates together have at most {limit} MiB.")
         await self.template_checks.run(partial(check_template, template))
+        version = await self._new_version(app_id, template.name, template)
+        return msgspec.structs.replace(template, version=version)
+
+    async def remove_template(self, app_id: str, name: str) -> None:
+        """Remove a template; a built-in one that it replaced is used again.
+
+        Its last version stays, without a body: versions are never used again, as compiled ones are kept.
+        Raises: Refused(template_not_found); Refused(bad_request), while an experiment is about it.
+        """
+        setup = await self._setups.newest(app_id)
+        if name not in setup.templates:
+            raise Refused("template_not_found")
+        for experiment in setup.experiments.values():
+            if experiment.template == name:
+                raise Refused(
+                    "bad_request", f"The experiment {experiment.name!r} is about it: remove that first."
+                )
+        await self._new_version(app_id, name, None)
+
+    async def _new_version(self, app_id: str, name: str, template: Template | None) -> int:
+        """Store what a template is from now on; None: removed. Returns its version."""
         for _ in range(5):  # each settles one race for a version
-            versions = await self._store.notify.template_versions(app_id, template.name)
+            versions = await self._store.notify.template_versions(app_id, name)
             version = versions[-1] + 1 if versions else 1
-            stored = msgspec.structs.replace(template, version=version)
+            body = ""
+            if template is not None:
+                body = _encode(msgspec.structs.replace(template, version=version)).decode()
             row = TemplateRow(
-                app_id=app_id,
-                name=template.name,
-                version=version,
-                body=_encode(stored).decode(),
-                created_at_ms=self._now_ms(),
+                app_id=app_id, name=name, version=version, body=body, created_at_ms=self._now_ms()
             )
             old = versions[: 1 - KEPT_VERSIONS][:MAX_FORGOTTEN]
             forget = [
-                Remove(TemplateRow, {"app_id": app_id, "name": template.name, "version": number})
-                for number in old
+                Remove(TemplateRow, {"app_id": app_id, "name": name, "version": number}) for number in old
             ]
             try:
                 await self._change(app_id, [Insert(row), *forget])
             except Conflict:
                 continue
-            return stored
+            return version
         raise Refused("already_exists", "The template is being changed by several requests at once.")
+
+    async def remove_experiment(self, app_id: str, name: str) -> None:
+        """Remove an experiment, and its results; requests that name it are refused from then on.
+
+        What waits with it gets the default variant. Raises: Refused(experiment_not_found).
+        """
+        if await self._store.get(ExperimentRow, app_id, name) is None:
+            raise Refused("experiment_not_found")
+        await self._change(app_id, [Remove(ExperimentRow, {"app_id": app_id, "name": name})])
 
     async def put_experiment(self, app_id: str, experiment: Experiment) -> None:
         """Make or change an experiment. Raises: ProtocolError(bad_field), Refused(template_not_found)."""

@@ -12,7 +12,6 @@ import structlog
 import trio
 
 from actors.notify.builtin_types import BUILTIN_TYPES
-from actors.notify.delivery import Provider
 from actors.notify.experiments import assign
 from actors.notify.ports import Account
 from protocol.errors import HubbubError
@@ -26,7 +25,7 @@ from protocol.notify_records import (
 from protocol.notify_templates import Experiment, Template
 from protocol.notify_types import AppRules, Channel, TypeRule
 from protocol.provider_configs import ProviderConfig, WebPushConfig
-from server.notify.provider_registry import ProviderRegistry, credential_of
+from server.notify.provider_registry import InUse, ProviderRegistry, credential_of
 from server.notify.vault import Vault
 from server.providers.vapid import Vapid
 from storage.store import Store
@@ -113,7 +112,7 @@ class SetupCache:
         self._now_ms = now_ms
         self._alert = alert
         self._setups: dict[str, AppSetup] = {}
-        self._providers: dict[tuple[str, str], tuple[int, Provider]] = {}  # by app and id: when changed
+        self._providers: dict[tuple[str, str], tuple[int, InUse]] = {}  # by app and id: when changed
         self._registry: ProviderRegistry | None = None
         self._reading = trio.Lock()
         self._catching_up = trio.Lock()  # of several who need the same version, one reads it
@@ -202,6 +201,8 @@ class SetupCache:
         found: dict[str, Template] = {}
         size = 0
         for row in rows:
+            if not row.body:  # it was removed
+                continue
             same = known.templates.get(row.name) if known is not None else None
             if same is not None and same.version == row.version:
                 found[row.name] = same
@@ -249,7 +250,7 @@ class SetupCache:
 
     def _provider(
         self, app_id: str, provider_id: str, changed_at_ms: int, config: ProviderConfig
-    ) -> Provider | None:
+    ) -> InUse | None:
         if self._registry is None:
             return None
         key = (app_id, provider_id)

@@ -97,6 +97,7 @@ def preview(
 
     Raises: as Templates.render does, and ProtocolError(bad_field): wrong syntax.
     """
+    _check_variables(template)
     locale = locale or template.default_locale
     choice = choose_or_refuse(template, variant, channel, locale, app_default)
     compiled = CompiledText(choice.text, where_of(choice))
@@ -130,6 +131,10 @@ def _check_variables(template: Template) -> None:
     for name, variable in template.variables.items():
         if name in RESERVED:
             raise ProtocolError("bad_field", f"variables: {name!r} is a word of the language")
+        if name in AMBIENT:
+            raise ProtocolError(
+                "bad_field", f"variables: {name!r} is set by hubbub for every notification, undeclared"
+            )
         for field, value in (("default", variable.default), ("example", variable.example)):
             if value is None:
                 continue

@@ -34,9 +34,10 @@ AMBIENT: Final[dict[str, Variable]] = {
     "count": Variable(kind="number", required=False, default=1, example=5),
     "titles": Variable(kind="list", required=False, example=["Ann likes your post", "Ben: Hello"]),
     "reader": Variable(kind="text", required=False, example="Kim"),
+    "unsubscribe_url": Variable(kind="text", required=False, example="https://example.com/unsubscribe"),
 }
 """What every notification has beside its data: of a batch, whose doing it is (`names`, `others`) and of how
-many (`count`); of a digest, what it holds (`titles`); and the reader's name."""
+many (`count`); of a digest, what it holds (`titles`); the reader's name; of a mail where to unsubscribe."""
 
 _EMPTY: Final[dict[VariableKind, Any]] = {
     "text": "",

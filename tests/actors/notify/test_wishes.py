@@ -1,28 +1,55 @@
-"""Opt-outs always find room, however many a user has made before."""
+"""What a user wants to hear: the table, and that all who ask are told the same."""
 
-from actors.notify.wishes import is_wanted, with_opt_out
-from protocol.notify_types import MAX_WISHES, Preferences, TypePreference
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-OFF = TypePreference(frequency="off")
-ON = TypePreference(channels={"email": True})
+from actors.notify.facts import Facts, UserFacts
+from actors.notify.scheduler import schedule
+from actors.notify.wishes import is_wanted
+from protocol.notify_types import CHANNELS, AppRules, Channel, Preferences, TypePreference, TypeRule
+
+CHOICES = st.dictionaries(st.sampled_from(CHANNELS), st.booleans())
+FREQUENCIES = st.sampled_from(["immediate", "daily", "off"])
+WISHES = st.builds(
+    Preferences,
+    channels=CHOICES,
+    frequency=FREQUENCIES,
+    types=st.dictionaries(
+        st.sampled_from(["t", "other"]),
+        st.builds(TypePreference, channels=CHOICES, frequency=st.none() | FREQUENCIES),
+    ),
+)
+NO: dict[Channel, bool] = {"apns": False}
+YES: dict[Channel, bool] = {"apns": True, "inapp": True}
 
 
-def test_an_opt_out_keeps_what_else_was_chosen_for_the_type() -> None:
-    """A link in a mail is about mail."""
-    wishes = Preferences(types={"t": TypePreference(channels={"sms": False}, frequency="daily")})
-    wishes = with_opt_out(wishes, "t", "email", {"t"})
-    assert wishes.types["t"] == TypePreference(channels={"sms": False, "email": False}, frequency="daily")
-    assert with_opt_out(wishes, "t", "email", {"t"}) == wishes
+@pytest.mark.parametrize(
+    ("wishes", "channel", "wanted"),
+    [
+        (Preferences(), "apns", True),
+        (Preferences(channels=NO), "apns", False),
+        (Preferences(channels=NO), "sms", True),
+        (Preferences(channels=NO, types={"t": TypePreference(channels=YES)}), "apns", True),
+        (Preferences(channels=YES, types={"t": TypePreference(channels=NO)}), "apns", False),
+        (Preferences(frequency="off"), "apns", False),
+        (Preferences(frequency="off"), "inapp", False),
+        (Preferences(frequency="off", channels=YES), "inapp", True),
+        (Preferences(frequency="off", channels=YES), "apns", False),
+        (Preferences(types={"t": TypePreference(channels=YES, frequency="off")}), "apns", False),
+        (Preferences(types={"t": TypePreference(channels=YES, frequency="off")}), "inapp", True),
+        (Preferences(frequency="off", types={"t": TypePreference(channels=YES)}), "apns", False),
+        (Preferences(frequency="off", types={"t": TypePreference(frequency="daily")}), "apns", True),
+    ],
+)
+def test_the_precedence(wishes: Preferences, channel: Channel, wanted: bool) -> None:
+    """As docs/NOTIFICATIONS-SCHEDULING.md has it."""
+    assert is_wanted(wishes, "t", channel) == wanted
 
 
-def test_beyond_the_bound_wishes_about_types_that_are_gone_give_way() -> None:
-    """What the user does not want of types that are there is never forgotten."""
-    known = {f"known{number}" for number in range(MAX_WISHES - 3)}
-    types = {"gone_off": OFF, "gone_off2": OFF, "gone_on": ON, **dict.fromkeys(sorted(known), OFF)}
-    wishes = with_opt_out(Preferences(types=types), "new", "email", known)
-    assert len(wishes.types) == MAX_WISHES
-    assert types.keys() - wishes.types.keys() == {"gone_on"}
-    assert not is_wanted(wishes, "new", "email")
-    wishes = with_opt_out(wishes, "newer", "email", known)
-    assert "gone_off" not in wishes.types
-    assert known < wishes.types.keys()
+@given(WISHES, st.sampled_from(CHANNELS))
+def test_what_is_tried_again_is_what_would_be_sent_anew(wishes: Preferences, channel: Channel) -> None:
+    """Who has switched a type off is told neither by a new one nor by a retry."""
+    facts = Facts(notification_id=1, app_id="a", user_id="u", type="t", created_at_ms=1, channels=[channel])
+    verdict = schedule(facts, TypeRule(name="t"), UserFacts(preferences=wishes), AppRules(), 1)
+    assert (verdict.stage != "preferences") == is_wanted(wishes, "t", channel)

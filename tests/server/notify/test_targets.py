@@ -90,11 +90,11 @@ async def test_the_sandbox_is_used_where_the_operator_allows_it() -> None:
                 check_provider(config, PUBLIC)
 
 
-async def test_a_webhook_whose_name_leads_inside_is_not_called() -> None:
+async def test_a_webhook_whose_name_leads_inside_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
     """The name is the app's, and so is what it leads to: that is looked at with each connection."""
     listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
     port = listener.socket.getsockname()[1]
-    trio.socket.set_custom_hostname_resolver(Resolver(["127.0.0.1"], ["127.0.0.1"]))
+    Resolver(monkeypatch, ["127.0.0.1"], ["127.0.0.1"])
     url = f"http://hooks.example:{port}/"
     async with open_webhooks(PUBLIC) as webhooks:
         told = await webhooks.post(url, b"x", content_type="text/plain", signature="s")

@@ -31,6 +31,11 @@ def _template(**fields: Any) -> Template:
         (one_text("{{ n | date }}", variables={"n": TEXT}), "template_failed", "body"),
         (one_text("{{ n | number }}", variables={"n": Variable(example="many")}), "template_failed", "body"),
         (one_text("x", variables={"loop": TEXT}), "bad_field", "loop"),
+        (
+            one_text("x", variables={"count": Variable(kind="number")}),
+            "bad_field",
+            "'count' is set by hubbub",
+        ),
         (one_text("x", variables={"n": Variable(kind="number", default=[])}), "bad_field", "n.default"),
         (one_text("x", variables={"n": Variable(kind="list", example=3)}), "bad_field", "n.example"),
         (
@@ -94,13 +99,13 @@ def test_a_preview_uses_data_then_examples_and_tells_what_is_missing() -> None:
     variables = {
         "name": Variable(example="Ann"),
         "item": TEXT,
-        "count": Variable(kind="number", required=False, default=2),
+        "size": Variable(kind="number", required=False, default=2),
     }
-    template = one_text("{{ name }}: {{ count }} {{ item }}, {{ oops }}", variables=variables)
+    template = one_text("{{ name }}: {{ size }} {{ item }}, {{ oops }}", variables=variables)
     shown = preview(template)
     assert shown.rendered.body == "Ann: 2 [item], [oops]"
     assert shown.missing == ["item", "oops"]
-    shown = preview(template, data={"name": "Bo", "item": "cups", "count": 5, "oops": "!"})
+    shown = preview(template, data={"name": "Bo", "item": "cups", "size": 5, "oops": "!"})
     assert shown.rendered.body == "Bo: 5 cups, !"
     assert shown.missing == []
     with pytest.raises(ProtocolError):
