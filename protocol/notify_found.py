@@ -5,7 +5,14 @@ from typing import Final, Protocol
 
 import msgspec
 
-from protocol.notify_records import DeadDelivery, DeliveryRow, ErasureRow, NotificationRow, RequestRow
+from protocol.notify_records import (
+    DeadDelivery,
+    DeliveryRow,
+    ErasureRow,
+    NotificationRow,
+    RequestRow,
+    TemplateRow,
+)
 from protocol.records import Entry
 
 
@@ -280,6 +287,14 @@ class NotifyReads(Protocol):
 
     async def app_versions(self) -> dict[str, int]:
         """app_id -> version of what it has set up, for apps that have set up anything."""
+        ...
+
+    async def newest_templates(self, app_id: str) -> list[TemplateRow]:
+        """An app's templates, each in its newest version; in no order."""
+        ...
+
+    async def template_versions(self, app_id: str, name: str) -> list[int]:
+        """The versions of a template that are kept, rising."""
         ...
 
     async def apps_with_requests(self) -> list[str]:

@@ -62,7 +62,10 @@ class ProviderRow(Row, frozen=True, kw_only=True):
 
 
 class TemplateRow(Row, frozen=True, kw_only=True):
-    """One version of a template; the highest is used. Without a body: it was removed."""
+    """One version of a template; the highest is used, and a few older ones are kept.
+
+    Without a body: it was removed.
+    """
 
     table: ClassVar[str] = "notify_template"
     key: ClassVar[tuple[str, ...]] = ("app_id", "name", "version")

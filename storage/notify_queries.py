@@ -30,6 +30,7 @@ from protocol.notify_records import (
     NotifyGroupRow,
     NotifyUserRow,
     RequestRow,
+    TemplateRow,
     notify_stream,
 )
 from protocol.records import Disabled, Entry, Row, User
@@ -37,6 +38,7 @@ from storage.schema import TableSpec, spec_of
 
 _NOTIFICATION: Final = spec_of(NotificationRow)
 _DELIVERY: Final = spec_of(DeliveryRow)
+_TEMPLATE: Final = spec_of(TemplateRow)
 R = TypeVar("R", bound=Row)
 
 # When a user was told of a notification. What was dropped may have been shown in the app before.
@@ -336,6 +338,18 @@ def of_types(
 
 def app_versions(connection: sqlite3.Connection) -> dict[str, int]:
     return dict(connection.execute(f"SELECT app_id, version FROM {NotifyAppRow.table}").fetchall())
+
+
+def newest_templates(connection: sqlite3.Connection, app_id: str) -> list[TemplateRow]:
+    newest = f"SELECT max(n.version) FROM {_TEMPLATE.name} n WHERE n.app_id = t.app_id AND n.name = t.name"
+    return _rows(connection, _TEMPLATE, f"AS t WHERE app_id = ? AND version = ({newest})", (app_id,))
+
+
+def template_versions(connection: sqlite3.Connection, app_id: str, name: str) -> list[int]:
+    found = connection.execute(
+        f"SELECT version FROM {_TEMPLATE.name} WHERE app_id = ? AND name = ? ORDER BY version", (app_id, name)
+    )
+    return [version for (version,) in found.fetchall()]
 
 
 def apps_with_requests(connection: sqlite3.Connection) -> list[str]:

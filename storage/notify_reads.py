@@ -16,7 +16,14 @@ from protocol.notify_found import (
     VariantCount,
 )
 from protocol.notify_ids import first_id_at
-from protocol.notify_records import DeadDelivery, DeliveryRow, ErasureRow, NotificationRow, RequestRow
+from protocol.notify_records import (
+    DeadDelivery,
+    DeliveryRow,
+    ErasureRow,
+    NotificationRow,
+    RequestRow,
+    TemplateRow,
+)
 from protocol.records import Entry
 from storage import notify_overdue, notify_pages, notify_queries, open_delivery_queries
 from storage.reader import Readers
@@ -111,6 +118,12 @@ class SqliteNotifyReads:
 
     async def app_versions(self) -> dict[str, int]:
         return await self._readers.run(notify_queries.app_versions)
+
+    async def newest_templates(self, app_id: str) -> list[TemplateRow]:
+        return await self._readers.run(notify_queries.newest_templates, app_id)
+
+    async def template_versions(self, app_id: str, name: str) -> list[int]:
+        return await self._readers.run(notify_queries.template_versions, app_id, name)
 
     async def apps_with_requests(self) -> list[str]:
         return await self._readers.run(notify_queries.apps_with_requests)

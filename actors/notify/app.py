@@ -36,7 +36,7 @@ MAX_RETRY_S: Final = 5.0
 LONGEST_TIMER_S: Final = 600.0  # a clock that is set is noticed within it
 EASY_PAGE_S: Final = 0.15  # what a page takes on a node that has little else to do
 REST_SHARE: Final = 2.0
-MAX_FAILURES: Final = 6  # of a partition by one page, each after two crashes or a refused commit
+MAX_FAILURES: Final = 3  # of a partition by one page, each of them two crashes or a refused commit
 # Not a busy or full store: these tell that the page itself cannot be handled or stored.
 _OF_THE_PAGE: Final = frozenset({"internal", "crashed"})
 MAX_REST_S: Final = 2.0

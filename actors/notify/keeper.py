@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 import msgspec
+import structlog
 import trio
 
 from actors.entity import EntityContext
@@ -30,6 +31,8 @@ from protocol.notify_ids import NotifyIds, first_id_at
 from protocol.notify_records import DeliveryRow, NotificationRow, notify_stream
 from protocol.notify_types import Decision, TypeRule
 from protocol.records import Appended, LogRow
+
+_logger = structlog.get_logger(__name__)
 
 MAX_USERS: Final = 8_192  # in memory of one partition, about 1 KB each
 MAX_LOAD: Final = 1_000  # users in one read
@@ -192,7 +195,10 @@ class NotifyKeeper(StreamActor):
             standings |= await self._reads.standings(ids[start : start + MAX_LOAD])
         notes = await self._read_notes(ids)
         for app_id in {row.app_id for row in rows}:
-            await self._setups.load(app_id)
+            try:
+                await self._setups.load(app_id)
+            except HubbubError as error:  # its deliveries stay in the store until it can be read
+                _logger.warning("setup_not_read", app_id=app_id, code=error.code)
         return OpenRead(line, list(rows), notes, standings, is_more)
 
     async def take_up_by_turns(self, found: OpenRead) -> list[Job]:

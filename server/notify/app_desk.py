@@ -39,6 +39,9 @@ from storage.store import Store
 MAX_TYPES: Final = 200
 MAX_PROVIDERS: Final = 50
 MAX_TEMPLATES: Final = 2_000
+MAX_TEMPLATE_BYTES: Final = 16 * 2**20  # of all templates of an app, as JSON: each node has them in memory
+KEPT_VERSIONS: Final = 10  # of a template; what is held is written by the newest
+MAX_FORGOTTEN: Final = 1_000  # older versions that go with one change
 FIND_CHUNK: Final = 1_000
 
 log = structlog.get_logger(__name__)
@@ -162,6 +165,11 @@ class AppDesk:
         setup = await self._setups.load(app_id)
         if template.name not in setup.templates and len(setup.templates) >= MAX_TEMPLATES:
             raise Refused("bad_request", f"An app has at most {MAX_TEMPLATES} templates.")
+        known = setup.templates.get(template.name)
+        size_bytes = setup.template_bytes + len(_encode(template)) - (len(_encode(known)) if known else 0)
+        if size_bytes > MAX_TEMPLATE_BYTES:
+            limit = MAX_TEMPLATE_BYTES // 2**20
+            raise Refused("bad_request", f"All of an app's templates together have at most {limit} MiB.")
         await self.template_checks.run(partial(check_template, template))
         version = await self._new_version(app_id, template.name, template)
         return msgspec.structs.replace(template, version=version)
@@ -185,17 +193,20 @@ class AppDesk:
     async def _new_version(self, app_id: str, name: str, template: Template | None) -> int:
         """Store what a template is from now on; None: removed. Returns its version."""
         for _ in range(5):  # each settles one race for a version
-            where: dict[str, str | int | None] = {"app_id": app_id, "name": name}
-            rows = await self._store.find(TemplateRow, where, order_by="version", limit=10_000)
-            version = rows[-1].version + 1 if rows else 1
+            versions = await self._store.notify.template_versions(app_id, name)
+            version = versions[-1] + 1 if versions else 1
             body = ""
             if template is not None:
                 body = _encode(msgspec.structs.replace(template, version=version)).decode()
             row = TemplateRow(
                 app_id=app_id, name=name, version=version, body=body, created_at_ms=self._now_ms()
             )
+            old = versions[: 1 - KEPT_VERSIONS][:MAX_FORGOTTEN]
+            forget = [
+                Remove(TemplateRow, {"app_id": app_id, "name": name, "version": number}) for number in old
+            ]
             try:
-                await self._change(app_id, [Insert(row)])
+                await self._change(app_id, [Insert(row), *forget])
             except Conflict:
                 continue
             return version

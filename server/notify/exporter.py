@@ -57,6 +57,7 @@ class Exporter:
         self._owns = owns
         self._reach = reach
         self._now_ms = now_ms
+        self._urls: dict[str, str] = {}  # app -> its webhook, as last read
         self._heads: dict[int, int] = {}  # of the partitions that are ours, as of a second ago
         self.told_count = 0
         self.failed_count = 0
@@ -85,15 +86,18 @@ class Exporter:
         """App -> its webhook. Raises: HubbubError."""
         found: dict[str, str] = {}
         for app_id in await self._store.notify.app_versions():
+            # One app's rows that cannot be read are not the end of the others' exports, nor of its own.
             try:
-                setup = await self._setups.load(app_id)
-            except HubbubError:
-                raise
-            except Exception:  # one app's rows that cannot be read are not the end of the others' exports
+                url = (await self._setups.load(app_id)).rules.event_webhook
+            except HubbubError as error:
+                log.warning("setup_not_read", app_id=app_id, code=error.code)
+                url = self._urls.get(app_id, "")
+            except Exception:
                 log.exception("setup_not_read", app_id=app_id)
-                continue
-            if setup.rules.event_webhook:
-                found[app_id] = setup.rules.event_webhook
+                url = self._urls.get(app_id, "")
+            if url:
+                found[app_id] = url
+        self._urls = found
         return found
 
     async def _read_heads(self) -> dict[int, int]:

@@ -31,6 +31,7 @@ from server.providers.vapid import Vapid
 from storage.store import Store
 
 REFRESH_S: Final = 3.0  # how long a change may take to the other nodes, unless something needs it before
+READ_CHARS: Final = 256 * 1024  # of templates at a time: a millisecond
 COUNT_EVERY: Final = 20  # refreshes between two counts of addresses
 OWN_PROVIDER: Final = "own"  # web push by the server's own key pair, where an app has none
 
@@ -58,6 +59,7 @@ class AppSetup:
         vapid_public_key: str,
         now_ms: Callable[[], int],
         paused: frozenset[str] = frozenset(),
+        template_bytes: int = 0,
     ) -> None:
         self.app_id = app_id
         self.version = version
@@ -69,6 +71,7 @@ class AppSetup:
         self.chains = chains
         self.paused = paused  # channels with an account that is paused
         self.vapid_public_key = vapid_public_key
+        self.template_bytes = template_bytes  # about, as JSON
         self._now_ms = now_ms
 
     def type_rule(self, name: str) -> TypeRule | None:
@@ -171,19 +174,15 @@ class SetupCache:
             row = await store.get(NotifyAppRow, app_id)
             where: dict[str, str | int | None] = {"app_id": app_id}
             types = _readable(app_id, _type, await store.find(NotifyTypeRow, where, limit=1000))
-            templates: dict[str, Template] = {}
-            for found in await store.find(TemplateRow, where, order_by="version", limit=10_000):
-                if found.body:
-                    templates[found.name] = _template(found.body)
-                else:  # it was removed
-                    templates.pop(found.name, None)
+            template_rows = await store.notify.newest_templates(app_id)
+            templates = await self._templates(app_id, template_rows)
             experiments = _readable(app_id, _experiment, await store.find(ExperimentRow, where, limit=1000))
             providers = await store.find(ProviderRow, where, order_by="position", limit=1000)
             chains, vapid = self._chains(app_id, providers)
             setup = AppSetup(
                 app_id,
                 row.version if row is not None else 0,
-                rules=_rules(row.rules) if row is not None and row.rules else AppRules(),
+                rules=_rules_of(row),
                 types=types,
                 templates=templates,
                 experiments=experiments,
@@ -191,9 +190,29 @@ class SetupCache:
                 vapid_public_key=vapid,
                 now_ms=self._now_ms,
                 paused=frozenset(found.channel for found in providers if found.is_paused),
+                template_bytes=sum(len(found.body) for found in template_rows),
             )
             self._setups[app_id] = setup
             return setup
+
+    async def _templates(self, app_id: str, rows: list[TemplateRow]) -> dict[str, Template]:
+        """Read what has changed. Others have a turn in between: there may be megabytes."""
+        known = self._setups.get(app_id)
+        found: dict[str, Template] = {}
+        size = 0
+        for row in rows:
+            if not row.body:  # it was removed
+                continue
+            same = known.templates.get(row.name) if known is not None else None
+            if same is not None and same.version == row.version:
+                found[row.name] = same
+                continue
+            found.update(_readable(app_id, _template, [row]))
+            size += len(row.body)
+            if size > READ_CHARS:
+                size = 0
+                await trio.lowlevel.checkpoint()
+        return found
 
     def _chains(self, app_id: str, rows: list[ProviderRow]) -> tuple[dict[str, list[Account]], str]:
         """Make the app's accounts, and keep those that have not changed."""
@@ -310,3 +329,14 @@ def _readable(
         except msgspec.MsgspecError:
             log.error("setup_row_unreadable", app_id=app_id, table=row.table, name=row.name)  # noqa: TRY400
     return found
+
+
+def _rules_of(row: NotifyAppRow | None) -> AppRules:
+    """An app's rules; the defaults where it has set none, or what it has set cannot be read any more."""
+    if row is None or not row.rules:
+        return AppRules()
+    try:
+        return _rules(row.rules)
+    except msgspec.MsgspecError:
+        log.error("setup_row_unreadable", app_id=row.app_id, table=row.table)  # noqa: TRY400
+        return AppRules()

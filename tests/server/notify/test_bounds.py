@@ -1,5 +1,6 @@
 """What no row can hold: refused where it comes in, and harmless to others where it gets further."""
 
+from base64 import urlsafe_b64encode
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ from protocol import notify_commands
 from protocol.errors import HubbubError, Unavailable
 from protocol.limits import MAX_SAFE_INTEGER
 from protocol.notify_content import NotifyRequest
+from protocol.notify_found import MAX_SEQ
 from protocol.notify_records import PARTITION_COUNT, NotifyUserRow, RequestRow
 from protocol.notify_replies import NotificationPage, PreferencesInfo
 from protocol.notify_templates import ChannelText, Template, Variable
@@ -27,6 +29,11 @@ from tests.server.notify.test_http_notify import backend_of
 from tests.server.notify.test_interleavings import SLOW_S, open_scene
 
 BEYOND = 2**63  # SQLite's integers end before
+
+
+def write_cursor_of(number: int) -> str:
+    """A cursor as somebody would make it up."""
+    return urlsafe_b64encode(msgspec.json.encode([number, number, number])).decode().rstrip("=")
 
 
 async def test_numbers_beyond_what_is_stored_are_refused_by_name(tmp_path: Path) -> None:
@@ -53,12 +60,13 @@ async def test_numbers_beyond_what_is_stored_are_refused_by_name(tmp_path: Path)
                     "POST", "/v1/app/notify/dead_letters/redrive", json={"deliveries": [pair]}
                 )
                 assert code_of(response) == (400, "bad_field")
-            for path in (
-                f"/v1/app/users/{ann}/notifications?before={number}",
-                f"/v1/app/notify/dead_letters?after_ms={number}",
-                f"/v1/app/users/{ann}/erasures?after_ms={number}",
-            ):
-                assert code_of(await backend.call("GET", path)) == (400, "bad_field"), path
+            response = await backend.call("GET", f"/v1/app/users/{ann}/notifications?before={number}")
+            assert code_of(response) == (400, "bad_field")
+            if number > MAX_SEQ:
+                after = write_cursor_of(number)
+                for path in ("/v1/app/notify/dead_letters", f"/v1/app/users/{ann}/erasures"):
+                    response = await backend.call("GET", f"{path}?after={after}")
+                    assert code_of(response) == (400, "bad_cursor"), path
             cursor = ".".join([str(number)] * PARTITION_COUNT)
             response = await backend.call("GET", f"/v1/app/notify/events?after={cursor}")
             assert code_of(response) == (400, "bad_cursor")
@@ -165,6 +173,21 @@ async def test_a_page_that_cannot_be_stored_ends_its_campaign(
         page = await ann.do(notify_commands.ListNotifications())
         assert isinstance(page, NotificationPage)
         assert page.items == []
+
+
+async def test_half_a_character_in_a_request_is_refused(tmp_path: Path) -> None:
+    """JSON can write it, UTF-8 cannot."""
+    async with open_api(tmp_path) as api:
+        backend = await backend_of(api)
+        ann = await backend.user("ann")
+        headers = backend.basic | {"content-type": "application/json"}
+        for text in (rb"\ud83d", rb"\ude00\ud83d", b"\xed\xa0\xbd"):
+            body = b'{"type":"contact","user_id":"%s","text":"%s"}' % (ann.encode(), text)
+            response = await api.client.post("/v1/notifications", content=body, headers=headers)
+            assert response.status_code == 400, response.text
+        body = rb'{"type":"contact","user_id":"%s","text":"\ud83d\ude00"}' % ann.encode()
+        response = await api.client.post("/v1/notifications", content=body, headers=headers)
+        assert response.status_code == 202
 
 
 async def test_half_a_character_in_a_template_is_told_whole(tmp_path: Path) -> None:

@@ -5,14 +5,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
+import pytest
 import trio
 import trio.testing
 
+from protocol.errors import Unavailable
 from protocol.notify_content import NotifyRequest
 from protocol.notify_found import UntoldDead
 from protocol.notify_records import DeadDelivery, NotifyAppRow
 from protocol.notify_types import AppRules, TypeRule
 from protocol.records import Put
+from server.notify.setups import AppSetup, SetupCache
 from server.notify.watch import MAX_CAUSES, OTHERS, reports_of
 from server.sandbox.faults import Fault
 from server.sandbox.sandbox import Sandbox, open_sandbox
@@ -75,6 +78,27 @@ async def test_events_reach_a_good_app_beside_one_whose_webhook_cannot_be_read(t
         while not notifier.core.exporter.told_count:  # noqa: ASYNC110 - counters tell nobody
             await trio.sleep(0.01)
         assert notifier.core.alerts.told_count == 1
+
+
+async def test_events_reach_a_good_app_beside_one_whose_setup_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has set up so much that reading it takes too long."""
+    async with open_webhooks() as hooks, open_notifier(tmp_path) as notifier:
+        await put_unchecked(notifier, "a_first", AppRules())
+        real = SetupCache.load
+
+        async def load(self: SetupCache, app_id: str) -> AppSetup:
+            if app_id == "a_first":
+                raise Unavailable("timeout")
+            return await real(self, app_id)
+
+        monkeypatch.setattr(SetupCache, "load", load)
+        await notifier.core.desk.put_rules("good", AppRules(event_webhook=f"{hooks.url}/events"))
+        await put_type(notifier, "good")
+        person = await notifier.world.person("ann", "good")
+        await notifier.notify(NotifyRequest(type="t", user_id=person.user_id, text="x"), "good")
+        await hooks.until_told_at("/events")
 
 
 async def test_a_webhook_that_does_not_answer_holds_up_nobody_elses(tmp_path: Path) -> None:
