@@ -19,6 +19,7 @@ from actors.notify.messages import Notify
 from actors.notify.open_room import line_of
 from actors.notify.plan import Asked, Plan, Ready, content_hash, zone_of
 from actors.notify.ports import Setup
+from actors.notify.recheck import SEEN
 from actors.notify.scheduler import schedule
 from actors.notify.send_at import send_at_ms
 from actors.notify.sender import MAX_OPEN_BULK
@@ -425,6 +426,11 @@ class Decider(Gatherer):
                 del user.facts.open_groups[row.group_key]
         else:
             kept, count = decode_kept(row.content), row.item_count
+        if row.type != DIGEST and self.is_seen(row) and not rule.is_security:
+            self._stats.skipped += 1
+            seen = Plan([Decision("result", "skipped", SEEN)])
+            self._stage_release(user, rule, row, seen, [], {"item_count": count, "content": ""}, now_ms)
+            return
         content = kept.content
         facts = Facts(
             notification_id=row.notification_id,

@@ -14,7 +14,7 @@ from actors.notify.decider import Decider
 from actors.notify.delivery import Outcome
 from actors.notify.job import Job
 from actors.notify.ports import Account
-from actors.notify.recheck import Recheck, recheck
+from actors.notify.recheck import Recheck, must_ask_again, recheck
 from actors.notify.retry_policy import Step, next_step
 from actors.reply import NO_REPLY
 from actors.stream_actor import Staged
@@ -31,6 +31,7 @@ class Begin(msgspec.Struct, frozen=True):
     """From a channel: attempts of these jobs are about to be made."""
 
     jobs: list[Job]
+    is_own: bool = True
 
 
 class Conclude(msgspec.Struct, frozen=True):
@@ -94,11 +95,13 @@ class Deliverer(Decider):
             else:
                 self._channels.offer(job)
 
-    def _recheck(self, job: Job, at_ms: int) -> Recheck:
+    def _recheck(self, job: Job, at_ms: int, *, is_seen: bool = False) -> Recheck:
         """Ask whether a delivery may still go at that time. Its user is in memory, if there is one."""
         setup = self._setup_of(job.app_id)
         user = self._users.get(job.user_id)
-        return recheck(user, job.rule, setup.rules, job.channel, job.device_key, at_ms)
+        note = self._notes.get(job.notification_id)
+        is_seen = is_seen or (note is not None and note.is_seen)
+        return recheck(user, job.rule, setup.rules, job.channel, job.device_key, at_ms, is_seen=is_seen)
 
     def _put_off(self, job: Job, check: Recheck) -> None:
         """Let a delivery wait for a better time."""
@@ -139,10 +142,13 @@ class Deliverer(Decider):
         self._stage_ops(ops)
 
     def began(self, message: Begin) -> None:
-        """Store that attempts begin, and let them go once it is stored."""
-        jobs = [job for job in message.jobs if not job.is_cancelled]
+        """Store that attempts begin, and let them go once it is stored.
+
+        The users of those that have waited are in memory, if there are any.
+        """
         self._channels.left([job for job in message.jobs if job.is_cancelled])
         now_ms = self._at_ms()
+        jobs = [job for job in message.jobs if not job.is_cancelled and self._may_begin(job, now_ms)]
         for job in jobs:
             job.begin(now_ms)
             self._record(
@@ -161,6 +167,18 @@ class Deliverer(Decider):
         self._stats.attempts += len(jobs)
         if jobs:
             self._stage_ops((), Staged(NO_REPLY, None, after=lambda _at: self._channels.begun(jobs)))
+
+    def _may_begin(self, job: Job, now_ms: int) -> bool:
+        """Ask again where a delivery has waited in its queue: it is let go of, or waits for longer."""
+        if not must_ask_again(job.due_at_ms, now_ms):
+            return True
+        check = self._recheck(job, now_ms)
+        if check.kind == "drop":
+            self._skip(job, check)
+        elif check.kind == "hold":
+            self._channels.left((job,))
+            self._put_off(job, check)
+        return check.kind == "go"
 
     def concluded(self, job: Job, account: Account | None, outcome: Outcome) -> None:
         """Store what became of an attempt, and what comes next."""
@@ -197,7 +215,7 @@ class Deliverer(Decider):
             if check.decision is not None:
                 decisions.append(check.decision)
             if check.kind != "drop":
-                self._try_again(job, outcome, step, max(step.at_ms, check.due_at_ms), decisions, ops)
+                self._try_again(job, outcome, step, check.due_at_ms, decisions, ops)
                 return
             step = Step("expired", 0, check.decision or step.why)
         self._store_end(job, outcome, step, now_ms, decisions, ops)
@@ -211,11 +229,17 @@ class Deliverer(Decider):
             self._stats.refused += 1
 
     def _try_again(
-        self, job: Job, outcome: Outcome, step: Step, at_ms: int, decisions: list[Decision], ops: list[Op]
+        self,
+        job: Job,
+        outcome: Outcome,
+        step: Step,
+        not_before_ms: int,
+        decisions: list[Decision],
+        ops: list[Op],
     ) -> None:
         """Store that another attempt follows, and queue it."""
-        job.due_at_ms = at_ms
-        job.waits = step.kind == "break"
+        at_ms = job.due_at_ms = max(step.at_ms, not_before_ms)
+        job.waits = step.kind == "break" and at_ms == step.at_ms
         if step.kind == "failover":
             job.failed_over += 1
             job.account_index += 1

@@ -36,6 +36,7 @@ PRIORITIES: Final = ("high", "medium", "low")
 RECENT_MS: Final = 30 * 86_400_000  # how far back duplicates are found, the longest dedup_s
 HOUR_MS: Final = 3_600_000
 GONE_S: Final = 600.0
+SEEN_S: Final = 60.0
 CLOSED_S: Final = 10.0  # thousands a second
 
 _encode = msgspec.json.Encoder().encode
@@ -124,6 +125,7 @@ class OpenNote(msgspec.Struct):
     rule: TypeRule
     numbers: set[int]
     is_sent: bool = False  # a provider has taken one, or may have; what the centre shows does not count
+    is_seen: bool = False  # by the user, in the app or elsewhere
     away: set[int] = set()  # open deliveries that are not in memory
 
 
@@ -161,6 +163,7 @@ class NotifyKeeper(StreamActor):
         self._gone = Lately(
             GONE_S
         )  # notifications that were erased or cancelled: what was read of them is old
+        self._seen = Lately(SEEN_S)  # notifications that were seen: what was read of them is old
         self._closed = Lately(CLOSED_S)  # deliveries that were concluded: the same
 
     # -- life ---------------------------------------------------------------------------------------
@@ -214,6 +217,7 @@ class NotifyKeeper(StreamActor):
                 is_more = True
                 continue
             self._open(job, found.standings.get(row.notification_id))
+            self._notes[row.notification_id].is_seen |= self.is_seen(found.notes[row.notification_id])
             taken.append(job)
         if is_more:
             self._spilled.add(found.line)
@@ -447,6 +451,10 @@ class NotifyKeeper(StreamActor):
             note.is_sent = note.is_sent or standing.is_reached
             note.away.update(self._not_here(job.notification_id, standing.open_numbers))
         note.away.discard(job.number)
+
+    def is_seen(self, row: NotificationRow) -> bool:
+        """Tell whether its user has seen it, since it was read from the store too."""
+        return row.seen_at_ms > 0 or row.notification_id in self._seen
 
     def _not_here(self, notification_id: int, numbers: Sequence[int]) -> list[int]:
         """Which of the deliveries that were open when they were read wait in the store alone."""
