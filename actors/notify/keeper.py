@@ -174,10 +174,11 @@ class NotifyKeeper(StreamActor):
         self._ids = NotifyIds(self._partition, await self._reads.largest_id())
         lines = await self._reads.open_lines(self._partition)
         for line in sorted(lines, key=urgency):
-            self.take_up(await self._read_open(line, self._room.most_of_line))
+            self.take_up(await self._read_open(line))
 
-    async def _read_open(self, line: Line, limit: int) -> OpenRead:
-        """Read open deliveries of one line; changes nothing here."""
+    async def _read_open(self, line: Line) -> OpenRead:
+        """Read open deliveries of one line, as many as there is room for; changes nothing here."""
+        limit = self._room.full_at(line)  # those that are in memory are mostly the first ones
         rows = await self._reads.open_deliveries(self._partition, line, limit=limit)
         return await self._with_notes(line, rows, is_more=len(rows) >= limit)
 
