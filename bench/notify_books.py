@@ -5,7 +5,9 @@ import sqlite3
 from collections import defaultdict
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+
+SHOWN: Final = 5  # violations of one kind that are told in full
 
 
 class Said(NamedTuple):
@@ -14,6 +16,21 @@ class Said(NamedTuple):
     kind: str
     at_ms: int
     decisions: list[list[str]]
+
+
+class Violations:
+    """Violations by kind; of each kind the first few in full."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, list[str]] = defaultdict(list)
+
+    def add(self, kind: str, detail: str) -> None:
+        self._found[kind].append(detail)
+
+    def told(self) -> list[str]:
+        return [
+            f"{kind}: {len(details)} ({'; '.join(details[:SHOWN])})" for kind, details in self._found.items()
+        ]
 
 
 class Records:

@@ -7,9 +7,11 @@ for (the client's own list), what is in the database, and what the providers hav
 What must hold, or else is a violation:
 
 1. Each request that was accepted has its notification, of that user and type; the same key has the same one.
-2. The same content to the same user is not sent twice within the type's `dedup_s`.
+2. The same content to the same user is not sent twice within the type's `dedup_s`: by when it is sent, not by
+   when it was asked for.
 3. Nothing was sent on a channel that the user does not want, of a type that is off, without consent that the
-   type needs, in quiet hours, or over the cap. Security passes all but consent.
+   type needs, in quiet hours, or over the cap; and no attempt was made in quiet hours, or of what had been
+   seen, however long it had waited. Security passes all but consent.
 4. Each notification has a ledger that begins with a decision, and in which each attempt stands before its
    result; there are as many attempts as the delivery counts; what is dropped, held or merged says why.
 5. What a provider has taken belongs to an attempt, no delivery is accepted that no provider has, and what
@@ -21,17 +23,14 @@ What must hold, or else is a violation:
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-from zoneinfo import ZoneInfo
 
-from bench.notify_books import Records
+from bench.notify_books import Records, Violations
+from bench.notify_wishes import check_attempts, check_wishes
 from protocol.notify_content import NotifyRequest
 
-SHOWN: Final = 5  # violations of one kind that are told in full
-HOUR_MS: Final = 3_600_000
 _WHY: Final = {"dropped": "drop", "held": "hold"}
 _DIGEST: Final = "digest"
 
@@ -81,24 +80,9 @@ class Report(NamedTuple):
         )
 
 
-class _Violations:
-    """Violations by kind; of each kind the first few in full."""
-
-    def __init__(self) -> None:
-        self._found: dict[str, list[str]] = defaultdict(list)
-
-    def add(self, kind: str, detail: str) -> None:
-        self._found[kind].append(detail)
-
-    def told(self) -> list[str]:
-        return [
-            f"{kind}: {len(details)} ({'; '.join(details[:SHOWN])})" for kind, details in self._found.items()
-        ]
-
-
 def check(database: Path, asked: Sequence[Asked], arrived: Mapping[str, Iterable[Any]]) -> Report:
     """Go through the records. `arrived`: channel -> what its provider took, each with Taken's fields."""
-    records, bad = Records(database), _Violations()
+    records, bad = Records(database), Violations()
     taken = {
         channel: [Taken(one.identity, one.address, one.at_ms) for one in all_of_it]
         for channel, all_of_it in arrived.items()
@@ -106,7 +90,8 @@ def check(database: Path, asked: Sequence[Asked], arrived: Mapping[str, Iterable
     _check_requests(records, asked, bad)
     _check_campaigns(records, bad)
     _check_contents(records, asked, bad)
-    _check_wishes(records, bad)
+    check_wishes(records, bad)
+    check_attempts(records, bad)
     _check_ledgers(records, bad)
     arrived_at_ms, doubles = _check_arrivals(records, taken, bad)
     done = [row["done_at_ms"] for row in records.requests.values()]
@@ -136,7 +121,7 @@ def check(database: Path, asked: Sequence[Asked], arrived: Mapping[str, Iterable
     )
 
 
-def _check_requests(records: Records, asked: Sequence[Asked], bad: _Violations) -> None:
+def _check_requests(records: Records, asked: Sequence[Asked], bad: Violations) -> None:
     """1: accepted is stored, and the same key is the same notification."""
     by_key: dict[str, int] = {}
     by_id: dict[int, str] = {}
@@ -160,7 +145,7 @@ def _check_requests(records: Records, asked: Sequence[Asked], bad: _Violations) 
             bad.add("two keys have one notification", f"{one.notification_id}")
 
 
-def _check_campaigns(records: Records, bad: _Violations) -> None:
+def _check_campaigns(records: Records, bad: Violations) -> None:
     """6: everybody once."""
     told: dict[str, Counter[str]] = defaultdict(Counter)
     for note in records.notes.values():
@@ -180,7 +165,7 @@ def _check_campaigns(records: Records, bad: _Violations) -> None:
             bad.add("a campaign tells users twice", f"{len(twice)}, such as {twice[0]}")
 
 
-def _check_contents(records: Records, asked: Sequence[Asked], bad: _Violations) -> None:
+def _check_contents(records: Records, asked: Sequence[Asked], bad: Violations) -> None:
     """2: by what the client itself has sent, not by the service's own keys."""
     same: dict[tuple[object, ...], set[int]] = defaultdict(set)
     for one in asked:
@@ -191,7 +176,7 @@ def _check_contents(records: Records, asked: Sequence[Asked], bad: _Violations) 
     for (_, type_name, *_rest), ids in same.items():
         window_ms = 1000 * int(records.rule(str(type_name)).get("dedup_s", 86_400))
         kept = sorted(
-            (max(records.notes[number]["created_at_ms"], records.notes[number]["due_at_ms"]), number)
+            (_sent_at_ms(records, number), number)
             for number in ids
             if records.notes[number]["state"] != "dropped"
         )
@@ -200,71 +185,16 @@ def _check_contents(records: Records, asked: Sequence[Asked], bad: _Violations) 
                 bad.add("the same content twice", f"{first} and {second}")
 
 
-def is_quiet(wish: Mapping[str, Any], zone: str, at_ms: int) -> bool:
-    """Tell whether the user's clock shows a time within the quiet hours."""
-    quiet = wish.get("quiet_hours")
-    if not quiet or quiet["start"] == quiet["end"]:
-        return False
-    at = datetime.fromtimestamp(at_ms / 1000, UTC).astimezone(ZoneInfo(zone or "UTC"))
-    clock = at.strftime("%H:%M")
-    days = quiet.get("weekdays") or range(7)
-    start, end = quiet["start"], quiet["end"]
-    if start < end:
-        return bool(start <= clock < end and at.weekday() in days)
-    yesterday = (at - timedelta(days=1)).weekday()
-    return bool((clock >= start and at.weekday() in days) or (clock < end and yesterday in days))
+def _sent_at_ms(records: Records, number: int) -> int:
+    """When it was first sent anywhere, as the ledger has it; of what is held or merged, when it was to be."""
+    for said in records.ledger[number]:
+        if any(decision[0] == "enqueue" and decision[1] in ("pass", "sent") for decision in said.decisions):
+            return said.at_ms
+    note = records.notes[number]
+    return int(note["due_at_ms"] or note["created_at_ms"])
 
 
-def _wants(wish: Mapping[str, Any], type_name: str, channel: str) -> bool:
-    own = wish.get("types", {}).get(type_name, {})
-    choice = {**wish.get("channels", {}), **own.get("channels", {})}
-    if (own.get("frequency") or wish.get("frequency", "immediate")) == "off":
-        return channel == "inapp" and bool(choice.get("inapp"))
-    return bool(choice.get(channel, True))
-
-
-def _check_wishes(records: Records, bad: _Violations) -> None:
-    """3: what was sent, and what the user says to it."""
-    cap = int(records.rules.get("cap_per_hour", 10))
-    zone = records.rules.get("default_time_zone", "UTC")
-    counted: dict[str, list[int]] = defaultdict(list)
-    for number, note in records.notes.items():
-        user_id, type_name = note["user_id"], note["type"]
-        rule, wish = records.rule(type_name), records.wishes.get(user_id, {})
-        is_security = rule.get("is_security", False)
-        for said in records.ledger[number]:
-            channels = [
-                decision[2]
-                for decision in said.decisions
-                if decision[0] == "enqueue" and decision[1] in ("pass", "sent")
-            ]
-            if not channels:
-                continue
-            purpose = rule.get("purpose")
-            if purpose:
-                ends_at_ms = records.consents.get((user_id, purpose))
-                if ends_at_ms is None or 0 < ends_at_ms <= said.at_ms:
-                    bad.add("sent without consent", f"{number} to {user_id}")
-            if is_security:
-                continue
-            for channel in channels:
-                if not _wants(wish, type_name, channel):
-                    bad.add("sent against a preference", f"{number} by {channel}")
-            if set(channels) <= {"inapp"}:
-                continue
-            if is_quiet(wish, records.zones.get(user_id) or zone, said.at_ms):
-                bad.add("sent in quiet hours", f"{number} at {said.at_ms}")
-            if rule.get("is_capped", True):
-                counted[user_id].append(said.at_ms)
-    if cap:
-        for user_id, times in counted.items():
-            times.sort()
-            for first, last in zip(times, times[cap:], strict=False):
-                if last - first < HOUR_MS:
-                    bad.add("sent over the cap", f"{user_id} at {last}")
-
-
-def _check_ledgers(records: Records, bad: _Violations) -> None:
+def _check_ledgers(records: Records, bad: Violations) -> None:
     """4 and 7."""
     attempts: Counter[int] = Counter()
     for (number, _), row in records.deliveries.items():
@@ -302,7 +232,7 @@ def _check_ledgers(records: Records, bad: _Violations) -> None:
 
 
 def _check_arrivals(
-    records: Records, taken: Mapping[str, Sequence[Taken]], bad: _Violations
+    records: Records, taken: Mapping[str, Sequence[Taken]], bad: Violations
 ) -> tuple[dict[int, int], int]:
     """5. Returns when each notification was first taken, and how many came twice."""
     sent: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)  # channel, address -> deliveries

@@ -16,7 +16,7 @@ import trio
 
 from actors.notify.account_proof import AccountProof
 from actors.notify.addresses import without_address
-from actors.notify.admission import Admission
+from actors.notify.admission import Admission, Lesson
 from actors.notify.breaker import Breaker
 from actors.notify.delivery import Kind, Outcome
 from actors.notify.fair_queue import ALL_LANES, HIGH_LANE, LANE_OF, FairQueue
@@ -37,6 +37,7 @@ HIGH_SHARE: Final = 0.25  # of the hands, for HIGH alone
 CAPACITY: Final = 500_000  # jobs; the partitions bound them before
 DATED_LOOK_MS: Final = 900_000  # what waits for a time of day is looked at so often: clocks are set
 AT_ONCE: Final = 1_000  # looked at before others have a turn: cancelled ones may stand in long rows
+NOT_MADE: Final = Outcome(kind="refused", action="expired")  # says nothing of anybody
 BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 600.0, 1800.0)
 
 log = structlog.get_logger(__name__)
@@ -167,11 +168,14 @@ class ChannelActor:
                 self._nursery.start_soon(self._send, job)
 
     def left(self, jobs: Iterable[Job]) -> None:
-        """These will not be begun: their hands are free."""
+        """These will not be begun: their hands are free, and what they were to find out is not known."""
+        now_ms = self._now_ms()
         for job in jobs:
             if job.slot == "reserved":
                 job.slot = "none"
                 self._in_hand -= 1
+                if job.account is not None:
+                    self._free(self._admission.learn(job, job.account, NOT_MADE, now_ms), job, job.account)
         self._pump_soon()
 
     def has_next(self, job: Job) -> bool:
@@ -339,13 +343,17 @@ class ChannelActor:
         else:
             stats.refused += 1
         lesson = self._admission.learn(job, account, outcome, now_ms)
+        self._free(lesson, job, account)
+        if lesson.opened is not None:
+            self._tell_of(lesson.opened, lesson.host, job, account, outcome)
+
+    def _free(self, lesson: Lesson, job: Job, account: Account) -> None:
+        """Let those ask again who may have to wait no more."""
         if lesson.frees:
             self._queue.release(job.host if lesson.frees == "host" else None)
             if lesson.frees == "all" and self._admission.is_closed(account.credential):
                 self._queue.hasten(lambda waiting: _waits_for(waiting, account.credential))
             self._pump_soon()
-        if lesson.opened is not None:
-            self._tell_of(lesson.opened, lesson.host, job, account, outcome)
 
     def _tell_of(self, breaker: Breaker, host: str, job: Job, account: Account, outcome: Outcome) -> None:
         """Tell that a breaker has opened: of the account or, where named, of one host."""

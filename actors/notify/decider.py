@@ -20,6 +20,7 @@ from actors.notify.open_room import line_of
 from actors.notify.plan import Asked, Plan, Ready, content_hash, zone_of
 from actors.notify.ports import Setup
 from actors.notify.recent_finder import RecentFinder
+from actors.notify.recheck import SEEN
 from actors.notify.scheduler import schedule, seen_before
 from actors.notify.send_at import send_at_ms
 from actors.notify.sender import MAX_OPEN_BULK
@@ -476,6 +477,11 @@ class Decider(RecentFinder):
             kept, count = group.kept, group.count
         else:
             kept, count = decode_kept(row.content), row.item_count
+        if row.type != DIGEST and self.is_seen(row) and not rule.is_security:
+            self._stats.skipped += 1
+            seen = Plan([Decision("result", "skipped", SEEN)])
+            self._stage_release(user, rule, row, seen, [], {"item_count": count, "content": ""}, now_ms)
+            return
         content = kept.content
         is_digest = row.type == DIGEST
         if is_digest:  # a fallback would tell what not every member may be told there

@@ -13,7 +13,7 @@ import msgspec
 from actors.notify.delivery import Outcome
 from actors.notify.job import Job
 from actors.notify.ports import Account
-from actors.notify.recheck import Recheck, recheck
+from actors.notify.recheck import Recheck, must_ask_again, recheck
 from actors.notify.retirer import Retirer
 from actors.notify.retry_policy import Step, next_step, resumed_at_ms
 from actors.reply import NO_REPLY
@@ -31,6 +31,7 @@ class Begin(msgspec.Struct, frozen=True):
     """From a channel: attempts of these jobs are about to be made."""
 
     jobs: list[Job]
+    is_own: bool = True
 
 
 class Conclude(msgspec.Struct, frozen=True):
@@ -105,11 +106,13 @@ class Deliverer(Retirer):
                 job.due_at_ms = at_ms
                 self._channels.offer(job)
 
-    def _recheck(self, job: Job, at_ms: int) -> Recheck:
+    def _recheck(self, job: Job, at_ms: int, *, is_seen: bool = False) -> Recheck:
         """Ask whether a delivery may still go at that time. Its user is in memory, if there is one."""
         setup = self._setup_of(job.app_id)
         user = self._users.get(job.user_id)
-        return recheck(user, job.rule, setup.rules, job.channel, job.device_key, at_ms)
+        note = self._notes.get(job.notification_id)
+        is_seen = is_seen or (note is not None and note.is_seen)
+        return recheck(user, job.rule, setup.rules, job.channel, job.device_key, at_ms, is_seen=is_seen)
 
     def _put_off(self, job: Job, check: Recheck) -> None:
         """Let a delivery wait for a better time."""
@@ -151,10 +154,13 @@ class Deliverer(Retirer):
         self._stage_ops(ops)
 
     def began(self, message: Begin) -> None:
-        """Store that attempts begin, and let them go once it is stored."""
-        jobs = [job for job in message.jobs if not job.is_cancelled]
+        """Store that attempts begin, and let them go once it is stored.
+
+        The users of those that have waited are in memory, if there are any.
+        """
         self._channels.left([job for job in message.jobs if job.is_cancelled])
         now_ms = self._now_ms()
+        jobs = [job for job in message.jobs if not job.is_cancelled and self._may_begin(job, now_ms)]
         for job in jobs:
             job.begin(now_ms)
             self._record(
@@ -173,6 +179,18 @@ class Deliverer(Retirer):
         self._stats.attempts += len(jobs)
         if jobs:
             self._stage_ops((), Staged(NO_REPLY, None, after=lambda _at: self._channels.begun(jobs)))
+
+    def _may_begin(self, job: Job, now_ms: int) -> bool:
+        """Ask again where a delivery has waited in its queue: it is let go of, or waits for longer."""
+        if not must_ask_again(job.due_at_ms, now_ms):
+            return True
+        check = self._recheck(job, now_ms)
+        if check.kind == "drop":
+            self._skip(job, check)
+        elif check.kind == "hold":
+            self._channels.left((job,))
+            self._put_off(job, check)
+        return check.kind == "go"
 
     def concluded(self, job: Job, account: Account | None, outcome: Outcome) -> None:
         """Store what became of an attempt, and what comes next."""
@@ -209,9 +227,9 @@ class Deliverer(Retirer):
             if check.decision is not None:
                 decisions.append(check.decision)
             if check.kind != "drop":
-                at_ms = max(step.at_ms, check.due_at_ms)
-                is_dated = check.kind == "hold"
-                self._try_again(job, outcome, step, at_ms, decisions, ops, is_dated=is_dated)
+                self._try_again(
+                    job, outcome, step, check.due_at_ms, decisions, ops, is_dated=check.kind == "hold"
+                )
                 return
             step = Step("expired", 0, check.decision or step.why)
         self._store_end(job, outcome, step, now_ms, decisions, ops)
@@ -229,16 +247,16 @@ class Deliverer(Retirer):
         job: Job,
         outcome: Outcome,
         step: Step,
-        at_ms: int,
+        not_before_ms: int,
         decisions: list[Decision],
         ops: list[Op],
         *,
         is_dated: bool,
     ) -> None:
         """Store that another attempt follows, and queue it."""
-        job.due_at_ms = at_ms
+        at_ms = job.due_at_ms = max(step.at_ms, not_before_ms)
         job.is_dated = is_dated
-        job.waits = step.kind == "break"
+        job.waits = step.kind == "break" and at_ms == step.at_ms
         if step.kind == "failover":
             job.failed_over += 1
             job.account_index += 1

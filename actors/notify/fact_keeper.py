@@ -15,7 +15,7 @@ import msgspec
 from actors.entity import EntityContext
 from actors.notify.deliverer import Begin
 from actors.notify.notice_desk import NoticeDesk
-from actors.notify.recheck import Recheck
+from actors.notify.recheck import Recheck, must_ask_again
 from actors.reply import NO_REPLY, Reply
 from protocol.errors import HubbubError
 from protocol.notify_found import FoundFacts
@@ -79,7 +79,12 @@ class FactKeeper(NoticeDesk):
                 self._facts_waiting.append(((), message, NO_REPLY, frozenset(unsure)))
                 self._want_facts(sorted(unsure))
                 return
-        super().began(message)
+        now_ms = self._now_ms()
+        waited = [
+            job for job in message.jobs if must_ask_again(job.due_at_ms, now_ms) and not job.is_cancelled
+        ]
+        if not waited or self._has_users([job.user_id for job in waited], message, NO_REPLY):
+            super().began(message)
 
     def _is_sure(self, user_id: str, now: float) -> bool:
         user = self._users.get(user_id)
@@ -128,7 +133,7 @@ class FactKeeper(NoticeDesk):
             elif error is not None:
                 reply.fail(error)
                 self._not_loaded(message)
-            elif not reply.is_done or isinstance(message, Begin) or getattr(message, "is_own", False):
+            elif not reply.is_done or getattr(message, "is_own", False):
                 await self._take_again(user_ids, message, reply)
         if self._facts_wanted and not self._is_reading_facts:
             self._want_facts(())

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from actors.notify.decider import Deciding
 from actors.notify.deliverer import Deliverer
 from actors.notify.plan import Plan
-from actors.notify.recheck import Recheck, recheck
+from actors.notify.recheck import SEEN, Recheck, recheck
 from actors.notify.user_state import UserState, decode_kept
 from actors.reply import NO_REPLY
 from actors.stream_actor import Staged
@@ -33,6 +33,9 @@ class Fallbacks(Deliverer):
         if 0 < row.expires_at_ms <= now_ms:
             self._end_held(row, "expired")
             return
+        if self.is_seen(row) and not rule.is_security:
+            self._end_held(row, SEEN)
+            return
         kept = decode_kept(row.content)
         channels = {delivery.channel for delivery in tried}
         first_number = max((delivery.number + 1 for delivery in tried), default=0)
@@ -40,7 +43,7 @@ class Fallbacks(Deliverer):
         for channel in rule.fallback:
             if channel in channels:
                 continue
-            check = recheck(user, rule, setup.rules, channel, "", now_ms)
+            check = recheck(user, rule, setup.rules, channel, "", now_ms, is_seen=False)
             if check.decision is not None:
                 plan.decisions.append(check.decision)
             if check.kind == "hold":

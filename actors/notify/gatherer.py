@@ -201,7 +201,8 @@ class Gatherer(Sender):
             return
         user.unread.add(group.notification_id)
         plan.decisions.append(Decision("enqueue", "sent", "inapp", f"as part of {group.notification_id}"))
-        ops.append(self._reshow(user, item, in_centre=True, read_at_ms=0))
+        self._seen.discard(group.notification_id)
+        ops.append(self._reshow(user, item, in_centre=True, read_at_ms=0, seen_at_ms=0))
 
     def _item_of_group(
         self, user: UserState, setup: Setup, type_name: str, notification_id: int, kept: Kept, count: int

@@ -41,6 +41,7 @@ PRIORITIES: Final = ("high", "medium", "low")
 RECENT_MS: Final = 30 * 86_400_000  # how far back duplicates are found, the longest dedup_s
 HOUR_MS: Final = 3_600_000
 GONE_S: Final = 600.0
+SEEN_S: Final = 60.0
 CLOSED_S: Final = 10.0  # thousands a second
 
 _encode = msgspec.json.Encoder().encode
@@ -130,6 +131,7 @@ class OpenNote(msgspec.Struct):
     rule: TypeRule
     numbers: set[int]
     is_sent: bool = False  # a provider has taken one, or may have; what the centre shows does not count
+    is_seen: bool = False  # by the user, in the app or elsewhere
     away: set[int] = set()  # open deliveries that are not in memory
 
 
@@ -168,6 +170,7 @@ class NotifyKeeper(StreamActor):
         self._gone = Lately(
             GONE_S
         )  # notifications that were erased or cancelled: what was read of them is old
+        self._seen = Lately(SEEN_S)  # notifications that were seen: what was read of them is old
         self._closed = Lately(CLOSED_S)  # deliveries that were concluded: the same
 
     # -- life ---------------------------------------------------------------------------------------
@@ -178,10 +181,11 @@ class NotifyKeeper(StreamActor):
         self._ids = NotifyIds(self._partition, await self._reads.largest_id())
         lines = await self._reads.open_lines(self._partition)
         for line in sorted(lines, key=urgency):
-            await self.take_up_by_turns(await self._read_open(line, self._room.most_of_line))
+            await self.take_up_by_turns(await self._read_open(line))
 
-    async def _read_open(self, line: Line, limit: int) -> OpenRead:
-        """Read open deliveries of one line; changes nothing here."""
+    async def _read_open(self, line: Line) -> OpenRead:
+        """Read open deliveries of one line, as many as there is room for; changes nothing here."""
+        limit = self._room.full_at(line)  # those that are in memory are mostly the first ones
         rows = await self._reads.open_deliveries(self._partition, line, limit=limit)
         return await self._with_notes(line, rows, is_more=len(rows) >= limit)
 
@@ -233,6 +237,7 @@ class NotifyKeeper(StreamActor):
                 is_more = True
                 continue
             self._open(job, found.standings.get(row.notification_id))
+            self._notes[row.notification_id].is_seen |= self.is_seen(found.notes[row.notification_id])
             taken.append(job)
         if is_more:
             self._spilled.add(found.line)
@@ -474,6 +479,10 @@ class NotifyKeeper(StreamActor):
             note.is_sent = note.is_sent or standing.is_reached
             note.away.update(self._not_here(job.notification_id, standing.open_numbers))
         note.away.discard(job.number)
+
+    def is_seen(self, row: NotificationRow) -> bool:
+        """Tell whether its user has seen it, since it was read from the store too."""
+        return row.seen_at_ms > 0 or row.notification_id in self._seen
 
     def _not_here(self, notification_id: int, numbers: Sequence[int]) -> list[int]:
         """Which of the deliveries that were open when they were read wait in the store alone."""

@@ -20,6 +20,10 @@ class Lately:
     def __len__(self) -> int:
         return len(self._at)
 
+    def discard(self, key: Hashable) -> None:
+        """Take it out, if it is in."""
+        self._at.pop(key, None)
+
     def add(self, key: Hashable, now: float) -> None:
         """Add it at `now`, in monotonic seconds; the oldest ones go."""
         at = self._at

@@ -52,6 +52,10 @@ class OpenRoom:
         """Tell whether one more of a line may be kept."""
         return self._of_line.get(line, 0) < self.most_of_line
 
+    def full_at(self, line: Line) -> int:
+        """How many of a line there will be when it has taken what it may: with each, less is free."""
+        return max(MIN_OF_LINE, (MAX_OPEN - self.count + self._of_line.get(line, 0) + 1) // 2)
+
     def wants_more(self, line: Line) -> bool:
         """Tell whether so little is left of a line that it is worth a read to bring back what waits."""
         return self._of_line.get(line, 0) < self.most_of_line // 2

@@ -152,7 +152,7 @@ class ReceiptDesk(Fallbacks):
         if job is None or row.notification_id in self._gone:
             return False
         job.account_index = job.failed_over = 1
-        check = self._recheck(job, now_ms)
+        check = self._recheck(job, now_ms, is_seen=self.is_seen(notes[row.notification_id]))
         if check.kind == "drop":
             return False
         job.due_at_ms = max(now_ms, check.due_at_ms)

@@ -1,19 +1,21 @@
 """Whether a delivery that waited may still go: what held when it was decided may hold no more.
 
-Asked before what was stored is taken up again, before a retry, a redrive and a fallback. Pure.
+Asked before what was stored is taken up again, before a retry, a redrive and a fallback, and of what has
+waited in a queue. Pure.
 
 | asked | drops | holds | passes without being asked |
 |---|---|---|---|
 | user | is gone, or disabled | | |
 | address | is not the user's any more | | |
 | consent | to the type's purpose is not given, or has ended | | nothing: security too |
+| seen | is so in the app, or read, dismissed, opened | | security |
 | preferences | do not want the type on this channel | | security |
 | quiet_hours | | until they end, by the user's clock | security |
 
 Duplicates and the frequency cap are not asked again: it has passed them, and counts already.
 """
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -34,6 +36,8 @@ class Recheck(msgspec.Struct, frozen=True):
 
 
 GO = Recheck("go")
+SEEN: Final = "seen_in_app"
+WAITED_MS: Final = 1_000  # what goes at once is not asked twice
 
 
 def recheck(
@@ -43,8 +47,13 @@ def recheck(
     channel: Channel,
     device_key: str,
     at_ms: int,
+    *,
+    is_seen: bool,
 ) -> Recheck:
-    """Ask whether it may go at `at_ms` (Unix ms). `device_key`: empty where no address is chosen yet."""
+    """Ask whether it may go at `at_ms` (Unix ms). `device_key`: empty where no address is chosen yet.
+
+    `is_seen`: the user has seen what it tells, in the app or elsewhere.
+    """
     if user is None or user.is_disabled:
         return _drop("validate", "user_gone" if user is None else "user_disabled", "", "user_gone")
     if device_key and device_key not in user.devices:
@@ -56,6 +65,8 @@ def recheck(
             return _drop("consent", why, rule.purpose, "no_consent")
     if rule.is_security:
         return GO
+    if is_seen:
+        return Recheck("drop", Decision("result", "skipped", SEEN, channel), code=SEEN)
     wishes = user.facts.preferences
     if not is_wanted(wishes, rule.name, channel):
         return _drop("preferences", "channels", channel, "not_wanted")
@@ -65,6 +76,11 @@ def recheck(
         if until_ms:
             return Recheck("hold", Decision("quiet_hours", "hold", "quiet_hours", str(until_ms)), until_ms)
     return GO
+
+
+def must_ask_again(due_at_ms: int, now_ms: int) -> bool:
+    """Tell whether something goes at another moment than the one that it was asked for: mostly later."""
+    return not -WAITED_MS <= now_ms - due_at_ms <= WAITED_MS
 
 
 def _drop(stage: str, rule: str, value: str, code: str) -> Recheck:

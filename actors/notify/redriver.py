@@ -97,4 +97,6 @@ class Redriver(ReceiptDesk):
         setup = self._setup_of(row.app_id)
         rule = setup.type_rule(note.type) or TypeRule(name=note.type)
         user = self._users.get(row.user_id)
-        return recheck(user, rule, setup.rules, cast(Channel, row.channel), row.device_key, now_ms)
+        channel = cast(Channel, row.channel)
+        is_seen = self.is_seen(note)
+        return recheck(user, rule, setup.rules, channel, row.device_key, now_ms, is_seen=is_seen)

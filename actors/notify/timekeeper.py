@@ -129,7 +129,7 @@ class Timekeeper(Redriver):
             ended = await self._reads.ended_consents(self._partition, now_ms, limit=100)
             next_due_ms = await self._reads.next_due(self._partition)
             for line in wanted:
-                opens.append(await self._read_open(line, self._room.most_of_line))
+                opens.append(await self._read_open(line))
         except HubbubError as error:
             left = [OpenRead(line, [], {}, {}, is_more=True) for line in wanted]
             self._ctx.post(Looked(Ready([], {}, {}), [], left, 0, error))

@@ -130,6 +130,7 @@ class UserDesk(Registrar):
                 elif message.mark != "seen":
                     user.unread.discard(row.notification_id)
             if message.mark != "unread":
+                self._seen.add(row.notification_id, self._ctx.now())
                 self._skip_pushes(row.notification_id, message.mark)
         ids = [row.notification_id for row in rows]
         unread = len(user.unread) if user is not None else -1
@@ -154,6 +155,7 @@ class UserDesk(Registrar):
         note = self._notes.get(notification_id)
         if note is None:
             return
+        note.is_seen = True  # and is not tried again
         for number in sorted(note.numbers):
             job = self._jobs[notification_id, number]
             if not job.is_begun and not job.rule.is_security:

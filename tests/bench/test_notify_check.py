@@ -11,13 +11,16 @@ import msgspec
 import pytest
 
 from bench.feed_rows import prepare
-from bench.notify_check import Asked, Report, Taken, check, is_quiet
+from bench.notify_check import Asked, Report, Taken, check
+from bench.notify_wishes import is_quiet
 from protocol.notify_content import NotifyRequest
 from protocol.notify_types import AppRules, TypeRule
 
 # 2026-11-26 12:00 in UTC, 13:00 in Berlin: nobody's night.
 NOON_MS = 1_795_694_400_000
-NIGHT_MS = NOON_MS + 11 * 3_600_000
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+NIGHT_MS = NOON_MS + 11 * HOUR_MS
 ANN, BEN = "u_ann", "u_ben"
 CODE, PUSH, TEXT, NEWS_ANN, NEWS_BEN, HELD, DROPPED = 101, 102, 103, 104, 105, 106, 107
 APNS, PHONE = "ab" * 32, "+491500000001"
@@ -216,6 +219,45 @@ def _sent_to_ben(type_name: str, channel: str, at_ms: int) -> Callable[[Books], 
     return plant
 
 
+def _delayed(again_at_ms: int) -> Callable[[Books], None]:
+    """The same as PUSH, asked for two days before and let go at that time."""
+
+    def plant(books: Books) -> None:
+        books.note(201, ANN, "order", at_ms=NOON_MS - 2 * DAY_MS)
+        books.ask(201, NotifyRequest(type="order", user_id=ANN, text="Sent", idempotency_key="k3"))
+        books.say(201, "decided", ["schedule", "hold", "send_at_ms"], at_ms=NOON_MS - 2 * DAY_MS)
+        books.say(201, "released", ["enqueue", "sent", "inapp"], at_ms=again_at_ms)
+
+    return plant
+
+
+def _attempt(at_ms: int, type_name: str = "order", seen_at_ms: int = 0) -> Callable[[Books], None]:
+    """Decided for Ben at noon, and begun at that time."""
+
+    def plant(books: Books) -> None:
+        books.note(201, BEN, type_name, seen_at_ms=seen_at_ms)
+        books.say(201, "decided", ["enqueue", "pass", "apns", "x"])
+        books.say(201, "attempted", ["attempt", "pass", "apns"], at_ms=at_ms)
+        books.say(201, "concluded", ["result", "accepted", "done"], at_ms=at_ms + 50)
+        books.put(
+            "delivery",
+            notification_id=201,
+            number=0,
+            partition=0,
+            app_id="default",
+            user_id=BEN,
+            channel="email",
+            device_key="email-1",
+            priority="medium",
+            state="accepted",
+            is_open=0,
+            attempt=1,
+            created_at_ms=NOON_MS,
+        )
+
+    return plant
+
+
 def _over_the_cap(books: Books) -> None:
     for number in range(201, 204):
         books.note(number, BEN, "order")
@@ -242,6 +284,9 @@ def _uncounted_double(books: Books) -> None:
         ),
         (_two_under_a_key, "one key has two notifications"),
         (_again, "the same content twice"),
+        (_delayed(NOON_MS + HOUR_MS), "the same content twice"),
+        (_attempt(NIGHT_MS), "an attempt in quiet hours"),
+        (_attempt(NOON_MS + HOUR_MS, seen_at_ms=NOON_MS + 1), "an attempt of what was seen"),
         (lambda b: b.do("DELETE FROM notify_request"), "a request is lost"),
         (lambda b: b.do("UPDATE notify_request SET state = 'running'"), "a request is not done"),
         (lambda b: b.do("DELETE FROM notification WHERE notification_id = ?", NEWS_BEN), "misses users"),
@@ -284,6 +329,21 @@ def test_a_planted_violation_is_found(books: Books, plant: Callable[[Books], Non
     """A check that finds nothing proves nothing."""
     plant(books)
     assert any(kind in violation for violation in books.checked().violations), books.checked().violations
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        _delayed(NOON_MS + DAY_MS),  # asked for within the day, but sent a day later
+        _attempt(NIGHT_MS, type_name="code", seen_at_ms=NOON_MS),
+        _attempt(NOON_MS + 9 * HOUR_MS + 500),  # 22:00 in Berlin: it was let go before
+        _attempt(NOON_MS + 500, seen_at_ms=NOON_MS + 2_000),
+    ],
+)
+def test_what_looks_like_a_violation_and_is_none(books: Books, plant: Callable[[Books], None]) -> None:
+    """A check that cries wolf is switched off."""
+    plant(books)
+    assert books.checked().violations == []
 
 
 @pytest.mark.parametrize(

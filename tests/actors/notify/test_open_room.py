@@ -34,6 +34,19 @@ def test_each_line_that_fills_up_leaves_as_much_as_it_takes(monkeypatch: pytest.
     assert min(filled(f"app{number}", room) for number in range(100)) == MIN_OF_LINE
 
 
+@pytest.mark.parametrize(("others", "own"), [(0, 0), (0, 7), (30, 1), (99, 0), (100, 16)])
+def test_as_many_are_read_as_may_be_kept(others: int, own: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read and not kept is read again."""
+    monkeypatch.setattr(open_room, "MAX_OPEN", 100)
+    room = OpenRoom()
+    for name, count in (("b", others), ("a", own)):
+        for _ in range(count):
+            room.enter(job(name))
+    full_at = room.full_at(line_of(job("a")))
+    filled("a", room)
+    assert full_at == room.count - others
+
+
 def test_a_line_has_its_app_and_its_priority(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stuck campaign leaves room for the same app's codes."""
     monkeypatch.setattr(open_room, "MAX_OPEN", 100)

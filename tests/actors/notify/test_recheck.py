@@ -2,7 +2,7 @@
 
 import pytest
 
-from actors.notify.recheck import recheck
+from actors.notify.recheck import WAITED_MS, must_ask_again, recheck
 from actors.notify.user_state import UserState
 from protocol.notify_found import FoundConsent, FoundDevice, FoundUser
 from protocol.notify_types import AppRules, Preferences, QuietHours, TypePreference, TypeRule
@@ -67,14 +67,16 @@ def user(
 )
 def test_the_table(who: UserState | None, rule: TypeRule, device_key: str, kind: str, code: str) -> None:
     """Each line drops or holds by itself."""
-    check = recheck(who, rule, AppRules(), "apns", device_key, NOON_MS)
+    check = recheck(who, rule, AppRules(), "apns", device_key, NOON_MS, is_seen=False)
     assert (check.kind, check.code) == (kind, code)
     assert (check.decision is None) == (kind == "go")
 
 
 def test_quiet_hours_end_by_the_users_clock() -> None:
     """18:00 in Berlin in winter is 17:00 UTC."""
-    check = recheck(user(Preferences(quiet_hours=DAY)), RULE, AppRules(), "apns", "apns-1", NOON_MS)
+    check = recheck(
+        user(Preferences(quiet_hours=DAY)), RULE, AppRules(), "apns", "apns-1", NOON_MS, is_seen=False
+    )
     assert check.due_at_ms == NOON_MS + 5 * 3_600_000
 
 
@@ -89,4 +91,18 @@ def test_quiet_hours_end_by_the_users_clock() -> None:
 def test_security_passes_wishes_and_nothing_else(who: UserState, kind: str) -> None:
     """A code is sent at night, but not to somebody who may not be told, or is not there."""
     rule = TypeRule(name="t", purpose="ads", is_security=True)
-    assert recheck(who, rule, AppRules(), "apns", "apns-1", NOON_MS).kind == kind
+    assert recheck(who, rule, AppRules(), "apns", "apns-1", NOON_MS, is_seen=False).kind == kind
+
+
+@pytest.mark.parametrize(("is_security", "code"), [(False, "seen_in_app"), (True, "")])
+def test_what_was_seen_is_not_pushed_but_for_codes(is_security: bool, code: str) -> None:
+    """The user knows it."""
+    rule = TypeRule(name="t", is_security=is_security)
+    assert recheck(user(), rule, AppRules(), "apns", "apns-1", NOON_MS, is_seen=True).code == code
+
+
+def test_what_goes_at_once_is_not_asked_twice() -> None:
+    """A notification costs some 30 microseconds."""
+    assert not must_ask_again(NOON_MS, NOON_MS + WAITED_MS)
+    assert must_ask_again(NOON_MS, NOON_MS + WAITED_MS + 1)
+    assert must_ask_again(NOON_MS + 60_000, NOON_MS)
