@@ -79,8 +79,12 @@ class Admission:
         self._hands = hands
         self._strangers = Room(max(1, int(hands * STRANGERS_SHARE)))
 
-    def admit(self, job: Job, now_ms: int) -> int:
-        """Choose an account for a job and return 0; or when to ask again, for all of its app and host."""
+    def admit(self, job: Job, now_ms: int, repeatable: Callable[[Job], Job | None] | None = None) -> int:
+        """Choose an account for a job and return 0; or when to ask again, for all of its app and host.
+
+        What finds out whether a provider is back may end as unknown, and then be lost: `repeatable` is asked
+        for one to go in the job's stead that would be sent again.
+        """
         chain = self._accounts.chain(job.app_id, job.channel)
         if not chain:
             return now_ms + NO_ACCOUNT_MS
@@ -89,6 +93,8 @@ class Admission:
         # After a failover the next one is tried first; one whose breaker is open is passed over.
         for offset in range(count):
             account = chain[(job.account_index + offset) % count]
+            if repeatable is not None and not job.may_repeat and self._would_probe(account, job, now_ms):
+                job, repeatable = repeatable(job) or job, None
             until_ms = self._take(job, account, now_ms)
             if not until_ms:
                 job.account = account
@@ -96,6 +102,13 @@ class Admission:
                 return 0
             wait_ms = min(wait_ms, until_ms) if wait_ms else until_ms
         return max(wait_ms, now_ms + 1)
+
+    def _would_probe(self, account: Account, job: Job, now_ms: int) -> bool:
+        """Tell whether an account, or the job's host under it, would be tried out by the next job."""
+        known = self._credentials.get(account.credential)
+        host = self._hosts.get((account.credential, job.host)) if job.host else None
+        breakers = [one.breaker for one in (known, host) if one is not None and one.breaker.state != "closed"]
+        return bool(breakers) and not any(breaker.wait_until_ms(now_ms) for breaker in breakers)
 
     def judged(self, job: Job, account: Account, outcome: Outcome, now_ms: int) -> Outcome:
         """Tell a push host that refuses our key from a device whose subscription was made with another one.

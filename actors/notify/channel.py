@@ -169,7 +169,7 @@ class ChannelActor:
 
     def left(self, jobs: Iterable[Job]) -> None:
         """These will not be begun: their hands are free, and what they were to find out is not known."""
-        now_ms = self._now_ms()
+        now_ms = self._steady_ms()
         for job in jobs:
             if job.slot == "reserved":
                 job.slot = "none"
@@ -233,6 +233,14 @@ class ChannelActor:
         job.waits = False
         job.slot = "reserved"
 
+    def _repeatable(self, job: Job) -> Job | None:
+        """Bring one to the front of a job's line that is sent again where its outcome is unknown."""
+
+        def may_probe(other: Job) -> bool:
+            return other.may_repeat and not other.is_cancelled and not self._is_early(other)
+
+        return self._queue.bring_forward(job.app_id, LANE_OF[job.priority], job.host, may_probe)
+
     def _is_early(self, job: Job) -> bool:
         """Tell one that waits for a time of day, and the clock does not show it yet."""
         return job.is_dated and job.due_at_ms > self._now_ms()
@@ -249,7 +257,9 @@ class ChannelActor:
         owners = {}
 
         def wait_ms(job: Job) -> int:
-            return 0 if job.is_cancelled or self._is_early(job) else self._admission.admit(job, now_ms)
+            if job.is_cancelled or self._is_early(job):
+                return 0
+            return self._admission.admit(job, now_ms, self._repeatable)
 
         for _ in range(AT_ONCE):
             if self._in_hand >= self._hands:

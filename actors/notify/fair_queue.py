@@ -17,6 +17,7 @@ what is not, and for each line that has to wait.
 from collections import deque
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
+from itertools import islice
 from typing import Generic, TypeVar
 
 from protocol.notify_types import Priority
@@ -30,6 +31,7 @@ HIGH_LANE: tuple[int, ...] = (HIGH,)
 ALL_LANES: tuple[int, ...] = (HIGH, MEDIUM, LOW)
 RUNS = (16, 8)  # of HIGH, and of MEDIUM, before a lower lane that waits gets a turn
 STUCK_MS = 10_000  # who waits for that long in one go waits for no pace: the account or host is out of use
+LOOKED_AT = 256  # of a line, for one that is wanted
 DUE_AT_ONCE = 64  # moved by one pop, so that 100,000 due at 07:00 do not make one of them slow
 
 
@@ -150,6 +152,19 @@ class FairQueue(Generic[T]):
             if not app.count:
                 del self._apps[app.name]
             return item
+        return None
+
+    def bring_forward(self, app_id: str, lane: int, key: str, is_wanted: Callable[[T], bool]) -> T | None:
+        """Put the first of a line that is wanted in front of it; None: there is none among its first ones."""
+        app = self._apps.get(app_id)
+        line = app.lines.get((lane, key)) if app is not None else None
+        if line is None:
+            return None
+        for index, item in enumerate(islice(line.ready, LOOKED_AT)):
+            if is_wanted(item):
+                del line.ready[index]
+                line.ready.appendleft(item)
+                return item
         return None
 
     def release(self, key: str | None = None) -> None:

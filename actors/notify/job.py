@@ -5,7 +5,7 @@ from typing import Final, Literal, Protocol
 from actors.notify.delivery import Outcome, Outgoing
 from actors.notify.hosts import host_of
 from actors.notify.ports import Account
-from protocol.notify_types import Channel, Priority, TypeRule
+from protocol.notify_types import PUSH_CHANNELS, Channel, Priority, TypeRule
 
 SHORT_KEY_CHARS: Final = 8  # of a device key: one of a user's hundred addresses is known by them
 
@@ -107,6 +107,11 @@ class Job:
         self.ticket = 0  # of the account's breaker
         self.host_ticket = 0  # of the host's
         self.waits = False  # for an account that may be used, not for its time
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether it is sent again where nobody knows if it has arrived; see retry_policy.py."""
+        return self.rule.may_double or (bool(self.outgoing.collapse_key) and self.channel in PUSH_CHANNELS)
 
     @property
     def where(self) -> dict[str, str | int]:

@@ -16,14 +16,14 @@ from server.sandbox.google_errors import (
     permission_denied,
     unauthenticated,
 )
-from server.sandbox.google_tokens import TOKEN_PATH, FakeGoogleTokens
+from server.sandbox.google_tokens import FakeGoogleTokens
 from server.sandbox.ledger import Ledger, identity_in
 
 _PATH: Final = re.compile(r"/v1/projects/([^/]+)/messages:send\Z")
 
 
 class FakeFcm:
-    """One port for FCM and Google's token endpoint. Tokens that were never told of are good."""
+    """FCM's own port; access tokens come from another. Registrations that were never told of are good."""
 
     def __init__(
         self, ledger: Ledger, faults: Faults, tokens: FakeGoogleTokens, *, now_ms: Callable[[], int]
@@ -47,9 +47,6 @@ class FakeFcm:
         self._gone.add(token)
 
     def answer(self, request: Request) -> Answer:
-        """Answer for both services of the port."""
-        if request.path == TOKEN_PATH:
-            return self._tokens.answer(request)
         try:
             return self._send(request)
         except GoogleRefusal as refusal:

@@ -109,11 +109,13 @@ class Sandbox:
         self._control = self._add(plain_server(Control(self).answer))
         self._apns = self._add(web_server(production, h2, only_h2=True), "apns")
         self._apns_development = self._add(web_server(development, h2, only_h2=True), "apns")
-        self._fcm = self._add(web_server(self._answer_google, both), "fcm", "token")
+        self._fcm = self._add(web_server(self.fcm.answer, both), "fcm")
         self._webpush = self._add(web_server(self.webpush.answer, both), "webpush")
         self._sms = self._add(web_server(self._answer_sms, both), "twilio", "vonage")
         self._smtp = self._add(self.smtp.starttls_server(), "smtp")
         self._smtps = self._add(self.smtp.tls_server(), "smtp")
+        # A port of its own: while FCM is out, nobody can connect to it, and nothing is read and then lost.
+        self._token = self._add(web_server(self.google_tokens.answer, both), "token")
 
     def _add(self, serve: Serve, *services: Service) -> Door:
         door = Door(serve, is_out=lambda: bool(services) and self._out.issuperset(services))
@@ -138,7 +140,7 @@ class Sandbox:
             apns_url=_url(self._apns),
             apns_development_url=_url(self._apns_development),
             fcm_url=_url(self._fcm),
-            token_url=_url(self._fcm) + TOKEN_PATH,
+            token_url=_url(self._token) + TOKEN_PATH,
             webpush_url=_url(self._webpush),
             sms_url=_url(self._sms),
             smtp_host=HOST,
@@ -246,10 +248,6 @@ class Sandbox:
             service: {"count": self.ledger.count(service), "doubles": self.ledger.double_count(service)}
             for service in SERVICES
         }
-
-    def _answer_google(self, request: Request) -> Answer:
-        service: Service = "token" if request.path == TOKEN_PATH else "fcm"
-        return Answer(fate="reset") if service in self._out else self.fcm.answer(request)
 
     def _answer_sms(self, request: Request) -> Answer:
         is_vonage = request.path == VONAGE_PATH

@@ -129,12 +129,18 @@ async def test_an_outage_resets_what_stands_and_what_comes(sandbox: Sandbox, clo
     assert sandbox.count("apns") == 2
 
 
-async def test_an_outage_of_one_of_two_services_on_a_port_leaves_the_other(
+async def test_without_new_access_tokens_fcm_lives_on_old_ones_and_the_other_way_round(
     sandbox: Sandbox, clock: Clock
 ) -> None:
-    """Failover from Twilio to Vonage wants one of them up; FCM without new tokens lives on old ones."""
+    """Google's two services fail apart; of FCM's outage nobody's request is read, and then lost."""
     async with http_client(sandbox) as client:
         token = await google_token(sandbox, client, clock)
+        with sandbox.outage("fcm"):
+            with pytest.raises(httpx.ConnectError):
+                await client.post(
+                    f"{sandbox.fcm_url}/v1/projects/sandbox-project/messages:send", json=MESSAGE
+                )
+            await google_token(sandbox, client, clock)
         with sandbox.outage("token"):
             with pytest.raises(httpx.TransportError):
                 await client.post(sandbox.token_url)

@@ -8,12 +8,13 @@ import trio.testing
 
 from actors.notify.breaker import FAILURES
 from actors.notify.channel import DATED_LOOK_MS, HANDS, ChannelActor
-from actors.notify.delivery import Outcome
+from actors.notify.delivery import ACCEPTED, Outcome
 from actors.notify.ports import Account
-from protocol.notify_types import Channel
+from protocol.notify_types import Channel, TypeRule
 from tests.actors.notify.channel_world import NOW_MS, Accounts, Answering, Partition, made_job, offer_all
 
 DAY_MS = 86_400_000
+REFUSED_KEY = Outcome(kind="refused", action="break", code="401", scope="credential")
 REFUSED = Outcome(kind="refused", action="break", code="403", scope="host")
 
 
@@ -271,3 +272,26 @@ def test_what_waits_for_a_time_of_day_goes_by_the_clock_that_shows_it() -> None:
     steady.now_ms += DATED_LOOK_MS
     channel._pump()
     assert partition.given == [job]
+
+
+def test_a_provider_is_tried_out_with_one_that_may_be_repeated_where_one_waits() -> None:
+    """A probe may end as unknown; with a type that must not come twice it would be lost."""
+    clock, partition = Clock(), Partition()
+    channel = ChannelActor("sms", Accounts(), now_ms=clock, steady_ms=clock)
+    first = made_job(0, owner=partition, channel="sms")
+    assert channel.reserve(first)
+    assert first.account is not None
+    channel._admission.learn(first, first.account, REFUSED_KEY, clock())
+    jobs = [made_job(number, owner=partition, channel="sms") for number in range(1, 5)]
+    jobs[2].rule = TypeRule(name="t", may_double=True)
+    offer_all(channel, jobs)
+    channel._pump()
+    assert not partition.given
+    clock.now_ms += 300_000
+    channel._pump()
+    assert partition.given == [jobs[2]]
+    assert jobs[2].account is not None
+    channel._admission.learn(jobs[2], jobs[2].account, ACCEPTED, clock())
+    channel._queue.release()
+    channel._pump()
+    assert partition.given == [jobs[2], jobs[0], jobs[1], jobs[3]]
