@@ -20,7 +20,7 @@ from actors.messages import ActorTell, Ask, Create, FanOut, OpenBetween, Told, U
 from actors.notify.messages import NotifyActorMessage
 from actors.ports import Leases, Log, Outcome, Relay, WallClock
 from actors.reply import NO_REPLY, Reply
-from protocol import commands, feed_commands, notify_commands
+from protocol import commands, feed_commands
 from protocol.errors import Fenced, HubbubError, Unavailable
 from protocol.events import ConversationEvent, InboxEvent
 from protocol.records import Advance, Append, Appended, Insert, LogRow, Op, Put, Tell
@@ -38,8 +38,6 @@ _NOT_STORED: Final = (
     feed_commands.ReadFeed,
     feed_commands.ExplainPost,
     feed_commands.ListInterests,
-    notify_commands.GetPreferences,
-    notify_commands.ListPush,
 )
 
 Answer = Callable[[Appended | None], object]
@@ -233,7 +231,10 @@ class StreamActor(Entity):
     # -- for subclasses -----------------------------------------------------------------------------
 
     def _at_ms(self) -> int:
-        """Wall time that never runs backwards within the stream."""
+        """Wall time that never runs backwards within the stream: for its rows.
+
+        What is decided, and what waits, goes by `_now_ms`: a clock that was ahead stays ahead here.
+        """
         self._last_at_ms = max(self._last_at_ms, self._now_ms())
         return self._last_at_ms
 

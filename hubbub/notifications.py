@@ -120,11 +120,25 @@ class Notifications:
     # -- devices ------------------------------------------------------------------------------------
 
     async def register_push(
-        self, channel: Channel, address: str, *, keys: Mapping[str, str] | None = None, name: str = ""
+        self,
+        channel: Channel,
+        address: str,
+        *,
+        keys: Mapping[str, str] | None = None,
+        name: str = "",
+        opt_in: bool = False,
     ) -> Sequence[PushDevice]:
-        """Tell where this user can be reached; again whenever the app starts. Returns all addresses."""
+        """Tell where this user can be reached; again whenever the app starts. Returns all addresses.
+
+        `opt_in`: the user has just asked for messages there, which ends an earlier STOP or complaint.
+        """
         command = c.RegisterPush(
-            id=self._next_id(), channel=channel, address=address, keys=dict(keys or {}), name=name
+            id=self._next_id(),
+            channel=channel,
+            address=address,
+            keys=dict(keys or {}),
+            name=name,
+            opt_in=opt_in,
         )
         return (await self._ask(command, nr.PushDevices)).items
 

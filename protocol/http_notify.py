@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from protocol.notify_replies import LedgerEntry, NotificationItem
+from protocol.notify_replies import LedgerEntry, NotificationId, NotificationItem
 from protocol.notify_templates import Experiment, Template
 from protocol.notify_types import AppRules, Channel, Consent, Preferences, TypeRule
 from protocol.provider_configs import ProviderConfig
@@ -76,6 +76,10 @@ class AddressBody(_Body, frozen=True, kw_only=True, omit_defaults=True):
     address: Annotated[str, Meta(min_length=1, max_length=2_000)]
     keys: Annotated[dict[str, Annotated[str, Meta(max_length=500)]], Meta(max_length=10)] = {}
     name: Annotated[str, Meta(max_length=100)] = ""
+    opt_in: Annotated[
+        bool,
+        Meta(description="The user has just asked for messages there: an earlier STOP or complaint ends."),
+    ] = False
 
 
 class ConsentBody(_Body, frozen=True, kw_only=True, omit_defaults=True):
@@ -258,7 +262,7 @@ class RedriveBody(_Body, frozen=True, kw_only=True, omit_defaults=True):
     """Which dead deliveries to try again: those named; or those of a channel, a code, or both; or all."""
 
     deliveries: Annotated[
-        list[tuple[int, int]],
+        list[tuple[NotificationId, Count]],
         Meta(max_length=1_000, description="Pairs of notification_id and number, as dead letters have them."),
     ] = []
     channel: Channel | None = None

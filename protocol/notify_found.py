@@ -25,10 +25,35 @@ class FoundDevice(msgspec.Struct, frozen=True, array_like=True):
     name: str
 
 
+class FoundStopped(msgspec.Struct, frozen=True, array_like=True):
+    device_key: str
+    channel: str
+    address: str
+    registered_at_ms: int
+    name: str
+    why: str
+
+
 class FoundRecent(msgspec.Struct, frozen=True, array_like=True):
+    """When its user was told, in-app or elsewhere, and when it is due, where it was held; 0: not."""
+
     dedup_key: str
     notification_id: int
-    created_at_ms: int
+    told_at_ms: int
+    due_at_ms: int
+
+
+class FoundTold(msgspec.Struct, frozen=True):
+    """When a user was last told of what has this key."""
+
+    user_id: str
+    dedup_key: str
+    notification_id: int
+    told_at_ms: int
+
+
+# Of one user, for finding duplicates, some 250 bytes each in memory; older ones are asked for by their keys.
+MAX_RECENT: Final = 300
 
 
 class FoundGroup(msgspec.Struct, frozen=True, array_like=True):
@@ -40,7 +65,10 @@ class FoundGroup(msgspec.Struct, frozen=True, array_like=True):
 
 
 class FoundUser(msgspec.Struct, frozen=True, array_like=True):
-    """All that decides what a user is told. `recent` and `counted` as far back as was asked for."""
+    """All that decides what a user is told. `recent` and `counted` as far back as was asked for.
+
+    `recent`: the newest first, at most MAX_RECENT.
+    """
 
     user_id: str
     app_id: str
@@ -55,6 +83,7 @@ class FoundUser(msgspec.Struct, frozen=True, array_like=True):
     counted: list[int]
     groups: list[FoundGroup]
     unread: list[int]
+    stopped: list[FoundStopped] = []
 
 
 class FoundFacts(msgspec.Struct, frozen=True, array_like=True):
@@ -124,6 +153,20 @@ class UntoldDead(msgspec.Struct, frozen=True):
 MAX_SEQ: Final = 2**63 - 1  # SQLite's largest integer
 
 
+Line = tuple[str, str, str]
+"""What one app sends by one channel with one priority: (priority, app_id, channel)."""
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """How a notification's deliveries stand: the numbers of those that are open, and whether one has come.
+
+    `is_reached`: a provider has taken one, if only before it was tried again, or one's outcome is unknown.
+    """
+
+    open_numbers: list[int]
+    is_reached: bool
+
+
 class NotifyReads(Protocol):
     """The reads behind notifications. Each answers from one state of the store, as of after the call."""
 
@@ -131,6 +174,10 @@ class NotifyReads(Protocol):
         self, user_ids: Sequence[str], *, since_id: int, counted_since_ms: int
     ) -> list[FoundUser]:
         """Those of up to 1,000 users who exist, with what is known of them; in no order."""
+        ...
+
+    async def told(self, wanted: Sequence[tuple[str, str, int]], *, now_ms: int) -> list[FoundTold]:
+        """By (user, dedup key, the smallest id that is looked at): the last one told by now, if any."""
         ...
 
     async def user_facts(self, user_ids: Sequence[str]) -> list[FoundFacts]:
@@ -141,10 +188,16 @@ class NotifyReads(Protocol):
         """The largest notification id of any partition; 0 for none."""
         ...
 
-    async def open_deliveries(
-        self, partition: int, priority: str, *, after: tuple[int, int, int], limit: int
-    ) -> list[DeliveryRow]:
-        """Open deliveries by rising (next_at_ms, notification_id, number), beyond `after`."""
+    async def open_lines(self, partition: int) -> list[Line]:
+        """The lines that have open deliveries, in no order."""
+        ...
+
+    async def open_deliveries(self, partition: int, line: Line, *, limit: int) -> list[DeliveryRow]:
+        """Open deliveries of a line, by rising (next_at_ms, notification_id, number)."""
+        ...
+
+    async def standings(self, ids: Sequence[int]) -> dict[int, Standing]:
+        """How the deliveries of up to 1,000 notifications stand, of those that have any."""
         ...
 
     async def held(self, partition: int, *, due_to_ms: int, limit: int) -> list[NotificationRow]:
@@ -165,6 +218,10 @@ class NotifyReads(Protocol):
 
     async def members(self, into_id: int, *, limit: int) -> list[NotificationRow]:
         """What became part of a batch or digest, oldest first."""
+        ...
+
+    async def untold(self, into_id: int, *, after: int, limit: int) -> list[NotificationRow]:
+        """What a digest has still to tell, as nobody has read it, beyond an id: by rising id."""
         ...
 
     async def of_request(
@@ -211,8 +268,13 @@ class NotifyReads(Protocol):
         """(user_id, purpose) of consents that have ended or were withdrawn, and are not erased yet."""
         ...
 
-    async def of_types(self, user_id: str, types: Sequence[str], *, limit: int) -> list[NotificationRow]:
-        """Notifications of a user with one of these types (none: any) that are not erased yet."""
+    async def of_types(
+        self, user_id: str, types: Sequence[str], *, purpose: str, limit: int
+    ) -> list[NotificationRow]:
+        """Notifications of a user that are not erased yet: of a purpose, or with one of these types.
+
+        Without a purpose: all of them.
+        """
         ...
 
     async def app_versions(self) -> dict[str, int]:
@@ -267,6 +329,10 @@ class NotifyReads(Protocol):
         self, app_id: str, partition: int, *, after: int, limit: int, upto: int = MAX_SEQ
     ) -> list[ExportedEntry]:
         """Ledger entries of an app's users beyond a seq, up to another one: rows of others cost time, too."""
+        ...
+
+    async def ledger_step(self, partition: int, *, after: int, rows: int) -> int:
+        """The seq of the last one of the next so many entries of a partition's ledger; 0: there is none."""
         ...
 
     async def queue_depths(self, now_ms: int) -> list[QueueDepth]:

@@ -167,6 +167,22 @@ class NotifyDeviceRow(Row, frozen=True, kw_only=True):
     retired_for: Annotated[str, Meta(description="Why no more is sent there.")] = ""
 
 
+class SuppressionRow(Row, frozen=True, kw_only=True):
+    """A mail address or phone number to which an app sends nothing more, whoever of its users has it.
+
+    Holds no address, so it outlives an erasure: who said STOP has not said so until the data is gone.
+    """
+
+    table: ClassVar[str] = "notify_suppression"
+    key: ClassVar[tuple[str, ...]] = ("app_id", "device_key")
+
+    app_id: str
+    device_key: Annotated[str, Meta(description="As of NotifyDeviceRow: a digest of channel and address.")]
+    kind: Annotated[str, Meta(description="stopped: the person said so; dead: there is nobody.")]
+    code: Annotated[str, Meta(description="The provider's word for it.")]
+    at_ms: int
+
+
 # -- what is sent -----------------------------------------------------------------------------------
 
 
@@ -189,6 +205,7 @@ class RequestRow(Row, frozen=True, kw_only=True):
     next_at_ms: Annotated[int, Meta(description="When it is to run; of recurring ones the next time.")] = 0
     cursor: str = ""
     run: Annotated[int, Meta(description="Of recurring ones: which time this is.")] = 0
+    ran_for_ms: Annotated[int, Meta(description="Of recurring ones: for which time it ran last.")] = 0
     user_count: int = 0
     done_at_ms: int = 0
     code: Annotated[str, Meta(description="Of a failed one: the code of what it was refused for.")] = ""
@@ -221,6 +238,9 @@ class NotificationRow(Row, frozen=True, kw_only=True):
     state: str
     created_at_ms: int
     request_id: str = ""
+    purpose: Annotated[
+        str, Meta(description="Of its type when it was decided: whose consent's end erases it.")
+    ] = ""
     template: str = ""
     variant: Annotated[str, Meta(description="experiment:variant, where one was assigned.")] = ""
     dedup_key: str = ""
@@ -368,6 +388,7 @@ NOTIFY_TABLES: Final[tuple[type[Row], ...]] = (
     ConsentRow,
     ErasureRow,
     NotifyDeviceRow,
+    SuppressionRow,
     RequestRow,
     NotificationRow,
     DeliveryRow,

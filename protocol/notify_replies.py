@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from protocol.bases import BaseReply
+from protocol.limits import MAX_SAFE_INTEGER
 from protocol.notify_types import Channel, Consent, Decision, Frequency, Preferences, Priority
 from protocol.types import AtMs, Count, UserId
 
@@ -14,7 +15,9 @@ class _Reply(BaseReply, frozen=True, kw_only=True, omit_defaults=True):
     pass
 
 
-NotificationId = Annotated[int, Meta(ge=0, description="A notification; rises with time.")]
+NotificationId = Annotated[
+    int, Meta(ge=0, le=MAX_SAFE_INTEGER, description="A notification; rises with time.")
+]
 
 
 class NotificationItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -95,7 +98,9 @@ class PushDevice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     address: Annotated[str, Meta(description="Masked, but for its last characters.")]
     name: str = ""
     registered_at_ms: AtMs = 0
-    retired_for: str = ""
+    retired_for: Annotated[
+        str, Meta(description="Why nothing is sent there any more: the provider's word for STOP or a bounce.")
+    ] = ""
 
 
 class PushDevices(_Reply, tag="push_devices", frozen=True, kw_only=True, omit_defaults=True):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from protocol.limits import MAX_SAFE_INTEGER
 from protocol.notify_types import Decision, TypeName
 from protocol.types import AtMs, Count
 
@@ -82,7 +83,7 @@ class Template(_Body, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     name: TemplateName
-    version: Annotated[int, Meta(ge=1)] = 1
+    version: Annotated[int, Meta(ge=1, le=MAX_SAFE_INTEGER)] = 1
     type: TypeName | None = None
     default_locale: LocaleTag = "en"
     variables: Annotated[dict[VariableName, Variable], Meta(max_length=MAX_VARIABLES)] = {}

@@ -14,6 +14,8 @@ _APNS: Final = re.compile(r"[0-9a-f]{64,200}")  # 32 bytes in hex today; Apple s
 _FCM: Final = re.compile(r"[A-Za-z0-9_:\-]{20,4096}")
 _PHONE: Final = re.compile(r"\+[1-9][0-9]{6,14}")  # E.164
 _EMAIL: Final = re.compile(r"[^@\s<>\"(),;:\\\[\]]{1,64}@(?:[^@\s.<>]{1,63}\.)+[^@\s.<>]{2,63}")
+MIN_NAME_CHARS: Final = 3  # of a mailbox: a shorter one names nobody, and stands in every second sentence
+_ANY_MAIL: Final = re.compile(r"[^\s<>\"'(),;:]+(?:@|%40)[^\s<>\"'(),;:]+")
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]{1,30}://.+", re.IGNORECASE)
 
 
@@ -56,6 +58,25 @@ def masked(channel: Channel, address: str) -> str:
         name, _, domain = address.partition("@")
         return f"{name[:2]}…@{domain}"
     return f"…{address[-4:]}"
+
+
+def without_address(detail: str, channel: Channel, address: str) -> str:
+    """A provider's words without whom they speak of: they are kept for longer than the address may be.
+
+    Of mail any address goes, as a box may forward to another one; of numbers any spelling of this one.
+    """
+    match channel:
+        case "email":
+            detail = _ANY_MAIL.sub("…", detail)
+            name = address.partition("@")[0]
+            if len(name) < MIN_NAME_CHARS:
+                return detail
+            return re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "…", detail, flags=re.IGNORECASE)
+        case "sms":
+            digits = r"[\s().-]*".join(char for char in address if char.isdigit())
+            return re.sub(rf"\+?{digits}", "…", detail) if digits else detail
+        case _:
+            return detail.replace(address, "…") if address else detail
 
 
 def _check_subscription(endpoint: str, keys: dict[str, str]) -> None:

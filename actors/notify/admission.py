@@ -58,13 +58,13 @@ class _Host:
 
     def __init__(self) -> None:
         self.breaker = Breaker()
-        # By code: users whose devices it has refused since it accepted one, and when (Unix ms).
+        # By code: users whose devices it has refused since it accepted one, and when.
         self.refused: dict[str, dict[str, int]] = {}
         self.room = Room()
 
 
 class Admission:
-    """The state of one channel's accounts on this node. Times are Unix ms.
+    """The state of one channel's accounts on this node. Times are ms of a clock that is not set.
 
     `nodes`: how many nodes send, this one included: each takes its share of a credential's rate. `hands`: how
     many requests the channel makes at once.
@@ -145,6 +145,11 @@ class Admission:
         self._credentials.pop(credential, None)
         for key in [key for key in self._hosts if key[0] == credential]:
             del self._hosts[key]
+
+    def is_closed(self, credential: str) -> bool:
+        """Tell whether the breaker of credentials lets everybody through."""
+        known = self._credentials.get(credential)
+        return known is None or known.breaker.state == "closed"
 
     def breakers(self) -> dict[str, str]:
         """credential -> state of its breaker, where one is not closed."""

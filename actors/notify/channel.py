@@ -6,6 +6,7 @@ begins, and only after that the request is made. Some hands serve HIGH alone, so
 waits for a campaign.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -13,6 +14,8 @@ import msgspec
 import structlog
 import trio
 
+from actors.notify.account_proof import AccountProof
+from actors.notify.addresses import without_address
 from actors.notify.admission import Admission
 from actors.notify.breaker import Breaker
 from actors.notify.delivery import Kind, Outcome
@@ -32,10 +35,16 @@ HANDS: Final[dict[Channel, int]] = {
 }
 HIGH_SHARE: Final = 0.25  # of the hands, for HIGH alone
 CAPACITY: Final = 500_000  # jobs; the partitions bound them before
+DATED_LOOK_MS: Final = 900_000  # what waits for a time of day is looked at so often: clocks are set
 AT_ONCE: Final = 1_000  # looked at before others have a turn: cancelled ones may stand in long rows
 BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 600.0, 1800.0)
 
 log = structlog.get_logger(__name__)
+
+
+def steady_ms() -> int:
+    """Milliseconds by a clock that nobody sets; only differences mean anything."""
+    return int(trio.current_time() * 1000)
 
 
 class ChannelStats(msgspec.Struct, kw_only=True):
@@ -73,19 +82,26 @@ class ChannelActor:
         accounts: Accounts,
         *,
         now_ms: Callable[[], int],
+        steady_ms: Callable[[], int] = steady_ms,
         nodes: Callable[[], int] = lambda: 1,
     ) -> None:
-        """`nodes`: how many nodes send, which share the pace of an account."""
+        """`nodes`: how many nodes send, which share the pace of an account.
+
+        `now_ms` may jump, and says what has expired; `steady_ms` never does, and all that waits goes by it.
+        """
         self.channel = channel
         self.stats = ChannelStats()
         self._accounts = accounts
         self._now_ms = now_ms
+        self._steady_ms = steady_ms
         self._queue: FairQueue[Job] = FairQueue(CAPACITY)
+        self._unqueued: deque[Job] = deque()  # for which there was no room: as many as the partitions let
         self._hands = HANDS[channel]
         self._free_for_all = self._hands - max(1, int(self._hands * HIGH_SHARE))
         self._in_hand = 0
         self._admission = Admission(accounts, nodes=nodes, hands=HANDS[channel])
         self._guards: dict[str, MassRetirement] = {}
+        self._proof = AccountProof()
         self._nursery: trio.Nursery | None = None
         self._wake = trio.Event()
         self._is_pumping = False
@@ -96,7 +112,11 @@ class ChannelActor:
     @property
     def depth(self) -> int:
         """How many jobs wait."""
-        return len(self._queue)
+        return len(self._queue) + len(self._unqueued)
+
+    def moving_count(self, app_id: str) -> int:
+        """How many jobs of an app are due and wait for a hand or a pace alone."""
+        return self._queue.moving_count(app_id)
 
     @property
     def in_hand(self) -> int:
@@ -108,7 +128,7 @@ class ChannelActor:
         lanes = HIGH_LANE if job.priority == "high" else ALL_LANES
         if self._in_hand >= (self._hands if job.priority == "high" else self._free_for_all):
             return False
-        now_ms = self._now_ms()
+        now_ms = self._steady_ms()
         due_ms = self._queue.next_due_ms(lanes)
         if due_ms is not None and due_ms <= now_ms:
             return False
@@ -121,9 +141,19 @@ class ChannelActor:
         """Queue a job until it is due; the partition looks that there are not too many."""
         if job.is_cancelled:
             return
-        due_at_ms = job.due_at_ms if job.due_at_ms > self._now_ms() else 0
-        self._queue.push(job, job.app_id, LANE_OF[job.priority], due_at_ms, job.host)
+        if not self._push(job):
+            # Cancelled ones leave when it is their turn, which behind a paused account never comes.
+            self._queue.discard(lambda waiting: waiting.is_cancelled)
+            if not self._push(job):
+                self._unqueued.append(job)
         self._pump_soon()
+
+    def _push(self, job: Job) -> bool:
+        wait_ms = job.due_at_ms - self._now_ms() if job.due_at_ms else 0
+        due_at_ms = 0
+        if wait_ms > 0:
+            due_at_ms = self._steady_ms() + (min(wait_ms, DATED_LOOK_MS) if job.is_dated else wait_ms)
+        return self._queue.push(job, job.app_id, LANE_OF[job.priority], due_at_ms, job.host)
 
     def begun(self, jobs: Iterable[Job]) -> None:
         """Their attempts are stored: make them."""
@@ -149,19 +179,33 @@ class ChannelActor:
         chain = self._accounts.chain(job.app_id, self.channel)
         return len(chain) > 1 and job.failed_over < len(chain) - 1
 
-    def may_retire(self, app_id: str, now_ms: int) -> bool:
+    def is_believed(self, app_id: str, account: Account) -> bool:
+        """Tell whether an account's word counts against an address that may be none of its own."""
+        if self._guard(app_id).is_overridden(self._steady_ms()):
+            return True
+        judgement = self._proof.judge(app_id, account)
+        if judgement == "alert":
+            detail = {"channel": self.channel, "provider_id": account.provider_id, "cause": "never accepted"}
+            self._accounts.alert(app_id, "mass_retirement", detail)
+        return judgement == "believe"
+
+    def may_retire(self, app_id: str) -> bool:
         """Tell whether an address that a provider calls dead may be retired now; see mass_retirement.py."""
-        guard = self._guards.get(app_id)
-        if guard is None:
-            guard = self._guards[app_id] = MassRetirement()
-        judgement = guard.judge(now_ms, self._accounts.alive_count(app_id, self.channel))
+        guard = self._guard(app_id)
+        judgement = guard.judge(self._steady_ms(), self._accounts.alive_count(app_id, self.channel))
         if judgement == "alert":
             self._accounts.alert(app_id, "mass_retirement", {"channel": self.channel})
         return judgement == "retire"
 
     def allow_retirement(self, app_id: str) -> None:
         """A person has looked: for an hour every address of the app that is called dead may be retired."""
-        self._guards.setdefault(app_id, MassRetirement()).override(self._now_ms())
+        self._guard(app_id).override(self._steady_ms())
+
+    def _guard(self, app_id: str) -> MassRetirement:
+        guard = self._guards.get(app_id)
+        if guard is None:
+            guard = self._guards[app_id] = MassRetirement()
+        return guard
 
     def reset(self, credential: str) -> None:
         """An app's settings were changed: what waits for an account is tried again at once."""
@@ -185,17 +229,23 @@ class ChannelActor:
         job.waits = False
         job.slot = "reserved"
 
+    def _is_early(self, job: Job) -> bool:
+        """Tell one that waits for a time of day, and the clock does not show it yet."""
+        return job.is_dated and job.due_at_ms > self._now_ms()
+
     def _pump_soon(self) -> None:
         self._wake.set()
 
     def _pump(self) -> float:
         """Begin what can be begun. Returns in how many seconds to look again."""
-        now_ms = self._now_ms()
+        now_ms = self._steady_ms()
+        while self._unqueued and (self._unqueued[0].is_cancelled or self._push(self._unqueued[0])):
+            self._unqueued.popleft()
         begins: dict[int, list[Job]] = {}
         owners = {}
 
         def wait_ms(job: Job) -> int:
-            return 0 if job.is_cancelled else self._admission.admit(job, now_ms)
+            return 0 if job.is_cancelled or self._is_early(job) else self._admission.admit(job, now_ms)
 
         for _ in range(AT_ONCE):
             if self._in_hand >= self._hands:
@@ -205,6 +255,9 @@ class ChannelActor:
             if job is None:
                 break
             if job.is_cancelled:
+                continue
+            if self._is_early(job):
+                self.offer(job)
                 continue
             self._take(job)
             owners[id(job.owner)] = job.owner
@@ -239,9 +292,9 @@ class ChannelActor:
     async def _send(self, job: Job) -> None:
         account = job.account
         assert account is not None
-        began_ms = self._now_ms()
+        began_ms = self._steady_ms()
         try:
-            if 0 < job.expires_at_ms <= began_ms:
+            if 0 < job.expires_at_ms <= self._now_ms():
                 outcome = Outcome(kind="refused", action="expired", code="expired")
             else:
                 self.stats.sent += 1
@@ -252,13 +305,16 @@ class ChannelActor:
             gone = Outcome(kind="unknown", action="resolve_unknown", code="channel_ended")
             job.owner.conclude(job, account, gone)
             raise
-        except Exception as exc:  # a provider's bug is one delivery's dead letter, not the channel's end
+        except Exception as exc:  # a provider's bug makes one delivery unknown, and does not end the channel
             log.exception("provider_failed", channel=self.channel, provider_id=account.provider_id)
             outcome = Outcome(
                 kind="unknown", action="resolve_unknown", code="internal", detail=type(exc).__name__
             )
         self._give_back(job)
-        outcome = self._admission.judged(job, account, outcome, self._now_ms())
+        outcome = self._admission.judged(job, account, outcome, self._steady_ms())
+        if outcome.detail:
+            detail = without_address(outcome.detail, self.channel, job.outgoing.target.address)
+            outcome = msgspec.structs.replace(outcome, detail=detail)
         self._learn(job, account, outcome, began_ms)
         job.owner.conclude(job, account, outcome)
 
@@ -269,14 +325,15 @@ class ChannelActor:
 
     def _learn(self, job: Job, account: Account, outcome: Outcome, began_ms: int) -> None:
         """Note what the outcome says of the account."""
-        now_ms = self._now_ms()
+        now_ms = self._steady_ms()
         stats = self.stats
         stats.busy_s += max(0, now_ms - began_ms) / 1000
         counted = (job.app_id, outcome.kind)
         stats.by_app[counted] = stats.by_app.get(counted, 0) + 1
         if outcome.kind == "accepted":
             stats.accepted += 1
-            self._time(job.priority, (now_ms - job.created_at_ms) / 1000)
+            self._proof.accepted(job.app_id, account)
+            self._time(job.priority, max(0, self._now_ms() - job.created_at_ms) / 1000)
         elif outcome.kind == "unknown":
             stats.unknown += 1
         else:
@@ -284,6 +341,8 @@ class ChannelActor:
         lesson = self._admission.learn(job, account, outcome, now_ms)
         if lesson.frees:
             self._queue.release(job.host if lesson.frees == "host" else None)
+            if lesson.frees == "all" and self._admission.is_closed(account.credential):
+                self._queue.hasten(lambda waiting: _waits_for(waiting, account.credential))
             self._pump_soon()
         if lesson.opened is not None:
             self._tell_of(lesson.opened, lesson.host, job, account, outcome)
@@ -320,3 +379,8 @@ class ChannelActor:
                 buckets[index] += 1
                 return
         buckets[-1] += 1
+
+
+def _waits_for(job: Job, credential: str) -> bool:
+    """Tell whether a job that was refused for wrong settings waits for these to be right."""
+    return job.waits and job.account is not None and job.account.credential == credential

@@ -7,6 +7,8 @@ from typing import Final
 import msgspec
 
 from actors.notify.builtin_types import DIGEST
+from actors.notify.keeper import GONE_S
+from actors.notify.lately import Lately
 from actors.notify.messages import EraseUser
 from actors.notify.timekeeper import RETRY_S
 from actors.notify.user_state import UserState
@@ -53,6 +55,7 @@ class Erasing(msgspec.Struct, frozen=True):
     counts: dict[str, int]
     more: bool
     given_at_ms: int = 0
+    is_own: bool = True
 
 
 class NotErased(msgspec.Struct, frozen=True):
@@ -67,13 +70,15 @@ class ConsentKeeper(WishKeeper):
     """Keep consents, and erase."""
 
     _erasing: set[tuple[str, str]]  # (user_id, purpose) whose data is being erased
+    _erased: Lately  # notifications that were: nothing that was read of them before is written back
 
     def begin_time(self) -> None:
         self._erasing = set()
+        self._erased = Lately(GONE_S)
         super().begin_time()
 
     def _set_consent(self, user: UserState, command: notify_commands.SetConsent, reply: Reply) -> None:
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         if not command.given:
             # What it allowed ends at once; what rested on it is erased, and then this is answered.
             user.facts.consents.pop(command.purpose, None)
@@ -111,8 +116,11 @@ class ConsentKeeper(WishKeeper):
         if (user_id, purpose) in self._erasing:
             return
         user = self._users.get(user_id)
-        if user is not None:
-            user.facts.consents.pop(purpose, None)
+        known = user.facts.consents.get(purpose) if user is not None else None
+        if user is not None and known is not None:
+            if not 0 < known.ends_at_ms <= self._now_ms():  # given again since that was read
+                return
+            del user.facts.consents[purpose]
         self._end(user_id, purpose, NO_REPLY)
 
     def _end(self, user_id: str, purpose: str, reply: Reply) -> None:
@@ -151,6 +159,11 @@ class ConsentKeeper(WishKeeper):
             message.reply.fail(message.error)
             self.look_in(RETRY_S)
 
+    def _not_loaded(self, message: object) -> None:
+        super()._not_loaded(message)
+        if isinstance(message, Erasing):
+            self._ctx.post_after(RETRY_S, message)
+
     def erase(self, message: EraseUser, reply: Reply) -> None:
         """Erase what is known for notifying a user, beginning with what waits to be sent."""
         self._stage_ops(
@@ -162,24 +175,20 @@ class ConsentKeeper(WishKeeper):
             ),
         )
 
-    def _types_of(self, message: EraseUser) -> list[str] | None:
-        """The types that rest on a purpose; None: no type does."""
-        if not message.purpose:
-            return []
+    def _types_of(self, message: EraseUser) -> list[str]:
+        """The types that rest on a purpose today; what rested on it before has it in its row."""
         setup = self._setup_of(message.app_id)
-        names = [rule.name for rule in setup.all_types() if rule.purpose == message.purpose]
-        return names or None
+        return [rule.name for rule in setup.all_types() if rule.purpose == message.purpose]
 
     async def _find_erased(
         self, message: EraseUser, reply: Reply, counts: dict[str, int], given_at_ms: int
     ) -> None:
         try:
             await self._setups.load(message.app_id)
-            types = self._types_of(message)
-            rows: list[NotificationRow] = []
-            if types is not None:
-                await self._log.barrier()
-                rows = await self._reads.of_types(message.user_id, types, limit=_ERASE_PAGE)
+            await self._log.barrier()
+            rows = await self._reads.of_types(
+                message.user_id, self._types_of(message), purpose=message.purpose, limit=_ERASE_PAGE
+            )
             is_more = len(rows) >= _ERASE_PAGE
             # A digest that was written tells of them too; one that is still open is written without them.
             known = {row.notification_id for row in rows}
@@ -198,7 +207,10 @@ class ConsentKeeper(WishKeeper):
     def erase_found(self, erasing: Erasing) -> None:
         """Blank what was found; with the last page, store the receipt and answer."""
         message, counts = erasing.message, erasing.counts
-        now_ms = self._at_ms()
+        # Who is being read just now may come with what was before.
+        if message.user_id in self._wanted and not self._has_users((message.user_id,), erasing, NO_REPLY):
+            return
+        now_ms = self._now_ms()
         why = Decision("consent", "drop", message.reason, message.purpose)
         ops, queued_count = self._blank(erasing.rows, why)
         if queued_count:
@@ -255,10 +267,14 @@ class ConsentKeeper(WishKeeper):
             notification_id = row.notification_id
             gone.setdefault(row.user_id, set()).add(notification_id)
             self._gone.add(notification_id, self._ctx.now())
+            self._erased.add(notification_id, self._ctx.now())
             where: dict[str, str | int] = {"notification_id": notification_id}
             ops.append(Update(NotificationRow, where, _BLANK))
             ops.append(Update(DeliveryRow, where, {"outgoing": "", "is_open": 0}))
-            ops.append(Update(DeadDelivery, where, {"outgoing": ""}))
+            ops.append(Update(DeadDelivery, where, {"outgoing": "", "detail": ""}))
+            known = self._users.get(row.user_id)
+            if known is not None:
+                known.facts.forget(row.dedup_key, notification_id)
             note = self._notes.get(notification_id)
             for number in sorted(note.numbers) if note is not None else ():
                 job = self._jobs[notification_id, number]

@@ -10,19 +10,19 @@ import random
 
 import msgspec
 
-from actors.notify.decider import Decider
 from actors.notify.delivery import Outcome
 from actors.notify.job import Job
 from actors.notify.ports import Account
 from actors.notify.recheck import Recheck, recheck
-from actors.notify.retry_policy import Step, next_step
+from actors.notify.retirer import Retirer
+from actors.notify.retry_policy import Step, next_step, resumed_at_ms
 from actors.reply import NO_REPLY
 from actors.stream_actor import Staged
-from protocol.notify_records import DeadDelivery, DeliveryRow, NotificationRow, NotifyDeviceRow
-from protocol.notify_types import Channel, Decision
+from protocol.notify_records import DeadDelivery, DeliveryRow, NotificationRow
+from protocol.notify_types import Decision
 from protocol.records import Op, Put, Update
 
-RESUMED: int = 256  # deliveries in one message: so many users are read at once
+RESUMED: int = 128  # deliveries in one turn: so many users are read at once
 
 _encode = msgspec.json.Encoder().encode
 
@@ -43,9 +43,13 @@ class Conclude(msgspec.Struct, frozen=True):
 
 
 class Resume(msgspec.Struct, frozen=True):
-    """Go on with deliveries that were read from the store. Their users are in memory."""
+    """Go on with deliveries that were read from the store. Their users are in memory.
+
+    `rest`: of them, with which it goes on when others have had their turns.
+    """
 
     jobs: list[Job]
+    rest: list[Job] = []
     is_own: bool = True
 
     @property
@@ -54,7 +58,7 @@ class Resume(msgspec.Struct, frozen=True):
         return list(dict.fromkeys(job.user_id for job in self.jobs))
 
 
-class Deliverer(Decider):
+class Deliverer(Retirer):
     """Take what channels say."""
 
     # -- of Owner: channels run in this process ------------------------------------------------------
@@ -69,12 +73,13 @@ class Deliverer(Decider):
 
     def post_resumed(self, jobs: list[Job]) -> None:
         """Let deliveries that were read from the store go on, the most urgent first."""
-        for start in range(0, len(jobs), RESUMED):
-            self._ctx.post(Resume(jobs[start : start + RESUMED]))
+        if jobs:
+            self._ctx.post_after(0.0, Resume(jobs[:RESUMED], jobs[RESUMED:]))
 
-    def resume(self, jobs: list[Job]) -> None:
+    def resume(self, message: Resume) -> None:
         """Offer what waits to its channel; what was under way when its node ended has an unknown outcome."""
-        for job in jobs:
+        self.post_resumed(message.rest)
+        for job in message.jobs:
             if job.is_cancelled:
                 continue
             if job.is_begun:
@@ -86,12 +91,18 @@ class Deliverer(Decider):
                 )
                 self.concluded(job, None, gone)
                 continue
-            check = self._recheck(job, max(self._now_ms(), job.due_at_ms))
+            now_ms = self._now_ms()
+            at_ms = resumed_at_ms(job.due_at_ms, now_ms)
+            check = self._recheck(job, max(now_ms, at_ms))
             if check.kind == "drop":
                 self._skip(job, check)
+            elif check.kind == "hold" and check.due_at_ms == job.due_at_ms:  # as it is stored
+                job.is_dated = True
+                self._channels.offer(job)
             elif check.kind == "hold":
                 self._put_off(job, check)
             else:
+                job.due_at_ms = at_ms
                 self._channels.offer(job)
 
     def _recheck(self, job: Job, at_ms: int) -> Recheck:
@@ -104,6 +115,7 @@ class Deliverer(Decider):
         """Let a delivery wait for a better time."""
         assert check.decision is not None
         job.due_at_ms = check.due_at_ms
+        job.is_dated = True
         self._record(
             "put_off",
             job.user_id,
@@ -120,7 +132,7 @@ class Deliverer(Decider):
         ops: list[Op] = []
         self._stats.skipped += 1
         job.is_begun = False
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         ops.append(
             Update(
                 DeliveryRow,
@@ -142,7 +154,7 @@ class Deliverer(Decider):
         """Store that attempts begin, and let them go once it is stored."""
         jobs = [job for job in message.jobs if not job.is_cancelled]
         self._channels.left([job for job in message.jobs if job.is_cancelled])
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         for job in jobs:
             job.begin(now_ms)
             self._record(
@@ -167,7 +179,7 @@ class Deliverer(Decider):
         if not job.is_begun:
             return
         job.is_begun = False
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         self._count(outcome)
         if account is not None:
             job.provider_id = account.provider_id
@@ -197,7 +209,9 @@ class Deliverer(Decider):
             if check.decision is not None:
                 decisions.append(check.decision)
             if check.kind != "drop":
-                self._try_again(job, outcome, step, max(step.at_ms, check.due_at_ms), decisions, ops)
+                at_ms = max(step.at_ms, check.due_at_ms)
+                is_dated = check.kind == "hold"
+                self._try_again(job, outcome, step, at_ms, decisions, ops, is_dated=is_dated)
                 return
             step = Step("expired", 0, check.decision or step.why)
         self._store_end(job, outcome, step, now_ms, decisions, ops)
@@ -211,10 +225,19 @@ class Deliverer(Decider):
             self._stats.refused += 1
 
     def _try_again(
-        self, job: Job, outcome: Outcome, step: Step, at_ms: int, decisions: list[Decision], ops: list[Op]
+        self,
+        job: Job,
+        outcome: Outcome,
+        step: Step,
+        at_ms: int,
+        decisions: list[Decision],
+        ops: list[Op],
+        *,
+        is_dated: bool,
     ) -> None:
         """Store that another attempt follows, and queue it."""
         job.due_at_ms = at_ms
+        job.is_dated = is_dated
         job.waits = step.kind == "break"
         if step.kind == "failover":
             job.failed_over += 1
@@ -341,53 +364,3 @@ class Deliverer(Decider):
                 self._stage_ops((), Staged(NO_REPLY, None, after=lambda _at: self.held_until(now_ms)))
         if changes:
             ops.append(Update(NotificationRow, {"notification_id": job.notification_id}, changes))
-
-    # -- addresses that are dead --------------------------------------------------------------------
-
-    def _retire(
-        self, job: Job, outcome: Outcome, now_ms: int, decisions: list[Decision], ops: list[Op]
-    ) -> None:
-        """Send nothing more to an address that its provider has called dead, as of `invalid_since_ms`."""
-        user = self._users.get(job.user_id)
-        target = user.devices.get(job.device_key) if user is not None else None
-        if target is None:
-            return
-        if outcome.invalid_since_ms and target.registered_at_ms > outcome.invalid_since_ms:
-            decisions.append(Decision("retire", "pass", "registered_again", f"{target.registered_at_ms}"))
-            return
-        self.retire(
-            job.app_id,
-            job.user_id,
-            job.channel,
-            job.device_key,
-            outcome.code[:100] or outcome.action,
-            now_ms,
-            decisions,
-            ops,
-            is_guarded=outcome.action == "retire",
-        )
-
-    def retire(
-        self,
-        app_id: str,
-        user_id: str,
-        channel: Channel,
-        device_key: str,
-        why: str,
-        now_ms: int,
-        decisions: list[Decision],
-        ops: list[Op],
-        *,
-        is_guarded: bool,
-    ) -> None:
-        """Send nothing more to an address of a user in memory. `is_guarded`: unless too many would go."""
-        if is_guarded and not self._channels.may_retire(app_id, channel, now_ms):
-            decisions.append(Decision("retire", "hold", "mass_retirement", channel))
-            return
-        decisions.append(Decision("retire", "drop", why, device_key))
-        user = self._users.get(user_id)
-        if user is not None:
-            user.devices.pop(device_key, None)
-            user.batch = self._batch
-        where: dict[str, str | int] = {"user_id": user_id, "device_key": device_key}
-        ops.append(Update(NotifyDeviceRow, where, {"retired_at_ms": now_ms, "retired_for": why}))

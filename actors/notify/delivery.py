@@ -13,7 +13,7 @@ Action = Literal[
     "retry",  # nothing was sent; again after retry_after_s, or by backoff
     "retry_now",  # nothing was sent, and the cause is mended (a new token, a new connection)
     "retire",  # the address is dead: retire it, do not try again
-    "suppress",  # the recipient said stop: no more to this address on this channel, and the consent ends
+    "suppress",  # the recipient said stop: no more to this address until an opt-in; consents stay
     "dead_letter",  # our bug or the app's: no retry, tell the developers
     "break",  # the credentials or their settings are wrong: open the breaker, keep the queue, alert
     "failover",  # this provider cannot; the next of the chain may
@@ -68,6 +68,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     provider_id: str = ""  # the provider's id of what it took
     retry_after_s: float | None = None  # as the provider asked
     invalid_since_ms: int = 0  # with `retire`: an address registered later than this is alive
+    is_doubtful: bool = False  # with `retire`: wrong settings of the account would look the same
     scope: Literal["device", "credential", "provider", "host"] = "device"  # whom a retry or a break concerns
 
 

@@ -176,8 +176,11 @@ class _Run:
             self._tell_one(facts, verdict, at_ms, "drop", group)
         if outcome.kind == "drop":
             return
-        if outcome.is_counted and outcome.kind == "send":
-            self.user.count_send(at_ms)
+        if outcome.kind == "send":
+            if outcome.is_counted:
+                self.user.count_send(at_ms)
+            for facts, verdict in zip(outcome.kept, outcome.verdicts, strict=True):
+                self.user.told(verdict.dedup_key, facts.notification_id, at_ms)
         if outcome.kind == "hold":
             # It is closed: new members gather in the next group of that key.
             self._push(outcome.due_at_ms, _RELEASE, _Gathering(group, outcome.kept))

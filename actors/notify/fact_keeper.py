@@ -115,11 +115,10 @@ class FactKeeper(NoticeDesk):
         error = read.error
         if error is None:
             self._note_facts(read)
-            if not self._batch.staged:
-                try:
-                    self._log.check_room()
-                except HubbubError as refused:
-                    error = refused
+            try:
+                self.check_room_again()
+            except HubbubError as refused:
+                error = refused
         waiting, self._facts_waiting = self._facts_waiting, []
         asked = set(read.user_ids)
         for user_ids, message, reply, missing in waiting:

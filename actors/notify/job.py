@@ -46,6 +46,7 @@ class Job:
         "host_ticket",
         "is_begun",
         "is_cancelled",
+        "is_dated",
         "is_final",
         "notification_id",
         "number",
@@ -56,6 +57,7 @@ class Job:
         "rule",
         "slot",
         "ticket",
+        "told_code",
         "user_id",
         "waits",
     )
@@ -86,6 +88,7 @@ class Job:
         self.expires_at_ms = outgoing.expires_at_ms
         self.created_at_ms = created_at_ms
         self.due_at_ms = due_at_ms
+        self.is_dated = False  # it waits for a time of day, as quiet hours end; else for so and so long
         self.deadline_at_ms = deadline_at_ms
         self.attempt = attempt  # of which the last one is under way while `is_begun`
         self.attempt_at_ms = 0
@@ -96,6 +99,7 @@ class Job:
         self.is_begun = False
         self.is_final = False  # erased or cancelled under way: nothing follows, and its notification stays so
         self.is_cancelled = False
+        self.told_code = ""  # why the account under way could not deliver it, as told before its own answer
         # The channel's own.
         self.slot: Slot = "none"
         self.account: Account | None = None

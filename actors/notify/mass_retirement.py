@@ -1,7 +1,8 @@
-"""A guard against retiring many good addresses at once, as a mix-up of sandbox and production would.
+"""A guard against retiring many good addresses at once, as another app's topic or a bug would.
 
 One guard for the addresses of one app on one channel. Within any hour at most 20, or 5 % of them, whichever
-is more, may be retired of those that have worked before. What never worked is no sign of a mix-up and may go.
+is more, may be retired. A small app may so lose all that it has; what an account says that has never worked
+is not believed before it comes here (account_proof.py).
 """
 
 from collections import deque
@@ -25,13 +26,13 @@ class MassRetirement:
     _alerted_minute: int = -WINDOW_MINUTES
     _override_until_ms: int = 0
 
-    def judge(self, now_ms: int, alive_count: int, *, has_worked: bool = True) -> Judgement:
+    def judge(self, now_ms: int, alive_count: int) -> Judgement:
         """`retire` it; `hold` it: keep it and do not send to it for now; `alert`: hold it, and tell somebody.
 
         `alive_count`: how many addresses of this app and channel are alive now, this one included. `alert`
         comes once an hour.
         """
-        if not has_worked or now_ms < self._override_until_ms:
+        if self.is_overridden(now_ms):
             return "retire"
         minute = now_ms // 60_000
         while self._minutes and self._minutes[0][0] <= minute - WINDOW_MINUTES - 1:
@@ -48,6 +49,10 @@ class MassRetirement:
         else:
             self._minutes.append([minute, 1])
         return "retire"
+
+    def is_overridden(self, now_ms: int) -> bool:
+        """Tell whether a person has looked within the hour."""
+        return now_ms < self._override_until_ms
 
     def override(self, now_ms: int) -> None:
         """A person has looked: for an hour everything that is called dead may be retired."""

@@ -76,7 +76,11 @@ class DeliveryTold(msgspec.Struct, frozen=True, tag="delivery_told"):
 
 
 class PutAddress(msgspec.Struct, frozen=True, tag="put_address"):
-    """To a partition: the app's backend registers an address of a user. Answered by PushDevices."""
+    """To a partition: register an address of a user. Answered by PushDevices.
+
+    `opt_in`: the user has just asked for messages there. `is_users_own`: the user registers it, and not the
+    app's backend; `is_import`: it stands in a list.
+    """
 
     user_id: str
     app_id: str
@@ -84,6 +88,9 @@ class PutAddress(msgspec.Struct, frozen=True, tag="put_address"):
     address: str
     keys: dict[str, str] = {}
     name: str = ""
+    opt_in: bool = False
+    is_users_own: bool = False
+    is_import: bool = False
 
 
 class DropAddress(msgspec.Struct, frozen=True, tag="drop_address"):

@@ -7,13 +7,14 @@ import msgspec
 from actors.notify.delivery import Outcome
 from actors.notify.fallbacks import Fallbacks
 from actors.notify.job import Job
-from actors.notify.keeper import OpenRead
 from actors.notify.lately import Lately
 from actors.notify.messages import DeliveryTold
+from actors.notify.ports import Account
 from actors.reply import Reply
 from actors.stream_actor import Staged
 from protocol import replies
 from protocol.errors import Refused
+from protocol.notify_found import Standing
 from protocol.notify_records import DeliveryRow, NotificationRow
 from protocol.notify_types import Channel, Decision
 from protocol.records import Op, Put, Update
@@ -42,7 +43,8 @@ class ReceiptDesk(Fallbacks):
         """Store what a provider tells later; states only go on, however late or often they are told.
 
         A receipt may come before the provider's own answer, or after the node died that waited for it: then
-        it ends the delivery, and nothing is sent again.
+        it ends the delivery, and nothing is sent again. Only where another account may do better the answer
+        is waited for: the next attempt begins when this one has ended.
         """
         key = (message.notification_id, message.number)
         row = await self._log.get(DeliveryRow, *key)
@@ -51,13 +53,18 @@ class ReceiptDesk(Fallbacks):
             raise Refused("notification_not_found")
         if not self._has_users((row.user_id,), message, reply):
             return
+        self.check_room_again()
         if self._is_known(row, message.state) or self._is_of_another_try(row, message):
             self._answer_in_order(reply, replies.Ok())
             return
         if message.action == "failover" and await self._fail_over(row, message, reply):
             return
         job = await self._open_job(row)
-        now_ms = self._at_ms()
+        self.check_room_again()
+        if message.action == "failover" and job is not None and job.is_begun and self._channels.has_next(job):
+            self._note_early(job, message, reply)
+            return
+        now_ms = self._now_ms()
         decisions = [Decision("told", message.state, message.code)]
         ops: list[Op] = []
         changes: dict[str, str | int | None] = {"state": message.state, "code": message.code or row.code}
@@ -95,6 +102,24 @@ class ReceiptDesk(Fallbacks):
         key = (row.notification_id, row.number)
         return any((*key, other) in self._told for other, its in RANK.items() if its >= rank)
 
+    def _note_early(self, job: Job, message: DeliveryTold, reply: Reply) -> None:
+        """The account that is asked just now has taken it already, and could not deliver it."""
+        job.told_code = message.code or message.state
+        self._record(
+            "told",
+            job.user_id,
+            job.notification_id,
+            [Decision("told", message.state, message.code)],
+            Staged(reply, lambda _at: replies.Ok()),
+        )
+
+    def concluded(self, job: Job, account: Account | None, outcome: Outcome) -> None:
+        """As that of Deliverer; what the account has told already is more than its answer."""
+        code, job.told_code = job.told_code, ""
+        if code and outcome.kind != "refused":
+            outcome = Outcome(kind="refused", action="failover", code=code, detail="told before the answer")
+        super().concluded(job, account, outcome)
+
     def _is_of_another_try(self, row: DeliveryRow, message: DeliveryTold) -> bool:
         """Tell whether a provider says no to what has gone on to another one since."""
         if not message.provider_id or message.state == "confirmed":
@@ -112,7 +137,8 @@ class ReceiptDesk(Fallbacks):
             return False
         notes = await self._read_notes({row.notification_id})
         await self._setups.load(row.app_id)
-        now_ms = self._at_ms()
+        self.check_room_again()
+        now_ms = self._now_ms()
         again = msgspec.structs.replace(
             row,
             state="queued",
@@ -131,7 +157,7 @@ class ReceiptDesk(Fallbacks):
             return False
         job.due_at_ms = max(now_ms, check.due_at_ms)
         again = msgspec.structs.replace(again, next_at_ms=job.due_at_ms)
-        self._open(job, is_sent=True)
+        self._open(job, Standing([], is_reached=True))
         decisions = [Decision("told", message.state, message.code), Decision("result", "retry", "failover")]
         if check.decision is not None:
             decisions.append(check.decision)
@@ -155,9 +181,10 @@ class ReceiptDesk(Fallbacks):
         key = (row.notification_id, row.number)
         if key in self._jobs or not row.is_open or key in self._closed:
             return self._jobs.get(key)
-        notes = await self._read_notes({row.notification_id})
-        await self._setups.load(row.app_id)
-        self.take_up(OpenRead(row.priority, [row], notes))
+        line = (row.priority, row.app_id, row.channel)
+        found = await self._with_notes(line, [row])
+        self.check_room_again()
+        self.take_up(found, is_forced=True)
         return self._jobs.get(key)
 
     def _end_by_receipt(
@@ -181,8 +208,12 @@ class ReceiptDesk(Fallbacks):
         user = self._users.get(row.user_id)
         target = user.devices.get(row.device_key) if user is not None else None
         if target is None:
+            if message.action == "suppress":
+                channel = cast(Channel, row.channel)
+                self.suppress(row.app_id, channel, row.device_key, message.action, message.code, now_ms, ops)
             return
-        if target.registered_at_ms > row.created_at_ms:
+        # Who complains of an old message means it, however often the address was registered since.
+        if message.action == "retire" and target.registered_at_ms > row.created_at_ms:
             decisions.append(Decision("retire", "pass", "registered_again", f"{target.registered_at_ms}"))
             return
         self.retire(

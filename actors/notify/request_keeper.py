@@ -98,7 +98,7 @@ class RequestKeeper(StreamActor):
 
     def _end(self, row: RequestRow, state: str, staged: Staged, **changes: str | int) -> None:
         self.stop(row.request_id)
-        self._change(row, state=state, done_at_ms=self._at_ms(), **changes)
+        self._change(row, state=state, done_at_ms=self._now_ms(), **changes)
         del self._requests[row.request_id]
         self._record(state, row.request_id, staged)
 

@@ -5,11 +5,9 @@ from typing import Final
 import msgspec
 
 from actors.messages import Ask
-from actors.notify.addresses import checked, device_key, masked
-from actors.notify.consent_keeper import ConsentKeeper
-from actors.notify.delivery import Target
 from actors.notify.messages import DropAddress, Mark, PutAddress
 from actors.notify.recheck import Recheck
+from actors.notify.registrar import Registrar, devices_of
 from actors.notify.sender import NOTIFICATIONS_STREAM
 from actors.notify.user_state import UserState
 from actors.reply import NO_REPLY, Reply
@@ -18,11 +16,9 @@ from protocol import notify_commands, notify_events, notify_replies, replies
 from protocol.codec import Encoded
 from protocol.errors import HubbubError, Refused
 from protocol.notify_records import NotificationRow, NotifyDeviceRow
-from protocol.notify_replies import PushDevice
-from protocol.notify_types import Channel, Decision
-from protocol.records import Op, Put, Remove, Update
+from protocol.notify_types import Decision
+from protocol.records import Op, Remove, Update
 
-MAX_DEVICES: Final = 100  # of one user; the one registered longest ago gives way
 _COLUMN: Final = {
     "seen": "seen_at_ms",
     "read": "read_at_ms",
@@ -30,8 +26,6 @@ _COLUMN: Final = {
     "clicked": "clicked_at_ms",
     "dismissed": "dismissed_at_ms",
 }
-
-_encode = msgspec.json.Encoder().encode
 
 
 class MarkFound(msgspec.Struct, frozen=True):
@@ -42,9 +36,10 @@ class MarkFound(msgspec.Struct, frozen=True):
     how: str
     rows: list[NotificationRow]
     reply: Reply
+    is_own: bool = True
 
 
-class UserDesk(ConsentKeeper):
+class UserDesk(Registrar):
     """Serve users. Each method is called with the user in memory."""
 
     def command(self, ask: Ask, reply: Reply) -> None:
@@ -57,13 +52,13 @@ class UserDesk(ConsentKeeper):
             case notify_commands.SetPreferences(preferences=preferences):
                 self._set_preferences(user, preferences, reply, "set")
             case notify_commands.RegisterPush() as command:
-                self._register(user, command.channel, command.address, command.keys, command.name, reply)
+                self.put_address(_put_of(user, command), reply)
             case notify_commands.UnregisterPush(device_key=key):
-                if key not in user.devices:
+                if key not in user.devices and key not in user.stopped:
                     raise Refused("device_not_found")
                 self._drop_address(user, key, "unregistered", reply)
             case notify_commands.ListPush():
-                self._answer_when_stored(reply, lambda _at: _devices_of(user))
+                self._answer_when_stored(reply, lambda _at: devices_of(user))
             case notify_commands.SetConsent() as command:
                 self._set_consent(user, command, reply)
             case command:
@@ -106,12 +101,20 @@ class UserDesk(ConsentKeeper):
             message.reply.fail(Refused("notification_not_found"))
             return
         user_id = rows[0].user_id
+        # Who is being read just now may come with what was before.
+        if user_id in self._wanted and not self._has_users((user_id,), message, message.reply):
+            return
+        try:
+            self.check_room_again()
+        except HubbubError as refused:
+            message.reply.fail(refused)
+            return
         user = self._users.get(user_id)
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         ops: list[Op] = []
         for row in rows:
             changes = _changes_of(row, message.mark, now_ms)
-            if not changes:
+            if not changes or row.notification_id in self._erased:
                 continue
             ops.append(Update(NotificationRow, {"notification_id": row.notification_id}, changes))
             self._record(
@@ -158,50 +161,10 @@ class UserDesk(ConsentKeeper):
                 why = Decision("result", "skipped", f"{mark}_in_app", job.device_key)
                 self._skip(job, Recheck("drop", why, code=f"{mark}_in_app"))
 
-    def put_address(self, message: PutAddress, reply: Reply) -> None:
-        user = self.user_of(message.user_id, message.app_id)
-        self._register(user, message.channel, message.address, message.keys, message.name, reply)
-
-    def _register(
-        self,
-        user: UserState,
-        channel: Channel,
-        address: str,
-        keys: dict[str, str],
-        name: str,
-        reply: Reply,
-    ) -> None:
-        address = checked(channel, address, keys)
-        key = device_key(channel, address)
-        now_ms = self._at_ms()
-        known = user.devices.get(key)
-        user.devices[key] = Target(
-            device_key=key, channel=channel, address=address, keys=keys, registered_at_ms=now_ms
-        )
-        user.device_names[key] = name
-        row = NotifyDeviceRow(
-            user_id=user.user_id,
-            device_key=key,
-            app_id=user.app_id,
-            channel=channel,
-            address=address,
-            keys=_encode(keys).decode() if keys else "",
-            name=name,
-            registered_at_ms=now_ms,
-            seen_at_ms=now_ms,
-        )
-        user.batch = self._batch
-        ops: list[Op] = [Put(row)]
-        if known is None and len(user.devices) > MAX_DEVICES:
-            oldest = min(user.devices.values(), key=lambda target: target.registered_at_ms)
-            del user.devices[oldest.device_key]
-            ops.append(Remove(NotifyDeviceRow, {"user_id": user.user_id, "device_key": oldest.device_key}))
-        self._stage_ops(ops, Staged(reply, lambda _at: _devices_of(user)))
-
     def drop_address(self, message: DropAddress, reply: Reply) -> None:
         """An address is somebody else's now."""
         user = self._users.get(message.user_id)
-        if user is None or message.device_key not in user.devices:
+        if user is None or not (message.device_key in user.devices or message.device_key in user.stopped):
             reply.resolve(replies.Ok())
             return
         self._drop_address(user, message.device_key, message.reason, reply, is_ok=True)
@@ -209,11 +172,12 @@ class UserDesk(ConsentKeeper):
     def _drop_address(
         self, user: UserState, key: str, reason: str, reply: Reply, *, is_ok: bool = False
     ) -> None:
-        del user.devices[key]
+        user.devices.pop(key, None)
+        user.stopped.pop(key, None)
         user.batch = self._batch
         self._stage_ops(
             [Remove(NotifyDeviceRow, {"user_id": user.user_id, "device_key": key})],
-            Staged(reply, lambda _at: replies.Ok() if is_ok else _devices_of(user)),
+            Staged(reply, lambda _at: replies.Ok() if is_ok else devices_of(user)),
         )
         for note_id, note in [(i, n) for i, n in self._notes.items() if n.user_id == user.user_id]:
             for number in sorted(note.numbers):
@@ -221,6 +185,19 @@ class UserDesk(ConsentKeeper):
                 if job.device_key == key and not job.is_begun:
                     why = Decision("choose", "drop", reason, key)
                     self._skip(job, Recheck("drop", why, code="address_gone"))
+
+
+def _put_of(user: UserState, command: notify_commands.RegisterPush) -> PutAddress:
+    return PutAddress(
+        user.user_id,
+        user.app_id,
+        command.channel,
+        command.address,
+        command.keys,
+        command.name,
+        opt_in=command.opt_in,
+        is_users_own=True,
+    )
 
 
 def _changes_of(row: NotificationRow, mark: str, now_ms: int) -> dict[str, str | int | None]:
@@ -240,18 +217,3 @@ def _changes_of(row: NotificationRow, mark: str, now_ms: int) -> dict[str, str |
     if mark == "dismissed" and row.in_centre:
         changes["in_centre"] = 0
     return changes
-
-
-def _devices_of(user: UserState) -> notify_replies.PushDevices:
-    return notify_replies.PushDevices(
-        items=[
-            PushDevice(
-                device_key=target.device_key,
-                channel=target.channel,
-                address=masked(target.channel, target.address),
-                name=user.device_names.get(target.device_key, ""),
-                registered_at_ms=target.registered_at_ms,
-            )
-            for target in user.devices.values()
-        ]
-    )

@@ -23,7 +23,8 @@ from protocol.http_notify import (
     Requests,
     RequestState,
 )
-from protocol.notify_content import MAX_KEY_CHARS, KeptRequest, NotifyRequest
+from protocol.limits import MAX_SAFE_INTEGER
+from protocol.notify_content import MAX_KEY_CHARS, NotifyRequest
 from protocol.notify_ids import partition_of_id
 from protocol.notify_records import (
     PARTITION_COUNT,
@@ -37,6 +38,7 @@ from server.http.callers import STRICT
 from server.http.context import AnyRequest, notify_of, services_of
 from server.http.cursors import MAX_CHARS, Number, Word, read_cursor, write_cursor
 from server.http.signatures import spend
+from server.notify.app_export import SPAN
 from server.notify.explanation import explain_notification, row_of, told_of
 from storage.store import Store
 
@@ -52,9 +54,20 @@ _Key = Annotated[
         description="Instead of `idempotency_key`: the same key gets the first answer.",
     ),
 ]
-_ASKED: Final = ("type", "group", "cron", "time_zone", "send_at")  # of a request's own fields
 _encode = msgspec.json.Encoder().encode
-_request = msgspec.json.Decoder(KeptRequest).decode
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """What of a stored request is shown, whatever else it holds."""
+
+    type: str
+    group: str = ""
+    cron: str = ""
+    time_zone: str = ""
+    send_at: str = ""
+
+
+_asked = msgspec.json.Decoder(_Asked).decode
 
 
 @post(
@@ -153,7 +166,7 @@ async def cancel_request(request: AnyRequest, request_id: FromPath[str]) -> Requ
 async def history(
     request: AnyRequest,
     user_id: FromPath[str],
-    before: Annotated[int, QueryParameter(ge=0)] = 0,
+    before: Annotated[int, QueryParameter(ge=0, le=MAX_SAFE_INTEGER)] = 0,
     limit: Annotated[int, QueryParameter(ge=1, le=500)] = 100,
 ) -> History:
     """Everything that the user was, or was not, notified of."""
@@ -270,20 +283,21 @@ def read_places(cursor: str) -> list[int]:
         places = [int(part) for part in cursor.split(".")]
     except ValueError:
         raise Refused("bad_cursor") from None
-    if len(places) != PARTITION_COUNT or min(places) < 0:
+    if len(places) != PARTITION_COUNT or not 0 <= min(places) <= max(places) <= MAX_SAFE_INTEGER:
         raise Refused("bad_cursor")
     return places
 
 
 async def _exported(store: Store, app_id: str, places: list[int], limit: int) -> AsyncIterator[bytes]:
+    """Lines of the app's entries. A ledger holds others' too, and no read goes through more than SPAN."""
     left = limit
     for partition in range(PARTITION_COUNT):
         while left > 0:
-            page = await store.notify.exported(
-                app_id, partition, after=places[partition], limit=min(EXPORT_PAGE, left)
-            )
-            if not page:
+            after, most = places[partition], min(EXPORT_PAGE, left)
+            upto = await store.notify.ledger_step(partition, after=after, rows=SPAN)
+            if not upto:
                 break
+            page = await store.notify.exported(app_id, partition, after=after, upto=upto, limit=most)
             lines = []
             for entry in page:
                 places[partition] = entry.seq
@@ -299,14 +313,16 @@ async def _exported(store: Store, app_id: str, places: list[int], limit: int) ->
                         }
                     )
                 )
+            if len(page) < most:
+                places[partition] = upto
             left -= len(page)
-            yield b"\n".join(lines) + b"\n"
+            if lines:
+                yield b"\n".join(lines) + b"\n"
 
 
 def _request_of(row: RequestRow) -> RequestInfo:
-    request = _request(row.body)
-    asked = {name: getattr(request, name) for name in _ASKED}
-    names = [name for name in RequestInfo.__struct_fields__ if name not in _ASKED]
+    asked = msgspec.structs.asdict(_asked(row.body))
+    names = [name for name in RequestInfo.__struct_fields__ if name not in asked]
     return RequestInfo(**asked, **{name: getattr(row, name) for name in names})  # the same names
 
 

@@ -1,5 +1,6 @@
 """For the backend of an app: what its notifications are, by whom they go, and what its users want."""
 
+from functools import partial
 from typing import Annotated, Final, cast
 
 import msgspec
@@ -22,7 +23,7 @@ from protocol.http_notify import (
 )
 from protocol.notify_records import ProviderRow
 from protocol.notify_templates import Experiment, ExperimentResults, Preview, Template
-from protocol.notify_types import AppRules, Channel, Preferences, TypeRule
+from protocol.notify_types import AppRules, Channel, Preferences, Purpose, TypeRule
 from server.http.app_auth import APP_AUTH, app_of
 from server.http.callers import STRICT
 from server.http.context import AnyRequest, notify_of, services_of
@@ -153,7 +154,8 @@ async def remove_template(request: AnyRequest, name: FromPath[str]) -> None:
 async def preview_template(request: AnyRequest, data: JSONBody[PreviewBody]) -> Preview:
     """Nothing is stored or sent; `missing` names what the data has no value for."""
     await app_of(request)
-    return preview(
+    show = partial(
+        preview,
         data.template,
         variant=data.variant,
         locale=data.locale,
@@ -161,6 +163,7 @@ async def preview_template(request: AnyRequest, data: JSONBody[PreviewBody]) -> 
         channel=data.channel,
         data=data.data,
     )
+    return await notify_of(request).desk.template_checks.run(show)
 
 
 @put("/notify/experiments/{name:str}", summary="Set an experiment", tags=TAGS, security=APP_AUTH)
@@ -214,7 +217,9 @@ async def put_address(
     services = services_of(request)
     await services.directory.user_of(app.app_id, user_id)
     await services.take_away(app.app_id, user_id, data.channel, data.address, data.keys)
-    message = PutAddress(user_id, app.app_id, data.channel, data.address, data.keys, data.name)
+    message = PutAddress(
+        user_id, app.app_id, data.channel, data.address, data.keys, data.name, opt_in=data.opt_in
+    )
     return cast(notify_replies.PushDevices, await _ask(request, user_id, message))
 
 
@@ -267,15 +272,12 @@ async def put_consent(
 ) -> notify_replies.PreferencesInfo:
     """As it was given to the app, with its source and its end; or withdrawn: what rested on it is erased."""
     app, _ = await app_of(request)
-    command = msgspec.convert(
-        {
-            "type": "set_consent",
-            "purpose": purpose,
-            "given": data.given,
-            "source": data.source,
-            "ends_at_ms": data.ends_at_ms,
-        },
-        notify_commands.SetConsent,
+    try:
+        purpose = msgspec.convert(purpose, Purpose)
+    except msgspec.ValidationError:
+        raise ProtocolError("bad_field", f"{purpose!r} is no name of a purpose, such as marketing.") from None
+    command = notify_commands.SetConsent(
+        purpose=purpose, given=data.given, source=data.source, ends_at_ms=data.ends_at_ms
     )
     answer = await _ask(request, user_id, Ask(user_id, app.app_id, command))
     return cast(notify_replies.PreferencesInfo, answer)

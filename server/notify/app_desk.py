@@ -5,6 +5,7 @@ within setups.REFRESH_S.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -30,7 +31,7 @@ from server.notify.provider_registry import CHANNEL_OF
 from server.notify.request_check import check_type
 from server.notify.setups import OWN_PROVIDER, AppSetup, SetupCache
 from server.notify.targets import check_provider, check_rules
-from server.notify.template_check import check_template
+from server.notify.template_check import TemplateChecks, check_template
 from server.notify.vault import Vault
 from server.providers.reach import Reach
 from storage.store import Store
@@ -56,6 +57,7 @@ class AppDesk:
         self._vault = vault
         self._reach = reach
         self._now_ms = now_ms
+        self.template_checks = TemplateChecks()
 
     async def setup(self, app_id: str) -> AppSetup:
         """What the app has set up, as it is stored."""
@@ -160,7 +162,7 @@ class AppDesk:
         setup = await self._setups.load(app_id)
         if template.name not in setup.templates and len(setup.templates) >= MAX_TEMPLATES:
             raise Refused("bad_request", f"An app has at most {MAX_TEMPLATES} templates.")
-        check_template(template)
+        await self.template_checks.run(partial(check_template, template))
         version = await self._new_version(app_id, template.name, template)
         return msgspec.structs.replace(template, version=version)
 

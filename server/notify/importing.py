@@ -173,7 +173,7 @@ class Importer:
         self, user_id: str, app_id: str, channel: str, address: str, keys: dict[str, str], name: str
     ) -> None:
         await self._take_away(app_id, user_id, channel, address, keys)
-        message = PutAddress(user_id, app_id, cast(Channel, channel), address, keys, name)
+        message = PutAddress(user_id, app_id, cast(Channel, channel), address, keys, name, is_import=True)
         await self._router.ask(notify_address(user_id), message, timeout_s=ASK_TIMEOUT_S)
 
     async def _user_id(self, app_id: str, line: dict[str, str]) -> str:

@@ -43,6 +43,8 @@ CHANNEL_OF: Final[dict[type, Channel]] = {
     AppriseConfig: "apprise",
 }
 CLOSE_S: Final = 5.0  # for saying goodbye to a server
+# How long calls may go on after a change of settings: longer than any provider waits for its slowest answer.
+LAST_CALLS_S: Final = 600.0
 
 log = structlog.get_logger(__name__)
 _encode = msgspec.json.Encoder().encode
@@ -64,6 +66,39 @@ def credential_of(app_id: str, config: ProviderConfig) -> str:
         case _:
             named = (app_id, _encode(config).decode())
     return blake2b(msgspec.json.encode((type(config).__name__, named)), digest_size=12).hexdigest()
+
+
+class InUse:
+    """A provider whose calls are counted, so that it can be closed after the last of them."""
+
+    __slots__ = ("_idle", "_provider", "call_count")
+
+    def __init__(self, provider: Provider) -> None:
+        self._provider = provider
+        self.call_count = 0
+        self._idle: trio.Event | None = None  # made by who waits
+
+    @property
+    def channel(self) -> Channel:
+        return self._provider.channel
+
+    async def send(self, outgoing: Outgoing) -> Outcome:
+        self.call_count += 1
+        try:
+            return await self._provider.send(outgoing)
+        finally:
+            self.call_count -= 1
+            if self._idle is not None and not self.call_count:
+                self._idle.set()
+
+    async def idle(self) -> None:
+        """Wait until no call is under way."""
+        while self.call_count:
+            self._idle = trio.Event()
+            await self._idle.wait()
+
+    async def aclose(self) -> None:
+        await self._provider.aclose()
 
 
 class WithCallback:
@@ -98,9 +133,9 @@ class ProviderRegistry:
         self._pools = pools
         self._links = links
         self._now_ms = now_ms
-        self._in_use: list[Provider] = []
+        self._in_use: list[InUse] = []
 
-    def make(self, app_id: str, provider_id: str, config: ProviderConfig) -> Provider:
+    def make(self, app_id: str, provider_id: str, config: ProviderConfig) -> InUse:
         """Make one; it connects when it is first used. Raises: ProtocolError(bad_field) for bad settings."""
         now_ms = self._now_ms
         reach = self._pools.reach
@@ -125,13 +160,14 @@ class ProviderRegistry:
             raise ProtocolError("bad_field", f"The provider's settings cannot be used: {exc}") from None
         if provider.channel == "sms" and self._links.base_url:
             provider = WithCallback(provider, self._links, app_id, provider_id)
-        self._in_use.append(provider)
-        return provider
+        in_use = InUse(provider)
+        self._in_use.append(in_use)
+        return in_use
 
-    def close_soon(self, provider: Provider) -> None:
+    def close_soon(self, provider: InUse) -> None:
         """Close one that is not used any more, once what is under way has ended or its time is up."""
         self._in_use.remove(provider)
-        self._nursery.start_soon(_close, provider)
+        self._nursery.start_soon(_close_when_idle, provider)
 
     async def aclose(self) -> None:
         """Close all that are in use."""
@@ -140,6 +176,14 @@ class ProviderRegistry:
                 for provider in self._in_use:
                     nursery.start_soon(_close, provider)
         self._in_use.clear()
+
+
+async def _close_when_idle(provider: InUse) -> None:
+    try:
+        with trio.move_on_after(LAST_CALLS_S):
+            await provider.idle()
+    finally:  # also where the node ends meanwhile
+        await _close(provider)
 
 
 async def _close(provider: Provider) -> None:

@@ -58,8 +58,8 @@ def judge_apns(
     refused = partial(Outcome, kind="refused", code=reason or str(status), provider_id=provider_id)
     if status == 410:  # Unregistered, ExpiredToken
         return refused(action="retire", invalid_since_ms=timestamp_ms)
-    if status == 400 and reason in _DEAD_TOKEN:
-        return refused(action="retire")
+    if status == 400 and reason in _DEAD_TOKEN:  # or of the other environment, or another app's
+        return refused(action="retire", is_doubtful=True)
     if status == 400 and reason == "IdleTimeout":
         return refused(action="retry_now", scope="provider")
     if status == 403 and reason == "ExpiredProviderToken":

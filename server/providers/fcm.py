@@ -68,10 +68,14 @@ def judge_fcm(
         Outcome, kind="refused", code=code or error.status or str(status), detail=error.message[:300]
     )
     match code:
-        case "UNREGISTERED" | "SENDER_ID_MISMATCH":  # the app is gone, or the token is of another project
+        case "UNREGISTERED":  # the app is gone
             return refused(action="retire")
+        case "SENDER_ID_MISMATCH":  # the token is of another project, or the account is
+            return refused(action="retire", is_doubtful=True)
+        case "INVALID_ARGUMENT" if _blames_token(error):
+            return refused(action="retire", is_doubtful=True)
         case "INVALID_ARGUMENT":
-            return refused(action="retire" if _blames_token(error) else "dead_letter")
+            return refused(action="dead_letter")
         case "QUOTA_EXCEEDED":
             return refused(action="retry", scope="credential", retry_after_s=asked_s or QUOTA_PAUSE_S)
         case "UNAVAILABLE" | "INTERNAL":

@@ -58,6 +58,14 @@ def test_a_mistake_of_ours_is_a_dead_letter(status: int, reason: str) -> None:
     assert (outcome.kind, outcome.action, outcome.code) == ("refused", "dead_letter", reason)
 
 
+def test_a_token_that_may_be_another_environments_is_doubtful() -> None:
+    """410 is about a token that APNs knows; the others look the same with the wrong account."""
+    doubtful = [
+        judge_apns(400, reason).is_doubtful for reason in ("BadDeviceToken", "DeviceTokenNotForTopic")
+    ]
+    assert (doubtful, judge_apns(410, "Unregistered").is_doubtful) == ([True, True], False)
+
+
 @pytest.mark.parametrize("reason", BREAKS)
 def test_bad_credentials_open_the_breaker(reason: str) -> None:
     """Ten thousand notifications are not to become ten thousand dead letters."""

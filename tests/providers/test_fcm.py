@@ -290,3 +290,10 @@ async def test_a_cancelled_call_leaves_the_token_to_the_others() -> None:
             await trio.testing.wait_all_tasks_blocked(0.01)
             await world.node.tell(open=True)
         assert [outcome.kind for outcome in world.outcomes] == ["accepted"]
+
+
+def test_a_token_that_may_be_another_projects_is_doubtful() -> None:
+    """UNREGISTERED is about a token that FCM knows."""
+    bad = answer("INVALID_ARGUMENT", message=TOKEN_WORDS)
+    doubtful = [judge_fcm(403, answer("SENDER_ID_MISMATCH")).is_doubtful, judge_fcm(400, bad).is_doubtful]
+    assert (doubtful, judge_fcm(404, answer("UNREGISTERED")).is_doubtful) == ([True, True], False)

@@ -15,7 +15,7 @@ from actors.reply import ReplySlot
 from protocol import commands, events, replies
 from protocol.codec import Encoded
 from protocol.commands import Command, Hello
-from protocol.errors import CloseCode, HubbubError, StorageUnavailable
+from protocol.errors import CloseCode, HubbubError, Overloaded, StorageUnavailable
 from protocol.events import Event
 from protocol.records import Append, Insert, User
 from protocol.replies import Reply
@@ -164,6 +164,7 @@ class FlakyStore:
         self.failing = "c:"
         self.is_failing_at_once = False  # raised by append_nowait, as an overloaded store does
         self.is_down = False  # says that there is no room, before anybody tries
+        self.is_full = False  # says so, and refuses whatever is tried all the same
         self.concluded = trio.Event()
         self._left: int | None = None  # appends until the plug is pulled
         self._stores_last = False
@@ -202,6 +203,8 @@ class FlakyStore:
     def check_room(self) -> None:
         if self.is_down:
             raise StorageUnavailable("disk")
+        if self.is_full:
+            raise Overloaded
         self._store.check_room()
 
     def append_nowait(self, append: Append, on_done: Callable[[Outcome], None]) -> None:
@@ -210,6 +213,8 @@ class FlakyStore:
                 raise StorageUnavailable("disk")
             self._unheard.append(on_done)
             return
+        if self.is_full:
+            raise Overloaded
         is_meant = any(row.stream.startswith(self.failing) for row in append.rows)
         error = self.failures.pop(0) if self.failures and is_meant else None
         if error is None:

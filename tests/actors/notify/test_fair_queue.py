@@ -278,3 +278,48 @@ def test_release_ends_the_wait_of_one_key_or_of_all() -> None:
     assert [queue.pop(1, ALL_LANES, gate) for _ in range(2)] == [("y", 1), None]
     queue.release()
     assert queue.pop(1, ALL_LANES, gate) == ("x", 1)
+
+
+def test_what_is_stuck_does_not_move() -> None:
+    """A campaign waits for what its app has to send and can, not for an account that is out of use."""
+    gate = Gate(stuck=60_000, paced=500)
+    queue: FairQueue[tuple[str, int]] = FairQueue()
+    for number in range(3):
+        for key in ("stuck", "paced", "free"):
+            queue.push((key, number), "app", LOW, 0, key)
+        queue.push(("later", number), "app", LOW, 5_000, "free")
+        queue.push(("other", number), "other", LOW, 0, "free")
+    assert queue.pop(1, ALL_LANES, gate) == ("free", 0)
+    assert (queue.moving_count("app"), queue.moving_count("other"), queue.moving_count("none")) == (5, 3, 0)
+    queue.release()
+    assert queue.moving_count("app") == 8
+
+
+@given(
+    pushed=st.lists(
+        st.tuples(
+            st.sampled_from("ab"), st.sampled_from("xy"), st.sampled_from(ALL_LANES), st.integers(0, 3)
+        ),
+        max_size=40,
+    ),
+    gone=st.sets(st.integers(0, 39)),
+    is_waiting=st.booleans(),
+)
+def test_what_is_discarded_leaves_the_others_as_they_were(
+    pushed: list[tuple[str, str, int, int]], gone: set[int], is_waiting: bool
+) -> None:
+    """Wherever they stand: due, later, behind one that has to wait. Against a queue that never had them."""
+    queue: FairQueue[int] = FairQueue()
+    for number, (app, key, lane, due_at_ms) in enumerate(pushed):
+        queue.push(number, app, lane, due_at_ms, key)
+    if is_waiting:
+        assert queue.pop(0, ALL_LANES, lambda _: 2) is None
+    queue.discard(lambda number: number in gone)
+    left = [number for number in range(len(pushed)) if number not in gone]
+    assert len(queue) == len(left)
+    popped = [queue.pop(10) for _ in left]
+    assert sorted(number for number in popped if number is not None) == left
+    assert queue.pop(10) is None
+    assert (len(queue), queue.next_due_ms()) == (0, None)
+    assert queue.push(99, "a")
+    assert queue.pop(10) == 99

@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
+import trio.testing
 
 from actors.messages import Ask
-from actors.notify import decider, keeper, timekeeper
+from actors.notify import open_room, timekeeper
 from actors.notify.address import notify_address, owner_of
 from actors.notify.messages import DeliveryTold, EraseUser
 from actors.reply import ReplySlot
@@ -18,8 +20,8 @@ from protocol.commands import Command
 from protocol.errors import HubbubError, Refused, StorageUnavailable
 from protocol.notify_content import NotifyRequest
 from protocol.notify_records import DeadDelivery, DeliveryRow, ErasureRow, NotifyDeviceRow
-from protocol.notify_replies import NotifyAccepted
-from protocol.notify_types import AppRules, Preferences, QuietHours, TypeRule
+from protocol.notify_replies import Badge, NotifyAccepted
+from protocol.notify_types import AppRules, Preferences, QuietHours, TypePreference, TypeRule
 from server.clock import wall_clock_ms
 from server.sandbox.faults import Fault
 from server.sandbox.sandbox import Sandbox, SandboxOptions, open_sandbox
@@ -138,8 +140,8 @@ SMALL = 40
 @pytest.fixture
 def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few open deliveries fit into memory, and what spilled is looked for often."""
-    for module in (keeper, decider, timekeeper):
-        monkeypatch.setattr(module, "MAX_OPEN", SMALL)
+    monkeypatch.setattr(open_room, "MAX_OPEN", SMALL)
+    monkeypatch.setattr(open_room, "MIN_OF_LINE", 2)
     monkeypatch.setattr(timekeeper, "TICK_S", 0.1)
 
 
@@ -267,6 +269,36 @@ async def test_an_erasure_goes_on_after_a_kill(tmp_path: Path) -> None:
             assert row.text == ""
 
 
+async def test_a_consent_given_again_while_its_end_is_noticed_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who renews in the last second has renewed."""
+    real = SqliteNotifyReads.ended_consents
+    is_read, go_on = trio.Event(), trio.Event()
+
+    async def slow(self: SqliteNotifyReads, *args: object, **kwargs: object) -> object:
+        found = await real(self, *args, **kwargs)  # type: ignore[arg-type]
+        if found and not is_read.is_set():
+            is_read.set()
+            await go_on.wait()
+        return found
+
+    monkeypatch.setattr(SqliteNotifyReads, "ended_consents", slow)
+    clock = Clock()
+    async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox, purpose="ads", clock=clock) as scene:
+        consent = notify_commands.SetConsent(purpose="ads", given=True, source="form")
+        await scene.do(msgspec.structs.replace(consent, ends_at_ms=clock() + 60_000))
+        kept = await scene.send("sale")
+        clock.pass_by(scene.notifier, 61_000)
+        await is_read.wait()
+        await scene.do(consent)
+        go_on.set()
+        await trio.testing.wait_all_tasks_blocked(0.05)  # the store's thread answers meanwhile
+        done = await scene.notifier.notify(NotifyRequest(type="t", user_id=scene.user_id, text="ad"))
+        assert done.items[0].state == "open"
+        assert (await scene.notifier.row(kept)).state != "erased"
+
+
 async def test_a_digest_that_tells_of_erased_ones_is_erased_with_them(tmp_path: Path) -> None:
     """A digest holds a line of each: the line is data of the purpose too."""
     clock = Clock()
@@ -301,6 +333,16 @@ async def test_who_opts_out_during_an_attempt_gets_no_other(tmp_path: Path) -> N
         assert sandbox.count("apns") == 0
         rules = await scene.notifier.rules(notification_id)
         assert ("preferences", "drop", "channels") in rules
+
+
+async def test_who_switches_a_type_off_during_an_attempt_gets_no_other(tmp_path: Path) -> None:
+    """Off is off, also for who had once said yes to the channel."""
+    async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox) as scene:
+        notification_id = await scene.under_way(Fault(channel="apns", status=503, delay_s=SLOW_S, times=1))
+        off = Preferences(types={"t": TypePreference(channels={"apns": True}, frequency="off")})
+        await scene.do(notify_commands.SetPreferences(preferences=off))
+        await scene.closed(notification_id)
+        assert sandbox.count("apns") == 0
 
 
 async def test_a_phone_that_is_sold_during_an_attempt_gets_no_other(tmp_path: Path) -> None:
@@ -349,6 +391,35 @@ async def test_a_redrive_goes_by_what_the_user_wants_now(tmp_path: Path) -> None
         await scene.notifier.has_apns(scene.ann, 1)
         await scene.notifier.redrive(notification_id, 0)
         await sandbox.wait_for("apns", 1)
+
+
+async def test_a_link_followed_while_its_user_is_read_leaves_the_badge_exact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the app's icon would count for hours what was opened long ago."""
+    async with open_sandbox() as sandbox:
+        async with open_scene(tmp_path, sandbox, channels=["inapp"]) as scene:
+            first = await scene.send("one")
+        real = SqliteNotifyReads.users
+        is_read, go_on = trio.Event(), trio.Event()
+
+        async def slow(self: SqliteNotifyReads, *args: object, **kwargs: object) -> object:
+            found = await real(self, *args, **kwargs)  # type: ignore[arg-type]
+            is_read.set()
+            await go_on.wait()
+            return found
+
+        async with open_scene(tmp_path, sandbox, is_new=False) as scene:
+            async with trio.open_nursery() as nursery:
+                with monkeypatch.context() as patch:
+                    patch.setattr(SqliteNotifyReads, "users", slow)
+                    nursery.start_soon(scene.send, "two")
+                    await is_read.wait()
+                    nursery.start_soon(scene.notifier.mark, first, "clicked")
+                    await trio.testing.wait_all_tasks_blocked(0.05)  # the store's thread answers meanwhile
+                    go_on.set()
+            badge = await scene.do(notify_commands.MarkNotifications(mark="read"))
+            assert badge == Badge(unread=1)
 
 
 # -- fallbacks --------------------------------------------------------------------------------------
@@ -427,6 +498,30 @@ async def test_a_receipt_before_the_answer_ends_the_delivery(tmp_path: Path) -> 
         assert row.state == "done"
         assert row.sent_at_ms > 0
         assert row.confirmed_at_ms > 0
+
+
+async def test_undelivered_before_the_answer_goes_by_the_next_account(tmp_path: Path) -> None:
+    """Which of the two the network brings first must not decide whether a code arrives."""
+    async with (
+        open_sandbox() as sandbox,
+        open_scene(tmp_path, sandbox, phone=True, channels=["sms"]) as scene,
+    ):
+        await scene.notifier.core.desk.put_provider(APP, "vonage", sandbox.configs().vonage, position=5)
+        notification_id = await scene.under_way(Fault(channel="twilio", delay_s=SLOW_S, times=1))
+        for _ in range(2):  # providers repeat themselves
+            told = DeliveryTold(notification_id, 0, "refused", "30008", "failover", APP, "twilio")
+            await scene.notifier.world.core.router.ask(owner_of(notification_id), told, timeout_s=5)
+        assert (await scene.delivery(notification_id)).state == "sending"
+        await sandbox.wait_for("vonage", 1)
+        row = await scene.closed(notification_id)
+        assert (row.state, row.provider_id, row.attempt) == ("accepted", "vonage", 2)
+        assert sandbox.count("vonage") == 1
+        rules = await scene.notifier.rules(notification_id)
+        assert ("told", "refused", "30008") in rules
+        assert ("result", "refused", "30008") in rules
+        told = DeliveryTold(notification_id, 0, "refused", "5", "failover", APP, "vonage")
+        await scene.notifier.world.core.router.ask(owner_of(notification_id), told, timeout_s=5)
+        assert (await scene.delivery(notification_id)).state == "refused"
 
 
 async def test_a_receipt_before_a_kill_is_no_second_message(tmp_path: Path) -> None:

@@ -1,13 +1,18 @@
 """A template is right before it is kept, so that its first reader does not find the mistake."""
 
+import threading
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import trio
 
 from protocol.errors import HubbubError, ProtocolError, Refused
 from protocol.notify_templates import Template, Variable
+from server.notify import app_desk
 from server.notify.template_check import check_template, preview
+from tests.server.notify.notify_world import APP, open_notifier
 from tests.server.notify.texts import TEXT, one_text
 
 
@@ -33,6 +38,11 @@ def _template(**fields: Any) -> Template:
         ),
         (one_text("x", variables={"n": Variable(kind="number", default=[])}), "bad_field", "n.default"),
         (one_text("x", variables={"n": Variable(kind="list", example=3)}), "bad_field", "n.example"),
+        (
+            one_text("x", variables={"n": Variable(kind="list", example=["x" * 3_000])}),
+            "bad_field",
+            "2048 bytes",
+        ),
         (one_text(url="/x"), "bad_field", "neither title nor body"),
         (one_text("x", url="javascript:x"), "template_failed", "url"),
         (_template(default_locale="de"), "bad_field", "default_locale"),
@@ -100,3 +110,16 @@ def test_a_preview_uses_data_then_examples_and_tells_what_is_missing() -> None:
     assert shown.missing == []
     with pytest.raises(ProtocolError):
         preview(one_text("{{"))
+
+
+async def test_a_template_is_looked_at_beside_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that takes seconds holds up whoever saves it, and nobody's messages."""
+    go_on = threading.Event()
+    monkeypatch.setattr(app_desk, "check_template", lambda _template: go_on.wait(10))
+    with trio.fail_after(10):
+        async with open_notifier(tmp_path) as notifier, trio.open_nursery() as nursery:
+            nursery.start_soon(notifier.core.desk.put_template, APP, one_text("x"))
+            await notifier.world.person("ann")
+            go_on.set()  # by the loop, which would not come so far

@@ -73,7 +73,7 @@ export class DevicesPart {
 
   _row(item, isMine) {
     const name = item.name || CHANNELS[item.channel];
-    const words = [item.name ? CHANNELS[item.channel] : "", item.address, isMine ? "this one" : "", item.registered_at_ms ? `since ${ago(item.registered_at_ms).replace(/^on /, "")}` : ""];
+    const words = [item.name ? CHANNELS[item.channel] : "", item.address, isMine ? "this one" : "", item.retired_for ? `nothing is sent: ${item.retired_for}` : "", item.registered_at_ms ? `since ${ago(item.registered_at_ms).replace(/^on /, "")}` : ""];
     return h("li", { class: "person-row", dataset: { device: item.device_key } }, drawIcon(ICONS[item.channel] || "feed"),
       h("span", { class: "person-words" }, h("span", { class: "person-name", text: name }), h("span", { class: "person-sub", text: words.filter(Boolean).join(" · ") })),
       h("button", { type: "button", class: "button small danger", text: "Remove", "aria-label": `Remove: ${name}`, onclick: () => this._remove(item, name, isMine) }));

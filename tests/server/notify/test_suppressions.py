@@ -1,0 +1,109 @@
+"""Who said STOP, complained or has no mailbox any more is not written to again by the way."""
+
+from pathlib import Path
+
+import pytest
+
+from actors.notify.address import notify_address
+from actors.notify.messages import PutAddress
+from protocol import notify_commands, notify_replies
+from protocol.notify_records import SuppressionRow
+from protocol.notify_types import Channel
+from server.sandbox.faults import Fault
+from server.sandbox.sandbox import open_sandbox
+from tests.server.notify.notify_world import APP
+from tests.server.notify.test_interleavings import PHONE, Scene, open_scene
+
+MAIL = "ann@example.com"
+
+
+async def put(
+    scene: Scene, channel: Channel, address: str, *, is_import: bool = False
+) -> notify_replies.PushDevices:
+    """As the app's backend, or by an import."""
+    message = PutAddress(scene.user_id, APP, channel, address, is_import=is_import)
+    answer = await scene.notifier.world.core.router.ask(notify_address(scene.user_id), message, timeout_s=5)
+    assert isinstance(answer, notify_replies.PushDevices)
+    return answer
+
+
+async def dropped(scene: Scene, channel: str, code: str) -> None:
+    """Notify, and see that nothing is sent, and that it is told why."""
+    notification_id = await scene.send("another")
+    row = await scene.notifier.row(notification_id)
+    assert row.state == "dropped"
+    told = str([entry.body for entry in await scene.notifier.ledger(notification_id)])
+    assert f"{channel}: {code}" in told
+
+
+@pytest.mark.parametrize("how", ["answer", "receipt"])
+async def test_stop_stays_stop_until_the_user_opts_in(tmp_path: Path, how: str) -> None:
+    """Each message after STOP costs the app its number, and in the USA a fine."""
+    async with open_sandbox() as sandbox:
+        async with open_scene(tmp_path, sandbox, phone=True, channels=["sms"]) as scene:
+            if how == "answer":
+                sandbox.inject(Fault(channel="twilio", status=400, code="21610", times=1))
+            first = await scene.send("ad 1")
+            await scene.closed(first)
+            if how == "receipt":
+                await scene.told(first, "complained", action="suppress")
+            code = "21610" if how == "answer" else "complained"
+            sent = sandbox.count("twilio")
+            await put(scene, "sms", PHONE, is_import=True)
+            await put(scene, "sms", PHONE)
+            listed = await scene.do(notify_commands.RegisterPush(channel="sms", address=PHONE))
+            assert isinstance(listed, notify_replies.PushDevices)
+            assert [item.retired_for for item in listed.items if item.channel == "sms"] == [code]
+            await dropped(scene, "sms", code)
+        async with open_scene(tmp_path, sandbox, is_new=False) as scene:
+            await dropped(scene, "sms", code)
+            command = notify_commands.RegisterPush(channel="sms", address=PHONE, opt_in=True)
+            listed = await scene.do(command)
+            assert isinstance(listed, notify_replies.PushDevices)
+            assert [item.retired_for for item in listed.items if item.channel == "sms"] == [""]
+            await scene.closed(await scene.send("wanted"))
+            assert sandbox.count("twilio") == sent + 1
+            await put(scene, "sms", PHONE)
+            await scene.closed(await scene.send("wanted again"))
+            assert sandbox.count("twilio") == sent + 2
+
+
+async def test_a_bounce_is_not_undone_by_an_import(tmp_path: Path) -> None:
+    """Mail to dead boxes makes a sender's other mail spam; whoever mends a mailbox registers it again."""
+    async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox, channels=["email"]) as scene:
+        await put(scene, "email", MAIL, is_import=True)
+        sandbox.inject(Fault(channel="smtp", at="rcpt", status=550, code="5.1.1 no such user", times=1))
+        await scene.closed(await scene.send("hello"))
+        await put(scene, "email", MAIL, is_import=True)
+        await dropped(scene, "email", "550")
+        await scene.do(notify_commands.RegisterPush(channel="email", address=MAIL))
+        await scene.closed(await scene.send("there again"))
+        assert sandbox.count("smtp") == 1
+        assert await scene.notifier.world.store.find(SuppressionRow, {"app_id": APP}) == []
+
+
+async def test_a_complaint_counts_also_for_an_address_that_is_not_there(tmp_path: Path) -> None:
+    """Complaints come days later; the address may come and go with imports meanwhile."""
+    async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox, channels=["email"]) as scene:
+        devices = await put(scene, "email", MAIL)
+        notification_id = await scene.send("hello")
+        await scene.closed(notification_id)
+        (mail,) = [item.device_key for item in devices.items if item.channel == "email"]
+        await scene.do(notify_commands.UnregisterPush(device_key=mail))
+        await scene.told(notification_id, "complained", action="suppress")
+        await put(scene, "email", MAIL)
+        await dropped(scene, "email", "complained")
+        await scene.erase()
+        await put(scene, "email", MAIL, is_import=True)
+        await dropped(scene, "email", "complained")
+
+
+async def test_an_import_is_no_sign_of_life(tmp_path: Path) -> None:
+    """A bounce that is told after the next night's import still counts."""
+    async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox, channels=["email"]) as scene:
+        await put(scene, "email", MAIL)
+        notification_id = await scene.send("hello")
+        await scene.closed(notification_id)
+        await put(scene, "email", MAIL, is_import=True)
+        await scene.told(notification_id, "bounced", action="retire")
+        await dropped(scene, "email", "bounced")
