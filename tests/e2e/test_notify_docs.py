@@ -16,8 +16,10 @@ import trio
 import hubbub
 from protocol import events as e
 from protocol.notify_events import NotificationShown
+from server.http.backend import backend_router
 from server.http.notify import notify_router
 from server.http.notify_dashboard import notify_dashboard_router
+from server.http.notify_groups import notify_group_router
 from server.http.notify_import import notify_import_router
 from server.http.notify_privacy import notify_privacy_router
 from server.http.notify_setup import notify_setup_router
@@ -154,19 +156,29 @@ async def test_the_bot_of_the_page_notifies_who_writes_to_it(tmp_path: Path) -> 
                 raise AssertionError("the connection ended")
 
 
+ADDRESSED = (
+    PAGE,
+    "docs/NOTIFICATIONS-OPERATING.md",
+    "docs/NOTIFICATIONS-SCHEDULING.md",
+    "docs/TEMPLATES.md",
+)
+
+
 def test_the_pages_name_addresses_that_exist() -> None:
     """Readers who type them."""
     routers = (
         notify_router(),
         notify_setup_router(),
+        notify_group_router(),
         notify_privacy_router(),
         notify_dashboard_router(),
         notify_import_router(),
+        backend_router(),
     )
     known = {re.sub(r"{[^}]+}", "*", route.path) for router in routers for route in router.routes}
-    known |= {"/v1/app/users", "/v1/app/bots", "/v1/docs"}
+    known |= {"/v1/docs"}
     named: set[str] = set()
-    for page in (PAGE, "docs/NOTIFICATIONS-OPERATING.md", "docs/NOTIFICATIONS-SCHEDULING.md"):
+    for page in ADDRESSED:
         text = (ROOT / page).read_text().replace("127.0.0.1:9700/v1", "")
         named |= set(re.findall(r"(/v1/[\w/$-]+)", text))
     assert len(named) > 15
