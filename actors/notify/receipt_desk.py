@@ -93,6 +93,8 @@ class ReceiptDesk(Fallbacks):
             Staged(reply, lambda _at: replies.Ok()),
         )
         self._stage_ops(ops)
+        if message.action in ("retire", "suppress"):
+            self.skip_gone(row.user_id, row.device_key, "retired")
 
     def _is_known(self, row: DeliveryRow, state: str) -> bool:
         """Tell whether a delivery has come as far already, as stored or as staged."""
