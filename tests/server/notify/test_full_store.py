@@ -161,7 +161,7 @@ async def test_preferences_in_a_full_store_leave_alone_what_is_under_way(
 async def test_who_waited_for_another_decision_is_refused_by_a_full_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What joins a batch that was opened by a key waits until that is stored; by then there may be no room."""
+    """What joins a batch that a keyed one has opened waits for that; by then there may be no room."""
     async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox, batch_window_s=60) as scene:
         other = await neighbours_under_way(scene, sandbox)
         opener = NotifyRequest(type="t", user_id=scene.user_id, text="1", subject="s", idempotency_key="K")
