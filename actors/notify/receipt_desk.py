@@ -127,6 +127,8 @@ class ReceiptDesk(Fallbacks):
         if not message.provider_id or message.state == "confirmed":
             return False
         job = self._jobs.get((row.notification_id, row.number))
+        if job is not None and job.failed_over and not job.is_begun:  # it waits for the next one
+            return True
         return (job or row).provider_id != message.provider_id
 
     async def _fail_over(self, row: DeliveryRow, message: DeliveryTold, reply: Reply) -> bool:
