@@ -11,10 +11,10 @@ from actors.notify.keeper import OpenRead
 from actors.notify.lately import Lately
 from actors.notify.messages import DeliveryTold
 from actors.notify.ports import Account
-from actors.reply import Reply
+from actors.reply import NO_REPLY, Reply
 from actors.stream_actor import Staged
 from protocol import replies
-from protocol.errors import Refused
+from protocol.errors import HubbubError, Refused
 from protocol.notify_records import DeliveryRow, NotificationRow
 from protocol.notify_types import Channel, Decision
 from protocol.records import Op, Put, Update
@@ -32,6 +32,13 @@ RANK: Final = {
     "complained": 4,
 }
 TOLD_S: Final = 10.0
+
+
+class ToldAgain(msgspec.Struct, frozen=True):
+    """What was told while its delivery was being concluded: that is stored by now."""
+
+    message: DeliveryTold
+    reply: Reply
 
 
 class ReceiptDesk(Fallbacks):
@@ -54,6 +61,10 @@ class ReceiptDesk(Fallbacks):
         if not self._has_users((row.user_id,), message, reply):
             return
         self.check_room_again()
+        if row.is_open and key in self._closed and key not in self._jobs and key not in self._deciding:
+            again = ToldAgain(message, reply)  # it was read as it was before its answer came
+            self._stage_ops((), Staged(NO_REPLY, None, after=lambda _at: self._ctx.post(again)))
+            return
         if self._is_known(row, message.state) or self._is_of_another_try(row, message):
             self._answer_in_order(reply, replies.Ok())
             return
@@ -95,6 +106,13 @@ class ReceiptDesk(Fallbacks):
         self._stage_ops(ops)
         if message.action in ("retire", "suppress"):
             self.skip_gone(row.user_id, row.device_key, "retired")
+
+    async def told_again(self, again: ToldAgain) -> None:
+        """As `told`."""
+        try:
+            await self.told(again.message, again.reply)
+        except HubbubError as error:
+            again.reply.fail(error)
 
     def _is_known(self, row: DeliveryRow, state: str) -> bool:
         """Tell whether a delivery has come as far already, as stored or as staged."""
