@@ -231,7 +231,10 @@ class StreamActor(Entity):
     # -- for subclasses -----------------------------------------------------------------------------
 
     def _at_ms(self) -> int:
-        """Wall time that never runs backwards within the stream."""
+        """Wall time that never runs backwards within the stream: for its rows.
+
+        What is decided, and what waits, goes by `_now_ms`: a clock that was ahead stays ahead here.
+        """
         self._last_at_ms = max(self._last_at_ms, self._now_ms())
         return self._last_at_ms
 

@@ -113,7 +113,7 @@ def check(database: Path, asked: Sequence[Asked], arrived: Mapping[str, Iterable
     last = [
         said[-1].at_ms
         for said in records.ledger.values()
-        if said and not any(one.kind in ("released", "opened_digest") for one in said)
+        if said and not any(one.kind in ("released", "opened_digest", "digested") for one in said)
     ]
     return Report(
         violations=bad.told(),
@@ -191,7 +191,7 @@ def _check_contents(records: Records, asked: Sequence[Asked], bad: _Violations) 
     for (_, type_name, *_rest), ids in same.items():
         window_ms = 1000 * int(records.rule(str(type_name)).get("dedup_s", 86_400))
         kept = sorted(
-            (records.notes[number]["created_at_ms"], number)
+            (max(records.notes[number]["created_at_ms"], records.notes[number]["due_at_ms"]), number)
             for number in ids
             if records.notes[number]["state"] != "dropped"
         )

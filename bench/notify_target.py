@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 import urllib.error
 import urllib.request
 import weakref
@@ -175,10 +176,16 @@ class NotifyHubbub(Hubbub):
 def _fetch(
     url: str, method: str = "GET", body: bytes | None = None, headers: dict[str, str] | None = None
 ) -> bytes:
+    """As clients do: who is asked to come again later does, for as long as one answer may take."""
     request = urllib.request.Request(url, data=body, method=method, headers=headers or {})
-    try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
-            answer: bytes = response.read()
-            return answer
-    except urllib.error.HTTPError as exc:
-        raise CannotRun(f"{method} {url}: {exc.code} {exc.read()[:300]!r}") from exc
+    give_up_at = time.monotonic() + _TIMEOUT_S
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+                answer: bytes = response.read()
+                return answer
+        except urllib.error.HTTPError as exc:
+            wait_s = exc.headers.get("Retry-After", "")
+            if exc.code != 503 or not wait_s.isdigit() or time.monotonic() + int(wait_s) > give_up_at:
+                raise CannotRun(f"{method} {url}: {exc.code} {exc.read()[:300]!r}") from exc
+            time.sleep(int(wait_s))

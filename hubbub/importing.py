@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help=".csv, or one JSON object in each line")
     parser.add_argument("--url", default="http://127.0.0.1:8080", help="the server; else this machine's")
     parser.add_argument("--app-key", default=os.environ.get("HUBBUB_APP_KEY", ""), metavar="KEY")
-    parser.epilog = "The app's secret is read from HUBBUB_APP_SECRET. Safe to repeat: what is there stays."
+    parser.epilog = "The app's secret is read from HUBBUB_APP_SECRET. Safe to repeat."
 
 
 def run(args: argparse.Namespace) -> int:

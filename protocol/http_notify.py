@@ -1,11 +1,11 @@
 """Bodies of the HTTP API by which an app's backend sets up and follows its notifications."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from protocol.notify_replies import LedgerEntry, NotificationItem
+from protocol.notify_replies import LedgerEntry, NotificationId, NotificationItem
 from protocol.notify_templates import Experiment, Template
 from protocol.notify_types import AppRules, Channel, Consent, Preferences, TypeRule
 from protocol.provider_configs import ProviderConfig
@@ -97,6 +97,23 @@ class GroupBody(_Body, frozen=True, kw_only=True, omit_defaults=True):
     remove: Annotated[list[str], Meta(max_length=10_000)] = []
 
 
+class Groups(_Body, frozen=True, kw_only=True, omit_defaults=True):
+    """Names of an app's groups, rising."""
+
+    items: list[str]
+    next: Annotated[str, Meta(description="`after` of the next page; empty: there is none.")] = ""
+
+
+class GroupMembers(_Body, frozen=True, kw_only=True, omit_defaults=True):
+    """Users of a group by rising id, without those who are disabled."""
+
+    user_ids: list[str]
+    next: Annotated[str, Meta(description="`after` of the next page; empty: there is none.")] = ""
+
+
+RequestState = Literal["waiting", "running", "done", "failed", "cancelling", "cancelled"]
+
+
 class GroupChanged(_Body, frozen=True, kw_only=True, omit_defaults=True):
     """How many of `add` exist, and are in the group now."""
 
@@ -107,7 +124,7 @@ class RequestInfo(_Body, frozen=True, kw_only=True, omit_defaults=True):
     """A larger request, and how far it has come. `group` is empty where its users were named."""
 
     request_id: str
-    state: str
+    state: Annotated[str, Meta(description="waiting, running, done, failed, cancelling or cancelled.")]
     created_at_ms: AtMs
     type: str = ""
     group: str = ""
@@ -118,6 +135,8 @@ class RequestInfo(_Body, frozen=True, kw_only=True, omit_defaults=True):
     run: int = 0
     user_count: Count = 0
     done_at_ms: AtMs = 0
+    code: Annotated[str, Meta(description="Of a failed one: why, such as type_not_found.")] = ""
+    detail: str = ""
     cancelled_count: Annotated[
         Count, Meta(description="Of a cancelled one: notifications that were cancelled; see its DELETE.")
     ] = 0
@@ -127,9 +146,10 @@ class RequestInfo(_Body, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Requests(_Body, frozen=True, kw_only=True, omit_defaults=True):
-    """An app's larger requests."""
+    """An app's larger requests, newest first."""
 
     items: list[RequestInfo]
+    next: Annotated[str, Meta(description="`before` of the next page; empty: there is none.")] = ""
 
 
 class DeliveryInfo(_Body, frozen=True, kw_only=True, omit_defaults=True):
@@ -208,6 +228,7 @@ class Erasures(_Body, frozen=True, kw_only=True, omit_defaults=True):
     """Receipts of a user's erasures, oldest first."""
 
     items: list[ErasureInfo]
+    next: Annotated[str, Meta(description="`after` of the next page; empty: there is none.")] = ""
 
 
 class Explanation(_Body, frozen=True, kw_only=True, omit_defaults=True):
@@ -234,14 +255,14 @@ class DeadLetters(_Body, frozen=True, kw_only=True, omit_defaults=True):
     """Deliveries that were given up, oldest first."""
 
     items: list[DeadInfo]
-    next: Annotated[int, Meta(description="`after_ms` of the next page; 0: there is none.")] = 0
+    next: Annotated[str, Meta(description="`after` of the next page; empty: there is none.")] = ""
 
 
 class RedriveBody(_Body, frozen=True, kw_only=True, omit_defaults=True):
     """Which dead deliveries to try again: those named; or those of a channel, a code, or both; or all."""
 
     deliveries: Annotated[
-        list[tuple[int, int]],
+        list[tuple[NotificationId, Count]],
         Meta(max_length=1_000, description="Pairs of notification_id and number, as dead letters have them."),
     ] = []
     channel: Channel | None = None

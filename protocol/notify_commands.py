@@ -9,7 +9,7 @@ from protocol.bases import BaseCommand
 from protocol.limits import MAX_SAFE_INTEGER
 from protocol.notify_content import NotifyRequest
 from protocol.notify_replies import NotificationId
-from protocol.notify_types import Channel, Preferences, TypeName
+from protocol.notify_types import Channel, Preferences, Purpose
 from protocol.types import Limit
 
 MarkKind = Literal["seen", "read", "unread", "dismissed", "opened", "clicked"]
@@ -93,7 +93,7 @@ class SetConsent(_Command, tag="set_consent", frozen=True, kw_only=True, omit_de
 
     reply: ClassVar[type] = notify_replies.PreferencesInfo
 
-    purpose: TypeName
+    purpose: Purpose
     given: bool
     source: Annotated[str, Meta(max_length=200)] = ""
     ends_at_ms: Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)] = 0

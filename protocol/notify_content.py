@@ -6,12 +6,21 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from protocol.limits import MAX_SAFE_INTEGER
 from protocol.notify_types import Channel, Priority, TypeName
+from protocol.types import AtMs
 
 Value = str | int | float | bool | None | list[str | int | float] | dict[str, str | int | float]
-Data = Annotated[
-    dict[Annotated[str, Meta(min_length=1, max_length=64)], Value],
-    Meta(max_length=50, description="Values for the template; at most 2 KiB as JSON."),
+_Name = Annotated[str, Meta(min_length=1, max_length=64)]
+_Whole = Annotated[int, Meta(ge=-MAX_SAFE_INTEGER, le=MAX_SAFE_INTEGER)]
+AskedValue = str | _Whole | float | bool | None | list[str | _Whole | float] | dict[str, str | _Whole | float]
+Data = Annotated[dict[_Name, Value], Meta(max_length=50)]
+AskedData = Annotated[
+    dict[_Name, AskedValue],
+    Meta(
+        max_length=50,
+        description="Values for the template; at most 2 KiB as JSON. Longer numbers than 2^53 - 1 are texts.",
+    ),
 ]
 Url = Annotated[str, Meta(max_length=2_000)]
 MAX_KEY_CHARS = 64  # as many as a signature has, which is the key of who gives none
@@ -22,6 +31,7 @@ MAX_TTL_S = 30 * 86_400
 class Content(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What to tell a user. Either a template with its data, or plain text.
 
+    What was stored is read again whatever its numbers are; how large they may be is a request's affair.
     `send_at` is RFC 3339 with an offset, or without one: then in each user's own time zone.
     """
 
@@ -49,8 +59,11 @@ class Content(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ] = ""
 
 
-class NotifyRequest(Content, frozen=True, kw_only=True, omit_defaults=True):
-    """A request to notify: to a user, several users, or a group ("*": all users of the app)."""
+class NotifyRequest(Content, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A request to notify: to a user, several users, or a group ("*": all users of the app).
+
+    A field that does not exist is refused: what is misspelt would not hold.
+    """
 
     user_id: Annotated[str, Meta(max_length=64)] = ""
     user_ids: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=1_000)] = []
@@ -59,11 +72,13 @@ class NotifyRequest(Content, frozen=True, kw_only=True, omit_defaults=True):
         Meta(max_length=1_000, description="Users as the app's backend knows them."),
     ] = []
     group: Annotated[str, Meta(max_length=64)] = ""
+    data: AskedData = {}
+    expires_at_ms: Annotated[AtMs, Meta(description="0: by the type's ttl_s.")] = 0
     cron: Annotated[
         str, Meta(max_length=100, description="Again and again: minute hour day month weekday.")
     ] = ""
     time_zone: Annotated[str, Meta(max_length=64, description="Of cron; empty: the app's.")] = ""
-    ends_at_ms: Annotated[int, Meta(ge=0, description="Of cron: not after; 0: until it is cancelled.")] = 0
+    ends_at_ms: Annotated[AtMs, Meta(description="Of cron: not after; 0: until it is cancelled.")] = 0
     idempotency_key: Annotated[
         str,
         Meta(
@@ -73,6 +88,10 @@ class NotifyRequest(Content, frozen=True, kw_only=True, omit_defaults=True):
     ] = ""
 
 
+class KeptRequest(NotifyRequest, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=False):
+    """A request as it is stored, and handed from node to node: older ones skip what they do not know."""
+
+
 _FIELDS = Content.__struct_fields__
 _values_of = attrgetter(*_FIELDS)
 
@@ -80,3 +99,8 @@ _values_of = attrgetter(*_FIELDS)
 def content_of(request: NotifyRequest) -> Content:
     """The part of a request that each of its notifications keeps."""
     return Content(**dict(zip(_FIELDS, _values_of(request), strict=True)))
+
+
+def kept_of(request: NotifyRequest) -> KeptRequest:
+    """The same as it is kept."""
+    return KeptRequest(**{name: getattr(request, name) for name in NotifyRequest.__struct_fields__})

@@ -5,7 +5,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from protocol.notify_records import DeliveryRow, NotificationRow
+from protocol.notify_records import DeadDelivery, DeliveryRow, ErasureRow, NotificationRow, RequestRow
 from protocol.records import Entry
 
 
@@ -35,9 +35,25 @@ class FoundStopped(msgspec.Struct, frozen=True, array_like=True):
 
 
 class FoundRecent(msgspec.Struct, frozen=True, array_like=True):
+    """When its user was told, in-app or elsewhere, and when it is due, where it was held; 0: not."""
+
     dedup_key: str
     notification_id: int
-    created_at_ms: int
+    told_at_ms: int
+    due_at_ms: int
+
+
+class FoundTold(msgspec.Struct, frozen=True):
+    """When a user was last told of what has this key."""
+
+    user_id: str
+    dedup_key: str
+    notification_id: int
+    told_at_ms: int
+
+
+# Of one user, for finding duplicates, some 250 bytes each in memory; older ones are asked for by their keys.
+MAX_RECENT: Final = 300
 
 
 class FoundGroup(msgspec.Struct, frozen=True, array_like=True):
@@ -49,7 +65,10 @@ class FoundGroup(msgspec.Struct, frozen=True, array_like=True):
 
 
 class FoundUser(msgspec.Struct, frozen=True, array_like=True):
-    """All that decides what a user is told. `recent` and `counted` as far back as was asked for."""
+    """All that decides what a user is told. `recent` and `counted` as far back as was asked for.
+
+    `recent`: the newest first, at most MAX_RECENT.
+    """
 
     user_id: str
     app_id: str
@@ -134,6 +153,20 @@ class UntoldDead(msgspec.Struct, frozen=True):
 MAX_SEQ: Final = 2**63 - 1  # SQLite's largest integer
 
 
+Line = tuple[str, str, str]
+"""What one app sends by one channel with one priority: (priority, app_id, channel)."""
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """How a notification's deliveries stand: the numbers of those that are open, and whether one has come.
+
+    `is_reached`: a provider has taken one, if only before it was tried again, or one's outcome is unknown.
+    """
+
+    open_numbers: list[int]
+    is_reached: bool
+
+
 class NotifyReads(Protocol):
     """The reads behind notifications. Each answers from one state of the store, as of after the call."""
 
@@ -141,6 +174,10 @@ class NotifyReads(Protocol):
         self, user_ids: Sequence[str], *, since_id: int, counted_since_ms: int
     ) -> list[FoundUser]:
         """Those of up to 1,000 users who exist, with what is known of them; in no order."""
+        ...
+
+    async def told(self, wanted: Sequence[tuple[str, str, int]], *, now_ms: int) -> list[FoundTold]:
+        """By (user, dedup key, the smallest id that is looked at): the last one told by now, if any."""
         ...
 
     async def user_facts(self, user_ids: Sequence[str]) -> list[FoundFacts]:
@@ -151,10 +188,16 @@ class NotifyReads(Protocol):
         """The largest notification id of any partition; 0 for none."""
         ...
 
-    async def open_deliveries(
-        self, partition: int, priority: str, *, after: tuple[int, int, int], limit: int
-    ) -> list[DeliveryRow]:
-        """Open deliveries by rising (next_at_ms, notification_id, number), beyond `after`."""
+    async def open_lines(self, partition: int) -> list[Line]:
+        """The lines that have open deliveries, in no order."""
+        ...
+
+    async def open_deliveries(self, partition: int, line: Line, *, limit: int) -> list[DeliveryRow]:
+        """Open deliveries of a line, by rising (next_at_ms, notification_id, number)."""
+        ...
+
+    async def standings(self, ids: Sequence[int]) -> dict[int, Standing]:
+        """How the deliveries of up to 1,000 notifications stand, of those that have any."""
         ...
 
     async def held(self, partition: int, *, due_to_ms: int, limit: int) -> list[NotificationRow]:
@@ -175,6 +218,10 @@ class NotifyReads(Protocol):
 
     async def members(self, into_id: int, *, limit: int) -> list[NotificationRow]:
         """What became part of a batch or digest, oldest first."""
+        ...
+
+    async def untold(self, into_id: int, *, after: int, limit: int) -> list[NotificationRow]:
+        """What a digest has still to tell, as nobody has read it, beyond an id: by rising id."""
         ...
 
     async def of_request(
@@ -254,6 +301,26 @@ class NotifyReads(Protocol):
         """User ids of a group ("*": of the app) by rising id, beyond `after`; disabled ones are left out."""
         ...
 
+    async def group_names(self, app_id: str, *, after: str, limit: int) -> list[str]:
+        """Names of an app's groups beyond `after`, rising."""
+        ...
+
+    async def requests_page(
+        self, app_id: str, state: str, *, before: tuple[int, str] | None, limit: int
+    ) -> list[RequestRow]:
+        """An app's larger requests (of a state; "": of any), newest first, below (created_at_ms, id)."""
+        ...
+
+    async def dead_page(self, app_id: str, *, after: tuple[int, int, int], limit: int) -> list[DeadDelivery]:
+        """An app's dead deliveries by rising (at_ms, notification_id, number), beyond `after`."""
+        ...
+
+    async def erasures_page(
+        self, app_id: str, user_id: str, *, after: tuple[int, str], limit: int
+    ) -> list[ErasureRow]:
+        """Receipts of a user's erasures by rising (at_ms, erasure_id), beyond `after`."""
+        ...
+
     async def users_by_external(self, app_id: str, external_ids: Sequence[str]) -> dict[str, str]:
         """external_id -> user_id, of those that exist."""
         ...
@@ -262,6 +329,10 @@ class NotifyReads(Protocol):
         self, app_id: str, partition: int, *, after: int, limit: int, upto: int = MAX_SEQ
     ) -> list[ExportedEntry]:
         """Ledger entries of an app's users beyond a seq, up to another one: rows of others cost time, too."""
+        ...
+
+    async def ledger_step(self, partition: int, *, after: int, rows: int) -> int:
+        """The seq of the last one of the next so many entries of a partition's ledger; 0: there is none."""
         ...
 
     async def queue_depths(self, now_ms: int) -> list[QueueDepth]:

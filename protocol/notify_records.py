@@ -62,7 +62,7 @@ class ProviderRow(Row, frozen=True, kw_only=True):
 
 
 class TemplateRow(Row, frozen=True, kw_only=True):
-    """One version of a template; the highest is used."""
+    """One version of a template; the highest is used. Without a body: it was removed."""
 
     table: ClassVar[str] = "notify_template"
     key: ClassVar[tuple[str, ...]] = ("app_id", "name", "version")
@@ -200,13 +200,16 @@ class RequestRow(Row, frozen=True, kw_only=True):
     app_id: str
     digest: Annotated[str, Meta(description="Of what was asked for: the same key with another is refused.")]
     body: Annotated[str, Meta(description="JSON of the request.")]
-    state: Annotated[str, Meta(description="waiting, running, done, cancelling, cancelled.")]
+    state: Annotated[str, Meta(description="waiting, running, done, failed, cancelling, cancelled.")]
     created_at_ms: int
     next_at_ms: Annotated[int, Meta(description="When it is to run; of recurring ones the next time.")] = 0
     cursor: str = ""
     run: Annotated[int, Meta(description="Of recurring ones: which time this is.")] = 0
+    ran_for_ms: Annotated[int, Meta(description="Of recurring ones: for which time it ran last.")] = 0
     user_count: int = 0
     done_at_ms: int = 0
+    code: Annotated[str, Meta(description="Of a failed one: the code of what it was refused for.")] = ""
+    detail: Annotated[str, Meta(description="And that in words.")] = ""
     # Of a cancelled one: what became of its notifications, as in notify_replies.RequestCancelled.
     cancelled_count: int = 0
     partly_count: int = 0

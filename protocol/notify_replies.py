@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from protocol.bases import BaseReply
+from protocol.limits import MAX_SAFE_INTEGER
 from protocol.notify_types import Channel, Consent, Decision, Frequency, Preferences, Priority
 from protocol.types import AtMs, Count, UserId
 
@@ -14,7 +15,9 @@ class _Reply(BaseReply, frozen=True, kw_only=True, omit_defaults=True):
     pass
 
 
-NotificationId = Annotated[int, Meta(ge=0, description="A notification; rises with time.")]
+NotificationId = Annotated[
+    int, Meta(ge=0, le=MAX_SAFE_INTEGER, description="A notification; rises with time.")
+]
 
 
 class NotificationItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from protocol.limits import MAX_SAFE_INTEGER
 from protocol.notify_types import Decision, TypeName
 from protocol.types import AtMs, Count
 
@@ -77,11 +78,12 @@ class Template(_Body, frozen=True, kw_only=True, omit_defaults=True):
     """What a notification says, in all its variants, languages and channels.
 
     A text may use the variables declared here and those of every notification: `names`, `others`, `count`,
-    `titles`, `reader`. `version` rises with every change and is never used again, even after a deletion.
+    `titles`, `reader`, `unsubscribe_url`. `version` rises with every change and is never used again, even
+    after a deletion.
     """
 
     name: TemplateName
-    version: Annotated[int, Meta(ge=1)] = 1
+    version: Annotated[int, Meta(ge=1, le=MAX_SAFE_INTEGER)] = 1
     type: TypeName | None = None
     default_locale: LocaleTag = "en"
     variables: Annotated[dict[VariableName, Variable], Meta(max_length=MAX_VARIABLES)] = {}

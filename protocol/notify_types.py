@@ -16,10 +16,15 @@ Frequency = Literal["immediate", "daily", "weekly", "off"]
 CHANNELS: tuple[Channel, ...] = ("inapp", "apns", "fcm", "webpush", "sms", "email", "apprise")
 DEFAULT_CHANNELS: tuple[Channel, ...] = ("inapp", "apns", "fcm", "webpush")
 PUSH_CHANNELS: tuple[Channel, ...] = ("apns", "fcm", "webpush")
+MAX_WISHES = 300  # of one user about single types: more than an app has types
 MAX_TEXT_BYTES = 1_500  # of plain text, in UTF-8
 MAX_DATA_BYTES = 2_048  # of the data for a template, as JSON; push payloads end at 4,096
+_NAME = r"[a-z][a-z0-9_.-]{0,63}"
 TypeName = Annotated[
-    str, Meta(pattern=r"^[a-z][a-z0-9_.-]{0,63}$(?!\n)", description="A type of the app: order, social, …")
+    str, Meta(pattern=rf"^{_NAME}$(?!\n)", description="A type of the app: order, social, …")
+]
+Purpose = Annotated[
+    str, Meta(pattern=rf"^{_NAME}$(?!\n)", description="What users consent to: marketing, surveys, …")
 ]
 ClockTime = Annotated[
     str, Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$(?!\n)", description="HH:MM, local.")
@@ -48,7 +53,7 @@ class Preferences(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     """What a user wants to hear, where, and when. Empty: everything the app's types send, at once."""
 
     channels: dict[Channel, bool] = {}
-    types: Annotated[dict[TypeName, TypePreference], Meta(max_length=100)] = {}
+    types: Annotated[dict[TypeName, TypePreference], Meta(max_length=MAX_WISHES)] = {}
     quiet_hours: QuietHours | None = None
     frequency: Frequency = "immediate"
     digest_at: ClockTime = "09:00"
@@ -58,10 +63,10 @@ class Preferences(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 class Consent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The user's yes to one purpose: from whom it is known, and for how long it holds."""
 
-    purpose: TypeName
+    purpose: Purpose
     source: Annotated[str, Meta(max_length=200, description="How it was given: a form, a contract, …")] = ""
     given_at_ms: AtMs = 0
-    ends_at_ms: Annotated[int, Meta(ge=0, description="0: until it is withdrawn.")] = 0
+    ends_at_ms: Annotated[AtMs, Meta(description="0: until it is withdrawn.")] = 0
 
 
 class Decision(msgspec.Struct, frozen=True, array_like=True):
@@ -95,7 +100,9 @@ class TypeRule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     is_security: Annotated[
         bool, Meta(description="One-time codes and warnings: preferences, quiet hours, caps do not hold it.")
     ] = False
-    purpose: Annotated[str, Meta(max_length=64, description="Needs this consent; empty: none.")] = ""
+    purpose: Annotated[
+        str, Meta(pattern=rf"^({_NAME})?$(?!\n)", description="Needs this consent; empty: none.")
+    ] = ""
     is_capped: Annotated[bool, Meta(description="Counts for the frequency cap, and is held by it.")] = True
     batch_window_s: Annotated[
         int, Meta(ge=0, le=86_400, description="Similar ones within it become one; 0: each by itself.")

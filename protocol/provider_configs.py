@@ -12,7 +12,7 @@ _Url = Annotated[
 
 
 class _Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind"):
-    """`rate_per_s` paces all that goes by these credentials, from all nodes; 0: no pace of its own."""
+    """`rate_per_s` paces all that goes by these credentials, from all nodes: 0.001 or more; 0: no pace."""
 
     rate_per_s: Annotated[float, Meta(ge=0, le=100_000)] = 0.0
 

@@ -126,8 +126,9 @@ class Directory:
     ) -> Provisioned:
         """Find the user whom an app's backend knows by that id, or make it; True where it was made.
 
-        The backend is trusted with its own users, so a value that cannot be had (a taken user name, an
-        unknown time zone) is replaced or left empty rather than keeping the user out.
+        Users come with tokens that their backend has signed, so a value that cannot be had (a taken user
+        name, an unknown time zone) is replaced or left empty rather than keeping the user out. Where the
+        backend itself asks, it is told of a wrong one before.
         """
         for turn in range(5):  # each settles one race for the id or for a name
             known = await self._store.external_user(app_id, external_id)

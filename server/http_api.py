@@ -23,6 +23,7 @@ from server.http.feed import feed_router
 from server.http.files import file_router
 from server.http.notify import notify_router
 from server.http.notify_dashboard import notify_dashboard_router
+from server.http.notify_groups import notify_group_router
 from server.http.notify_import import notify_import_router
 from server.http.notify_links import notify_link_router
 from server.http.notify_privacy import notify_privacy_router
@@ -46,6 +47,7 @@ def make_http_app(services: HttpServices, *, web_folder: Path = WEB_FOLDER) -> A
             feed_router(),
             notify_router(),
             notify_setup_router(),
+            notify_group_router(),
             notify_privacy_router(),
             notify_link_router(),
             notify_import_router(),

@@ -34,14 +34,22 @@ _EXTRA_INDEXES = (
     # What a notification partition goes on with; all but a few rows are concluded.
     "CREATE INDEX IF NOT EXISTS idx_notification_held ON notification (partition, due_at_ms, notification_id)"
     " WHERE state = 'held'",
+    "CREATE INDEX IF NOT EXISTS idx_notification_held_user ON notification (user_id, notification_id)"
+    " WHERE state = 'held'",
     "CREATE INDEX IF NOT EXISTS idx_notification_centre ON notification (user_id, notification_id)"
     " WHERE in_centre = 1",
     "CREATE INDEX IF NOT EXISTS idx_notification_into ON notification (into_id) WHERE into_id <> 0",
     "CREATE INDEX IF NOT EXISTS idx_notification_variant ON notification (app_id, variant)"
     " WHERE variant <> ''",
     "CREATE INDEX IF NOT EXISTS idx_notification_request ON notification (request_id) WHERE request_id <> ''",
+    # What is late, of each app and priority by itself.
+    "CREATE INDEX IF NOT EXISTS idx_notification_open ON notification (app_id, priority, deadline_at_ms)"
+    " WHERE state = 'open'",
     "CREATE INDEX IF NOT EXISTS idx_delivery_open ON delivery (partition, priority, next_at_ms)"
     " WHERE is_open = 1",
+    # A stuck queue of one app must not hide what others have to send.
+    "CREATE INDEX IF NOT EXISTS idx_delivery_line ON delivery (partition, priority, app_id, channel,"
+    " next_at_ms, notification_id, number) WHERE is_open = 1",
     "CREATE INDEX IF NOT EXISTS idx_dead_untold_cause ON dead_delivery (app_id, channel, provider_id, code,"
     " at_ms) WHERE alerted_at_ms = 0",
     "CREATE INDEX IF NOT EXISTS idx_delivery_ref ON delivery (provider_ref) WHERE provider_ref <> ''",

@@ -8,8 +8,10 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from protocol.notify_found import (
+    MAX_RECENT,
     ExportedEntry,
     FoundFacts,
+    FoundTold,
     FoundUser,
     ProviderCount,
     QueueDepth,
@@ -37,7 +39,15 @@ _NOTIFICATION: Final = spec_of(NotificationRow)
 _DELIVERY: Final = spec_of(DeliveryRow)
 R = TypeVar("R", bound=Row)
 
-_MAX_RECENT: Final = 300  # of one user, for finding duplicates: more within a day is a flood
+_MAX_COUNTED: Final = 2_000  # of one user, looked at for the cap, which looks back over an hour
+_MAX_CENTRE: Final = 10_000  # of one user, among which unread ones are counted: a bot may have a million
+_NEWEST: Final = f"""(
+    SELECT notification_id, read_at_ms FROM {NotificationRow.table}
+    WHERE user_id = {{user_id}} AND in_centre = 1 ORDER BY notification_id DESC LIMIT {_MAX_CENTRE})"""
+# When a user was told of a notification. What was dropped may have been shown in the app before.
+_TOLD_AT: Final = """CASE WHEN n.state IN ('held', 'merged', 'dropped') THEN n.sent_at_ms
+    ELSE max(n.created_at_ms, n.due_at_ms, n.sent_at_ms) END"""
+_DUE_AT: Final = "CASE WHEN n.state IN ('held', 'merged') THEN max(n.created_at_ms, n.due_at_ms) ELSE 0 END"
 # One statement with one row: see storage/queries.py. User ids hold no U+0000, so they may be JSON.
 _USERS: Final = f"""
 SELECT json_group_array(json_array(u.user_id, u.app_id, u.name, u.language, u.time_zone,
@@ -48,19 +58,23 @@ SELECT json_group_array(json_array(u.user_id, u.app_id, u.name, u.language, u.ti
     json((SELECT json_group_array(json_array(
             v.device_key, v.channel, v.address, v.keys, v.registered_at_ms, v.name))
         FROM {NotifyDeviceRow.table} v WHERE v.user_id = u.user_id AND v.retired_at_ms = 0)),
-    json((SELECT json_group_array(json_array(r.dedup_key, r.notification_id, r.created_at_ms)) FROM (
-        SELECT n.dedup_key, n.notification_id, n.created_at_ms FROM {NotificationRow.table} n
+    json((SELECT json_group_array(json_array(
+            r.dedup_key, r.notification_id, r.told_at_ms, r.due_at_ms)) FROM (
+        SELECT n.dedup_key, n.notification_id, {_TOLD_AT} AS told_at_ms, {_DUE_AT} AS due_at_ms
+        FROM {NotificationRow.table} n
         WHERE n.user_id = u.user_id AND n.notification_id >= :since_id AND n.dedup_key <> ''
-        ORDER BY n.notification_id DESC LIMIT {_MAX_RECENT}) r)),
-    json((SELECT json_group_array(n.counted_at_ms) FROM {NotificationRow.table} n
+        ORDER BY n.notification_id DESC LIMIT {MAX_RECENT}) r)),
+    json((SELECT json_group_array(n.counted_at_ms) FROM (
+        SELECT n.counted_at_ms FROM {NotificationRow.table} n
         WHERE n.user_id = u.user_id AND n.notification_id >= :since_id
-        AND n.counted_at_ms > :counted_since_ms)),
+        ORDER BY n.notification_id DESC LIMIT {_MAX_COUNTED}) n
+        WHERE n.counted_at_ms > :counted_since_ms)),
     json((SELECT json_group_array(json_array(
             n.group_key, n.notification_id, n.due_at_ms, n.item_count, n.content))
         FROM {NotificationRow.table} n WHERE n.user_id = u.user_id AND n.notification_id >= :since_id
         AND n.state = 'held' AND n.group_key <> '')),
-    json((SELECT json_group_array(n.notification_id) FROM {NotificationRow.table} n
-        WHERE n.user_id = u.user_id AND n.in_centre = 1 AND n.read_at_ms = 0)),
+    json((SELECT json_group_array(n.notification_id) FROM {_NEWEST.format(user_id="u.user_id")} n
+        WHERE n.read_at_ms = 0)),
     json((SELECT json_group_array(json_array(
             v.device_key, v.channel, v.address, v.registered_at_ms, v.name, v.retired_for))
         FROM {NotifyDeviceRow.table} v
@@ -74,6 +88,14 @@ SELECT json_group_array(json_array(u.user_id, u.name, u.language, u.time_zone,
 )) FROM json_each(?) asked CROSS JOIN {User.table} u ON u.user_id = asked.value
 """
 _user_facts: Final = msgspec.json.Decoder(list[FoundFacts])
+# By the user's index over the ids: an index over random keys would cost each notification more than this.
+_TOLD: Final = f"""
+SELECT n.user_id, n.dedup_key, n.notification_id,
+    CASE WHEN n.state = 'merged' AND n.due_at_ms <= :now_ms THEN n.due_at_ms ELSE {_TOLD_AT} END
+FROM json_each(:asked) asked CROSS JOIN {NotificationRow.table} n
+    ON n.user_id = json_extract(asked.value, '$[0]') AND n.dedup_key = json_extract(asked.value, '$[1]')
+    AND n.notification_id >= json_extract(asked.value, '$[2]')
+"""
 _LEDGERS: Final = (
     "SELECT l.seq, l.kind, l.at_ms, l.user_id, l.client_id, l.message_count, l.thread, l.body FROM log l"
     " WHERE l.stream_id = (SELECT stream_id FROM stream WHERE name = ?)"
@@ -88,13 +110,6 @@ AND l.thread IS NOT NULL AND l.seq <= ? ORDER BY l.seq LIMIT ?
 _QUEUE_DEPTHS: Final = f"""
 SELECT app_id, channel, priority, count(*), min(created_at_ms), sum(next_at_ms <= ?)
 FROM {DeliveryRow.table} WHERE is_open = 1 GROUP BY app_id, channel, priority
-"""
-_MAX_OVERDUE: Final = 10_000  # looked at: with more than that late, nobody needs the exact count
-_OVERDUE: Final = f"""
-SELECT d.app_id, d.channel, d.priority, count(*), min(d.created_at_ms), count(*)
-FROM (SELECT * FROM {DeliveryRow.table} WHERE is_open = 1 LIMIT {_MAX_OVERDUE}) d
-JOIN {NotificationRow.table} n ON n.notification_id = d.notification_id
-WHERE n.deadline_at_ms < ? GROUP BY d.app_id, d.channel, d.priority
 """
 _UNTOLD: Final = f"""
 SELECT g.app_id, g.channel, g.provider_id, g.code, g.count, g.upto_ms, coalesce((
@@ -137,6 +152,18 @@ def users(
     return _users.decode(connection.execute(_USERS, values).fetchone()[0])
 
 
+def told(
+    connection: sqlite3.Connection, wanted: Sequence[tuple[str, str, int]], now_ms: int
+) -> list[FoundTold]:
+    last: dict[tuple[str, str], FoundTold] = {}
+    for row in connection.execute(_TOLD, {"asked": json.dumps(list(wanted)), "now_ms": now_ms}):
+        found = FoundTold(*row)
+        known = last.get((found.user_id, found.dedup_key))
+        if found.told_at_ms > (known.told_at_ms if known is not None else 0):
+            last[found.user_id, found.dedup_key] = found
+    return list(last.values())
+
+
 def user_facts(connection: sqlite3.Connection, user_ids: Sequence[str]) -> list[FoundFacts]:
     asked = json.dumps(list(user_ids))
     return _user_facts.decode(connection.execute(_USER_FACTS, (asked,)).fetchone()[0])
@@ -145,23 +172,6 @@ def user_facts(connection: sqlite3.Connection, user_ids: Sequence[str]) -> list[
 def largest_id(connection: sqlite3.Connection) -> int:
     found = connection.execute(f"SELECT max(notification_id) FROM {NotificationRow.table}").fetchone()[0]
     return int(found or 0)
-
-
-def open_deliveries(
-    connection: sqlite3.Connection,
-    partition: int,
-    priority: str,
-    after: tuple[int, int, int],
-    limit: int,
-) -> list[DeliveryRow]:
-    return _rows(
-        connection,
-        _DELIVERY,
-        "WHERE partition = ? AND priority = ? AND is_open = 1"
-        " AND (next_at_ms, notification_id, number) > (?, ?, ?)"
-        " ORDER BY next_at_ms, notification_id, number LIMIT ?",
-        (partition, priority, *after, limit),
-    )
 
 
 def held(connection: sqlite3.Connection, partition: int, due_to_ms: int, limit: int) -> list[NotificationRow]:
@@ -203,6 +213,16 @@ def notifications(connection: sqlite3.Connection, ids: Sequence[int]) -> list[No
 def members(connection: sqlite3.Connection, into_id: int, limit: int) -> list[NotificationRow]:
     return _rows(
         connection, _NOTIFICATION, "WHERE into_id = ? ORDER BY notification_id LIMIT ?", (into_id, limit)
+    )
+
+
+def untold(connection: sqlite3.Connection, into_id: int, after: int, limit: int) -> list[NotificationRow]:
+    return _rows(
+        connection,
+        _NOTIFICATION,
+        "WHERE into_id = ? AND into_id <> 0 AND notification_id > ? AND state = 'merged' AND content <> ''"
+        " AND read_at_ms = 0 ORDER BY notification_id LIMIT ?",
+        (into_id, after, limit),
     )
 
 
@@ -274,9 +294,7 @@ def centre(
         (user_id, before or 2**62, limit),
     )
     unread = connection.execute(
-        f"SELECT count(*) FROM {NotificationRow.table}"
-        " WHERE user_id = ? AND in_centre = 1 AND read_at_ms = 0",
-        (user_id,),
+        f"SELECT count(*) FROM {_NEWEST.format(user_id='?')} WHERE read_at_ms = 0", (user_id,)
     ).fetchone()[0]
     return rows, int(unread)
 
@@ -324,7 +342,7 @@ def apps_with_requests(connection: sqlite3.Connection) -> list[str]:
     return [row[0] for row in connection.execute(sql).fetchall()]
 
 
-_ENDED: Final = "done_at_ms > 0 AND done_at_ms < ? AND state IN ('done', 'cancelled')"
+_ENDED: Final = "done_at_ms > 0 AND done_at_ms < ? AND state IN ('done', 'failed', 'cancelled')"
 
 
 def apps_with_ended_requests(connection: sqlite3.Connection, before_ms: int) -> list[str]:
@@ -373,6 +391,14 @@ def exported(
 ) -> list[ExportedEntry]:
     rows = connection.execute(_EXPORTED, (notify_stream(partition), after, app_id, upto, limit)).fetchall()
     return [ExportedEntry(*row) for row in rows]
+
+
+def ledger_step(connection: sqlite3.Connection, partition: int, after: int, rows: int) -> int:
+    sql = (
+        "SELECT max(seq) FROM (SELECT l.seq FROM log l WHERE l.stream_id ="
+        " (SELECT stream_id FROM stream WHERE name = ?) AND l.seq > ? ORDER BY l.seq LIMIT ?)"
+    )
+    return int(connection.execute(sql, (notify_stream(partition), after, rows)).fetchone()[0] or 0)
 
 
 def queue_depths(connection: sqlite3.Connection, now_ms: int) -> list[QueueDepth]:
@@ -424,10 +450,6 @@ def untold_dead(connection: sqlite3.Connection, since_ms: int) -> list[UntoldDea
 def untold_of(connection: sqlite3.Connection, group: UntoldDead, limit: int) -> list[tuple[int, int]]:
     what = (group.app_id, group.channel, group.provider_id, group.code, group.upto_ms, limit)
     return connection.execute(_UNTOLD_OF, what).fetchall()
-
-
-def overdue(connection: sqlite3.Connection, now_ms: int) -> list[QueueDepth]:
-    return [QueueDepth(*row) for row in connection.execute(_OVERDUE, (now_ms,)).fetchall()]
 
 
 def provider_counts(connection: sqlite3.Connection, app_id: str, since_id: int) -> list[ProviderCount]:

@@ -6,16 +6,19 @@ from protocol.notify_found import (
     MAX_SEQ,
     ExportedEntry,
     FoundFacts,
+    FoundTold,
     FoundUser,
+    Line,
     ProviderCount,
     QueueDepth,
+    Standing,
     UntoldDead,
     VariantCount,
 )
 from protocol.notify_ids import first_id_at
-from protocol.notify_records import DeliveryRow, NotificationRow
+from protocol.notify_records import DeadDelivery, DeliveryRow, ErasureRow, NotificationRow, RequestRow
 from protocol.records import Entry
-from storage import notify_queries
+from storage import notify_overdue, notify_pages, notify_queries, open_delivery_queries
 from storage.reader import Readers
 
 
@@ -30,16 +33,23 @@ class SqliteNotifyReads:
     ) -> list[FoundUser]:
         return await self._readers.run(notify_queries.users, user_ids, since_id, counted_since_ms)
 
+    async def told(self, wanted: Sequence[tuple[str, str, int]], *, now_ms: int) -> list[FoundTold]:
+        return await self._readers.run(notify_queries.told, wanted, now_ms)
+
     async def user_facts(self, user_ids: Sequence[str]) -> list[FoundFacts]:
         return await self._readers.run(notify_queries.user_facts, user_ids)
 
     async def largest_id(self) -> int:
         return await self._readers.run(notify_queries.largest_id)
 
-    async def open_deliveries(
-        self, partition: int, priority: str, *, after: tuple[int, int, int], limit: int
-    ) -> list[DeliveryRow]:
-        return await self._readers.run(notify_queries.open_deliveries, partition, priority, after, limit)
+    async def open_lines(self, partition: int) -> list[Line]:
+        return await self._readers.run(open_delivery_queries.open_lines, partition)
+
+    async def open_deliveries(self, partition: int, line: Line, *, limit: int) -> list[DeliveryRow]:
+        return await self._readers.run(open_delivery_queries.open_deliveries, partition, line, limit)
+
+    async def standings(self, ids: Sequence[int]) -> dict[int, Standing]:
+        return await self._readers.run(open_delivery_queries.standings, ids)
 
     async def held(self, partition: int, *, due_to_ms: int, limit: int) -> list[NotificationRow]:
         return await self._readers.run(notify_queries.held, partition, due_to_ms, limit)
@@ -51,10 +61,14 @@ class SqliteNotifyReads:
         return await self._readers.run(notify_queries.held_of, user_id)
 
     async def notifications(self, ids: Sequence[int]) -> list[NotificationRow]:
-        return await self._readers.run(notify_queries.notifications, ids)
+        known = [notification_id for notification_id in ids if notification_id <= MAX_SEQ]
+        return await self._readers.run(notify_queries.notifications, known)
 
     async def members(self, into_id: int, *, limit: int) -> list[NotificationRow]:
         return await self._readers.run(notify_queries.members, into_id, limit)
+
+    async def untold(self, into_id: int, *, after: int, limit: int) -> list[NotificationRow]:
+        return await self._readers.run(notify_queries.untold, into_id, after, limit)
 
     async def of_request(
         self, app_id: str, request_id: str, partition: int, *, after: int, limit: int
@@ -113,6 +127,22 @@ class SqliteNotifyReads:
     async def group_page(self, app_id: str, name: str, *, after: str, limit: int) -> list[str]:
         return await self._readers.run(notify_queries.group_page, app_id, name, after, limit)
 
+    async def group_names(self, app_id: str, *, after: str, limit: int) -> list[str]:
+        return await self._readers.run(notify_pages.group_names, app_id, after, limit)
+
+    async def requests_page(
+        self, app_id: str, state: str, *, before: tuple[int, str] | None, limit: int
+    ) -> list[RequestRow]:
+        return await self._readers.run(notify_pages.requests, app_id, state, before, limit)
+
+    async def dead_page(self, app_id: str, *, after: tuple[int, int, int], limit: int) -> list[DeadDelivery]:
+        return await self._readers.run(notify_pages.dead_letters, app_id, after, limit)
+
+    async def erasures_page(
+        self, app_id: str, user_id: str, *, after: tuple[int, str], limit: int
+    ) -> list[ErasureRow]:
+        return await self._readers.run(notify_pages.erasures, app_id, user_id, after, limit)
+
     async def users_by_external(self, app_id: str, external_ids: Sequence[str]) -> dict[str, str]:
         return await self._readers.run(notify_queries.users_by_external, app_id, external_ids)
 
@@ -120,6 +150,9 @@ class SqliteNotifyReads:
         self, app_id: str, partition: int, *, after: int, limit: int, upto: int = MAX_SEQ
     ) -> list[ExportedEntry]:
         return await self._readers.run(notify_queries.exported, app_id, partition, after, upto, limit)
+
+    async def ledger_step(self, partition: int, *, after: int, rows: int) -> int:
+        return await self._readers.run(notify_queries.ledger_step, partition, after, rows)
 
     async def queue_depths(self, now_ms: int) -> list[QueueDepth]:
         return await self._readers.run(notify_queries.queue_depths, now_ms)
@@ -140,7 +173,7 @@ class SqliteNotifyReads:
         return await self._readers.run(notify_queries.untold_of, group, limit)
 
     async def overdue(self, now_ms: int) -> list[QueueDepth]:
-        return await self._readers.run(notify_queries.overdue, now_ms)
+        return await self._readers.run(notify_overdue.overdue, now_ms)
 
     async def provider_counts(self, app_id: str, *, since_ms: int) -> list[ProviderCount]:
         return await self._readers.run(notify_queries.provider_counts, app_id, first_id_at(since_ms))

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar, TypeVarTuple
 import structlog
 import trio
 
-from protocol.errors import Overloaded, StorageUnavailable, Unavailable
+from protocol.errors import Overloaded, ProtocolError, StorageUnavailable, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -75,7 +75,9 @@ class Readers:
     async def run(self, function: Callable[[sqlite3.Connection, *Ts], T], *args: *Ts) -> T:
         """Call `function` in a reader's thread. A cancelled caller leaves at once; the query ends by itself.
 
-        Raises: Overloaded with 2,048 reads waiting; Unavailable "timeout" after 2 s; StorageUnavailable.
+        Raises: Overloaded with 2,048 reads waiting; Unavailable "timeout" after 2 s; StorageUnavailable;
+        ProtocolError(bad_field), where SQLite can hold no such value: an integer beyond 64 bits, half a
+        character.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         task = trio.lowlevel.current_task()
@@ -181,6 +183,9 @@ class _Connection:
             read.error = StorageUnavailable(f"The store cannot read: {exc}")
             read.error.__cause__ = exc
             self.close()
+        except (OverflowError, UnicodeEncodeError) as exc:  # no column holds it, so it is nowhere
+            read.error = ProtocolError("bad_field", f"The store knows no such value: {exc}")
+            read.error.__cause__ = exc
         except Exception as exc:  # the caller's own, such as a wrong column: it is raised there
             read.error = exc
 

@@ -58,13 +58,13 @@ class _Host:
 
     def __init__(self) -> None:
         self.breaker = Breaker()
-        # By code: users whose devices it has refused since it accepted one, and when (Unix ms).
+        # By code: users whose devices it has refused since it accepted one, and when.
         self.refused: dict[str, dict[str, int]] = {}
         self.room = Room()
 
 
 class Admission:
-    """The state of one channel's accounts on this node. Times are Unix ms.
+    """The state of one channel's accounts on this node. Times are ms of a clock that is not set.
 
     `nodes`: how many nodes send, this one included: each takes its share of a credential's rate. `hands`: how
     many requests the channel makes at once.

@@ -16,6 +16,7 @@ import trio
 from actors.entity import EntityContext
 from actors.notify.address import partition_address, partition_of
 from actors.notify.messages import CancelRequest, Notify, RunRequest
+from actors.notify.ports import Setup
 from actors.notify.recurrence import next_cron_ms
 from actors.notify.request_canceller import CancelLate, PartCancelled, RequestCanceller
 from actors.notify.request_keeper import Ended
@@ -23,8 +24,8 @@ from actors.notify.send_at import send_at_ms
 from actors.reply import NO_REPLY, Reply
 from actors.stream_actor import Staged
 from protocol import notify_replies
-from protocol.errors import HubbubError, Refused, Unavailable
-from protocol.notify_content import NotifyRequest, content_of
+from protocol.errors import HubbubError, ProtocolError, Refused, Unavailable
+from protocol.notify_content import KeptRequest, NotifyRequest, content_of
 from protocol.notify_records import RequestRow
 from protocol.records import Appended, Put
 
@@ -32,14 +33,18 @@ PAGE: Final = 1_000  # users handed on at a time
 MAX_RUNNING: Final = 4  # requests of one app that go on side by side
 ASK_TIMEOUT_S: Final = 30.0
 MAX_RETRY_S: Final = 5.0
+LONGEST_TIMER_S: Final = 600.0  # a clock that is set is noticed within it
 EASY_PAGE_S: Final = 0.15  # what a page takes on a node that has little else to do
 REST_SHARE: Final = 2.0
+MAX_FAILURES: Final = 6  # of a partition by one page, each after two crashes or a refused commit
+# Not a busy or full store: these tell that the page itself cannot be handled or stored.
+_OF_THE_PAGE: Final = frozenset({"internal", "crashed"})
 MAX_REST_S: Final = 2.0
 EASTERNMOST: Final = "Pacific/Kiritimati"  # UTC+14, where each day begins first
 
 _logger = structlog.get_logger()
 _encode = msgspec.json.Encoder().encode
-_request = msgspec.json.Decoder(NotifyRequest).decode
+_request = msgspec.json.Decoder(KeptRequest).decode
 
 
 class _Advanced(msgspec.Struct, frozen=True):
@@ -56,13 +61,15 @@ class _Due(msgspec.Struct, frozen=True):
     """The time of a request may have come."""
 
     request_id: str
+    at_s: float
 
 
 class _Failed(msgspec.Struct, frozen=True):
     """A request cannot be carried out."""
 
     request_id: str
-    error: str
+    code: str
+    detail: str
 
 
 class AppActor(RequestCanceller):
@@ -73,6 +80,7 @@ class AppActor(RequestCanceller):
     async def activate(self, ctx: EntityContext) -> None:
         """Take up what is not done."""
         self._running: dict[str, trio.CancelScope] = {}
+        self._timers: dict[str, float] = {}  # trio.current_time() seconds of the one that counts, by request
         await super().activate(ctx)
         for row in self._requests.values():
             self._set_timer(row)
@@ -103,8 +111,10 @@ class AppActor(RequestCanceller):
                 self.ended_found(message)
             case _Advanced():
                 self._advance(message)
-            case _Due(request_id=request_id):
-                self._due(request_id)
+            case _Due(request_id=request_id, at_s=at_s):
+                if self._timers.get(request_id) == at_s:  # none that was replaced
+                    del self._timers[request_id]
+                    self._due(request_id)
             case _Failed():
                 self._fail(message)
             case _:
@@ -118,7 +128,7 @@ class AppActor(RequestCanceller):
             answer = _accepted(known, repeated=True)
             self._answer_when_stored(reply, lambda _at: answer)
             return
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         setup = await self._setups.at_least(self._app_id, message.setup_version)
         request = message.request
         next_at_ms = 0
@@ -150,6 +160,7 @@ class AppActor(RequestCanceller):
         self._stage_ops([Put(row)])
 
     def stop(self, request_id: str) -> None:
+        self._timers.pop(request_id, None)
         scope = self._running.pop(request_id, None)
         if scope is not None:
             scope.cancel()
@@ -158,20 +169,35 @@ class AppActor(RequestCanceller):
 
     def _set_timer(self, row: RequestRow) -> None:
         if row.state == "waiting":
-            # A clock may be set meanwhile, so no timer is longer than an hour.
-            delay_s = min(3600.0, max(0.0, (row.next_at_ms - self._now_ms()) / 1000 + 0.001))
-            self._ctx.post_after(delay_s, _Due(row.request_id))
+            # A clock may be set meanwhile.
+            delay_s = min(LONGEST_TIMER_S, max(0.0, (row.next_at_ms - self._now_ms()) / 1000 + 0.001))
+            at_s = self._ctx.now() + delay_s
+            if at_s < self._timers.get(row.request_id, float("inf")):
+                self._timers[row.request_id] = at_s
+                self._ctx.post_after(delay_s, _Due(row.request_id, at_s))
 
     def _due(self, request_id: str) -> None:
         row = self._requests.get(request_id)
         if row is None or row.state != "waiting":
             return
         if row.next_at_ms > self._now_ms():
-            self._set_timer(row)
+            self._set_timer(self._brought_forward(row))
             return
         run = row.run + 1
-        self._change(row, state="running", run=run, cursor="")
+        self._change(row, state="running", run=run, cursor="", ran_for_ms=row.next_at_ms)
         self._record("running", request_id, Staged(NO_REPLY, None, after=lambda _at: self._start_some()))
+
+    def _brought_forward(self, row: RequestRow) -> RequestRow:
+        """A recurring request after its clock was set back: it leaves out no time that has not come.
+
+        It ran once for all the times that a clock that was ahead had leapt over; those come now, each once.
+        """
+        request, setup = _request(row.body), self._setups.known(self._app_id)
+        zone = request.time_zone or (setup.rules.default_time_zone if setup is not None else "")
+        if not request.cron or not zone or (row.run and not row.ran_for_ms):
+            return row
+        next_at_ms = next_cron_ms(request.cron, zone, max(self._now_ms(), row.ran_for_ms))
+        return self._change(row, next_at_ms=next_at_ms) if 0 < next_at_ms < row.next_at_ms else row
 
     def _advance(self, message: _Advanced) -> None:
         row = self._requests.get(message.request_id)
@@ -195,9 +221,15 @@ class AppActor(RequestCanceller):
 
     def _fail(self, message: _Failed) -> None:
         row = self._requests.get(message.request_id)
-        if row is not None:
-            _logger.warning("request_failed", app_id=self._app_id, code=message.error)
-            self._end(row, "cancelled", Staged(NO_REPLY, None))
+        if row is not None and row.state == "running":
+            _logger.warning("request_failed", app_id=self._app_id, code=message.code)
+            told = {"request_id": row.request_id, "code": message.code, "detail": message.detail}
+
+            def tell(_at: Appended | None) -> None:
+                self._alert(self._app_id, "request_failed", told)
+
+            staged = Staged(NO_REPLY, None, after=tell)
+            self._end(row, "failed", staged, code=message.code, detail=message.detail)
         self._start_some()
 
     # -- handing on ---------------------------------------------------------------------------------
@@ -212,7 +244,11 @@ class AppActor(RequestCanceller):
 
     async def _hand_on(self, row: RequestRow, scope: trio.CancelScope) -> None:
         """Hand a request's users to their partitions, from its cursor on."""
-        request = _request(row.body)
+        try:
+            request = _request(row.body)
+        except msgspec.ValidationError:  # stored when more was let in than is now
+            self._ctx.post(_Failed(row.request_id, "bad_field", "It cannot be read any more."))
+            return
         cursor = row.cursor
         with scope:
             while True:
@@ -220,8 +256,8 @@ class AppActor(RequestCanceller):
                 began_at = trio.current_time()
                 try:
                     await self._notify(row, request, users)
-                except Refused as refused:  # a type or template that was removed meanwhile
-                    self._ctx.post(_Failed(row.request_id, refused.code))
+                except HubbubError as error:
+                    self._ctx.post(_Failed(row.request_id, error.code, error.message))
                     return
                 zone = await self._zone_of(request) if is_last and request.cron else ""
                 self._ctx.post(_Advanced(row.request_id, cursor, len(users), is_last, zone))
@@ -231,14 +267,17 @@ class AppActor(RequestCanceller):
 
     async def _zone_of(self, request: NotifyRequest) -> str:
         """The time zone of a cron expression: the app's own, as it is set up now, unless the request says."""
+        return request.time_zone or (await self._setup()).rules.default_time_zone
+
+    async def _setup(self) -> Setup:
+        """What the app has set up, however long the store takes."""
         delay_s = 0.1
-        while not request.time_zone:
+        while True:
             try:
-                return (await self._setups.load(self._app_id)).rules.default_time_zone
+                return await self._setups.load(self._app_id)
             except HubbubError as error:
                 await trio.sleep(max(delay_s, error.retry_after_s or 0.0))
                 delay_s = min(MAX_RETRY_S, 2 * delay_s)
-        return request.time_zone
 
     async def _page(self, request: NotifyRequest, cursor: str) -> tuple[list[str], str, bool]:
         """The next users of a request, the cursor behind them, and whether they are the last."""
@@ -259,13 +298,17 @@ class AppActor(RequestCanceller):
         return users, str(start + len(users)), start + PAGE >= len(request.user_ids)
 
     async def _notify(self, row: RequestRow, request: NotifyRequest, users: Sequence[str]) -> None:
-        """Notify these users; returns when every partition has stored its part. Raises: Refused."""
+        """Notify these users; returns when every partition has stored its part.
+
+        Raises: HubbubError, where that can never be: a type or template was removed meanwhile, or a
+        partition fails of it again and again.
+        """
         parts: dict[int, list[str]] = {}
         for user_id in users:
             parts.setdefault(partition_of(user_id), []).append(user_id)
         content = content_of(request)
-        setup = await self._setups.load(self._app_id)
-        refused: list[Refused] = []
+        setup = await self._setup()
+        refused: list[HubbubError] = []
 
         async def ask(partition: int, user_ids: list[str]) -> None:
             message = Notify(
@@ -281,14 +324,19 @@ class AppActor(RequestCanceller):
                 setup_version=setup.version,
             )
             delay_s = 0.05
+            failure_count = 0
             while True:
                 try:
                     await self._ctx.router.ask(partition_address(partition), message, timeout_s=ASK_TIMEOUT_S)
                 except Unavailable as error:
+                    failure_count += error.code in _OF_THE_PAGE
+                    if failure_count >= MAX_FAILURES:
+                        refused.append(error)
+                        return
                     await trio.sleep(max(delay_s, error.retry_after_s or 0.0))
                     delay_s = min(MAX_RETRY_S, 2 * delay_s)
                     continue
-                except Refused as error:
+                except (Refused, ProtocolError) as error:
                     if error.code != "user_not_found":
                         refused.append(error)
                 return

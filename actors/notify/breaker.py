@@ -47,7 +47,7 @@ class Breaker:
     """Ask `admit` before each sending, and hand the ticket it gives back to `record` with the outcome.
 
     A ticket is a generation: every change of state begins a new one, so that what was under way when the
-    breaker opened neither closes it nor makes it wait longer. Times are Unix ms.
+    breaker opened neither closes it nor makes it wait longer. Times are ms of a clock that is not set.
     """
 
     state: State = "closed"

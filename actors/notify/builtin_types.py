@@ -10,12 +10,14 @@ BUILTIN_TYPES: Final[dict[str, TypeRule]] = {
     rule.name: rule
     for rule in (
         # A conversation's messages replace each other on the device, so one is no burden beside another.
+        # The same words twice are two messages: keys alone tell that one comes again.
         # And the app shows them among its conversations, with counts of their own: not in the centre as well.
         TypeRule(
             name="chat",
             title="Messages",
             priority="high",
             is_capped=False,
+            dedup_s=0,
             ttl_s=86_400,
             channels=["apns", "fcm", "webpush"],
         ),

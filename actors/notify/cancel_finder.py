@@ -21,7 +21,9 @@ from protocol.notify_replies import RequestCancelled
 
 PAGE: Final = 250  # cancelled in one append
 MAX_MEMBERS: Final = 1_000  # of one batch, looked at for what it tells without those that leave
-MAX_CALLED_OFF: Final = 1_000  # requests cancelled last: pages of them that come late are refused
+MAX_CALLED_OFF: Final = (
+    1_000  # requests cancelled last, of all apps: pages of them that come late are refused
+)
 
 
 class CancelFound(msgspec.Struct, frozen=True):
@@ -31,7 +33,7 @@ class CancelFound(msgspec.Struct, frozen=True):
     some of them; `members`: of those batches.
     """
 
-    request_id: str
+    key: tuple[str, str]
     rows: list[NotificationRow] = []
     last_id: int = 0
     is_last: bool = False
@@ -44,11 +46,23 @@ class CancelFound(msgspec.Struct, frozen=True):
 
 
 class Cancel:
-    """A request that is being cancelled here."""
+    """A request that is being cancelled here. `key`: app and request id; another app may guess the latter."""
 
-    __slots__ = ("after", "again", "app_id", "counts", "is_last", "released", "replies", "request_id", "seen")
+    __slots__ = (
+        "after",
+        "again",
+        "app_id",
+        "counts",
+        "is_last",
+        "key",
+        "released",
+        "replies",
+        "request_id",
+        "seen",
+    )
 
     def __init__(self, message: CancelPart) -> None:
+        self.key = (message.app_id, message.request_id)
         self.app_id = message.app_id
         self.request_id = message.request_id
         self.replies: list[Reply] = []
@@ -70,8 +84,8 @@ class CancelFinder(FactKeeper):
     """Take `CancelPart`, and find what there is of its request."""
 
     async def activate(self, ctx: EntityContext) -> None:
-        self._cancels: dict[str, Cancel] = {}
-        self._called_off: OrderedDict[str, None] = OrderedDict()
+        self._cancels: dict[tuple[str, str], Cancel] = {}
+        self._called_off: OrderedDict[tuple[str, str], None] = OrderedDict()
         await super().activate(ctx)
 
     def may_passivate(self) -> bool:
@@ -79,18 +93,19 @@ class CancelFinder(FactKeeper):
 
     def is_called_off(self, message: Notify) -> bool:
         """Tell a page of a request that was cancelled meanwhile."""
-        return message.source == "request" and message.request_id in self._called_off
+        return message.source == "request" and (message.app_id, message.request_id) in self._called_off
 
     def cancel_part(self, message: CancelPart, reply: Reply) -> None:
         """Cancel what there is of a request; answered when all of it is stored."""
-        known = self._cancels.get(message.request_id)
+        key = (message.app_id, message.request_id)
+        known = self._cancels.get(key)
         if known is not None:
             known.replies.append(reply)
             return
-        self._called_off[message.request_id] = None
+        self._called_off[key] = None
         if len(self._called_off) > MAX_CALLED_OFF:
             self._called_off.popitem(last=False)
-        cancel = self._cancels[message.request_id] = Cancel(message)
+        cancel = self._cancels[key] = Cancel(message)
         cancel.replies.append(reply)
         self._go_on(cancel)
 
@@ -103,7 +118,7 @@ class CancelFinder(FactKeeper):
                 again, cancel.again = cancel.again, []
                 self._ctx.start_soon(self._find_cancelled, cancel, again)
                 return
-            self._cancels.pop(cancel.request_id, None)
+            self._cancels.pop(cancel.key, None)
             for reply in cancel.replies:
                 reply.resolve(cancel.answer())
 
@@ -113,18 +128,17 @@ class CancelFinder(FactKeeper):
             then()
 
     def _give_up(self, cancel: Cancel, error: HubbubError) -> None:
-        self._cancels.pop(cancel.request_id, None)
+        self._cancels.pop(cancel.key, None)
         for reply in cancel.replies:
             reply.fail(error)
 
     async def _find_cancelled(self, cancel: Cancel, again: list[int]) -> None:
-        request_id = cancel.request_id
         try:
             if again:
                 rows = await self._reads.notifications(again)
             else:
                 rows = await self._reads.of_request(
-                    cancel.app_id, request_id, self._partition, after=cancel.after, limit=PAGE
+                    cancel.app_id, cancel.request_id, self._partition, after=cancel.after, limit=PAGE
                 )
             open_ids = [row.notification_id for row in rows if row.state == "open"]
             deliveries = await self._reads.open_of(open_ids) if open_ids else []
@@ -139,11 +153,11 @@ class CancelFinder(FactKeeper):
                 if head.state == "held" and head.type != DIGEST
             }
         except HubbubError as error:
-            self._ctx.post(CancelFound(request_id, error=error))
+            self._ctx.post(CancelFound(cancel.key, error=error))
             return
         self._ctx.post(
             CancelFound(
-                request_id,
+                cancel.key,
                 rows,
                 last_id=rows[-1].notification_id if rows and not again else 0,
                 is_last=not again and len(rows) < PAGE,
@@ -156,5 +170,5 @@ class CancelFinder(FactKeeper):
 
     def _not_loaded(self, message: object) -> None:
         super()._not_loaded(message)
-        if isinstance(message, CancelFound) and message.request_id in self._cancels:
-            self._give_up(self._cancels[message.request_id], Unavailable("busy"))
+        if isinstance(message, CancelFound) and message.key in self._cancels:
+            self._give_up(self._cancels[message.key], Unavailable("busy"))

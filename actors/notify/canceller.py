@@ -41,7 +41,7 @@ class Canceller(CancelFinder):
 
     def cancel_found(self, found: CancelFound) -> None:
         """Cancel what was read, as far as it is still so."""
-        cancel = self._cancels.get(found.request_id)
+        cancel = self._cancels.get(found.key)
         if cancel is None:
             return
         if found.error is not None:
@@ -129,8 +129,7 @@ class Canceller(CancelFinder):
         user = self._users.get(row.user_id)
         if user is None:
             return
-        if user.facts.recent.get(row.dedup_key, (0, 0))[0] == row.notification_id:
-            del user.facts.recent[row.dedup_key]
+        user.facts.forget(row.dedup_key, row.notification_id)
         if row.counted_at_ms in user.facts.sent_at_ms:
             user.facts.sent_at_ms.remove(row.counted_at_ms)
 
@@ -228,7 +227,7 @@ class Canceller(CancelFinder):
                 self._stop(job, ops)
             else:
                 self._close(job)
-                ops.append(_cancelled(notification_id, number, "queued", "cancelled", self._at_ms()))
+                ops.append(_cancelled(notification_id, number, "queued", "cancelled", self._now_ms()))
                 decisions.append(Decision("cancel", "cancelled", "request", job.device_key))
         is_clear = True
         for delivery in deliveries:
@@ -242,7 +241,7 @@ class Canceller(CancelFinder):
             # One that was begun in an earlier life of this actor may have arrived.
             state = "cancelled" if delivery.state == "queued" else "unknown"
             is_sent = is_sent or state == "unknown"
-            ops.append(_cancelled(*key, delivery.state, state, self._at_ms()))
+            ops.append(_cancelled(*key, delivery.state, state, self._now_ms()))
             decisions.append(Decision("cancel", state, "request", delivery.device_key))
         self._put_behind(notification_id)  # no fallback either
         self._stage_ops(ops)
@@ -261,7 +260,7 @@ class Canceller(CancelFinder):
 
     def _stop(self, job: Job, ops: list[Op]) -> None:
         """Let an attempt that has begun be the last one."""
-        job.expires_at_ms = now_ms = self._at_ms()
+        job.expires_at_ms = now_ms = self._now_ms()
         job.is_final = False  # its notification is concluded here
         outgoing = msgspec.structs.replace(job.outgoing, expires_at_ms=now_ms)
         where: dict[str, str | int] = {"notification_id": job.notification_id, "number": job.number}
@@ -269,14 +268,14 @@ class Canceller(CancelFinder):
 
     # -- what comes in between ----------------------------------------------------------------------
 
-    def release(self, ready: Ready) -> None:
+    def release(self, ready: Ready) -> Ready | None:
         for cancel in self._cancels.values():
             cancel.released.update(row.notification_id for row in ready.rows)
         members = {
             head_id: [row for row in rows if row.notification_id not in self._gone]
             for head_id, rows in ready.members.items()
         }
-        super().release(msgspec.structs.replace(ready, members=members))
+        return super().release(msgspec.structs.replace(ready, members=members))
 
     def concluded(self, job: Job, account: Account | None, outcome: Outcome) -> None:
         notification_id = job.notification_id

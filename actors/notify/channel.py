@@ -35,10 +35,16 @@ HANDS: Final[dict[Channel, int]] = {
 }
 HIGH_SHARE: Final = 0.25  # of the hands, for HIGH alone
 CAPACITY: Final = 500_000  # jobs; the partitions bound them before
+DATED_LOOK_MS: Final = 900_000  # what waits for a time of day is looked at so often: clocks are set
 AT_ONCE: Final = 1_000  # looked at before others have a turn: cancelled ones may stand in long rows
 BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 600.0, 1800.0)
 
 log = structlog.get_logger(__name__)
+
+
+def steady_ms() -> int:
+    """Milliseconds by a clock that nobody sets; only differences mean anything."""
+    return int(trio.current_time() * 1000)
 
 
 class ChannelStats(msgspec.Struct, kw_only=True):
@@ -76,13 +82,18 @@ class ChannelActor:
         accounts: Accounts,
         *,
         now_ms: Callable[[], int],
+        steady_ms: Callable[[], int] = steady_ms,
         nodes: Callable[[], int] = lambda: 1,
     ) -> None:
-        """`nodes`: how many nodes send, which share the pace of an account."""
+        """`nodes`: how many nodes send, which share the pace of an account.
+
+        `now_ms` may jump, and says what has expired; `steady_ms` never does, and all that waits goes by it.
+        """
         self.channel = channel
         self.stats = ChannelStats()
         self._accounts = accounts
         self._now_ms = now_ms
+        self._steady_ms = steady_ms
         self._queue: FairQueue[Job] = FairQueue(CAPACITY)
         self._unqueued: deque[Job] = deque()  # for which there was no room: as many as the partitions let
         self._hands = HANDS[channel]
@@ -103,6 +114,10 @@ class ChannelActor:
         """How many jobs wait."""
         return len(self._queue) + len(self._unqueued)
 
+    def moving_count(self, app_id: str) -> int:
+        """How many jobs of an app are due and wait for a hand or a pace alone."""
+        return self._queue.moving_count(app_id)
+
     @property
     def in_hand(self) -> int:
         """How many attempts are being stored or made."""
@@ -113,7 +128,7 @@ class ChannelActor:
         lanes = HIGH_LANE if job.priority == "high" else ALL_LANES
         if self._in_hand >= (self._hands if job.priority == "high" else self._free_for_all):
             return False
-        now_ms = self._now_ms()
+        now_ms = self._steady_ms()
         due_ms = self._queue.next_due_ms(lanes)
         if due_ms is not None and due_ms <= now_ms:
             return False
@@ -134,7 +149,10 @@ class ChannelActor:
         self._pump_soon()
 
     def _push(self, job: Job) -> bool:
-        due_at_ms = job.due_at_ms if job.due_at_ms > self._now_ms() else 0
+        wait_ms = job.due_at_ms - self._now_ms() if job.due_at_ms else 0
+        due_at_ms = 0
+        if wait_ms > 0:
+            due_at_ms = self._steady_ms() + (min(wait_ms, DATED_LOOK_MS) if job.is_dated else wait_ms)
         return self._queue.push(job, job.app_id, LANE_OF[job.priority], due_at_ms, job.host)
 
     def begun(self, jobs: Iterable[Job]) -> None:
@@ -161,9 +179,9 @@ class ChannelActor:
         chain = self._accounts.chain(job.app_id, self.channel)
         return len(chain) > 1 and job.failed_over < len(chain) - 1
 
-    def is_believed(self, app_id: str, account: Account, now_ms: int) -> bool:
+    def is_believed(self, app_id: str, account: Account) -> bool:
         """Tell whether an account's word counts against an address that may be none of its own."""
-        if self._guard(app_id).is_overridden(now_ms):
+        if self._guard(app_id).is_overridden(self._steady_ms()):
             return True
         judgement = self._proof.judge(app_id, account)
         if judgement == "alert":
@@ -171,17 +189,17 @@ class ChannelActor:
             self._accounts.alert(app_id, "mass_retirement", detail)
         return judgement == "believe"
 
-    def may_retire(self, app_id: str, now_ms: int) -> bool:
+    def may_retire(self, app_id: str) -> bool:
         """Tell whether an address that a provider calls dead may be retired now; see mass_retirement.py."""
         guard = self._guard(app_id)
-        judgement = guard.judge(now_ms, self._accounts.alive_count(app_id, self.channel))
+        judgement = guard.judge(self._steady_ms(), self._accounts.alive_count(app_id, self.channel))
         if judgement == "alert":
             self._accounts.alert(app_id, "mass_retirement", {"channel": self.channel})
         return judgement == "retire"
 
     def allow_retirement(self, app_id: str) -> None:
         """A person has looked: for an hour every address of the app that is called dead may be retired."""
-        self._guard(app_id).override(self._now_ms())
+        self._guard(app_id).override(self._steady_ms())
 
     def _guard(self, app_id: str) -> MassRetirement:
         guard = self._guards.get(app_id)
@@ -211,19 +229,23 @@ class ChannelActor:
         job.waits = False
         job.slot = "reserved"
 
+    def _is_early(self, job: Job) -> bool:
+        """Tell one that waits for a time of day, and the clock does not show it yet."""
+        return job.is_dated and job.due_at_ms > self._now_ms()
+
     def _pump_soon(self) -> None:
         self._wake.set()
 
     def _pump(self) -> float:
         """Begin what can be begun. Returns in how many seconds to look again."""
-        now_ms = self._now_ms()
+        now_ms = self._steady_ms()
         while self._unqueued and (self._unqueued[0].is_cancelled or self._push(self._unqueued[0])):
             self._unqueued.popleft()
         begins: dict[int, list[Job]] = {}
         owners = {}
 
         def wait_ms(job: Job) -> int:
-            return 0 if job.is_cancelled else self._admission.admit(job, now_ms)
+            return 0 if job.is_cancelled or self._is_early(job) else self._admission.admit(job, now_ms)
 
         for _ in range(AT_ONCE):
             if self._in_hand >= self._hands:
@@ -233,6 +255,9 @@ class ChannelActor:
             if job is None:
                 break
             if job.is_cancelled:
+                continue
+            if self._is_early(job):
+                self.offer(job)
                 continue
             self._take(job)
             owners[id(job.owner)] = job.owner
@@ -267,9 +292,9 @@ class ChannelActor:
     async def _send(self, job: Job) -> None:
         account = job.account
         assert account is not None
-        began_ms = self._now_ms()
+        began_ms = self._steady_ms()
         try:
-            if 0 < job.expires_at_ms <= began_ms:
+            if 0 < job.expires_at_ms <= self._now_ms():
                 outcome = Outcome(kind="refused", action="expired", code="expired")
             else:
                 self.stats.sent += 1
@@ -286,7 +311,7 @@ class ChannelActor:
                 kind="unknown", action="resolve_unknown", code="internal", detail=type(exc).__name__
             )
         self._give_back(job)
-        outcome = self._admission.judged(job, account, outcome, self._now_ms())
+        outcome = self._admission.judged(job, account, outcome, self._steady_ms())
         if outcome.detail:
             detail = without_address(outcome.detail, self.channel, job.outgoing.target.address)
             outcome = msgspec.structs.replace(outcome, detail=detail)
@@ -300,7 +325,7 @@ class ChannelActor:
 
     def _learn(self, job: Job, account: Account, outcome: Outcome, began_ms: int) -> None:
         """Note what the outcome says of the account."""
-        now_ms = self._now_ms()
+        now_ms = self._steady_ms()
         stats = self.stats
         stats.busy_s += max(0, now_ms - began_ms) / 1000
         counted = (job.app_id, outcome.kind)
@@ -308,7 +333,7 @@ class ChannelActor:
         if outcome.kind == "accepted":
             stats.accepted += 1
             self._proof.accepted(job.app_id, account)
-            self._time(job.priority, (now_ms - job.created_at_ms) / 1000)
+            self._time(job.priority, max(0, self._now_ms() - job.created_at_ms) / 1000)
         elif outcome.kind == "unknown":
             stats.unknown += 1
         else:

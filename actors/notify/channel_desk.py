@@ -48,15 +48,20 @@ class ChannelDesk:
         """As ChannelActor.has_next."""
         return self.channels[job.channel].has_next(job)
 
+    def moving_count(self, app_id: str, channels: Iterable[Channel]) -> int:
+        """As ChannelActor.moving_count, on these channels together."""
+        own = self.channels
+        return sum(own[channel].moving_count(app_id) for channel in channels if channel in own)
+
     def chain(self, app_id: str, channel: Channel) -> list[Account]:
         """The app's accounts of a channel, in the order in which they are tried."""
         return self._accounts.chain(app_id, channel)
 
-    def may_retire(self, app_id: str, channel: Channel, now_ms: int) -> bool:
+    def may_retire(self, app_id: str, channel: Channel) -> bool:
         """As ChannelActor.may_retire."""
-        return self.channels[channel].may_retire(app_id, now_ms)
+        return self.channels[channel].may_retire(app_id)
 
-    def is_believed(self, job: Job, now_ms: int) -> bool:
+    def is_believed(self, job: Job) -> bool:
         """As ChannelActor.is_believed, of the account that has just tried."""
         account = job.account
-        return account is not None and self.channels[job.channel].is_believed(job.app_id, account, now_ms)
+        return account is not None and self.channels[job.channel].is_believed(job.app_id, account)

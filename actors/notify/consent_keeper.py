@@ -78,7 +78,7 @@ class ConsentKeeper(WishKeeper):
         super().begin_time()
 
     def _set_consent(self, user: UserState, command: notify_commands.SetConsent, reply: Reply) -> None:
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         if not command.given:
             # What it allowed ends at once; what rested on it is erased, and then this is answered.
             user.facts.consents.pop(command.purpose, None)
@@ -210,7 +210,7 @@ class ConsentKeeper(WishKeeper):
         # Who is being read just now may come with what was before.
         if message.user_id in self._wanted and not self._has_users((message.user_id,), erasing, NO_REPLY):
             return
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         why = Decision("consent", "drop", message.reason, message.purpose)
         ops, queued_count = self._blank(erasing.rows, why)
         if queued_count:
@@ -272,6 +272,9 @@ class ConsentKeeper(WishKeeper):
             ops.append(Update(NotificationRow, where, _BLANK))
             ops.append(Update(DeliveryRow, where, {"outgoing": "", "is_open": 0}))
             ops.append(Update(DeadDelivery, where, {"outgoing": "", "detail": ""}))
+            known = self._users.get(row.user_id)
+            if known is not None:
+                known.facts.forget(row.dedup_key, notification_id)
             note = self._notes.get(notification_id)
             for number in sorted(note.numbers) if note is not None else ():
                 job = self._jobs[notification_id, number]

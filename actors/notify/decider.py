@@ -11,16 +11,19 @@ from typing import cast
 import msgspec
 
 from actors.notify.builtin_types import DIGEST
+from actors.notify.digester import DIGEST_CHANNELS, Told
 from actors.notify.facts import Facts, dedup_key
-from actors.notify.gatherer import Gatherer
 from actors.notify.job import Job
-from actors.notify.keeper import MAX_OPEN, LedgerBody, NotifyNeeds, ledger_body
+from actors.notify.keeper import LedgerBody, NotifyNeeds, ledger_body
 from actors.notify.messages import Notify
+from actors.notify.open_room import line_of
 from actors.notify.plan import Asked, Plan, Ready, content_hash, zone_of
 from actors.notify.ports import Setup
-from actors.notify.scheduler import schedule
+from actors.notify.recent_finder import RecentFinder
+from actors.notify.scheduler import schedule, seen_before
 from actors.notify.send_at import send_at_ms
 from actors.notify.sender import MAX_OPEN_BULK
+from actors.notify.turns import TURN_S, Rest, post_in_turn
 from actors.notify.user_state import Kept, UserState, decode_kept
 from actors.notify.verdict import Verdict
 from actors.reply import NO_REPLY, Reply
@@ -74,7 +77,7 @@ class Settled(msgspec.Struct, frozen=True):
     """Decisions by a key have been stored: whoever waited for them may go on."""
 
 
-class Decider(Gatherer):
+class Decider(RecentFinder):
     """Take `Notify`, and release what was held."""
 
     def __init__(self, partition: int, needs: NotifyNeeds) -> None:
@@ -119,7 +122,7 @@ class Decider(Gatherer):
         if rule is None:
             return True
         digest = content_hash(notify.content, notify.occurrence)
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         for user_id in notify.user_ids:
             unsettled = self._unsettled.get(user_id)
             user = self._users.get(user_id)
@@ -128,7 +131,7 @@ class Decider(Gatherer):
             facts = _facts(notify, user, setup, rule, digest, 0, now_ms)
             verdict = schedule(facts, rule, user.facts, setup.rules, now_ms)
             if verdict.stage == "deduplicate":
-                rests_on = user.facts.recent[dedup_key(facts)][0]
+                rests_on = seen_before(facts, rule, user.facts, dedup_key(facts), now_ms) or 0
             else:
                 group = user.groups.get(verdict.group) if verdict.group else None
                 rests_on = group.opener_id if group is not None else 0
@@ -161,12 +164,7 @@ class Decider(Gatherer):
 
     def notify(self, message: Notify, reply: Reply) -> None:
         """Decide for each user, and answer when all is stored. Users are in memory, if they exist."""
-        if message.is_bulk and len(self._jobs) >= MAX_OPEN_BULK:
-            raise Unavailable("busy", "The partition has enough to send.", retry_after_s=0.1)
-        setup = self._setup_of(message.app_id)
-        rule = setup.type_rule(message.content.type)
-        if rule is None:
-            raise Refused("type_not_found", f"The app has no type {message.content.type!r}.")
+        setup, rule = self._rule_of(message)
         asked = Asked(message, reply)
         digest = content_hash(message.content, message.occurrence)
         for index, user_id in enumerate(message.user_ids):
@@ -178,12 +176,62 @@ class Decider(Gatherer):
                 continue
             self._notify_user(user, setup, rule, digest, asked, index)
 
+    def _rule_of(self, message: Notify) -> tuple[Setup, TypeRule]:
+        """What a message is decided by. Raises: Refused(type_not_found), Unavailable: it comes too early."""
+        setup = self._setup_of(message.app_id)
+        rule = setup.type_rule(message.content.type)
+        if rule is None:
+            raise Refused("type_not_found", f"The app has no type {message.content.type!r}.")
+        if message.is_bulk and self._has_enough(message.app_id, message.content.channels or rule.channels):
+            raise Unavailable("busy", "The partition has enough to send.", retry_after_s=0.1)
+        return setup, rule
+
+    def _has_enough(self, app_id: str, channels: Sequence[Channel]) -> bool:
+        """Tell whether a campaign had better wait: for what its app has to send there, and can.
+
+        What waits for its time, or for an account that cannot be used, is not waited for.
+        """
+        return (
+            self._room.count_of_app(app_id) >= MAX_OPEN_BULK
+            and self._channels.moving_count(app_id, channels) >= MAX_OPEN_BULK
+        )
+
+    def notify_in_turns(self, message: Notify, reply: Reply) -> None:
+        """As `notify`, some users at a time: their texts are written by a template, which may take long."""
+        self._rule_of(message)
+        digest = content_hash(message.content, message.occurrence)
+        self.go_on_later(Rest(Asked(message, reply), message, digest))
+
+    def go_on(self, rest: Rest) -> None:
+        """Decide about the next of a request's users, who are in memory, if they exist."""
+        asked, message = rest.asked, rest.left
+        setup = self._setup_of(message.app_id)
+        rule = setup.type_rule(message.content.type)
+        if rule is None:
+            raise Refused("type_not_found", f"The app has no type {message.content.type!r}.")
+        first = len(asked.items) - len(message.user_ids)
+        until_s = self._ctx.now() + TURN_S
+        for number, user_id in enumerate(message.user_ids):
+            if number and self._ctx.now() >= until_s:
+                left = msgspec.structs.replace(message, user_ids=message.user_ids[number:])
+                self.go_on_later(msgspec.structs.replace(rest, left=left))
+                return
+            user = self._users.get(user_id)
+            if user is None or user.app_id != message.app_id or user.is_disabled:
+                asked.done(first + number, _not_there(user_id))
+            else:
+                self._notify_user(user, setup, rule, rest.digest, asked, first + number)
+
+    def go_on_later(self, message: Rest | Ready) -> None:
+        """Take this message when others have had their turns."""
+        self._ctx.start_soon(post_in_turn, self._turns, self._ctx, message)
+
     def _notify_user(
         self, user: UserState, setup: Setup, rule: TypeRule, digest: str, asked: Asked, index: int
     ) -> None:
         message = asked.message
         content = message.content
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         notification_id = self._ids.next(now_ms)
         facts = _facts(message, user, setup, rule, digest, notification_id, now_ms)
         verdict = schedule(facts, rule, user.facts, setup.rules, now_ms)
@@ -205,7 +253,7 @@ class Decider(Gatherer):
         if verdict.kind == "drop":
             self._dropped(plan, verdict)
         elif verdict.kind == "hold" and verdict.group:
-            row_state = self._hold_in_group(user, setup, rule, facts, kept, verdict, plan, ops)
+            row_state = self._hold_in_group(user, setup, rule, facts, kept, verdict, plan, ops, now_ms)
         elif verdict.kind == "hold":
             plan.state, plan.reason = "held", verdict.reason
             self._stats.held += 1
@@ -214,8 +262,9 @@ class Decider(Gatherer):
                 self._show(user, setup, rule, facts, kept, verdict, plan)
             row_state = {"due_at_ms": verdict.due_at_ms, "content": _encode(kept).decode()}
         else:
-            user.facts.note(facts, verdict, now_ms)
             self._send(user, setup, rule, facts, kept, verdict, plan)
+            if plan.state != "dropped":
+                user.facts.note(facts, verdict, now_ms, is_counted=plan.counted_at_ms > 0)
         self._stage_decision(
             user,
             rule,
@@ -263,7 +312,7 @@ class Decider(Gatherer):
             notification_id=notification_id,
             state=plan.state,
             reason=plan.reason,
-            due_at_ms=cast(int, row_state.get("due_at_ms", 0)),
+            due_at_ms=cast(int, row_state["due_at_ms"]) if plan.state == "held" else 0,
         )
         shown = self._item_of(notification_id, rule.name, facts.priority, now_ms, plan, user)
         staged = Deciding(self, asked, index, item, jobs, shown, is_keyed=client_id is not None)
@@ -293,7 +342,7 @@ class Decider(Gatherer):
             purpose=rule.purpose,
             template=content.template,
             variant=plan.variant,
-            dedup_key=verdict.dedup_key,
+            dedup_key=verdict.dedup_key if plan.state != "dropped" else "",
             expires_at_ms=verdict.expires_at_ms,
             deadline_at_ms=deadline_at_ms,
             title=centre.title if centre else "",
@@ -320,21 +369,27 @@ class Decider(Gatherer):
         if staged.shown is not None:
             user = self._users.get(staged.item.user_id)
             self._publish(staged.item.user_id, staged.shown, len(user.unread) if user is not None else 1)
-        begun = []
+        begun: list[Job] = []
+        spilled: list[Job] = []
         for job in staged.jobs:
             del self._deciding[job.notification_id, job.number]
             if job.notification_id in self._gone:  # erased or cancelled since it was stored
                 job.is_final = True
                 if not job.is_begun:
                     continue
-            if len(self._jobs) >= MAX_OPEN and not job.is_begun:
-                self._spilled.add(job.priority)  # it is stored, and read when there is room
+            if not job.is_begun and not self._room.has_place(line_of(job)):
+                spilled.append(job)  # it is stored, and read when there is room
                 continue
             self._open(job)
             if job.is_begun:
                 begun.append(job)
             else:
                 self._channels.offer(job)
+        for job in spilled:
+            self._spilled.add(line_of(job))
+            note = self._notes.get(job.notification_id)
+            if note is not None:
+                note.away.add(job.number)
         if begun:
             self._stats.attempts += len(begun)
             self._channels.begun(begun)
@@ -382,19 +437,28 @@ class Decider(Gatherer):
             )
         asked.done(index, item)
 
-    def release(self, ready: Ready) -> None:
-        """Decide anew about held notifications whose time has come. Their users are in memory."""
-        for row in ready.rows:
+    def release(self, ready: Ready) -> Ready | None:
+        """Decide anew about held notifications whose time has come. Their users are in memory.
+
+        Returns those for which there was no time in this turn.
+        """
+        now_ms, until_s = self._now_ms(), self._ctx.now() + TURN_S
+        for number, row in enumerate(ready.rows):
+            if number and self._ctx.now() >= until_s:
+                return msgspec.structs.replace(ready, rows=ready.rows[number:])
             if row.notification_id in self._gone:
+                continue
+            if row.due_at_ms > now_ms:  # the clock was set back since it was read: more may have joined it
                 continue
             user = self._users.get(row.user_id)
             if user is None or user.is_disabled or not row.content:
-                self._end_held(row, "user_gone")
+                self._end_held(row, "user_gone", ready.members.get(row.notification_id, []))
                 continue
             if row.is_fallback:
                 self.fall_back(user, row, ready.tried.get(row.notification_id, []))
             else:
                 self._release_one(user, row, ready.members.get(row.notification_id, []))
+        return None
 
     def fall_back(self, user: UserState, row: NotificationRow, tried: Sequence[DeliveryRow]) -> None:
         """Go on by another channel."""
@@ -406,17 +470,16 @@ class Decider(Gatherer):
         if rule is None:
             self._end_held(row, "type_gone")
             return
-        now_ms = self._at_ms()
-        group = user.groups.get(row.group_key) if row.group_key else None
-        if group is not None and group.notification_id == row.notification_id:
+        now_ms = self._now_ms()
+        group = self._close_group(user, row)
+        if group is not None:
             kept, count = group.kept, group.count
-            del user.groups[row.group_key]
-            known = user.facts.open_groups.get(row.group_key)
-            if known is not None and known.notification_id == row.notification_id:
-                del user.facts.open_groups[row.group_key]
         else:
             kept, count = decode_kept(row.content), row.item_count
         content = kept.content
+        is_digest = row.type == DIGEST
+        if is_digest:  # a fallback would tell what not every member may be told there
+            rule = msgspec.structs.replace(rule, fallback=[])
         facts = Facts(
             notification_id=row.notification_id,
             app_id=user.app_id,
@@ -428,8 +491,9 @@ class Decider(Gatherer):
             expires_at_ms=content.expires_at_ms,
             collapse_key=content.collapse_key,
             batch_key=content.batch_key or content.subject,
-            content_hash=kept.digest,
-            channels=kept.channels,
+            # A batch of several says more than what opened it.
+            content_hash=kept.digest if count <= 1 else "",
+            channels=DIGEST_CHANNELS if is_digest else kept.channels,
             is_released=True,
             held_by=kept.held_by,
         )
@@ -437,14 +501,16 @@ class Decider(Gatherer):
         plan = Plan(list(verdict.decisions))
         ops: list[Op] = []
         changes: dict[str, str | int | None] = {"item_count": count}
-        titles: dict[Channel, list[str]] = {}
-        if row.type == DIGEST and verdict.kind == "send":
-            verdict, titles = self._release_digest(user, setup, members, verdict, plan, now_ms)
+        told: Told | None = None
+        if is_digest and verdict.kind == "send":
+            verdict, told = self._release_digest(user, setup, rule, members, count, verdict, plan, now_ms)
         if verdict.kind == "drop":
             self._dropped(plan, verdict)
             changes["content"] = ""
+            for member in members if told is None else ():
+                self._drop_member(user, member, "digest", plan.decisions[-1:])
         elif verdict.kind == "hold" and verdict.group:
-            held = self._hold_in_group(user, setup, rule, facts, kept, verdict, plan, ops)
+            held = self._hold_in_group(user, setup, rule, facts, kept, verdict, plan, ops, now_ms)
             changes.update(cast(dict[str, str | int | None], held))
         elif verdict.kind == "hold":
             plan.state, plan.reason = "held", verdict.reason
@@ -454,7 +520,6 @@ class Decider(Gatherer):
             kept = msgspec.structs.replace(kept, held_by=verdict.stage)
             changes.update(due_at_ms=verdict.due_at_ms, content=_encode(kept).decode(), group_key="")
         else:
-            user.facts.note(facts, verdict, now_ms)
             self._send(
                 user,
                 setup,
@@ -463,11 +528,19 @@ class Decider(Gatherer):
                 kept,
                 verdict,
                 plan,
-                titles=titles if row.type == DIGEST else None,
+                parts=told.parts if told is not None else None,
                 item_count=count,
                 is_in_centre=row.in_centre,
             )
+            if plan.state != "dropped":
+                user.facts.note(facts, verdict, now_ms, is_counted=plan.counted_at_ms > 0)
+                if rule.dedup_s and not verdict.dedup_key:
+                    user.facts.told(row.dedup_key, row.notification_id, now_ms)
+            if told is not None:
+                self._tell_members(user, members, row.notification_id, told, plan, now_ms)
             changes["content"] = _encode(kept).decode() if rule.fallback and plan.deliveries else ""
+        if plan.state == "dropped":
+            changes.update(self._undone(user, row))
         self._stage_release(user, rule, row, plan, ops, changes, now_ms)
 
     def _stage_release(
@@ -511,8 +584,13 @@ class Decider(Gatherer):
         self._stage_ops([*ops, Update(NotificationRow, {"notification_id": row.notification_id}, changes)])
         self._stage_ops(self._delivery_puts(plan, jobs, user, row_index))
 
-    def _end_held(self, row: NotificationRow, reason: str) -> None:
-        """Drop a held notification that can no longer be decided about."""
+    def _end_held(self, row: NotificationRow, reason: str, members: Sequence[NotificationRow] = ()) -> None:
+        """Drop a held notification that can no longer be decided about. `members`: of a digest."""
+        user = self._users.get(row.user_id)
+        if user is not None:
+            self._close_group(user, row)
+        for member in members:
+            self._drop_member(user, member, "validate", [Decision("validate", "drop", reason)])
         self._stats.dropped += not row.is_fallback
         self._record(
             "released",
@@ -526,7 +604,12 @@ class Decider(Gatherer):
                 Update(
                     NotificationRow,
                     {"notification_id": row.notification_id},
-                    {"state": "done" if row.is_fallback else "dropped", "content": "", "is_fallback": 0},
+                    {
+                        "state": "done" if row.is_fallback else "dropped",
+                        "content": "",
+                        "is_fallback": 0,
+                        **({} if row.is_fallback else self._undone(user, row)),
+                    },
                 )
             ]
         )

@@ -15,14 +15,14 @@ from actors.notify.job import Job
 from actors.notify.ports import Account
 from actors.notify.recheck import Recheck, recheck
 from actors.notify.retirer import Retirer
-from actors.notify.retry_policy import Step, next_step
+from actors.notify.retry_policy import Step, next_step, resumed_at_ms
 from actors.reply import NO_REPLY
 from actors.stream_actor import Staged
 from protocol.notify_records import DeadDelivery, DeliveryRow, NotificationRow
 from protocol.notify_types import Decision
 from protocol.records import Op, Put, Update
 
-RESUMED: int = 256  # deliveries in one message: so many users are read at once
+RESUMED: int = 128  # deliveries in one turn: so many users are read at once
 
 _encode = msgspec.json.Encoder().encode
 
@@ -43,9 +43,13 @@ class Conclude(msgspec.Struct, frozen=True):
 
 
 class Resume(msgspec.Struct, frozen=True):
-    """Go on with deliveries that were read from the store. Their users are in memory."""
+    """Go on with deliveries that were read from the store. Their users are in memory.
+
+    `rest`: of them, with which it goes on when others have had their turns.
+    """
 
     jobs: list[Job]
+    rest: list[Job] = []
     is_own: bool = True
 
     @property
@@ -69,12 +73,13 @@ class Deliverer(Retirer):
 
     def post_resumed(self, jobs: list[Job]) -> None:
         """Let deliveries that were read from the store go on, the most urgent first."""
-        for start in range(0, len(jobs), RESUMED):
-            self._ctx.post(Resume(jobs[start : start + RESUMED]))
+        if jobs:
+            self._ctx.post_after(0.0, Resume(jobs[:RESUMED], jobs[RESUMED:]))
 
-    def resume(self, jobs: list[Job]) -> None:
+    def resume(self, message: Resume) -> None:
         """Offer what waits to its channel; what was under way when its node ended has an unknown outcome."""
-        for job in jobs:
+        self.post_resumed(message.rest)
+        for job in message.jobs:
             if job.is_cancelled:
                 continue
             if job.is_begun:
@@ -86,12 +91,18 @@ class Deliverer(Retirer):
                 )
                 self.concluded(job, None, gone)
                 continue
-            check = self._recheck(job, max(self._now_ms(), job.due_at_ms))
+            now_ms = self._now_ms()
+            at_ms = resumed_at_ms(job.due_at_ms, now_ms)
+            check = self._recheck(job, max(now_ms, at_ms))
             if check.kind == "drop":
                 self._skip(job, check)
+            elif check.kind == "hold" and check.due_at_ms == job.due_at_ms:  # as it is stored
+                job.is_dated = True
+                self._channels.offer(job)
             elif check.kind == "hold":
                 self._put_off(job, check)
             else:
+                job.due_at_ms = at_ms
                 self._channels.offer(job)
 
     def _recheck(self, job: Job, at_ms: int) -> Recheck:
@@ -104,6 +115,7 @@ class Deliverer(Retirer):
         """Let a delivery wait for a better time."""
         assert check.decision is not None
         job.due_at_ms = check.due_at_ms
+        job.is_dated = True
         self._record(
             "put_off",
             job.user_id,
@@ -120,7 +132,7 @@ class Deliverer(Retirer):
         ops: list[Op] = []
         self._stats.skipped += 1
         job.is_begun = False
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         ops.append(
             Update(
                 DeliveryRow,
@@ -154,7 +166,7 @@ class Deliverer(Retirer):
         """Store that attempts begin, and let them go once it is stored."""
         jobs = [job for job in message.jobs if not job.is_cancelled]
         self._channels.left([job for job in message.jobs if job.is_cancelled])
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         for job in jobs:
             job.begin(now_ms)
             self._record(
@@ -179,7 +191,7 @@ class Deliverer(Retirer):
         if not job.is_begun:
             return
         job.is_begun = False
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         self._count(outcome)
         if account is not None:
             job.provider_id = account.provider_id
@@ -210,7 +222,9 @@ class Deliverer(Retirer):
             if check.decision is not None:
                 decisions.append(check.decision)
             if check.kind != "drop":
-                self._try_again(job, outcome, step, max(step.at_ms, check.due_at_ms), decisions, ops)
+                at_ms = max(step.at_ms, check.due_at_ms)
+                is_dated = check.kind == "hold"
+                self._try_again(job, outcome, step, at_ms, decisions, ops, is_dated=is_dated)
                 return
             step = Step("expired", 0, check.decision or step.why)
         self._store_end(job, outcome, step, now_ms, decisions, ops)
@@ -226,10 +240,19 @@ class Deliverer(Retirer):
             self._stats.refused += 1
 
     def _try_again(
-        self, job: Job, outcome: Outcome, step: Step, at_ms: int, decisions: list[Decision], ops: list[Op]
+        self,
+        job: Job,
+        outcome: Outcome,
+        step: Step,
+        at_ms: int,
+        decisions: list[Decision],
+        ops: list[Op],
+        *,
+        is_dated: bool,
     ) -> None:
         """Store that another attempt follows, and queue it."""
         job.due_at_ms = at_ms
+        job.is_dated = is_dated
         job.waits = step.kind == "break"
         if step.kind == "failover":
             job.failed_over += 1

@@ -56,7 +56,8 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
 
     `send`, also of what is delivered in-app alone while the rest waits; `hold`: it is moved on to `until_ms`;
     `drop`; `quiet`: quiet hours, until `until_ms`. `notification_ids`: of those that exist already;
-    occurrences to come have none.
+    occurrences to come have none. `channels` are wanted, whether the user has an address there or not, and
+    `fallback` is where it goes if that reaches nobody.
     """
 
     at_ms: int
@@ -65,6 +66,7 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     notification_ids: list[int] = []
     types: list[str] = []
     channels: list[Channel] = []
+    fallback: list[Channel] = []
     group: str = ""
     until_ms: int = 0
     reason: str = ""
@@ -174,8 +176,11 @@ class _Run:
             self._tell_one(facts, verdict, at_ms, "drop", group)
         if outcome.kind == "drop":
             return
-        if outcome.is_counted and outcome.kind == "send":
-            self.user.count_send(at_ms)
+        if outcome.kind == "send":
+            if outcome.is_counted:
+                self.user.count_send(at_ms)
+            for facts, verdict in zip(outcome.kept, outcome.verdicts, strict=True):
+                self.user.told(verdict.dedup_key, facts.notification_id, at_ms)
         if outcome.kind == "hold":
             # It is closed: new members gather in the next group of that key.
             self._push(outcome.due_at_ms, _RELEASE, _Gathering(group, outcome.kept))
@@ -212,6 +217,7 @@ class _Run:
                 notification_ids=[facts.notification_id] if facts.notification_id > 0 else [],
                 types=[facts.type],
                 channels=verdict.channels,
+                fallback=list(verdict.fallback),
                 group=group or verdict.group,
                 until_ms=verdict.due_at_ms,
                 reason=verdict.reason,

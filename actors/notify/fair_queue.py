@@ -29,6 +29,7 @@ LANE_OF: dict[Priority, int] = {"high": HIGH, "medium": MEDIUM, "low": LOW}
 HIGH_LANE: tuple[int, ...] = (HIGH,)
 ALL_LANES: tuple[int, ...] = (HIGH, MEDIUM, LOW)
 RUNS = (16, 8)  # of HIGH, and of MEDIUM, before a lower lane that waits gets a turn
+STUCK_MS = 10_000  # who waits for that long in one go waits for no pace: the account or host is out of use
 DUE_AT_ONCE = 64  # moved by one pop, so that 100,000 due at 07:00 do not make one of them slow
 
 
@@ -45,12 +46,13 @@ class _App(Generic[T]):
 
 
 class _Line(Generic[T]):
-    __slots__ = ("app", "key", "lane", "ready")
+    __slots__ = ("app", "is_stuck", "key", "lane", "ready")
 
     def __init__(self, app: _App[T], lane: int, key: str) -> None:
         self.app = app
         self.lane = lane
         self.key = key
+        self.is_stuck = False  # it waits for STUCK_MS or longer
         self.ready: deque[T] = deque()
 
 
@@ -84,7 +86,7 @@ class FairQueue(Generic[T]):
         return self.count
 
     def push(self, item: T, app_id: str, lane: int = MEDIUM, due_at_ms: int = 0, key: str = "") -> bool:
-        """Queue one; not before `due_at_ms` (Unix ms, 0: now). False: it is full, nothing was taken."""
+        """Queue one; not before `due_at_ms` (by the clock of `pop`, 0: now). False: it is full."""
         app = self._apps.get(app_id)
         if app is None:
             app = self._apps[app_id] = _App(app_id)
@@ -106,8 +108,8 @@ class FairQueue(Generic[T]):
     ) -> T | None:
         """Take the next item of these lanes (in rising order); None: nothing is due, see `next_due_ms`.
 
-        `wait_ms` is asked of an item that would be next: 0, and it is taken, or until when it has to wait
-        (Unix ms), and all of its line with it.
+        `wait_ms` is asked of an item that would be next: 0, and it is taken, or until when it has to wait,
+        and all of its line with it.
         """
         for lane in lanes:
             later = self._later[lane]
@@ -128,6 +130,7 @@ class FairQueue(Generic[T]):
                 if not app_ring:  # with another line the turn is still the app's
                     ring.popleft()
                 self._seq += 1
+                line.is_stuck = until_ms - now_ms >= STUCK_MS
                 heappush(self._waiting[lane], (until_ms, self._seq, line))
                 continue
             if lane != LOW and any(rings[lower] for lower in lanes if lower > lane):
@@ -210,6 +213,11 @@ class FairQueue(Generic[T]):
         nexts = [heap[lane][0][0] for heap in (self._later, self._waiting) for lane in lanes if heap[lane]]
         return min(nexts, default=None)
 
+    def moving_count(self, app_id: str) -> int:
+        """How many items of an app are due and go as soon as their turn comes: those of lines not stuck."""
+        app = self._apps.get(app_id)
+        return sum(len(line.ready) for line in app.lines.values() if not line.is_stuck) if app else 0
+
     def _next_lane(self, lanes: tuple[int, ...]) -> int:
         """The lane whose turn it is, -1: nothing is due."""
         rings = self._rings
@@ -234,6 +242,7 @@ class FairQueue(Generic[T]):
         line.ready.append(item)
 
     def _open(self, line: _Line[T]) -> None:
+        line.is_stuck = False
         app_ring = line.app.rings[line.lane]
         if not app_ring:
             self._rings[line.lane].append(line.app)

@@ -29,7 +29,7 @@ class Fallbacks(Deliverer):
         if rule is None:
             self._end_held(row, "type_gone")
             return
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         if 0 < row.expires_at_ms <= now_ms:
             self._end_held(row, "expired")
             return

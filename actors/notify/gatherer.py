@@ -1,19 +1,19 @@
 """Batches and digests: what is held to become one with others.
 
 A batch is its first notification, into which the others merge; a digest is one of its own. Both are released
-when they are due, as decider.py does it with all that is held.
+when they are due, as decider.py does it with all that is held; what a digest tells then is in digester.py.
 """
+
+from typing import Final
 
 import msgspec
 
 from actors.notify.builtin_types import DIGEST
 from actors.notify.facts import Facts
-from actors.notify.group_release import release
 from actors.notify.plan import Plan
 from actors.notify.ports import Setup
-from actors.notify.sender import DIGEST_ITEMS, MAX_ACTORS, MAX_NAMES, Sender
-from actors.notify.stored_facts import facts_of
-from actors.notify.user_state import Group, Kept, UserState, decode_kept
+from actors.notify.sender import MAX_ACTORS, MAX_NAMES, Sender
+from actors.notify.user_state import Group, Kept, UserState
 from actors.notify.verdict import Verdict
 from actors.reply import NO_REPLY
 from actors.stream_actor import Staged
@@ -22,14 +22,17 @@ from protocol.notify_content import Content
 from protocol.notify_ids import at_ms_of
 from protocol.notify_records import NotificationRow
 from protocol.notify_replies import NotificationItem
-from protocol.notify_types import Channel, Decision, TypeRule
+from protocol.notify_types import Decision, TypeRule
 from protocol.records import Op, Put, Update
+
+# Told by one digest: each is asked for when it is released, some 10 µs. What comes then opens another one.
+MAX_MEMBERS: Final = 2_000
 
 _encode = msgspec.json.Encoder().encode
 
 
 class Gatherer(Sender):
-    """Let notifications join a group, and tell what a digest holds."""
+    """Let notifications join a group."""
 
     def _hold_in_group(
         self,
@@ -41,9 +44,12 @@ class Gatherer(Sender):
         verdict: Verdict,
         plan: Plan,
         ops: list[Op],
+        now_ms: int,
     ) -> dict[str, object]:
-        """Let it join the open group, or open one. Returns what its row holds beside the plan."""
-        now_ms = facts.created_at_ms
+        """Let it join the open group, or open one. Returns what its row holds beside the plan.
+
+        A group whose time has come is not open any more, released or not: its members may have been read.
+        """
         known = user.facts.open_groups.get(verdict.group)
         is_open = known is not None and known.due_at_ms > now_ms
         group = user.groups.get(verdict.group) if is_open else None
@@ -53,8 +59,10 @@ class Gatherer(Sender):
         if is_digest:
             if verdict.inapp_now:
                 self._show(user, setup, rule, facts, kept, verdict, plan)
-            if group is None:
-                group = self._open_digest(user, verdict, ops, now_ms, facts.notification_id)
+            if group is None or group.count >= MAX_MEMBERS:
+                group = self._open_digest(
+                    user, verdict, ops, now_ms, facts.notification_id, is_first=group is None
+                )
             self._grow(group, kept, ops)
         elif group is None:
             plan.state = "held"
@@ -76,15 +84,32 @@ class Gatherer(Sender):
                 self._show_again(user, setup, rule, group, plan, ops, now_ms)
         plan.state = "merged"
         self._stats.merged += 1
-        return {"into_id": group.notification_id, "content": _encode(kept).decode()}
+        return {
+            "into_id": group.notification_id,
+            "due_at_ms": verdict.due_at_ms,
+            "content": _encode(kept).decode(),
+        }
 
     def _open_digest(
-        self, user: UserState, verdict: Verdict, ops: list[Op], now_ms: int, opener_id: int
+        self,
+        user: UserState,
+        verdict: Verdict,
+        ops: list[Op],
+        now_ms: int,
+        opener_id: int,
+        *,
+        is_first: bool,
     ) -> Group:
-        """Make the notification that will tell of all that is put off until then."""
+        """Make the notification that will tell of all that is put off until then.
+
+        One that is not the first, as that is full, must not be shown instead of it.
+        """
         digest_id = self._ids.next(now_ms)
+        collapse_key = verdict.group.replace(":", "-")
+        if not is_first:
+            collapse_key = f"{collapse_key}-{digest_id:x}"
         kept = Kept(
-            content=Content(type=DIGEST, template=DIGEST, collapse_key=verdict.group.replace(":", "-")),
+            content=Content(type=DIGEST, template=DIGEST, collapse_key=collapse_key),
             source=DIGEST,
             priority="low",
             held_by="digest",
@@ -114,6 +139,17 @@ class Gatherer(Sender):
             [Decision("digest", "hold", verdict.group, str(verdict.due_at_ms))],
             Staged(NO_REPLY, None),
         )
+        return group
+
+    def _close_group(self, user: UserState, row: NotificationRow) -> Group | None:
+        """A group is released, or has ended: what comes opens another. Returns it, if it was the open one."""
+        group = user.groups.get(row.group_key) if row.group_key else None
+        if group is None or group.notification_id != row.notification_id:
+            return None
+        del user.groups[row.group_key]
+        known = user.facts.open_groups.get(row.group_key)
+        if known is not None and known.notification_id == row.notification_id:
+            del user.facts.open_groups[row.group_key]
         return group
 
     def _grow(self, group: Group, kept: Kept, ops: list[Op]) -> None:
@@ -199,58 +235,3 @@ class Gatherer(Sender):
         )
         words = {"title": item.title, "text": item.text, "url": item.url, "image": item.image}
         return Update(NotificationRow, {"notification_id": item.notification_id}, {**words, **changes})
-
-    def _release_digest(
-        self,
-        user: UserState,
-        setup: Setup,
-        members: list[NotificationRow],
-        verdict: Verdict,
-        plan: Plan,
-        now_ms: int,
-    ) -> tuple[Verdict, dict[Channel, list[str]]]:
-        """Ask again for each that became part of a digest: what it tells, on which channel; or why not now.
-
-        What was read in the app meanwhile is no news any more.
-        """
-        unread = [row for row in members if row.state == "merged" and row.content and not row.read_at_ms]
-        rules = {rule.name: rule for rule in setup.all_types()}
-        outcome = release([facts_of(row) for row in unread], rules, user.facts, setup.rules, now_ms)
-        if outcome.kind != "send":
-            why = Decision("digest", outcome.kind, outcome.reason or "empty", str(len(unread)))
-            plan.decisions.append(why)
-            held = msgspec.structs.replace(
-                verdict,
-                kind=outcome.kind,
-                stage="digest",
-                reason=outcome.reason or "empty",
-                due_at_ms=outcome.due_at_ms,
-                group="",
-            )
-            return held, {}
-        told = {row.notification_id: self._digest_line(user, setup, row) for row in unread}
-        titles = {
-            channel: [line for id_ in ids[:DIGEST_ITEMS] if (line := told.get(id_))]
-            for channel, ids in outcome.channels.items()
-        }
-        channels = [channel for channel in verdict.channels if titles.get(channel)]
-        plan.decisions.append(Decision("digest", "pass", "items", f"{len(outcome.kept)} of {len(members)}"))
-        return msgspec.structs.replace(verdict, channels=channels), titles
-
-    def _digest_line(self, user: UserState, setup: Setup, row: NotificationRow) -> str:
-        """One line of a digest."""
-        if row.title or row.text:
-            return row.title or row.text
-        kept = decode_kept(row.content)
-        try:
-            text = self._renderer.render(
-                setup,
-                kept.content,
-                self._reader(user, setup, kept),
-                "inapp",
-                variant="",
-                notification_id=row.notification_id,
-            )
-        except Refused:
-            return ""
-        return text.title or text.body

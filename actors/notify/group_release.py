@@ -4,6 +4,7 @@ The rules are the scheduler's; here is only how the answers of several members b
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import msgspec
@@ -18,8 +19,9 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     """What becomes of a group whose time has come. It counts as one send, if any of its members counts.
 
     `hold`: until the last of its members may go, so that they stay together. `kept`: the members that go on,
-    in their order; `dropped`: the others, each with its own verdict. `channels`: on which to send, and which
-    members the user lets through on each; where those differ, the text does. `drop`: nobody is left.
+    in their order, and their `verdicts`; `dropped`: the others, each with its own verdict. `channels`: on
+    which to send, and which members the user lets through on each; where those differ, the text does.
+    `drop`: nobody is left.
     """
 
     kind: Literal["send", "hold", "drop"]
@@ -27,6 +29,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     channels: dict[Channel, list[int]] = {}
     kept: list[Facts] = []
+    verdicts: list[Verdict] = []
     dropped: list[tuple[Facts, Verdict]] = []
     is_counted: bool = False
     decisions: list[Decision] = []
@@ -37,8 +40,12 @@ def release(
 ) -> Release:
     """Ask the scheduler for each member of a due group. Changes nothing: the caller counts the send.
 
-    A type that the app has removed since goes by the defaults of `TypeRule`.
+    A type that the app has removed since goes by the defaults of `TypeRule`. Of members that say the same,
+    the first is told and the others are its duplicates.
     """
+    own = {facts.notification_id for facts in members}
+    others = {key: seen for key, seen in user.recent.items() if seen[0] not in own}
+    user = replace(user, recent=others, planned={})
     kept: list[tuple[Facts, Verdict]] = []
     dropped: list[tuple[Facts, Verdict]] = []
     for facts in members:
@@ -47,6 +54,8 @@ def release(
         rule = rules.get(facts.type) or TypeRule(name=facts.type)
         verdict = schedule(facts, rule, user, app, now_ms)
         (dropped if verdict.kind == "drop" else kept).append((facts, verdict))
+        if verdict.kind != "drop":
+            user.told(verdict.dedup_key, facts.notification_id, now_ms)
     if not kept:
         why = dropped[-1][1] if dropped else None
         return Release(
@@ -62,6 +71,7 @@ def release(
             due_at_ms=latest.due_at_ms,
             reason=latest.reason,
             kept=[facts for facts, _ in kept],
+            verdicts=[verdict for _, verdict in kept],
             dropped=dropped,
             decisions=latest.decisions,
         )
@@ -73,6 +83,7 @@ def release(
             if (ids := [facts.notification_id for facts, verdict in kept if channel in verdict.channels])
         },
         kept=[facts for facts, _ in kept],
+        verdicts=[verdict for _, verdict in kept],
         dropped=dropped,
         is_counted=any(verdict.is_counted for _, verdict in kept),
         decisions=kept[0][1].decisions,

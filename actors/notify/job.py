@@ -46,6 +46,7 @@ class Job:
         "host_ticket",
         "is_begun",
         "is_cancelled",
+        "is_dated",
         "is_final",
         "notification_id",
         "number",
@@ -87,6 +88,7 @@ class Job:
         self.expires_at_ms = outgoing.expires_at_ms
         self.created_at_ms = created_at_ms
         self.due_at_ms = due_at_ms
+        self.is_dated = False  # it waits for a time of day, as quiet hours end; else for so and so long
         self.deadline_at_ms = deadline_at_ms
         self.attempt = attempt  # of which the last one is under way while `is_begun`
         self.attempt_at_ms = 0

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 import msgspec
+import trio
 
 from actors.entity import EntityContext
 from actors.notify.address import partition_address
@@ -17,13 +18,14 @@ from actors.notify.channel_desk import ChannelDesk
 from actors.notify.delivery import Outcome, Outgoing
 from actors.notify.job import Job
 from actors.notify.lately import Lately
+from actors.notify.open_room import OpenRoom
 from actors.notify.ports import Account, Renderer, Setup, Setups
 from actors.notify.user_state import UserState
 from actors.ports import Fanout, Leases, Log, Relay, WallClock
 from actors.reply import Reply
 from actors.stream_actor import Staged, StreamActor
 from protocol.errors import HubbubError, Unavailable
-from protocol.notify_found import FoundUser, NotifyReads
+from protocol.notify_found import FoundUser, Line, NotifyReads, Standing
 from protocol.notify_ids import NotifyIds, first_id_at
 from protocol.notify_records import DeliveryRow, NotificationRow, notify_stream
 from protocol.notify_types import Decision, TypeRule
@@ -31,7 +33,7 @@ from protocol.records import Appended, LogRow
 
 MAX_USERS: Final = 8_192  # in memory of one partition, about 1 KB each
 MAX_LOAD: Final = 1_000  # users in one read
-MAX_OPEN: Final = 20_000  # deliveries in memory of one partition; more wait in the store
+TAKEN_AT_ONCE: Final = 128  # open deliveries that are made from rows in one turn: some 3 ms
 PRIORITIES: Final = ("high", "medium", "low")
 RECENT_MS: Final = 30 * 86_400_000  # how far back duplicates are found, the longest dedup_s
 HOUR_MS: Final = 3_600_000
@@ -96,6 +98,7 @@ class NotifyNeeds(msgspec.Struct, frozen=True, kw_only=True):
     channels: ChannelDesk
     stats: NotifyStats
     restarted: Callable[[int], None]
+    turns: trio.Lock = msgspec.field(default_factory=trio.Lock)  # see turns.py
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -108,11 +111,13 @@ class Loaded(msgspec.Struct, frozen=True):
 
 
 class OpenRead(msgspec.Struct, frozen=True):
-    """Open deliveries of one priority, and their notifications, as they were stored when they were read."""
+    """Open deliveries of one line, and their notifications, as they were stored when they were read."""
 
-    priority: str
+    line: Line
     rows: list[DeliveryRow]
     notes: dict[int, NotificationRow]
+    standings: dict[int, Standing]
+    is_more: bool = False  # than `rows`
 
 
 class OpenNote(msgspec.Struct):
@@ -121,8 +126,8 @@ class OpenNote(msgspec.Struct):
     user_id: str
     rule: TypeRule
     numbers: set[int]
-    next_number: int
-    is_sent: bool = False
+    is_sent: bool = False  # a provider has taken one, or may have; what the centre shows does not count
+    away: set[int] = set()  # open deliveries that are not in memory
 
 
 class NotifyKeeper(StreamActor):
@@ -145,6 +150,7 @@ class NotifyKeeper(StreamActor):
         self._channels = needs.channels
         self._stats = needs.stats
         self._restarted = needs.restarted
+        self._turns = needs.turns
         self._ids: NotifyIds
         self._users: OrderedDict[str, UserState] = OrderedDict()
         self._waiting: list[tuple[object, Reply, frozenset[str]]] = []  # messages, and whom they wait for
@@ -154,7 +160,8 @@ class NotifyKeeper(StreamActor):
         self._jobs: dict[tuple[int, int], Job] = {}
         self._notes: dict[int, OpenNote] = {}
         self._deciding: dict[tuple[int, int], Job] = {}  # decided, and on their way into the log
-        self._spilled: set[str] = set()  # priorities with open deliveries that are not in memory
+        self._room = OpenRoom()
+        self._spilled: set[Line] = set()  # lines with open deliveries that are not in memory
         self._gone = Lately(
             GONE_S
         )  # notifications that were erased or cancelled: what was read of them is old
@@ -166,26 +173,44 @@ class NotifyKeeper(StreamActor):
         """Take up the deliveries that are open."""
         self._ctx = ctx
         self._ids = NotifyIds(self._partition, await self._reads.largest_id())
-        for priority in PRIORITIES:
-            self.take_up(await self._read_open(priority))
+        lines = await self._reads.open_lines(self._partition)
+        for line in sorted(lines, key=urgency):
+            await self.take_up_by_turns(await self._read_open(line, self._room.most_of_line))
 
-    async def _read_open(self, priority: str) -> OpenRead:
-        """Read open deliveries of one priority; changes nothing here."""
-        rows = await self._reads.open_deliveries(
-            self._partition, priority, after=(-1, -1, -1), limit=MAX_OPEN
-        )
-        notes = await self._read_notes({row.notification_id for row in rows})
+    async def _read_open(self, line: Line, limit: int) -> OpenRead:
+        """Read open deliveries of one line; changes nothing here."""
+        rows = await self._reads.open_deliveries(self._partition, line, limit=limit)
+        return await self._with_notes(line, rows, is_more=len(rows) >= limit)
+
+    async def _with_notes(
+        self, line: Line, rows: Sequence[DeliveryRow], *, is_more: bool = False
+    ) -> OpenRead:
+        """Read what belongs to open deliveries."""
+        ids = sorted({row.notification_id for row in rows})
+        standings: dict[int, Standing] = {}
+        for start in range(0, len(ids), MAX_LOAD):
+            standings |= await self._reads.standings(ids[start : start + MAX_LOAD])
+        notes = await self._read_notes(ids)
         for app_id in {row.app_id for row in rows}:
             await self._setups.load(app_id)
-        return OpenRead(priority, rows, notes)
+        return OpenRead(line, list(rows), notes, standings, is_more)
 
-    def take_up(self, found: OpenRead) -> list[Job]:
+    async def take_up_by_turns(self, found: OpenRead) -> list[Job]:
+        """As take_up, and let others have their turns: 20,000 hold the loop for half a second."""
+        taken: list[Job] = []
+        for start in range(0, len(found.rows), TAKEN_AT_ONCE):
+            part = msgspec.structs.replace(found, rows=found.rows[start : start + TAKEN_AT_ONCE])
+            taken += self.take_up(part)
+            await trio.lowlevel.checkpoint()
+        return taken
+
+    def take_up(self, found: OpenRead, *, is_forced: bool = False) -> list[Job]:
         """Bring open deliveries that were read into memory, as far as there is room; offer none yet.
 
         What was read is a moment old: what has been opened, decided or concluded since is known here.
         """
         taken: list[Job] = []
-        is_more = len(found.rows) >= MAX_OPEN
+        is_more = found.is_more
         for row in found.rows:
             key = (row.notification_id, row.number)
             if key in self._jobs or key in self._deciding or key in self._closed:
@@ -196,14 +221,15 @@ class NotifyKeeper(StreamActor):
                 or not row.outgoing
             ):
                 continue
-            job = self._job_of(row, found.notes) if len(self._jobs) < MAX_OPEN else None
+            has_place = is_forced or self._room.has_place(found.line)
+            job = self._job_of(row, found.notes) if has_place else None
             if job is None:
                 is_more = True
                 continue
-            self._open(job, is_sent=found.notes[row.notification_id].sent_at_ms > 0)
+            self._open(job, found.standings.get(row.notification_id))
             taken.append(job)
         if is_more:
-            self._spilled.add(found.priority)
+            self._spilled.add(found.line)
         return taken
 
     async def _read_notes(self, ids: Collection[int]) -> dict[int, NotificationRow]:
@@ -260,6 +286,7 @@ class NotifyKeeper(StreamActor):
             job.is_cancelled = True
         self._channels.left(jobs)
         self._jobs = {}
+        self._room = OpenRoom()
         self._deciding = {}
         self._notes = {}
         self._users.clear()
@@ -429,16 +456,24 @@ class NotifyKeeper(StreamActor):
 
     # -- open deliveries ----------------------------------------------------------------------------
 
-    def _open(self, job: Job, *, is_sent: bool = False) -> None:
-        """Keep an open delivery in memory."""
+    def _open(self, job: Job, standing: Standing | None = None) -> None:
+        """Keep an open delivery in memory. `standing`: how its notification's stand in the store."""
         self._jobs[job.notification_id, job.number] = job
+        self._room.enter(job)
         note = self._notes.get(job.notification_id)
         if note is None:
-            note = OpenNote(job.user_id, job.rule, set(), 0, is_sent)
-            self._notes[job.notification_id] = note
+            note = self._notes[job.notification_id] = OpenNote(job.user_id, job.rule, set())
         note.numbers.add(job.number)
-        note.next_number = max(note.next_number, job.number + 1)
-        note.is_sent = note.is_sent or is_sent
+        if standing is not None:
+            note.is_sent = note.is_sent or standing.is_reached
+            note.away.update(self._not_here(job.notification_id, standing.open_numbers))
+        note.away.discard(job.number)
+
+    def _not_here(self, notification_id: int, numbers: Sequence[int]) -> list[int]:
+        """Which of the deliveries that were open when they were read wait in the store alone."""
+        keys = [(notification_id, number) for number in numbers]
+        known = (self._jobs, self._deciding, self._closed)
+        return [key[1] for key in keys if not any(key in those for those in known)]
 
     def _close(self, job: Job) -> bool:
         """Let go of a concluded delivery; True if it was the last one of its notification."""
@@ -446,7 +481,8 @@ class NotifyKeeper(StreamActor):
         if job.slot == "reserved":
             self._channels.left((job,))
         key = (job.notification_id, job.number)
-        self._jobs.pop(key, None)
+        if self._jobs.pop(key, None) is not None:
+            self._room.leave(job)
         self._closed.add(key, self._ctx.now())
         note = self._notes.get(job.notification_id)
         if note is None:
@@ -455,7 +491,7 @@ class NotifyKeeper(StreamActor):
         if note.numbers:
             return False
         del self._notes[job.notification_id]
-        return True
+        return not note.away
 
     def begin(self, jobs: list[Job]) -> None:
         """Of Owner: store that attempts begin."""
@@ -464,6 +500,11 @@ class NotifyKeeper(StreamActor):
     def conclude(self, job: Job, account: Account | None, outcome: Outcome) -> None:
         """Of Owner: store what became of an attempt."""
         raise NotImplementedError
+
+
+def urgency(line: Line) -> int:
+    """By which lines are sorted, the most urgent first."""
+    return PRIORITIES.index(line[0])
 
 
 def _is_own(message: object) -> bool:

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from protocol.notify_content import Content, NotifyRequest
+from protocol.notify_content import Content, KeptRequest
 from protocol.notify_types import Channel
 
 
@@ -30,7 +30,7 @@ class RunRequest(msgspec.Struct, frozen=True, tag="run_request"):
     """To an app's actor: store this request and carry it out. Answered by NotifyAccepted, once stored."""
 
     request_id: str
-    request: NotifyRequest
+    request: KeptRequest
     digest: str
     setup_version: int = 0  # as that of Notify
 

@@ -72,6 +72,8 @@ class NoticeDesk(UserDesk):
             return
         if not self._has_users((read.user_id,), read, reply):
             return
+        if not self.knows_recent(read.message, read, reply):
+            return
         if not self.rests_on_stored(read.message, read, reply):
             return
         try:

@@ -7,11 +7,13 @@ BURST_S = 0.1  # of the rate may go at once: smooth enough for a provider that c
 SLOWEST = 1 / 16  # of the configured rate
 RECOVERY_MS = 30_000  # without a complaint the pace doubles again
 PAUSE_MS = 1_000  # after a complaint that names no time
+LEAST_PER_S = 1e-6  # slower is no pace; below it a wait is no number any more
+MAX_WAIT_MS = 3_600_000  # for a token; then it is asked for again
 
 
 @dataclass(slots=True)
 class Pacer:
-    """`rate_per_s` 0: no pace of its own; only pauses hold it. Times are Unix ms and may go back a little."""
+    """`rate_per_s` 0: no pace of its own; only pauses hold it. Times are ms of a clock that is not set."""
 
     rate_per_s: float = 0.0
     pace: float = 1.0  # share of the rate that is used now
@@ -21,7 +23,7 @@ class Pacer:
     _changed_at_ms: int = 0
 
     def take(self, now_ms: int) -> int:
-        """Take one token and return 0, or take none and return when one will be there (Unix ms)."""
+        """Take one token and return 0, or take none and return when one will be there."""
         if now_ms < self._pause_until_ms:
             return self._pause_until_ms
         if self.pace < 1.0 and now_ms - self._changed_at_ms >= RECOVERY_MS:
@@ -29,7 +31,7 @@ class Pacer:
             self._changed_at_ms = now_ms
         if self.rate_per_s <= 0:
             return 0
-        rate_per_ms = self.rate_per_s * self.pace / 1_000
+        rate_per_ms = max(LEAST_PER_S, self.rate_per_s) * self.pace / 1_000
         burst = max(1.0, self.rate_per_s * BURST_S)
         if self._tokens < 0:
             self._tokens = burst
@@ -39,7 +41,7 @@ class Pacer:
         if self._tokens >= 1.0:
             self._tokens -= 1.0
             return 0
-        return self._at_ms + ceil((1.0 - self._tokens) / rate_per_ms)
+        return self._at_ms + min(MAX_WAIT_MS, ceil((1.0 - self._tokens) / rate_per_ms))
 
     def slow_down(self, now_ms: int, retry_after_s: float | None = None) -> None:
         """The provider said it is too much: pause as long as it asks, then go on at half the pace.

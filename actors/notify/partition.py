@@ -1,13 +1,14 @@
 """The actor of one notification partition: it alone decides what its users are told, and remembers it.
 
 From below: keeper.py has users and open deliveries in memory, sender.py writes texts and chooses addresses,
-gatherer.py makes batches and digests, decider.py sends messages through the pipeline, retirer.py lets dead
-addresses go, deliverer.py stores attempts and results, fallbacks.py tries the next channel, receipt_desk.py
-takes what providers tell later, redriver.py tries again what was given up, timekeeper.py lets time pass,
-wish_keeper.py and consent_keeper.py keep what users want, registrar.py their addresses, user_desk.py serves
-them, notice_desk.py takes what other actors tell, fact_keeper.py follows what others write of users,
-canceller.py cancels, withdrawer.py takes back what was told of things that are deleted. Here is what comes
-in.
+gatherer.py makes batches and digests, digester.py tells what digests hold, recent_finder.py looks up what
+memory has forgotten, decider.py sends messages through the pipeline, retirer.py lets dead addresses go,
+deliverer.py stores attempts and results, fallbacks.py tries the next channel, receipt_desk.py takes what
+providers tell later, redriver.py tries again what was given up, timekeeper.py lets time pass, wish_keeper.py
+and consent_keeper.py keep what users want, registrar.py their addresses, user_desk.py serves them,
+notice_desk.py takes what other actors tell, fact_keeper.py follows what others write of users, canceller.py
+cancels, withdrawer.py takes back what was told of things that are deleted, turns.py lets others have theirs
+in between. Here is what comes in.
 """
 
 from typing import Final
@@ -35,12 +36,14 @@ from actors.notify.messages import (
 from actors.notify.notice_desk import NoticeRead, Passing
 from actors.notify.plan import Ready
 from actors.notify.receipt_desk import ToldAgain
+from actors.notify.recent_finder import RecentFound
 from actors.notify.registrar import Registering
 from actors.notify.timekeeper import Looked, Tick, Tidied, Tidy
+from actors.notify.turns import Rest
 from actors.notify.user_desk import MarkFound
 from actors.notify.withdrawer import Withdrawer, WithdrawnFound
-from actors.reply import Reply
-from protocol.errors import Refused
+from actors.reply import NO_REPLY, Reply
+from protocol.errors import HubbubError, Refused
 
 NO_ROOM_RETRY_S: Final = 0.2
 
@@ -67,13 +70,20 @@ class NotifyPartition(Withdrawer):
             case Notify() if self.is_behind(message):
                 self.catch_up(message, reply)
             case Notify():
-                if self._has_users(message.user_ids, message, reply) and self.rests_on_stored(
-                    message, message, reply
+                if (
+                    self._has_users(message.user_ids, message, reply)
+                    and self.knows_recent(message, message, reply)
+                    and self.rests_on_stored(message, message, reply)
                 ):
-                    self.notify(message, reply)
-            case Conclude() | Begin() | Resume() | Erasing() if not self.has_room():
+                    if message.content.template and len(message.user_ids) > 1:
+                        self.notify_in_turns(message, reply)
+                    else:
+                        self.notify(message, reply)
+            case Conclude() | Begin() | Resume() | Erasing() | Rest() | Ready() if not self.has_room():
                 # A refused append would end this incarnation, and what is under way would be unknown.
                 self._ctx.post_after(NO_ROOM_RETRY_S, message)
+            case Rest():
+                self._take_rest(message)
             case Conclude():
                 # What may be tried again is first asked for by its user's wishes.
                 job = message.job
@@ -84,7 +94,7 @@ class NotifyPartition(Withdrawer):
                 self.began(message)
             case Resume():
                 if self._has_users(message.user_ids, message, reply):
-                    self.resume(message.jobs)
+                    self.resume(message)
             case Tick():
                 self.tick(message)
             case Tidy():
@@ -121,14 +131,17 @@ class NotifyPartition(Withdrawer):
         match message:
             case Loaded():
                 await self._take_users(message)
+            case RecentFound():
+                await self.recent_found(message)
             case FactsRead():
                 await self.take_facts(message)
             case Settled():
                 await self.settled()
             case Looked():
                 await self.looked(message)
-            case Ready():  # its users have been read
-                self.released(message)
+            case Ready():  # its users have been read, and may have been forgotten in between
+                if self._has_users([row.user_id for row in message.rows], message, NO_REPLY):
+                    self.released(message)
             case Ask(user_id=user_id):
                 if self._has_users((user_id,), message, reply):
                     self.command(message, reply)
@@ -156,3 +169,14 @@ class NotifyPartition(Withdrawer):
                 await self.redrive(message, reply)
             case _:
                 raise TypeError(f"a notification partition does not take {type(message).__name__}")
+
+    def _take_rest(self, rest: Rest) -> None:
+        """Go on with a request, unless it was cancelled; what goes wrong is told to who waits for it."""
+        message, reply = rest.left, rest.asked.reply
+        try:
+            if self.is_called_off(message) or self.is_withdrawn(message):
+                raise Refused("request_not_found", "The request was cancelled.")
+            if self._has_users(message.user_ids, rest, reply) and self.rests_on_stored(message, rest, reply):
+                self.go_on(rest)
+        except HubbubError as error:
+            reply.fail(error)

@@ -43,12 +43,22 @@ class Asked:
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """Held notifications whose time has come, with what became part of them, and how they were tried."""
+    """Held notifications whose time has come, and how they were tried.
+
+    `members`: of digests, what became part of them and is not read yet.
+    """
 
     rows: list[NotificationRow]
     members: dict[int, list[NotificationRow]]
     tried: dict[int, list[DeliveryRow]]
     is_own: bool = True
+
+
+class DigestPart(msgspec.Struct, frozen=True):
+    """What a digest tells on one channel: of which notifications, and the first lines, each once."""
+
+    ids: list[int]
+    lines: list[str]
 
 
 class Plan(msgspec.Struct):

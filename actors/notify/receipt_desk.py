@@ -7,7 +7,6 @@ import msgspec
 from actors.notify.delivery import Outcome
 from actors.notify.fallbacks import Fallbacks
 from actors.notify.job import Job
-from actors.notify.keeper import OpenRead
 from actors.notify.lately import Lately
 from actors.notify.messages import DeliveryTold
 from actors.notify.ports import Account
@@ -15,6 +14,7 @@ from actors.reply import NO_REPLY, Reply
 from actors.stream_actor import Staged
 from protocol import replies
 from protocol.errors import HubbubError, Refused
+from protocol.notify_found import Standing
 from protocol.notify_records import DeliveryRow, NotificationRow
 from protocol.notify_types import Channel, Decision
 from protocol.records import Op, Put, Update
@@ -75,7 +75,7 @@ class ReceiptDesk(Fallbacks):
         if message.action == "failover" and job is not None and job.is_begun and self._channels.has_next(job):
             self._note_early(job, message, reply)
             return
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         decisions = [Decision("told", message.state, message.code)]
         ops: list[Op] = []
         changes: dict[str, str | int | None] = {"state": message.state, "code": message.code or row.code}
@@ -160,7 +160,7 @@ class ReceiptDesk(Fallbacks):
         notes = await self._read_notes({row.notification_id})
         await self._setups.load(row.app_id)
         self.check_room_again()
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         again = msgspec.structs.replace(
             row,
             state="queued",
@@ -179,7 +179,7 @@ class ReceiptDesk(Fallbacks):
             return False
         job.due_at_ms = max(now_ms, check.due_at_ms)
         again = msgspec.structs.replace(again, next_at_ms=job.due_at_ms)
-        self._open(job, is_sent=True)
+        self._open(job, Standing([], is_reached=True))
         decisions = [Decision("told", message.state, message.code), Decision("result", "retry", "failover")]
         if check.decision is not None:
             decisions.append(check.decision)
@@ -203,10 +203,10 @@ class ReceiptDesk(Fallbacks):
         key = (row.notification_id, row.number)
         if key in self._jobs or not row.is_open or key in self._closed:
             return self._jobs.get(key)
-        notes = await self._read_notes({row.notification_id})
-        await self._setups.load(row.app_id)
+        line = (row.priority, row.app_id, row.channel)
+        found = await self._with_notes(line, [row])
         self.check_room_again()
-        self.take_up(OpenRead(row.priority, [row], notes))
+        self.take_up(found, is_forced=True)
         return self._jobs.get(key)
 
     def _end_by_receipt(

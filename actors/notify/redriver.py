@@ -9,6 +9,7 @@ from actors.notify.receipt_desk import ReceiptDesk
 from actors.notify.recheck import Recheck, recheck
 from actors.reply import NO_REPLY, Reply
 from actors.stream_actor import Staged
+from protocol.notify_found import Standing
 from protocol.notify_records import DeadDelivery, DeliveryRow, NotificationRow
 from protocol.notify_replies import Redriven
 from protocol.notify_types import Channel, Decision, TypeRule
@@ -28,22 +29,26 @@ class Redriver(ReceiptDesk):
                 found.append((dead, row))
         if not self._has_users([row.user_id for _, row in found], message, reply):
             return
-        notes = await self._read_notes({row.notification_id for _, row in found})
+        ids = sorted({row.notification_id for _, row in found})
+        notes = await self._read_notes(ids)
+        standings = await self._reads.standings(ids)
         await self._setups.load(message.app_id)
         self.check_room_again()
         count = 0
         for dead, row in found:
             note = notes.get(row.notification_id)
             if note is not None:
-                count += self._redrive_one(dead, row, note)
+                count += self._redrive_one(dead, row, note, standings.get(row.notification_id))
         self._answer_when_stored(reply, lambda _at: Redriven(count=count))
 
-    def _redrive_one(self, dead: DeadDelivery, row: DeliveryRow, note: NotificationRow) -> bool:
+    def _redrive_one(
+        self, dead: DeadDelivery, row: DeliveryRow, note: NotificationRow, standing: Standing | None
+    ) -> bool:
         """Open it again, or say in the ledger why not; whether it is open."""
         key = (row.notification_id, row.number)
         if key in self._jobs or row.notification_id in self._gone or note.state == "erased":
             return False
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         check = self._recheck_row(row, note, now_ms)
         if check.kind == "drop":
             assert check.decision is not None
@@ -67,7 +72,7 @@ class Redriver(ReceiptDesk):
         job = self._job_of(again, {row.notification_id: note})
         if job is None:
             return False
-        self._open(job, is_sent=note.sent_at_ms > 0)
+        self._open(job, standing)
         decisions = [Decision("redrive", "pass", dead.code, row.device_key)]
         if check.decision is not None:
             decisions.append(check.decision)

@@ -46,11 +46,11 @@ class Registrar(ConsentKeeper):
         address = checked(message.channel, message.address, message.keys)
         message = msgspec.structs.replace(message, address=address)
         if message.channel in SUPPRESSED:
-            self._ctx.start_soon(self._look_up, message, reply, self._suppression_count)
+            self._ctx.start_soon(self._look_up_address, message, reply, self._suppression_count)
         else:
             self._register(user, message, reply, None)
 
-    async def _look_up(self, message: PutAddress, reply: Reply, number: int) -> None:
+    async def _look_up_address(self, message: PutAddress, reply: Reply, number: int) -> None:
         """Read what there is against an address; runs beside the actor."""
         try:
             await self._log.barrier()
@@ -67,7 +67,7 @@ class Registrar(ConsentKeeper):
         if not self._has_users((message.user_id,), found, reply):
             return
         if found.number != self._suppression_count:  # it may be this one that was stopped meanwhile
-            self._ctx.start_soon(self._look_up, message, reply, self._suppression_count)
+            self._ctx.start_soon(self._look_up_address, message, reply, self._suppression_count)
             return
         try:
             self.check_room_again()
@@ -80,7 +80,7 @@ class Registrar(ConsentKeeper):
     def _register(
         self, user: UserState, message: PutAddress, reply: Reply, suppression: SuppressionRow | None
     ) -> None:
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         key = device_key(message.channel, message.address)
         known = user.devices.pop(key, None)
         user.stopped.pop(key, None)

@@ -1,5 +1,6 @@
 """The requests of one app, as rows: kept, changed, ended, and forgotten when they are old enough."""
 
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -16,6 +17,7 @@ from protocol.notify_found import NotifyReads
 from protocol.notify_records import RequestRow
 from protocol.records import Appended, LogRow, Op, Remove, Trim, Update
 
+Alert = Callable[[str, str, dict[str, str]], None]
 OPEN_STATES: Final = ("running", "waiting", "cancelling")
 
 _encode = msgspec.json.Encoder().encode
@@ -41,13 +43,16 @@ class RequestKeeper(StreamActor):
         relay: Relay,
         now_ms: WallClock,
         setups: Setups,
+        alert: Alert,
     ) -> None:
+        """`alert`: tell the app's developers of something of a kind, with its details."""
         super().__init__(
             app_address(app_id), f"na:{app_id}", log=log, leases=leases, relay=relay, now_ms=now_ms
         )
         self._app_id = app_id
         self._reads = reads
         self._setups = setups
+        self._alert = alert
         self._requests: dict[str, RequestRow] = {}  # that have not ended, as decided last
         self._tidied_at_s = float("-inf")
         self._is_tidying = False
@@ -91,9 +96,9 @@ class RequestKeeper(StreamActor):
         """Hand on no more of its users."""
         raise NotImplementedError
 
-    def _end(self, row: RequestRow, state: str, staged: Staged, **changes: int) -> None:
+    def _end(self, row: RequestRow, state: str, staged: Staged, **changes: str | int) -> None:
         self.stop(row.request_id)
-        self._change(row, state=state, done_at_ms=self._at_ms(), **changes)
+        self._change(row, state=state, done_at_ms=self._now_ms(), **changes)
         del self._requests[row.request_id]
         self._record(state, row.request_id, staged)
 

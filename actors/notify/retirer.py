@@ -27,7 +27,7 @@ class Retirer(Decider):
                     job.app_id, job.channel, job.device_key, outcome.action, outcome.code, now_ms, ops
                 )
             return
-        if outcome.is_doubtful and not self._channels.is_believed(job, now_ms):
+        if outcome.is_doubtful and not self._channels.is_believed(job):
             decisions.append(Decision("retire", "hold", "account_never_accepted", job.provider_id))
             return
         if outcome.invalid_since_ms and target.registered_at_ms > outcome.invalid_since_ms:
@@ -59,7 +59,7 @@ class Retirer(Decider):
         is_guarded: bool,
     ) -> None:
         """Send nothing more to an address of a user in memory. `is_guarded`: unless too many would go."""
-        if is_guarded and not self._channels.may_retire(app_id, channel, now_ms):
+        if is_guarded and not self._channels.may_retire(app_id, channel):
             decisions.append(Decision("retire", "hold", "mass_retirement", channel))
             return
         decisions.append(Decision("retire", "drop", why, device_key))

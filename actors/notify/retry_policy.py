@@ -70,6 +70,15 @@ def delay_s(attempt: int, retry_after_s: float | None, rand: float) -> float:
     return min(floor_s + jitter_s, MAX_DELAY_S)
 
 
+def resumed_at_ms(due_at_ms: int, now_ms: int) -> int:
+    """When a retry that is found in the store goes on: no later than the backoff could have asked for.
+
+    The clock may have been ahead when it was stored. A longer time that a provider named is forgotten with a
+    restart; it will name it again. Times of day, as quiet hours, are asked for anew. Unix ms.
+    """
+    return min(due_at_ms, now_ms + int(CAP_S * 1_000))
+
+
 def next_step(
     outcome: Outcome,
     *,

@@ -4,7 +4,7 @@ The first line that drops or holds decides; those below are then not asked.
 
 | # | stage | drops | holds | passes without being asked |
 |---|---|---|---|---|
-| 1 | deduplicate | same app, user, type, subject and content within `dedup_s` | | released |
+| 1 | deduplicate | same app, user, type, subject and content told within `dedup_s` | | |
 | 2 | consent | the type's `purpose` has no consent, or it has ended | | nothing: security too |
 | 3 | preferences | no wanted channel is left; `off` (below) | | security |
 | 4 | expiry | `expires_at_ms`, or `created_at_ms` + `ttl_s`, has come | | |
@@ -18,15 +18,16 @@ The first line that drops or holds decides; those below are then not asked.
 In-app interrupts nobody: from line 6 on it is delivered at once and the other channels wait, or are dropped,
 alone.
 
-- Preferences: a type's own choice beats the general one, channel by channel. `off` leaves nothing but in-app,
-  and that only where the user said yes to in-app in so many words.
+- Preferences: as wishes.py tells. `off` leaves nothing but in-app, and that only where the user said yes to
+  in-app in so many words.
 - A due time satisfies all rules at once: that of a digest, batch, quiet hours or cap is moved on until it
   lies outside of quiet hours and a place under the cap is free, as far as is known now. What is released is
   asked again. An open group keeps the time that its first member got. `send_at_ms` is the app's word and is
   kept as it is: in-app is delivered at it, and the rest is asked anew at that moment.
-- Released by the schedule (`held_by`), a notification goes through all lines but the first. Released by
-  another stage it is past 1, 6 and 7, is without its in-app copy, and waits for a place under the cap by
-  itself.
+- Duplicates are judged by when they are told, not by when they are asked for: what is held counts with its
+  due time, and is asked again then, against what was told before.
+- Released by the schedule (`held_by`), a notification goes through all lines. Released by another stage it is
+  past 6 and 7, is without its in-app copy, and waits for a place under the cap by itself.
 - The cap: at most `cap_per_hour` counted sends in any hour, one hour open at its end. Security and uncapped
   types neither wait nor count, and what goes in-app only does not.
 """
@@ -34,10 +35,11 @@ alone.
 from typing import Literal
 
 from actors.notify.digest_times import next_daily_ms, next_hour_ms, next_weekly_ms
-from actors.notify.facts import HOUR_MS, Facts, UserFacts, dedup_key
+from actors.notify.facts import AHEAD_MS, HOUR_MS, Facts, UserFacts, dedup_key
 from actors.notify.local_time import known_zone
 from actors.notify.quiet_hours import quiet_until_ms
 from actors.notify.verdict import Stage, Verdict
+from actors.notify.wishes import lets_through, wish_of
 from protocol.notify_types import AppRules, Channel, Decision, Frequency, Preferences, QuietHours, TypeRule
 
 EXPIRES_BEFORE = "expires before"
@@ -58,11 +60,11 @@ def schedule(facts: Facts, rule: TypeRule, user: UserFacts, app: AppRules, now_m
     """
     why: list[Decision] = []
     key = ""
-    if rule.dedup_s and not facts.is_released:
+    if rule.dedup_s and facts.content_hash:
         key = dedup_key(facts)
-        seen = user.recent.get(key)
-        if seen is not None and seen[0] != facts.notification_id and now_ms - seen[1] < rule.dedup_s * 1_000:
-            return _drop(why, "deduplicate", "dedup_s", str(seen[0]), f"a duplicate of {seen[0]}")
+        seen_id = seen_before(facts, rule, user, key, now_ms)
+        if seen_id is not None:
+            return _drop(why, "deduplicate", "dedup_s", str(seen_id), f"a duplicate of {seen_id}")
         why.append(_NEW)
 
     if rule.purpose:
@@ -173,6 +175,15 @@ def schedule(facts: Facts, rule: TypeRule, user: UserFacts, app: AppRules, now_m
     )
 
 
+def seen_before(facts: Facts, rule: TypeRule, user: UserFacts, key: str, now_ms: int) -> int | None:
+    """Tell of which notification this one is a duplicate. `key`: its dedup key."""
+    if key not in user.recent and key not in user.planned:
+        return None
+    at_ms = max(now_ms, facts.send_at_ms)
+    dedup_ms = rule.dedup_s * 1_000
+    return user.seen_as(key, facts.notification_id, at_ms, dedup_ms, is_due=facts.is_released)
+
+
 def _wait(
     facts: Facts,
     rule: TypeRule,
@@ -184,7 +195,7 @@ def _wait(
     why: list[Decision],
 ) -> _Wait | None:
     """Lines 6 to 9: until when, and why, the interrupting channels wait. `frequency`: "" is past 6 and 7."""
-    free_ms = _free_at_ms(user, app.cap_per_hour) if is_counted else 0
+    free_ms = _free_at_ms(user, app.cap_per_hour, now_ms) if is_counted else 0
     quiet = user.preferences.quiet_hours
     zone = known_zone(user.time_zone, app.default_time_zone)
     if frequency == "daily" or frequency == "weekly":
@@ -229,29 +240,25 @@ def _preferred(
     wanted: list[Channel], fallback: list[Channel], preferences: Preferences, type_name: str
 ) -> tuple[list[Channel], list[Channel], Frequency]:
     """What the user lets through of the wanted channels and the fallback, and how often."""
-    general = preferences.channels
-    choice = preferences.types.get(type_name)
-    frequency = preferences.frequency
-    chosen = general
-    if choice is not None:
-        frequency = choice.frequency or frequency
-        if choice.channels:
-            chosen = {**general, **choice.channels}
-    if frequency == "off":
-        return ["inapp"] if "inapp" in wanted and chosen.get("inapp") else [], [], frequency
-    if not chosen:
+    frequency, chosen = wish_of(preferences, type_name)
+    if not chosen and frequency != "off":
         return wanted, fallback, frequency
     return (
-        [channel for channel in wanted if chosen.get(channel, True)],
-        [channel for channel in fallback if chosen.get(channel, True)] if fallback else fallback,
+        [channel for channel in wanted if lets_through(frequency, chosen, channel)],
+        [channel for channel in fallback if lets_through(frequency, chosen, channel)],
         frequency,
     )
 
 
-def _free_at_ms(user: UserFacts, cap: int) -> int:
+def _free_at_ms(user: UserFacts, cap: int, now_ms: int) -> int:
     """From when on one more is under the cap, if nothing else is sent; long ago where it already is."""
     sent = user.sent_at_ms
-    return sent[-cap] + HOUR_MS if len(sent) >= cap else 0
+    if len(sent) < cap:
+        return 0
+    if sent[-1] > now_ms + AHEAD_MS:  # see UserFacts.count_send
+        sent = [at_ms for at_ms in sent if at_ms <= now_ms + AHEAD_MS]
+        return sent[-cap] + HOUR_MS if len(sent) >= cap else 0
+    return sent[-cap] + HOUR_MS
 
 
 def _open_until_ms(user: UserFacts, group: str, now_ms: int) -> int:

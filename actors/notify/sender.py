@@ -1,6 +1,6 @@
 """Write texts, choose devices and channels, and make the deliveries of one notification."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -9,7 +9,7 @@ from actors.notify.delivery import Outgoing
 from actors.notify.facts import Facts
 from actors.notify.job import Job
 from actors.notify.keeper import NotifyKeeper
-from actors.notify.plan import Plan, zone_of
+from actors.notify.plan import DigestPart, Plan, zone_of
 from actors.notify.ports import Reader, Setup
 from actors.notify.user_state import Kept, UserState
 from actors.notify.verdict import Verdict
@@ -28,7 +28,6 @@ SEEN_GRACE_MS: Final = 4_000
 MAX_OPEN_BULK: Final = 1_000
 MAX_NAMES: Final = 3
 MAX_ACTORS: Final = 1_000  # told apart in one batch; beyond it each item counts
-DIGEST_ITEMS: Final = 50
 
 _encode = msgspec.json.Encoder().encode
 
@@ -37,9 +36,12 @@ class Sender(NotifyKeeper):
     """Fill a plan with what is to be shown and sent."""
 
     def _reader(
-        self, user: UserState, setup: Setup, kept: Kept, titles: Sequence[str] = (), count: int = 0
+        self, user: UserState, setup: Setup, kept: Kept, part: DigestPart | None = None, count: int = 0
     ) -> Reader:
-        """For whom a text is written. `count`: how many became one, where it is not one."""
+        """For whom a text is written. `count`: how many became one, where it is not one.
+
+        `part`: of a digest, what it tells on the channel; then that is counted.
+        """
         return Reader(
             user_id=user.user_id,
             name=user.name,
@@ -47,8 +49,8 @@ class Sender(NotifyKeeper):
             time_zone=zone_of(user, setup),
             names=tuple(kept.names),
             others=max(0, kept.actor_count - len(kept.names)),
-            count=len(titles) or count or max(1, kept.actor_count),
-            titles=tuple(titles),
+            count=len(part.ids) if part is not None else count or max(1, kept.actor_count),
+            titles=tuple(part.lines) if part is not None else (),
         )
 
     def _show(
@@ -88,13 +90,13 @@ class Sender(NotifyKeeper):
         verdict: Verdict,
         plan: Plan,
         *,
-        titles: Mapping[Channel, Sequence[str]] | None = None,
+        parts: Mapping[Channel, DigestPart] | None = None,
         item_count: int = 0,
         is_in_centre: bool = False,
     ) -> None:
-        """Choose variant, devices and channels, and write the texts."""
+        """Choose variant, devices and channels, and write the texts. `parts`: of a digest, by channel."""
         content, decisions = kept.content, plan.decisions
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         if content.experiment:
             variant = setup.variant_of(content.experiment, user.user_id)
             if variant is None:
@@ -104,7 +106,6 @@ class Sender(NotifyKeeper):
                 if variant == "holdout":
                     decisions.append(Decision("experiment", "drop", "holdout", content.experiment))
                     plan.state, plan.reason = "dropped", "holdout"
-                    self._uncount(user, verdict)
                     return
                 decisions.append(Decision("experiment", "pass", "variant", plan.variant))
         reader = self._reader(user, setup, kept, count=item_count)
@@ -123,7 +124,7 @@ class Sender(NotifyKeeper):
                 setup,
                 rule,
                 kept,
-                reader if titles is None else self._reader(user, setup, kept, titles.get(channel, ())),
+                reader if parts is None else self._reader(user, setup, kept, parts[channel]),
                 channel,
                 due_at_ms,
                 plan,
@@ -134,7 +135,9 @@ class Sender(NotifyKeeper):
         for channel in verdict.channels:
             if channel != "inapp":
                 choose(channel)
-        if not plan.deliveries and plan.centre is None and not is_in_centre:
+        # What only the centre shows has reached nobody, where another channel was wanted and leads nowhere.
+        is_in_app = plan.centre is not None or is_in_centre
+        if not plan.deliveries and (not is_in_app or any(channel != "inapp" for channel in verdict.channels)):
             for channel in verdict.fallback:
                 if channel not in verdict.channels:
                     decisions.append(Decision("choose", "change", "fallback", channel))
@@ -147,17 +150,12 @@ class Sender(NotifyKeeper):
                 decisions.append(Decision("choose", "hold", "connected", f"{SEEN_GRACE_MS} ms for seeing it"))
             if verdict.is_counted:
                 plan.counted_at_ms = now_ms
-        else:
-            self._uncount(user, verdict)
-            if plan.centre is None and not is_in_centre:
+        elif plan.centre is None:
+            plan.variant = ""  # nobody was shown it
+            if not is_in_centre:
                 plan.state, plan.reason = "dropped", "unreachable"
                 decisions.append(Decision("choose", "drop", "unreachable"))
         self._stats.sent += 1
-
-    def _uncount(self, user: UserState, verdict: Verdict) -> None:
-        """It interrupts nobody after all, so it does not count for the cap."""
-        if verdict.is_counted and user.facts.sent_at_ms:
-            user.facts.sent_at_ms.pop()
 
     def choose(
         self,

@@ -11,15 +11,15 @@ import msgspec
 
 from actors.notify.builtin_types import DIGEST
 from actors.notify.deliverer import Conclude, Resume
-from actors.notify.keeper import MAX_OPEN, PRIORITIES, OpenRead
+from actors.notify.keeper import OpenRead, urgency
 from actors.notify.lately import Lately
 from actors.notify.plan import Ready
 from actors.notify.receipt_desk import TOLD_S
 from actors.notify.redriver import Redriver
-from actors.notify.sender import DIGEST_ITEMS
 from actors.reply import NO_REPLY
 from actors.stream_actor import Staged
 from protocol.errors import HubbubError
+from protocol.notify_found import Line
 from protocol.notify_ids import first_id_at
 from protocol.notify_records import DeadDelivery, DeliveryRow, NotificationRow
 from protocol.records import Appended, Op, Remove, Trim
@@ -27,6 +27,8 @@ from protocol.records import Appended, Op, Remove, Trim
 TICK_S: Final = 10.0  # the longest between two looks: a clock that jumps is noticed within it
 BUSY_TICK_S: Final = 0.05
 RELEASE_ROWS: Final = 256  # released in one turn: some 50 ms
+MEMBERS_PAGE: Final = 500  # of a digest that are read at a time, some 1 KB each
+RELEASE_MEMBERS: Final = 2_000  # of digests that are read in one turn, and the rest of the last digest
 RETRY_S: Final = 1.0
 # For how long what has ended is kept, idempotency keys and the ledger with it.
 RETENTION_MS: Final = 90 * 86_400_000
@@ -102,28 +104,23 @@ class Timekeeper(Redriver):
             self._look_again = True
             return
         self._is_looking = True
-        wanted: list[str] = []
-        if self._spilled and len(self._jobs) < MAX_OPEN // 2:
-            wanted = [priority for priority in PRIORITIES if priority in self._spilled]
-            self._spilled.clear()
+        wanted = sorted(filter(self._room.wants_more, self._spilled), key=urgency)
+        if wanted:
+            self._spilled.difference_update(wanted)
             self._closed.is_holding = True
         self._ctx.start_soon(self._look, wanted)
 
-    async def _look(self, wanted: list[str]) -> None:
+    async def _look(self, wanted: list[Line]) -> None:
         """Read what is due. What was staged before is stored first, so that nothing is seen as it was.
 
-        `wanted`: the priorities of which open deliveries have spilled.
+        `wanted`: the lines of which open deliveries have spilled, and for which there is room.
         """
         now_ms = self._now_ms()
         opens: list[OpenRead] = []
         try:
             await self._log.barrier()
             rows = await self._reads.held(self._partition, due_to_ms=now_ms, limit=RELEASE_ROWS)
-            members = {
-                row.notification_id: await self._reads.members(row.notification_id, limit=4 * DIGEST_ITEMS)
-                for row in rows
-                if row.type == DIGEST
-            }
+            rows, members = await self._read_members(rows)
             tried = {
                 row.notification_id: await self._reads.deliveries(row.notification_id)
                 for row in rows
@@ -131,23 +128,45 @@ class Timekeeper(Redriver):
             }
             ended = await self._reads.ended_consents(self._partition, now_ms, limit=100)
             next_due_ms = await self._reads.next_due(self._partition)
-            for priority in wanted:
-                opens.append(await self._read_open(priority))
+            for line in wanted:
+                opens.append(await self._read_open(line, self._room.most_of_line))
         except HubbubError as error:
-            left = [OpenRead(priority, [], {}) for priority in wanted]
+            left = [OpenRead(line, [], {}, {}, is_more=True) for line in wanted]
             self._ctx.post(Looked(Ready([], {}, {}), [], left, 0, error))
             return
         self._ctx.post(Looked(Ready(rows, members, tried), ended, opens, next_due_ms))
+
+    async def _read_members(
+        self, rows: list[NotificationRow]
+    ) -> tuple[list[NotificationRow], dict[int, list[NotificationRow]]]:
+        """Read all that digests have to tell. Returns what is to be released now, and those."""
+        members: dict[int, list[NotificationRow]] = {}
+        count = 0
+        for number, row in enumerate(rows):
+            if row.type != DIGEST:
+                continue
+            found: list[NotificationRow] = []
+            while len(found) % MEMBERS_PAGE == 0:
+                after = found[-1].notification_id if found else 0
+                page = await self._reads.untold(row.notification_id, after=after, limit=MEMBERS_PAGE)
+                found += page
+                if not page:
+                    break
+            members[row.notification_id] = found
+            count += len(found)
+            if count >= RELEASE_MEMBERS:
+                return rows[: number + 1], members
+        return rows, members
 
     async def looked(self, message: Looked) -> None:
         """Release what is due."""
         self._is_looking = False
         self._closed.is_holding = False
         if message.error is not None or not self.has_room():
-            self._spilled.update(found.priority for found in message.opens)
+            self._spilled.update(found.line for found in message.opens)
             self.look_in(RETRY_S)
             return
-        self.post_resumed([job for found in message.opens for job in self.take_up(found)])
+        self.post_resumed([job for found in message.opens for job in await self.take_up_by_turns(found)])
         ready = message.ready
         if ready.rows:
             self._releasing.update(row.notification_id for row in ready.rows)
@@ -193,7 +212,12 @@ class Timekeeper(Redriver):
 
     def released(self, ready: Ready) -> None:
         """Decide about what is due, and let it be found again if it is held anew."""
-        self.release(ready)
+        if not self.knows_released(ready):
+            return
+        rest = self.release(ready)
+        if rest is not None:
+            self.go_on_later(rest)
+            return
         self._stage_ops((), Staged(NO_REPLY, None, after=self._is_released))
 
     def _is_released(self, _at: Appended | None) -> None:

@@ -110,7 +110,7 @@ class UserDesk(Registrar):
             message.reply.fail(refused)
             return
         user = self._users.get(user_id)
-        now_ms = self._at_ms()
+        now_ms = self._now_ms()
         ops: list[Op] = []
         for row in rows:
             changes = _changes_of(row, message.mark, now_ms)

@@ -3,15 +3,19 @@
 from typing import Final, cast
 
 import msgspec
+import structlog
 
 from actors.notify.delivery import Target
 from actors.notify.facts import OpenGroup, UserFacts
 from actors.stream_actor import Batch
 from protocol.notify_content import Content
-from protocol.notify_found import FoundUser
+from protocol.notify_found import MAX_RECENT, FoundGroup, FoundUser
+from protocol.notify_ids import at_ms_of
 from protocol.notify_types import Channel, Consent, Preferences, Priority
 
 NO_PREFERENCES: Final = Preferences()
+UNREADABLE: Final = Preferences(frequency="off")  # nothing but security: one opt-out too many is the milder
+log = structlog.get_logger(__name__)
 _preferences: Final = msgspec.json.Decoder(Preferences).decode
 _keys: Final = msgspec.json.Decoder(dict[str, str]).decode
 
@@ -34,6 +38,17 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 decode_kept: Final = msgspec.json.Decoder(Kept).decode
 
 
+def _preferences_of(found: FoundUser) -> Preferences:
+    """What a user wants. A row that cannot be read costs this user alone, and not the partition."""
+    if not found.preferences:
+        return NO_PREFERENCES
+    try:
+        return _preferences(found.preferences)
+    except msgspec.MsgspecError:
+        log.error("preferences_unreadable", user_id=found.user_id, app_id=found.app_id)  # noqa: TRY400
+        return UNREADABLE
+
+
 class Group:
     """A batch or digest that is open: what comes next joins it."""
 
@@ -48,6 +63,16 @@ class Group:
         self.count = count
         self.kept = kept
         self.actors: set[str] = set(kept.names)
+
+
+def _group_of(found: FoundUser, group: FoundGroup) -> Group | None:
+    """An open group; None where it cannot be read: then nothing more joins it."""
+    try:
+        kept = decode_kept(group.content)
+    except msgspec.MsgspecError:
+        log.error("group_unreadable", user_id=found.user_id, notification_id=group.notification_id)  # noqa: TRY400
+        return None
+    return Group(group.notification_id, group.due_at_ms, group.item_count, kept)
 
 
 class Stopped(msgspec.Struct, frozen=True):
@@ -112,18 +137,10 @@ class UserState:
             )
             for device in found.stopped
         }
-        self.groups = {
-            group.group_key: Group(
-                group.notification_id,
-                group.due_at_ms,
-                group.item_count,
-                decode_kept(group.content),
-            )
-            for group in found.groups
-        }
+        self.groups = {group.group_key: made for group in found.groups if (made := _group_of(found, group))}
         self.facts = UserFacts(
             time_zone=found.time_zone,
-            preferences=_preferences(found.preferences) if found.preferences else NO_PREFERENCES,
+            preferences=_preferences_of(found),
             consents={
                 consent.purpose: Consent(
                     purpose=consent.purpose,
@@ -135,9 +152,18 @@ class UserState:
             },
             sent_at_ms=sorted(found.counted),
             recent={
-                recent.dedup_key: (recent.notification_id, recent.created_at_ms)
+                recent.dedup_key: (recent.notification_id, recent.told_at_ms)
                 for recent in reversed(found.recent)
+                if recent.told_at_ms
             },
+            planned={
+                recent.dedup_key: (recent.notification_id, recent.due_at_ms)
+                for recent in reversed(found.recent)
+                if recent.due_at_ms
+            },
+            recent_since_ms=(
+                at_ms_of(found.recent[-1].notification_id) if len(found.recent) >= MAX_RECENT else 0
+            ),
             open_groups={
                 key: OpenGroup(group.notification_id, group.due_at_ms, group.count)
                 for key, group in self.groups.items()
@@ -152,8 +178,9 @@ class UserState:
         for key in [key for key, group in self.groups.items() if group.opener_id == notification_id]:
             del self.groups[key]
             facts.open_groups.pop(key, None)
-        for key in [key for key, seen in facts.recent.items() if seen[0] == notification_id]:
-            del facts.recent[key]
+        for known in (facts.recent, facts.planned):
+            for key in [key for key, seen in known.items() if seen[0] == notification_id]:
+                del known[key]
 
     @property
     def is_settled(self) -> bool:

@@ -3,6 +3,7 @@
 import msgspec
 
 from actors.notify.messages import Unsubscribe
+from actors.notify.opt_outs import with_opt_out
 from actors.notify.ports import Setup
 from actors.notify.recheck import Recheck
 from actors.notify.timekeeper import Timekeeper
@@ -14,7 +15,7 @@ from protocol import notify_replies, replies
 from protocol.errors import Refused
 from protocol.notify_records import NotifyUserRow
 from protocol.notify_replies import TypeInfo
-from protocol.notify_types import Decision, Preferences, TypePreference, TypeRule
+from protocol.notify_types import Decision, Preferences, TypeRule
 from protocol.records import Put
 
 _encode = msgspec.json.Encoder().encode
@@ -69,9 +70,8 @@ class WishKeeper(Timekeeper):
         user = self.user_of(message.user_id, message.app_id)
         wishes = user.facts.preferences
         if message.type_name:
-            wish = wishes.types.get(message.type_name, TypePreference())
-            wish = msgspec.structs.replace(wish, channels={**wish.channels, message.channel: False})
-            wishes = msgspec.structs.replace(wishes, types={**wishes.types, message.type_name: wish})
+            known = {rule.name for rule in self._setup_of(user.app_id).all_types()}
+            wishes = with_opt_out(wishes, message.type_name, message.channel, known)
         else:
             wishes = msgspec.structs.replace(wishes, channels={**wishes.channels, message.channel: False})
         self._set_preferences(user, wishes, NO_REPLY, message.how)

@@ -40,7 +40,8 @@ class Withdrawer(Canceller):
     """Take `Deleted`."""
 
     async def activate(self, ctx: EntityContext) -> None:
-        self._withdrawals: dict[str, list[tuple[str, Reply]]] = {}  # tells by what is gone
+        # Tells by app and what is gone.
+        self._withdrawals: dict[tuple[str, str], list[tuple[str, Reply]]] = {}
         await super().activate(ctx)
 
     def may_passivate(self) -> bool:
@@ -51,14 +52,14 @@ class Withdrawer(Canceller):
         if not isinstance(tell, Deleted):
             super().take_told(told, reply)
             return
-        tells = self._withdrawals.setdefault(tell.thing, [])
+        tells = self._withdrawals.setdefault((tell.app_id, tell.thing), [])
         tells.append((told.tell_id, reply))
         if len(tells) == 1:
             self.cancel_part(CancelPart(tell.app_id, tell.thing), _Waiting(self, tell))
 
     def is_withdrawn(self, message: Notify) -> bool:
         """Tell a notice that was on its way when the thing that it tells of was deleted."""
-        return message.source in SOURCES and message.request_id in self._called_off
+        return message.source in SOURCES and (message.app_id, message.request_id) in self._called_off
 
     def drop_withdrawn(self, message: Notify, reply: Reply) -> None:
         """Answer as if nobody had wanted to know."""
@@ -103,12 +104,12 @@ class Withdrawer(Canceller):
             self._stage_ops(ops, then)
             return
         self._stage_ops(ops)
-        for tell_id, reply in self._withdrawals.pop(found.tell.thing):
+        for tell_id, reply in self._withdrawals.pop((found.tell.app_id, found.tell.thing)):
             self._stage_ops([Remove(Tell, {"tell_id": tell_id})], Staged(reply, lambda _at: replies.Ok()))
 
     def group_ended(self, cancel: Cancel, head: NotificationRow) -> None:
         """What opened the batch goes by itself; where that went before, the batch goes with its last."""
-        if cancel.request_id not in self._withdrawals or head.request_id == cancel.request_id:
+        if cancel.key not in self._withdrawals or head.request_id == cancel.request_id:
             return
         ops, _ = self._blank([head], Decision("withdraw", "drop", "deleted", cancel.request_id))
         self._stage_ops(ops)
@@ -132,7 +133,7 @@ class Withdrawer(Canceller):
 
     def give_up_withdrawal(self, tell: Deleted, error: HubbubError) -> None:
         """The tells come again."""
-        for _, reply in self._withdrawals.pop(tell.thing):
+        for _, reply in self._withdrawals.pop((tell.app_id, tell.thing)):
             reply.fail(error)
 
     def _not_loaded(self, message: object) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 from litestar.exceptions import SerializationException
 
 from server.http.app_auth import APP_AUTH, app_of
-from server.http.context import APP_KEY, BEARER, AnyRequest, app_key_of, signed_in
+from server.http.context import BEARER, AnyRequest, signed_in
 from server.http.known_fields import check_known
 
 STRICT: Final = "has_known_fields_only"  # opt of routers whose bodies may hold no unknown field
@@ -18,13 +18,11 @@ async def before_request(request: AnyRequest) -> None:
     """Called for each request whose handler was found; handlers are told what it finds without a second look.
 
     Handlers that may be asked in several ways, or by a stranger, see to it by themselves.
-    Raises: HubbubError, as app_of, app_key_of and signed_in; ProtocolError(bad_field).
+    Raises: HubbubError, as app_of and signed_in; ProtocolError(bad_field).
     """
     security = request.route_handler.security
     if security == APP_AUTH:
         await app_of(request)
-    elif security == APP_KEY:
-        await app_key_of(request)
     elif security == BEARER:
         await signed_in(request)
     if request.route_handler.opt.get(STRICT):

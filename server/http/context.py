@@ -31,7 +31,6 @@ from storage.store import Store
 
 AnyRequest = Request[Any, Any, Any]
 BEARER: Final[list[dict[str, list[str]]]] = [{"bearer": []}]
-APP_KEY: Final[list[dict[str, list[str]]]] = [{"app_key": []}]
 SMALL_BODY_BYTES: Final = 64 * 1024  # log-ins and the like
 # In the scope: who was found to ask, before the body was decoded (server/http/callers.py).
 _IDENTITY: Final = "hubbub_identity"

@@ -16,7 +16,7 @@ from protocol import feed_replies as r
 from protocol.commands import Command
 from protocol.errors import ProtocolError
 from protocol.http_posts import AuthorBody, CommentBody, EditPostBody, PositionBody, PostBody
-from protocol.limits import MAX_FRAME_BYTES
+from protocol.limits import MAX_FRAME_BYTES, MAX_SAFE_INTEGER
 from protocol.replies import Ok
 from server.http.context import BEARER, AnyRequest, execute, services_of, signed_in
 
@@ -143,9 +143,11 @@ async def list_comments(
     request: AnyRequest,
     post_id: _Id,
     parent_id: Annotated[
-        int, QueryParameter(ge=0, description="Answers to this comment; 0: to the post.")
+        int, QueryParameter(ge=0, le=MAX_SAFE_INTEGER, description="Answers to this comment; 0: to the post.")
     ] = 0,
-    after: Annotated[int, QueryParameter(ge=0, description="Only larger comment_ids.")] = 0,
+    after: Annotated[
+        int, QueryParameter(ge=0, le=MAX_SAFE_INTEGER, description="Only larger comment_ids.")
+    ] = 0,
     limit: _Limit = 50,
 ) -> r.CommentPage:
     """Oldest first: those on the post itself, or the answers to one of them."""
@@ -194,7 +196,9 @@ async def explain_post(request: AnyRequest, post_id: _Id) -> r.Explanation:
 async def list_posts(
     request: AnyRequest,
     user_id: _Id,
-    before: Annotated[int, QueryParameter(ge=0, description="Only smaller post_ids; 0: the newest.")] = 0,
+    before: Annotated[
+        int, QueryParameter(ge=0, le=MAX_SAFE_INTEGER, description="Only smaller post_ids; 0: the newest.")
+    ] = 0,
     limit: _Limit = 20,
 ) -> r.PostPage:
     """Newest first: what the reader may see of it."""

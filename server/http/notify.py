@@ -21,7 +21,9 @@ from protocol.http_notify import (
     RedriveBody,
     RequestInfo,
     Requests,
+    RequestState,
 )
+from protocol.limits import MAX_SAFE_INTEGER
 from protocol.notify_content import MAX_KEY_CHARS, NotifyRequest
 from protocol.notify_ids import partition_of_id
 from protocol.notify_records import (
@@ -34,7 +36,9 @@ from protocol.notify_types import Channel
 from server.http.app_auth import APP_AUTH, BY_KEY, app_of
 from server.http.callers import STRICT
 from server.http.context import AnyRequest, notify_of, services_of
+from server.http.cursors import MAX_CHARS, Number, Word, read_cursor, write_cursor
 from server.http.signatures import spend
+from server.notify.app_export import SPAN
 from server.notify.explanation import explain_notification, row_of, told_of
 from storage.store import Store
 
@@ -50,9 +54,20 @@ _Key = Annotated[
         description="Instead of `idempotency_key`: the same key gets the first answer.",
     ),
 ]
-_ASKED: Final = ("type", "group", "cron", "time_zone", "send_at")  # of a request's own fields
 _encode = msgspec.json.Encoder().encode
-_request = msgspec.json.Decoder(NotifyRequest).decode
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """What of a stored request is shown, whatever else it holds."""
+
+    type: str
+    group: str = ""
+    cron: str = ""
+    time_zone: str = ""
+    send_at: str = ""
+
+
+_asked = msgspec.json.Decoder(_Asked).decode
 
 
 @post(
@@ -100,16 +115,20 @@ async def explain(request: AnyRequest, notification_id: FromPath[int]) -> Explan
 
 @get("/v1/notifications/requests", summary="List larger requests", tags=TAGS, security=APP_AUTH)
 async def list_requests(
-    request: AnyRequest, limit: Annotated[int, QueryParameter(ge=1, le=500)] = 100
+    request: AnyRequest,
+    in_state: Annotated[RequestState | None, QueryParameter(name="state", description="Those alone.")] = None,
+    before: Annotated[str, QueryParameter(max_length=MAX_CHARS)] = "",
+    limit: Annotated[int, QueryParameter(ge=1, le=500)] = 100,
 ) -> Requests:
-    """To groups and to many users, recurring ones too; those that are not done come first."""
+    """To groups and to many users, recurring ones too; the newest come first."""
     app, _ = await app_of(request)
-    store = services_of(request).store
-    rows: list[RequestRow] = []
-    for state in ("running", "waiting", "cancelling", "done", "cancelled"):
-        where: dict[str, str | int | None] = {"app_id": app.app_id, "state": state}
-        rows += await store.find(RequestRow, where, order_by="request_id", limit=limit)
-    return Requests(items=[_request_of(row) for row in rows[:limit]])
+    place = read_cursor(before, tuple[Number, Word]) if before else None
+    rows = await services_of(request).store.notify.requests_page(
+        app.app_id, in_state or "", before=place, limit=limit + 1
+    )
+    items = [_request_of(row) for row in rows[:limit]]
+    last = items[-1] if len(rows) > limit else None
+    return Requests(items=items, next=write_cursor(last.created_at_ms, last.request_id) if last else "")
 
 
 @get("/v1/notifications/requests/{request_id:str}", summary="Read a request", tags=TAGS, security=APP_AUTH)
@@ -147,7 +166,7 @@ async def cancel_request(request: AnyRequest, request_id: FromPath[str]) -> Requ
 async def history(
     request: AnyRequest,
     user_id: FromPath[str],
-    before: Annotated[int, QueryParameter(ge=0)] = 0,
+    before: Annotated[int, QueryParameter(ge=0, le=MAX_SAFE_INTEGER)] = 0,
     limit: Annotated[int, QueryParameter(ge=1, le=500)] = 100,
 ) -> History:
     """Everything that the user was, or was not, notified of."""
@@ -162,15 +181,13 @@ async def history(
 @get("/v1/app/notify/dead_letters", summary="List dead deliveries", tags=TAGS, security=APP_AUTH)
 async def dead_letters(
     request: AnyRequest,
-    after_ms: Annotated[int, QueryParameter(ge=0)] = 0,
+    after: Annotated[str, QueryParameter(max_length=MAX_CHARS)] = "",
     limit: Annotated[int, QueryParameter(ge=1, le=500)] = 100,
 ) -> DeadLetters:
     """What was given up, and why."""
     app, _ = await app_of(request)
-    where: dict[str, str | int | None] = {"app_id": app.app_id}
-    rows = await services_of(request).store.find(
-        DeadDelivery, where, order_by="at_ms", after=after_ms, limit=limit + 1
-    )
+    place = read_cursor(after, tuple[Number, Number, Number]) if after else (0, 0, 0)
+    rows = await services_of(request).store.notify.dead_page(app.app_id, after=place, limit=limit + 1)
     items = [
         DeadInfo(
             notification_id=row.notification_id,
@@ -183,7 +200,9 @@ async def dead_letters(
         )
         for row in rows[:limit]
     ]
-    return DeadLetters(items=items, next=items[-1].at_ms if len(rows) > limit else 0)
+    last = items[-1] if len(rows) > limit else None
+    goes_on = write_cursor(last.at_ms, last.notification_id, last.number) if last else ""
+    return DeadLetters(items=items, next=goes_on)
 
 
 @post(
@@ -264,20 +283,21 @@ def read_places(cursor: str) -> list[int]:
         places = [int(part) for part in cursor.split(".")]
     except ValueError:
         raise Refused("bad_cursor") from None
-    if len(places) != PARTITION_COUNT or min(places) < 0:
+    if len(places) != PARTITION_COUNT or not 0 <= min(places) <= max(places) <= MAX_SAFE_INTEGER:
         raise Refused("bad_cursor")
     return places
 
 
 async def _exported(store: Store, app_id: str, places: list[int], limit: int) -> AsyncIterator[bytes]:
+    """Lines of the app's entries. A ledger holds others' too, and no read goes through more than SPAN."""
     left = limit
     for partition in range(PARTITION_COUNT):
         while left > 0:
-            page = await store.notify.exported(
-                app_id, partition, after=places[partition], limit=min(EXPORT_PAGE, left)
-            )
-            if not page:
+            after, most = places[partition], min(EXPORT_PAGE, left)
+            upto = await store.notify.ledger_step(partition, after=after, rows=SPAN)
+            if not upto:
                 break
+            page = await store.notify.exported(app_id, partition, after=after, upto=upto, limit=most)
             lines = []
             for entry in page:
                 places[partition] = entry.seq
@@ -293,14 +313,16 @@ async def _exported(store: Store, app_id: str, places: list[int], limit: int) ->
                         }
                     )
                 )
+            if len(page) < most:
+                places[partition] = upto
             left -= len(page)
-            yield b"\n".join(lines) + b"\n"
+            if lines:
+                yield b"\n".join(lines) + b"\n"
 
 
 def _request_of(row: RequestRow) -> RequestInfo:
-    request = _request(row.body)
-    asked = {name: getattr(request, name) for name in _ASKED}
-    names = [name for name in RequestInfo.__struct_fields__ if name not in _ASKED]
+    asked = msgspec.structs.asdict(_asked(row.body))
+    names = [name for name in RequestInfo.__struct_fields__ if name not in asked]
     return RequestInfo(**asked, **{name: getattr(row, name) for name in names})  # the same names
 
 

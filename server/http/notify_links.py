@@ -164,8 +164,13 @@ async def ses_events(
     config = await core.desk.provider_config(app_id, provider_id)
     if not isinstance(config, SmtpConfig) or not config.sns_topic_arn:
         raise Refused("provider_not_found")
+
+    def tell_developers() -> None:
+        what = {"provider_id": provider_id, "detail": 'Switch "include original headers" on at SES.'}
+        core.alerts.add(app_id, "mail_events_nameless", what)
+
     for notification_id, number, told in await core.sns.take(
-        config, await request.body(), services_of(request).now_ms()
+        config, await request.body(), services_of(request).now_ms(), on_nameless=tell_developers
     ):
         if told.mark:
             await _mark(request, notification_id, told.mark, "provider", app_id)

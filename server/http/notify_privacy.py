@@ -11,10 +11,11 @@ from actors.notify.address import notify_address
 from actors.notify.messages import EraseUser
 from protocol import notify_commands, notify_replies
 from protocol.http_notify import AddressBody, ErasureInfo, Erasures, UserNotifyData
-from protocol.notify_records import ErasureRow, NotifyDeviceRow
+from protocol.notify_records import NotifyDeviceRow
 from protocol.notify_types import Channel
 from server.http.app_auth import APP_AUTH, app_of
 from server.http.context import AnyRequest, notify_of, services_of
+from server.http.cursors import MAX_CHARS, Number, Word, read_cursor, write_cursor
 from server.notify.explanation import told_of
 from server.notify_service import item_of
 
@@ -92,14 +93,15 @@ async def erase_user(
 async def erasures(
     request: AnyRequest,
     user_id: FromPath[str],
-    after_ms: Annotated[int, QueryParameter(ge=0)] = 0,
+    after: Annotated[str, QueryParameter(max_length=MAX_CHARS)] = "",
     limit: Annotated[int, QueryParameter(ge=1, le=500)] = 100,
 ) -> Erasures:
     """What was erased on request, or with a consent. Also of a user who is not there any more."""
     app, _ = await app_of(request)
     services = services_of(request)
-    where: dict[str, str | int | None] = {"app_id": app.app_id, "user_id": user_id}
-    rows = await services.store.find(ErasureRow, where, order_by="at_ms", after=after_ms, limit=limit)
+    place = read_cursor(after, tuple[Number, Word]) if after else (0, "")
+    rows = await services.store.notify.erasures_page(app.app_id, user_id, after=place, limit=limit + 1)
+    last = rows[limit - 1] if len(rows) > limit else None
     if not rows:
         await services.directory.user_of(app.app_id, user_id)  # a wrong id is told
     return Erasures(
@@ -111,8 +113,9 @@ async def erasures(
                 reason=row.reason,
                 counts=_counts(row.counts),
             )
-            for row in rows
-        ]
+            for row in rows[:limit]
+        ],
+        next=write_cursor(last.at_ms, last.erasure_id) if last else "",
     )
 
 

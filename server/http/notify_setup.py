@@ -1,5 +1,6 @@
 """For the backend of an app: what its notifications are, by whom they go, and what its users want."""
 
+from functools import partial
 from typing import Annotated, Final, cast
 
 import msgspec
@@ -14,8 +15,6 @@ from protocol.errors import ProtocolError
 from protocol.http_notify import (
     AddressBody,
     ConsentBody,
-    GroupBody,
-    GroupChanged,
     NotifySetup,
     PreviewBody,
     ProviderBody,
@@ -24,7 +23,7 @@ from protocol.http_notify import (
 )
 from protocol.notify_records import ProviderRow
 from protocol.notify_templates import Experiment, ExperimentResults, Preview, Template
-from protocol.notify_types import AppRules, Channel, Preferences, TypeRule
+from protocol.notify_types import AppRules, Channel, Preferences, Purpose, TypeRule
 from server.http.app_auth import APP_AUTH, app_of
 from server.http.callers import STRICT
 from server.http.context import AnyRequest, notify_of, services_of
@@ -140,13 +139,23 @@ async def put_template(request: AnyRequest, name: FromPath[str], data: JSONBody[
     return await notify_of(request).desk.put_template(app.app_id, data)
 
 
+@delete(
+    "/notify/templates/{name:str}", status_code=204, summary="Remove a template", tags=TAGS, security=APP_AUTH
+)
+async def remove_template(request: AnyRequest, name: FromPath[str]) -> None:
+    """A built-in template that was replaced is as it was before. Not while an experiment is about it."""
+    app, _ = await app_of(request)
+    await notify_of(request).desk.remove_template(app.app_id, name)
+
+
 @post(
     "/notify/templates/preview", status_code=200, summary="Look at a template", tags=TAGS, security=APP_AUTH
 )
 async def preview_template(request: AnyRequest, data: JSONBody[PreviewBody]) -> Preview:
     """Nothing is stored or sent; `missing` names what the data has no value for."""
     await app_of(request)
-    return preview(
+    show = partial(
+        preview,
         data.template,
         variant=data.variant,
         locale=data.locale,
@@ -154,6 +163,7 @@ async def preview_template(request: AnyRequest, data: JSONBody[PreviewBody]) -> 
         channel=data.channel,
         data=data.data,
     )
+    return await notify_of(request).desk.template_checks.run(show)
 
 
 @put("/notify/experiments/{name:str}", summary="Set an experiment", tags=TAGS, security=APP_AUTH)
@@ -165,28 +175,24 @@ async def put_experiment(request: AnyRequest, name: FromPath[str], data: JSONBod
     return data
 
 
+@delete(
+    "/notify/experiments/{name:str}",
+    status_code=204,
+    summary="Remove an experiment",
+    tags=TAGS,
+    security=APP_AUTH,
+)
+async def remove_experiment(request: AnyRequest, name: FromPath[str]) -> None:
+    """With its results. To end one and keep them, set its `ended_at_ms`."""
+    app, _ = await app_of(request)
+    await notify_of(request).desk.remove_experiment(app.app_id, name)
+
+
 @get("/notify/experiments/{name:str}", summary="Read an experiment's results", tags=TAGS, security=APP_AUTH)
 async def experiment_results(request: AnyRequest, name: FromPath[str]) -> ExperimentResults:
     """With intervals, and a verdict that holds however often one looks."""
     app, _ = await app_of(request)
     return await notify_of(request).desk.experiment_results(app.app_id, name)
-
-
-@post(
-    "/groups/{name:str}",
-    status_code=200,
-    summary="Change a group",
-    tags=TAGS,
-    security=APP_AUTH,
-    request_max_body_size=BODY_BYTES,
-)
-async def change_group(request: AnyRequest, name: FromPath[str], data: JSONBody[GroupBody]) -> GroupChanged:
-    """Users who can be notified by the group's name. A group without users does not exist."""
-    app, _ = await app_of(request)
-    if not 1 <= len(name) <= 64 or name == "*":
-        raise ProtocolError("bad_field", "A group's name has 1 to 64 characters, and is not *.")
-    added = await notify_of(request).desk.change_group(app.app_id, name, add=data.add, remove=data.remove)
-    return GroupChanged(added=added)
 
 
 # -- one user ---------------------------------------------------------------------------------------
@@ -215,6 +221,14 @@ async def put_address(
         user_id, app.app_id, data.channel, data.address, data.keys, data.name, opt_in=data.opt_in
     )
     return cast(notify_replies.PushDevices, await _ask(request, user_id, message))
+
+
+@get("/users/{user_id:str}/addresses", summary="List addresses", tags=USER_TAGS, security=APP_AUTH)
+async def list_addresses(request: AnyRequest, user_id: FromPath[str]) -> notify_replies.PushDevices:
+    """Where the user can be reached, by device key; of an address its end alone is shown."""
+    app, _ = await app_of(request)
+    answer = await _ask(request, user_id, Ask(user_id, app.app_id, notify_commands.ListPush()))
+    return cast(notify_replies.PushDevices, answer)
 
 
 @delete(
@@ -258,15 +272,12 @@ async def put_consent(
 ) -> notify_replies.PreferencesInfo:
     """As it was given to the app, with its source and its end; or withdrawn: what rested on it is erased."""
     app, _ = await app_of(request)
-    command = msgspec.convert(
-        {
-            "type": "set_consent",
-            "purpose": purpose,
-            "given": data.given,
-            "source": data.source,
-            "ends_at_ms": data.ends_at_ms,
-        },
-        notify_commands.SetConsent,
+    try:
+        purpose = msgspec.convert(purpose, Purpose)
+    except msgspec.ValidationError:
+        raise ProtocolError("bad_field", f"{purpose!r} is no name of a purpose, such as marketing.") from None
+    command = notify_commands.SetConsent(
+        purpose=purpose, given=data.given, source=data.source, ends_at_ms=data.ends_at_ms
     )
     answer = await _ask(request, user_id, Ask(user_id, app.app_id, command))
     return cast(notify_replies.PreferencesInfo, answer)
@@ -315,11 +326,13 @@ def notify_setup_router() -> Router:
             allow_retirement,
             list_templates,
             put_template,
+            remove_template,
             preview_template,
             put_experiment,
             experiment_results,
-            change_group,
+            remove_experiment,
             put_address,
+            list_addresses,
             remove_address,
             get_preferences,
             put_preferences,

@@ -5,6 +5,7 @@ within setups.REFRESH_S.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -27,9 +28,10 @@ from protocol.records import Insert, Op, Put, Remove, Update, User
 from server import auth
 from server.notify.experiment_stats import results
 from server.notify.provider_registry import CHANNEL_OF
+from server.notify.request_check import check_type
 from server.notify.setups import OWN_PROVIDER, AppSetup, SetupCache
 from server.notify.targets import check_provider, check_rules
-from server.notify.template_check import check_template
+from server.notify.template_check import TemplateChecks, check_template
 from server.notify.vault import Vault
 from server.providers.reach import Reach
 from storage.store import Store
@@ -55,6 +57,7 @@ class AppDesk:
         self._vault = vault
         self._reach = reach
         self._now_ms = now_ms
+        self.template_checks = TemplateChecks()
 
     async def setup(self, app_id: str) -> AppSetup:
         """What the app has set up, as it is stored."""
@@ -68,7 +71,8 @@ class AppDesk:
         await self._change(app_id, [], rules=rules)
 
     async def put_type(self, app_id: str, rule: TypeRule) -> None:
-        """Make or replace a type."""
+        """Make or replace a type. Raises: ProtocolError(bad_field)."""
+        check_type(rule)
         setup = await self._setups.load(app_id)
         if rule.name not in setup.own_types and len(setup.own_types) >= MAX_TYPES:
             raise Refused("bad_request", f"An app has at most {MAX_TYPES} types of its own.")
@@ -158,25 +162,53 @@ class AppDesk:
         setup = await self._setups.load(app_id)
         if template.name not in setup.templates and len(setup.templates) >= MAX_TEMPLATES:
             raise Refused("bad_request", f"An app has at most {MAX_TEMPLATES} templates.")
-        check_template(template)
+        await self.template_checks.run(partial(check_template, template))
+        version = await self._new_version(app_id, template.name, template)
+        return msgspec.structs.replace(template, version=version)
+
+    async def remove_template(self, app_id: str, name: str) -> None:
+        """Remove a template; a built-in one that it replaced is used again.
+
+        Its last version stays, without a body: versions are never used again, as compiled ones are kept.
+        Raises: Refused(template_not_found); Refused(bad_request), while an experiment is about it.
+        """
+        setup = await self._setups.newest(app_id)
+        if name not in setup.templates:
+            raise Refused("template_not_found")
+        for experiment in setup.experiments.values():
+            if experiment.template == name:
+                raise Refused(
+                    "bad_request", f"The experiment {experiment.name!r} is about it: remove that first."
+                )
+        await self._new_version(app_id, name, None)
+
+    async def _new_version(self, app_id: str, name: str, template: Template | None) -> int:
+        """Store what a template is from now on; None: removed. Returns its version."""
         for _ in range(5):  # each settles one race for a version
-            where: dict[str, str | int | None] = {"app_id": app_id, "name": template.name}
+            where: dict[str, str | int | None] = {"app_id": app_id, "name": name}
             rows = await self._store.find(TemplateRow, where, order_by="version", limit=10_000)
             version = rows[-1].version + 1 if rows else 1
-            stored = msgspec.structs.replace(template, version=version)
+            body = ""
+            if template is not None:
+                body = _encode(msgspec.structs.replace(template, version=version)).decode()
             row = TemplateRow(
-                app_id=app_id,
-                name=template.name,
-                version=version,
-                body=_encode(stored).decode(),
-                created_at_ms=self._now_ms(),
+                app_id=app_id, name=name, version=version, body=body, created_at_ms=self._now_ms()
             )
             try:
                 await self._change(app_id, [Insert(row)])
             except Conflict:
                 continue
-            return stored
+            return version
         raise Refused("already_exists", "The template is being changed by several requests at once.")
+
+    async def remove_experiment(self, app_id: str, name: str) -> None:
+        """Remove an experiment, and its results; requests that name it are refused from then on.
+
+        What waits with it gets the default variant. Raises: Refused(experiment_not_found).
+        """
+        if await self._store.get(ExperimentRow, app_id, name) is None:
+            raise Refused("experiment_not_found")
+        await self._change(app_id, [Remove(ExperimentRow, {"app_id": app_id, "name": name})])
 
     async def put_experiment(self, app_id: str, experiment: Experiment) -> None:
         """Make or change an experiment. Raises: ProtocolError(bad_field), Refused(template_not_found)."""

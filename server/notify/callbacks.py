@@ -6,6 +6,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from protocol.errors import ProtocolError, Refused
+from protocol.limits import MAX_SAFE_INTEGER
 from protocol.provider_configs import SmtpConfig, TwilioConfig, VonageConfig
 from server.providers.sendgrid_webhook import is_sendgrid_signature, sendgrid_statuses
 from server.providers.sms_webhooks import (
@@ -99,9 +100,10 @@ def told_by_sendgrid(
 
 
 def delivery_place(delivery_id: str) -> tuple[int, int] | None:
-    """The notification and the number that a delivery's id is made of."""
+    """The notification and the number that a delivery's id is made of; None: it is no id of ours."""
     note, _, number = delivery_id.rpartition("-")
     try:
-        return int(note, 16), int(number)
+        place = int(note, 16), int(number)
     except ValueError:
         return None
+    return place if 0 <= min(place) <= max(place) <= MAX_SAFE_INTEGER else None

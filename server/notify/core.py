@@ -130,6 +130,7 @@ class NotifyCore:
                 relay=relay,
                 now_ms=now_ms,
                 setups=setups,
+                alert=self.alerts.add,
             )
 
         self.partitions = EntityHost(

@@ -24,7 +24,7 @@ from protocol.http_notify_dashboard import (
     Queues,
     RequestLine,
 )
-from protocol.notify_content import NotifyRequest
+from protocol.notify_content import KeptRequest
 from protocol.notify_glance import (
     Backlog,
     Concluded,
@@ -49,7 +49,7 @@ MAX_EXPERIMENTS: Final = 20
 MAX_PROVIDERS: Final = 1_000
 
 T = TypeVar("T")
-_request = msgspec.json.Decoder(NotifyRequest).decode
+_request = msgspec.json.Decoder(KeptRequest).decode
 
 
 class Kept(Generic[T]):

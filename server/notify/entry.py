@@ -19,11 +19,13 @@ from actors.notify.send_at import send_at_ms
 from actors.reply import Reply
 from actors.router import Router
 from protocol.errors import HubbubError, ProtocolError, Refused
-from protocol.notify_content import NotifyRequest, content_of
+from protocol.notify_content import NotifyRequest, content_of, kept_of
 from protocol.notify_replies import Notified, NotifyAccepted, RequestCancelled
 from protocol.notify_types import MAX_DATA_BYTES, MAX_TEXT_BYTES, PUSH_CHANNELS, Channel
 from server import auth
+from server.notify import first_answer
 from server.notify.renderer import NotifyRenderer
+from server.notify.request_check import check_meaning
 from server.notify.setups import AppSetup, SetupCache
 from server.notify.tap_address import is_picture, leads_safely
 from storage.store import Store
@@ -57,6 +59,26 @@ class NotifyEntry:
 
     async def notify(self, app_id: str, request: NotifyRequest) -> NotifyAccepted:
         """Check, store, and carry out a request. Raises: HubbubError; then nothing is sent."""
+        digest = blake2b(_encode(request), digest_size=12).hexdigest()
+        try:
+            setup = await self._checked(app_id, request)
+        except (Refused, ProtocolError):
+            first = await self._first_answer(app_id, request, digest) if request.idempotency_key else None
+            if first is None:
+                raise
+            return first
+        request = await self._resolved(app_id, request)
+        key = request.idempotency_key
+        request_id = _request_id(app_id, request) if key else auth.new_id("rq")
+        if _is_larger(request):
+            message = RunRequest(request_id, kept_of(request), digest, setup.version)
+            answer = await self._router.ask(app_address(app_id), message, timeout_s=ASK_TIMEOUT_S)
+            assert isinstance(answer, NotifyAccepted)
+            return answer
+        return await self._notify_users(app_id, request, request_id, key, digest, setup.version)
+
+    async def _checked(self, app_id: str, request: NotifyRequest) -> AppSetup:
+        """The setup by which a request is right. Raises: HubbubError."""
         setup = await self._setups.load(app_id)
         try:
             self.check(setup, request)
@@ -65,16 +87,21 @@ class NotifyEntry:
                 raise
             setup = await self._setups.newest(app_id)
             self.check(setup, request)
-        digest = blake2b(_encode(request), digest_size=12).hexdigest()
-        request = await self._resolved(app_id, request)
-        key = request.idempotency_key
-        request_id = _request_id(app_id, key) if key else auth.new_id("rq")
-        if request.group or request.cron or len(request.user_ids) > MAX_DIRECT:
-            message = RunRequest(request_id, request, digest, setup.version)
-            answer = await self._router.ask(app_address(app_id), message, timeout_s=ASK_TIMEOUT_S)
-            assert isinstance(answer, NotifyAccepted)
-            return answer
-        return await self._notify_users(app_id, request, request_id, key, digest, setup.version)
+        return setup
+
+    async def _first_answer(self, app_id: str, request: NotifyRequest, digest: str) -> NotifyAccepted | None:
+        """What a request that is wrong by now was answered when it came first, by its key; None: it did not.
+
+        Raises: Refused(payload_conflict), HubbubError.
+        """
+        try:
+            request = await self._resolved(app_id, request)
+        except Refused:
+            return None
+        request_id = _request_id(app_id, request)
+        if _is_larger(request):
+            return await first_answer.of_larger(self._store, app_id, request_id, digest)
+        return await first_answer.of_users(self._store, app_id, request_id, request.user_ids, digest)
 
     def notify_nowait(self, app_id: str, request: NotifyRequest, reply: Reply) -> bool:
         """As `notify`, without waiting; the answer goes to `reply`. False: it takes more, nothing was done.
@@ -87,8 +114,8 @@ class NotifyEntry:
             return False
         try:
             self.check(setup, request)
-        except Refused as refused:
-            if refused.code in _MAY_BE_NEW:
+        except (Refused, ProtocolError) as refused:
+            if refused.code in _MAY_BE_NEW or request.idempotency_key:
                 return False
             raise
         key = request.idempotency_key
@@ -96,7 +123,7 @@ class NotifyEntry:
             app_id=app_id,
             user_ids=(user_id,),
             content=content_of(request),
-            request_id=_request_id(app_id, key) if key else auth.new_id("rq"),
+            request_id=_request_id(app_id, request) if key else auth.new_id("rq"),
             key=key,
             digest=blake2b(_encode(request), digest_size=12).hexdigest(),
             setup_version=setup.version,
@@ -156,6 +183,12 @@ class NotifyEntry:
             raise ProtocolError("bad_field", "expires_at_ms has passed already.")
         if request.experiment and setup.variant_of(request.experiment, "") is None:
             self._check_experiment(setup, request.experiment)
+        own = setup if isinstance(setup, AppSetup) else None
+        check_meaning(
+            request,
+            own.templates.get(request.template) if own else None,
+            own.experiments.get(request.experiment) if own else None,
+        )
         channels = request.channels or [*rule.channels, *rule.fallback]
         self._renderer.check(setup, content_of(request), _told_apart(channels))
 
@@ -242,9 +275,19 @@ class NotifyEntry:
         )
 
 
-def _request_id(app_id: str, key: str) -> str:
-    """The id of what an app calls by that idempotency key: a repeated request finds the first one by it."""
-    named = f"{app_id}\x00{key}".encode()
+def _is_larger(request: NotifyRequest) -> bool:
+    """Tell whether it goes by the app's actor."""
+    return bool(request.group or request.cron) or len(request.user_ids) > MAX_DIRECT
+
+
+def _request_id(app_id: str, request: NotifyRequest) -> str:
+    """The id of what an app calls by an idempotency key: a repeated request finds the first one by it.
+
+    A user's keys are the user's, so requests to others are others, and one is cancelled without the other. A
+    larger one is known by its key alone: to other users it is refused as something else.
+    """
+    user_ids = () if _is_larger(request) else request.user_ids or (request.user_id,)
+    named = "\x00".join((app_id, request.idempotency_key, *user_ids)).encode()
     return f"rq_{blake2b(named, digest_size=12).hexdigest()}"
 
 

@@ -1,10 +1,12 @@
 """A dry run as it is shown: from what is stored about a user to what the coming days hold."""
 
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import msgspec
 
-from actors.notify.dry_run import Held, Recurring, next_days
+from actors.notify.builtin_types import DIGEST
+from actors.notify.dry_run import Forecast, Held, Recurring, next_days
 from actors.notify.facts import Facts
 from actors.notify.plan import content_hash, zone_of
 from actors.notify.ports import Setup
@@ -12,15 +14,15 @@ from actors.notify.send_at import send_at_ms
 from actors.notify.stored_facts import facts_of
 from actors.notify.user_state import UserState, decode_kept
 from protocol import notify_replies
-from protocol.notify_content import NotifyRequest, content_of
+from protocol.notify_content import KeptRequest, NotifyRequest, content_of
 from protocol.notify_records import NotificationRow, NotifyGroupRow, RequestRow
-from protocol.notify_types import TypeRule
+from protocol.notify_types import Channel, Decision, TypeRule
 from protocol.records import User
 from storage.store import Store
 
 MAX_REQUESTS: Final = 500  # of an app that are looked at, the newest
 
-_request = msgspec.json.Decoder(NotifyRequest).decode
+_request = msgspec.json.Decoder(KeptRequest).decode
 
 
 async def requests_for(store: Store, app_id: str, user_id: str) -> list[RequestRow]:
@@ -79,21 +81,36 @@ def forecasts_of(
             held.append(Held(facts=facts, due_at_ms=due_at_ms, held_by="schedule"))
     rules = {rule.name: rule for rule in setup.all_types()}
     found = next_days(user.facts, setup.rules, rules, held, recurring, now_ms, days)
-    return notify_replies.Forecasts(
-        items=[
-            notify_replies.Forecast(
-                at_ms=forecast.at_ms,
-                local=forecast.local,
-                kind=forecast.kind,
-                types=forecast.types,
-                channels=forecast.channels,
-                notification_ids=forecast.notification_ids,
-                until_ms=forecast.until_ms,
-                reason=forecast.reason,
-                why=forecast.why,
-            )
-            for forecast in found
-        ]
+    reachable: set[Channel] = {"inapp"}
+    reachable |= {target.channel for target in user.devices.values() if setup.has_provider(target.channel)}
+    return notify_replies.Forecasts(items=[_shown(forecast, rules, reachable) for forecast in found])
+
+
+def _shown(
+    forecast: Forecast, rules: Mapping[str, TypeRule], reachable: Collection[Channel]
+) -> notify_replies.Forecast:
+    """A forecast as it is shown: on the channels by which the user is reached, as of now."""
+    channels = [channel for channel in forecast.channels if channel in reachable]
+    kind, reason, why = forecast.kind, forecast.reason, forecast.why
+    if kind == "send" and not channels:
+        fallback = forecast.fallback
+        if forecast.group:  # it goes as a notification of its own
+            type_name = DIGEST if forecast.group.startswith("digest:") else forecast.types[0]
+            fallback = rules[type_name].fallback if type_name in rules else []
+        channels = [channel for channel in fallback if channel in reachable][:1]
+        if not channels:
+            kind, reason = "drop", "unreachable"
+            why = [*why, Decision("choose", "drop", "unreachable")]
+    return notify_replies.Forecast(
+        at_ms=forecast.at_ms,
+        local=forecast.local,
+        kind=kind,
+        types=forecast.types,
+        channels=channels,
+        notification_ids=forecast.notification_ids,
+        until_ms=forecast.until_ms,
+        reason=reason,
+        why=why,
     )
 
 

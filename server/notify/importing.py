@@ -1,10 +1,13 @@
 """Import users, addresses and groups from CSV or NDJSON, with progress; safe to repeat.
 
 Lines are taken side by side, so that they share commits. A line that is wrong is told with its number and its
-code, and the others go on: whoever mends it sends the file again, and what was stored already stays as it is.
+code, and the others go on: whoever mends it sends the file again. Users who are there then get the name,
+language and time zone that the file now has; an address is registered again, which does no harm.
 """
 
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import nullcontext
 from itertools import islice
 from typing import Final, Literal, cast
 
@@ -14,14 +17,19 @@ import trio
 from actors.notify.address import notify_address
 from actors.notify.messages import PutAddress
 from actors.router import Router
+from protocol.commands import UpdateProfile
 from protocol.errors import HubbubError, ProtocolError, Refused, Unavailable
+from protocol.limits import MAX_NAME_CHARS
 from protocol.notify_types import CHANNELS, Channel
+from protocol.records import User
+from server import auth
 from server.directory import Directory
 from server.notify.app_desk import AppDesk
 from server.notify.import_lines import ImportFile, Line
-from server.notify_service import check_service
 from storage.store import Store
 
+TakeAway = Callable[[str, str, str, str, dict[str, str]], Awaitable[None]]
+UpdateUser = Callable[[User, UpdateProfile], Awaitable[None]]
 Kind = Literal["users", "addresses", "groups"]
 MAX_ERRORS: Final = 1_000  # told one by one; the count tells of the rest
 CHUNK: Final = 500  # lines between two reports of progress, and read in one go: a millisecond or two
@@ -62,11 +70,23 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Importer:
     """Import for one app at a time; several may run side by side."""
 
-    def __init__(self, store: Store, directory: Directory, desk: AppDesk, router: Router) -> None:
+    def __init__(
+        self,
+        store: Store,
+        directory: Directory,
+        desk: AppDesk,
+        router: Router,
+        *,
+        take_away: TakeAway,
+        update: UpdateUser,
+    ) -> None:
+        """`take_away`: let others have an address no more. `update`: change a user's profile."""
         self._store = store
         self._directory = directory
         self._desk = desk
         self._router = router
+        self._take_away = take_away
+        self._update = update
 
     async def run(self, app_id: str, kind: Kind, file: ImportFile) -> AsyncGenerator[Progress, None]:
         """Take all lines. Yields after each CHUNK, and once at the end with `finished`."""
@@ -91,12 +111,14 @@ class Importer:
     ) -> list[BadLine]:
         errors: list[BadLine] = []
         lines = iter(chunk)
+        addresses: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)  # who comes last has one
 
         async def work() -> None:
             for line in lines:
                 try:
                     values = _values_of(kind, line)
-                    await _patiently(lambda values=values: take(app_id, values))  # type: ignore[misc]
+                    async with addresses[values["address"]] if "address" in values else nullcontext():
+                        await _patiently(lambda values=values: take(app_id, values))  # type: ignore[misc]
                 except HubbubError as error:
                     errors.append(BadLine(line.number, error.code, error.message))
 
@@ -109,14 +131,25 @@ class Importer:
         external_id = line.get("external_id", "")
         if not 1 <= len(external_id) <= 128:
             raise ProtocolError("bad_field", "external_id has 1 to 128 characters.")
-        user, _, _ = await self._directory.provision(
+        language = auth.checked_language(line.get("language", ""))
+        time_zone = auth.checked_time_zone(line.get("time_zone", ""))
+        name = auth.checked_name(line["name"][:MAX_NAME_CHARS]) if line.get("name") else ""
+        user, was_created, _ = await self._directory.provision(
             app_id,
             external_id,
             username=line.get("username", ""),
-            name=line.get("name", ""),
-            language=line.get("language", ""),
-            time_zone=line.get("time_zone", ""),
+            name=name,
+            language=language,
+            time_zone=time_zone,
         )
+        if not was_created:
+            change = UpdateProfile(
+                name=_other(name, user.name),
+                language=_other(language, user.language),
+                time_zone=_other(time_zone, user.time_zone),
+            )
+            if change != UpdateProfile():
+                await self._update(user, change)
         for field, channel in (("email", "email"), ("phone", "sms")):
             if line.get(field):
                 await self._put_address(user.user_id, app_id, channel, line[field], {}, "")
@@ -139,7 +172,7 @@ class Importer:
     async def _put_address(
         self, user_id: str, app_id: str, channel: str, address: str, keys: dict[str, str], name: str
     ) -> None:
-        await check_service(channel, address)
+        await self._take_away(app_id, user_id, channel, address, keys)
         message = PutAddress(user_id, app_id, cast(Channel, channel), address, keys, name, is_import=True)
         await self._router.ask(notify_address(user_id), message, timeout_s=ASK_TIMEOUT_S)
 
@@ -151,6 +184,11 @@ class Importer:
         if external_id not in found:
             raise Refused("user_not_found", f"The app has no user with the external id {external_id!r}.")
         return found[external_id]
+
+
+def _other(wanted: str, known: str) -> str | None:
+    """What is to be changed; a line without a value says nothing of it."""
+    return wanted if wanted and wanted != known else None
 
 
 def _values_of(kind: Kind, line: Line) -> dict[str, str]:

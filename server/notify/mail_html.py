@@ -12,6 +12,8 @@ _STRIPPED: Final = "".join(map(chr, range(0x21)))
 _DROPPED: Final = str.maketrans("", "", "\t\n\r")
 _HTTP: Final = re.compile(r"https?://[^/]", re.IGNORECASE)
 _UNSUBSCRIBES: Final = re.compile(r"unsubscribe|opt[-_]?out", re.IGNORECASE)
+_PAGE: Final = re.compile(r"<!doctype\s|<html[\s>]|<body[\s>]", re.IGNORECASE)
+_PAGE_END: Final = re.compile(r"</(body|html)\s*>", re.IGNORECASE)
 NO_TRACK: Final = "data-no-track"
 
 _BLOCKS: Final = frozenset(
@@ -73,6 +75,19 @@ def rewrite_links(html: str, make_url: Callable[[str], str], *, keep: Collection
     # broken html would take quadratic time.
     rewriter.feed(html)
     return rewriter.result()
+
+
+def is_page(html: str) -> bool:
+    """Tell whether it is a whole page, and not what stands in the body of one."""
+    return _PAGE.search(html) is not None
+
+
+def put_at_end(page: str, html: str) -> str:
+    """Put something at the end of what a whole page shows. All else stays as it is."""
+    ends = list(_PAGE_END.finditer(page))
+    bodies = [end for end in ends if end[1].lower() == "body"]
+    place = bodies[-1].start() if bodies else ends[-1].start() if ends else len(page)
+    return f"{page[:place]}{html}{page[place:]}"
 
 
 def text_of(html: str) -> str:

@@ -10,7 +10,7 @@ from actors.notify.ports import Reader, Setup, Text
 from protocol.notify_content import Content
 from protocol.notify_types import Channel, Decision
 from server.notify.links import Links
-from server.notify.mail_html import rewrite_links
+from server.notify.mail_html import is_page, put_at_end, rewrite_links
 from server.notify.mail_words import UNSUBSCRIBE
 from server.notify.templates import Templates
 
@@ -43,6 +43,13 @@ class NotifyRenderer:
         """Write one text. Raises: Refused(template_not_found, template_variable_unknown, template_failed)."""
         title, body, html, url, image = content.title, content.text, "", content.url, content.image
         locale = reader.locale
+        unsubscribe_url = click_url = ""
+        if channel == "email" and self._links.base_url:
+            rule = setup.type_rule(content.type)
+            if rule is None or not rule.is_security:
+                unsubscribe_url = self._links.unsubscribed(
+                    setup.app_id, reader.user_id, content.type, channel
+                )
         decision: Decision | None = None
         if content.template:
             data: dict[str, Any] = {
@@ -52,6 +59,7 @@ class NotifyRenderer:
                 "count": reader.count,
                 "titles": list(reader.titles),
                 "reader": reader.name,
+                "unsubscribe_url": unsubscribe_url,
             }
             rendered = self._templates.render(
                 setup.app_id,
@@ -67,18 +75,12 @@ class NotifyRenderer:
             locale, decision = rendered.locale, rendered.decision
         if url.startswith("/") and not url.startswith("//") and self._links.base_url:
             url = f"{self._links.base_url}{url}"  # of hubbub's own pages
-        unsubscribe_url = click_url = ""
         if channel == "webpush" and self._links.base_url:
             page = f"{self._links.base_url}/"
             click_url = self._links.clicked(notification_id, f"{page}{url}" if url[:1] in ("", "#") else url)
         if channel == "email":
-            rule = setup.type_rule(content.type)
-            if self._links.base_url and (rule is None or not rule.is_security):
-                unsubscribe_url = self._links.unsubscribed(
-                    setup.app_id, reader.user_id, content.type, channel
-                )
             html = self._mail(title, body, html, url, locale, unsubscribe_url, notification_id)
-            if unsubscribe_url:
+            if unsubscribe_url and unsubscribe_url not in body:
                 body = f"{body}\n\n{_words(locale)}: {unsubscribe_url}"
         elif channel == "sms" and url and url not in body:
             body = f"{body} {url}".strip()
@@ -121,24 +123,29 @@ class NotifyRenderer:
         unsubscribe_url: str,
         notification_id: int,
     ) -> str:
-        """A whole page around what the template wrote, or around plain text."""
+        """A whole page around what the template wrote, or around plain text.
+
+        One that the template wrote whole stays as it is, with the link to unsubscribe and the picture at its
+        end. A template that has placed the link itself gets no second one.
+        """
+        pixel = footer = ""
+        if self._links.base_url:
+            pixel = f'<img src="{self._links.opened(notification_id)}" width="1" height="1" alt="">'
+        if unsubscribe_url and unsubscribe_url not in html:
+            footer = (
+                '<hr style="border:0;border-top:1px solid #ddd;margin:32px 0 16px">'
+                f'<p style="font-size:13px;color:#777"><a href="{unsubscribe_url}">{_words(locale)}</a></p>'
+            )
         if not html:
             html = "".join(f"<p>{escape(line)}</p>" for line in body.split("\n") if line.strip())
             if url:
                 html += f'<p><a href="{escape(url, quote=True)}">{escape(url)}</a></p>'
         if self._links.base_url:
-            html = rewrite_links(html, lambda link: self._links.clicked(notification_id, link))
-        if "<html" in html[:500].lower():
-            return html
-        pixel = ""
-        if self._links.base_url:
-            pixel = f'<img src="{self._links.opened(notification_id)}" width="1" height="1" alt="">'
-        footer = ""
-        if unsubscribe_url:
-            footer = (
-                '<hr style="border:0;border-top:1px solid #ddd;margin:32px 0 16px">'
-                f'<p style="font-size:13px;color:#777"><a href="{unsubscribe_url}">{_words(locale)}</a></p>'
+            html = rewrite_links(
+                html, lambda link: self._links.clicked(notification_id, link), keep=(unsubscribe_url,)
             )
+        if is_page(html):
+            return put_at_end(html, f"{footer}{pixel}")
         return _MAIL.format(lang=escape(locale), title=escape(title), html=html, footer=footer, pixel=pixel)
 
 

@@ -4,8 +4,8 @@ Read when an app is first asked for, and again within REFRESH_S after a change o
 handed out without waiting, as it is asked for with every notification.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Final, cast
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, TypeVar, cast
 
 import msgspec
 import structlog
@@ -35,6 +35,7 @@ COUNT_EVERY: Final = 20  # refreshes between two counts of addresses
 OWN_PROVIDER: Final = "own"  # web push by the server's own key pair, where an app has none
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 _rules = msgspec.json.Decoder(AppRules).decode
 _type = msgspec.json.Decoder(TypeRule).decode
 _template = msgspec.json.Decoder(Template).decode
@@ -169,16 +170,14 @@ class SetupCache:
             store = self._store
             row = await store.get(NotifyAppRow, app_id)
             where: dict[str, str | int | None] = {"app_id": app_id}
-            types = {
-                found.name: _type(found.body) for found in await store.find(NotifyTypeRow, where, limit=1000)
-            }
+            types = _readable(app_id, _type, await store.find(NotifyTypeRow, where, limit=1000))
             templates: dict[str, Template] = {}
             for found in await store.find(TemplateRow, where, order_by="version", limit=10_000):
-                templates[found.name] = _template(found.body)
-            experiments = {
-                found.name: _experiment(found.body)
-                for found in await store.find(ExperimentRow, where, limit=1000)
-            }
+                if found.body:
+                    templates[found.name] = _template(found.body)
+                else:  # it was removed
+                    templates.pop(found.name, None)
+            experiments = _readable(app_id, _experiment, await store.find(ExperimentRow, where, limit=1000))
             providers = await store.find(ProviderRow, where, order_by="position", limit=1000)
             chains, vapid = self._chains(app_id, providers)
             setup = AppSetup(
@@ -298,3 +297,16 @@ class SetupCache:
             await self.reload(app_id)
         except HubbubError as error:
             log.warning("setup_not_read", app_id=app_id, code=error.code)
+
+
+def _readable(
+    app_id: str, decode: Callable[[str], T], rows: Iterable[NotifyTypeRow | TemplateRow | ExperimentRow]
+) -> dict[str, T]:
+    """What the rows hold, by name, without those that were written when more was let in than is now."""
+    found: dict[str, T] = {}
+    for row in rows:
+        try:
+            found[row.name] = decode(row.body)
+        except msgspec.MsgspecError:
+            log.error("setup_row_unreadable", app_id=app_id, table=row.table, name=row.name)  # noqa: TRY400
+    return found

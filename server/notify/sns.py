@@ -19,6 +19,7 @@ from server.providers.ses_webhook import (
     is_sns_certificate_url,
     is_sns_signature,
     is_sns_subscribe_url,
+    names_its_mail,
     read_sns,
     ses_statuses,
 )
@@ -46,8 +47,13 @@ class SnsDoor:
         self._fetch = fetch
         self._certificates: OrderedDict[str, bytes] = OrderedDict()
 
-    async def take(self, config: SmtpConfig, body: bytes, now_ms: int) -> list[tuple[int, int, Told]]:
+    async def take(
+        self, config: SmtpConfig, body: bytes, now_ms: int, *, on_nameless: Callable[[], None]
+    ) -> list[tuple[int, int, Told]]:
         """Check a message, and tell what became of which deliveries.
+
+        `on_nameless` is called where the message does not say which mail it is about: nothing can be made
+        of any until the app's developers have switched that on.
 
         Raises: ProtocolError(bad_field), Refused(bad_signature), Unavailable where SNS cannot be asked.
         """
@@ -72,6 +78,8 @@ class SnsDoor:
             told, place = told_of(update), delivery_place(update.delivery_id)
             if told is not None and place is not None:
                 found.append((*place, told))
+        if not found and not names_its_mail(envelope.message):
+            on_nameless()
         return found
 
     async def _certificate(self, url: str) -> bytes:

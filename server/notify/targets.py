@@ -14,6 +14,7 @@ from server.providers.mail import parse_mailbox
 from server.providers.reach import Reach, is_host
 
 SETTING: Final = "notify_networks"
+LEAST_RATE_PER_S: Final = 0.001  # one in a quarter of an hour
 
 
 def check_rules(rules: AppRules, reach: Reach) -> None:
@@ -31,7 +32,9 @@ def check_rules(rules: AppRules, reach: Reach) -> None:
 
 
 def check_provider(config: ProviderConfig, reach: Reach) -> None:
-    """Look at an account's addresses. Raises: ProtocolError(bad_field) as check_rules does."""
+    """Look at an account's addresses and pace. Raises: ProtocolError(bad_field) as check_rules does."""
+    if 0 < config.rate_per_s < LEAST_RATE_PER_S:
+        raise ProtocolError("bad_field", f"rate_per_s is 0, for no pace, or at least {LEAST_RATE_PER_S}.")
     for name in ("base_url", "token_uri"):
         _check_url(name, getattr(config, name, ""), reach)
     if isinstance(config, SmtpConfig):

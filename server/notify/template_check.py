@@ -1,9 +1,10 @@
 """Whether a template is right, before it is kept, and what it looks like with example data."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
 
 import msgspec
+import trio
 
 from protocol.errors import ProtocolError, Refused
 from protocol.notify_templates import (
@@ -14,7 +15,7 @@ from protocol.notify_templates import (
     Variable,
     VariableKind,
 )
-from protocol.notify_types import CHANNELS, Channel
+from protocol.notify_types import CHANNELS, MAX_DATA_BYTES, Channel
 from server.notify.template_locales import Choice, find_locale, normal_tag
 from server.notify.template_source import RESERVED
 from server.notify.templates import (
@@ -28,6 +29,8 @@ from server.notify.templates import (
     where_of,
 )
 
+MAX_AT_ONCE: Final = 2  # of all apps; more would only share Python's one lock
+T = TypeVar("T")
 _EXAMPLES: Final[dict[VariableKind, Any]] = {
     "number": 3,
     "flag": True,
@@ -39,8 +42,22 @@ _EXAMPLES: Final[dict[VariableKind, Any]] = {
 _NEED_EXAMPLES: Final[frozenset[VariableKind]] = frozenset({"list", "object"})
 
 
+class TemplateChecks:
+    """Look at templates beside the loop, which serves everybody else meanwhile, few at a time.
+
+    Who comes behind a large template waits a second or so.
+    """
+
+    def __init__(self) -> None:
+        self._limiter = trio.CapacityLimiter(MAX_AT_ONCE)
+
+    async def run(self, function: Callable[[], T]) -> T:
+        """Call `check_template` or `preview` in a thread. Raises: what it raises."""
+        return await trio.to_thread.run_sync(function, limiter=self._limiter)
+
+
 def check_template(template: Template) -> None:
-    """Compile every text, and render it with examples. A large template takes a second: call it in a thread.
+    """Compile every text, and render it with examples. A large template takes seconds: see TemplateChecks.
 
     Raises: ProtocolError(bad_field): wrong syntax, with the line; or the template is too large, or lacks a
     text that it needs. Refused(template_variable_unknown): a text uses a variable that is not declared.
@@ -80,6 +97,7 @@ def preview(
 
     Raises: as Templates.render does, and ProtocolError(bad_field): wrong syntax.
     """
+    _check_variables(template)
     locale = locale or template.default_locale
     choice = choose_or_refuse(template, variant, channel, locale, app_default)
     compiled = CompiledText(choice.text, where_of(choice))
@@ -113,9 +131,18 @@ def _check_variables(template: Template) -> None:
     for name, variable in template.variables.items():
         if name in RESERVED:
             raise ProtocolError("bad_field", f"variables: {name!r} is a word of the language")
+        if name in AMBIENT:
+            raise ProtocolError(
+                "bad_field", f"variables: {name!r} is set by hubbub for every notification, undeclared"
+            )
         for field, value in (("default", variable.default), ("example", variable.example)):
-            if value is not None and not fits(variable.kind, value):
+            if value is None:
+                continue
+            if not fits(variable.kind, value):
                 raise ProtocolError("bad_field", f"variables.{name}.{field}: no {variable.kind}")
+            if len(msgspec.json.encode(value)) > MAX_DATA_BYTES:
+                message = f"variables.{name}.{field}: more than {MAX_DATA_BYTES} bytes as JSON"
+                raise ProtocolError("bad_field", message)
 
 
 def _check_locales(template: Template) -> None:

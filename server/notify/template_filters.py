@@ -24,6 +24,7 @@ from server.notify.template_sandbox import RenderContext
 PLURAL_FORMS: Final = ("zero", "one", "two", "few", "many", "other")
 _FORMATS: Final = ("short", "medium", "long", "full")
 _MAX_ITEMS: Final = 100  # of a written list; babel joins them one by one
+_ITEM_STEPS: Final = 3  # that each of them costs
 _MAX_NUMBER: Final = Decimal(10**15)  # money beyond it is a mistake; 1e999999 would be a megabyte of digits
 _MAX_DECIMALS: Final = 20
 _YEAR_10000_MS: Final = 253_402_300_800_000
@@ -205,24 +206,25 @@ def _percent(context: RenderContext, value: Any, decimals: int = 0) -> str:
     return numbers.format_percent(_number(value), format=pattern, locale=context.locale)
 
 
-def _texts(value: Any) -> list[str]:
+def _texts(context: RenderContext, value: Any) -> list[str]:
     if not isinstance(value, list | tuple):
         raise TypeError(f"a list is needed, not a {type(value).__name__}")
     if len(value) > _MAX_ITEMS:
         raise ValueError(f"a list of more than {_MAX_ITEMS} cannot be written: take a slice of it")
+    context.step(len(value) * _ITEM_STEPS)
     return [_text(item) for item in value]
 
 
 def _list(context: RenderContext, value: Any, style: str = "and") -> str:
     if style not in ("and", "or"):
         raise ValueError("a list is joined by and or or")
-    items = _texts(value)
+    items = _texts(context, value)
     context.make(sum(map(len, items)))
     return lists.format_list(items, "standard" if style == "and" else "or", locale=context.locale)
 
 
 def _names(context: RenderContext, value: Any, others: Any = 0, show: Any = 2) -> str:
-    names, other_count = _texts(value), int(_number(others))
+    names, other_count = _texts(context, value), int(_number(others))
     if not isinstance(show, int) or show < 1:
         raise ValueError("at least one name is shown")
     context.make(sum(map(len, names)))
@@ -263,7 +265,7 @@ def _replace(context: RenderContext, value: Any, old: str, new: str) -> str:
 
 
 def _join(context: RenderContext, value: Any, separator: str = "") -> str:
-    items = _texts(value)
+    items = _texts(context, value)
     context.make(sum(map(len, items)) + len(items) * len(_text(separator)))
     return _text(separator).join(items)
 
@@ -275,6 +277,7 @@ def _length(context: RenderContext, value: Any) -> int:
 def _items(context: RenderContext, value: Any) -> list[tuple[str, Any]]:
     if not isinstance(value, dict):
         raise TypeError(f"an object is needed, not a {type(value).__name__}")
+    context.step(len(value))
     return list(value.items())
 
 
@@ -300,7 +303,10 @@ def _nl2br(context: RenderContext, value: Any) -> str:
 
 
 HEAVY_FILTERS: Final = frozenset(
-    ["date", "time", "datetime", "number", "currency", "percent", "list", "names", "plural", "plural_form"]
+    [
+        *("date", "time", "datetime", "number", "currency", "percent", "round"),
+        *("list", "names", "plural", "plural_form"),
+    ]
 )
 FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "date": _filter(_date),

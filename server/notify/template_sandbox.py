@@ -3,8 +3,9 @@
 Templates come from apps, so they are not trusted. template_source.py leaves most of Jinja2 out: no macros,
 imports, calls but range(), no lists but of constants. Here what is left is bounded: a loop is paid for
 before it runs, by its length times the size of its body, and each string that an expression makes by its
-length. So one rendering ends within milliseconds, whatever it says. Jinja2's own sandbox stands behind all
-this as a second fence.
+length, and what compares, searches or writes lists by their sizes. All texts of one rendering pay from one
+purse. So it ends within milliseconds, whatever it says. Jinja2's own sandbox stands behind all this as a
+second fence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.tests import TESTS
 from jinja2.utils import missing
 
-MAX_STEPS: Final = 100_000  # of one rendering: nodes evaluated; about 20 ms
+MAX_STEPS: Final = 25_000  # of one rendering: nodes evaluated; about 5 ms
 MAX_RANGE: Final = 1_000
 MAX_VALUE_CHARS: Final = 8_192  # of one string made by an expression; a request's data are at most 2 KiB
 MAX_MADE_CHARS: Final = 256 * 1024  # of all strings made in one rendering
@@ -29,7 +30,9 @@ LOOP: Final = "!loop"  # filters that only template_source.py puts in: their nam
 SLICE: Final = "!slice"
 CONCAT: Final = "!concat"
 RANGE: Final = "!range"
+COMPARED: Final = "!compared"
 _LOOP_FIELDS: Final = frozenset({"index", "index0", "revindex", "revindex0", "first", "last", "length"})
+_CHARS_A_STEP: Final = 100  # that are searched
 _TESTS: Final = [
     "defined",
     "undefined",
@@ -67,30 +70,44 @@ class TooMuch(Exception):
     """The rendering would take more steps or make more text than a template may."""
 
 
+class Purse:
+    """What one rendering may still use, for all its texts together."""
+
+    __slots__ = ("chars", "steps")
+
+    def __init__(self) -> None:
+        self.steps = MAX_STEPS
+        self.chars = MAX_MADE_CHARS
+
+
 class RenderContext(Context):
-    """One rendering: its data, its user's conventions and time zone, and what it may still use."""
+    """One text of a rendering: its data, its user's conventions and time zone, and the purse it pays from."""
 
     def __init__(
-        self, environment: "TemplateEnvironment", data: dict[str, Any], locale: Locale, time_zone: tzinfo
+        self,
+        environment: "TemplateEnvironment",
+        data: dict[str, Any],
+        locale: Locale,
+        time_zone: tzinfo,
+        purse: Purse,
     ) -> None:
         super().__init__(environment, data, None, {})
         self.locale = locale
         self.time_zone = time_zone
-        self._steps_left = MAX_STEPS
-        self._chars_left = MAX_MADE_CHARS
+        self._purse = purse
 
     def step(self, count: int) -> None:
         """Pay for work. Raises: TooMuch."""
-        self._steps_left -= count
-        if self._steps_left < 0:
+        self._purse.steps -= count
+        if self._purse.steps < 0:
             raise TooMuch(f"it takes more than {MAX_STEPS:,} steps")
 
     def make(self, chars: int) -> None:
         """Pay for a string, before it is made where it can be long. Raises: TooMuch."""
-        self._chars_left -= chars
+        self._purse.chars -= chars
         if chars > MAX_VALUE_CHARS:
             raise TooMuch(f"an expression makes more than {MAX_VALUE_CHARS:,} characters")
-        if self._chars_left < 0:
+        if self._purse.chars < 0:
             raise TooMuch(f"its expressions make more than {MAX_MADE_CHARS:,} characters")
 
 
@@ -102,6 +119,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
     def __init__(self, *, autoescape: bool, filters: Mapping[str, Any]) -> None:
         super().__init__(autoescape=autoescape, undefined=_Unknown, finalize=_printable, cache_size=0)
         self.filters = {**filters, LOOP: _loop, SLICE: _slice, CONCAT: _concat, RANGE: _range}
+        self.filters[COMPARED] = _compared
         self.tests = {name: TESTS[name] for name in _TESTS}
         self.globals = {}
 
@@ -204,3 +222,25 @@ def _concat(context: RenderContext, parts: list[Any]) -> str:
     texts = [str(_printable(part)) for part in parts]
     context.make(sum(map(len, texts)))
     return "".join(texts)
+
+
+@pass_context
+def _compared(context: RenderContext, value: Any) -> Any:
+    """Pay for a value that is compared or searched: as a whole, each time."""
+    if isinstance(value, str):
+        if len(value) > _CHARS_A_STEP:
+            context.step(len(value) // _CHARS_A_STEP)
+    elif isinstance(value, list | tuple | dict | range):
+        context.step(_size(value))
+    return value
+
+
+def _size(value: Any) -> int:
+    """How many values there are in a value."""
+    if isinstance(value, dict):
+        return 1 + sum(map(_size, value.values()))
+    if isinstance(value, list | tuple):
+        return 1 + sum(map(_size, value))
+    if isinstance(value, range):
+        return len(value)
+    return 1 + len(value) // _CHARS_A_STEP if isinstance(value, str) else 1

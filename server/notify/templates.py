@@ -19,6 +19,7 @@ from server.notify.builtin_templates import BUILTIN_TEMPLATES
 from server.notify.mail_html import text_of
 from server.notify.tap_address import is_picture, leads_safely
 from server.notify.template_locales import Choice, choose_text, conventions, zone
+from server.notify.template_sandbox import Purse
 from server.notify.template_source import Source
 
 MAX_TITLE_CHARS: Final = 200  # as in a request without a template; devices show fewer
@@ -33,9 +34,10 @@ AMBIENT: Final[dict[str, Variable]] = {
     "count": Variable(kind="number", required=False, default=1, example=5),
     "titles": Variable(kind="list", required=False, example=["Ann likes your post", "Ben: Hello"]),
     "reader": Variable(kind="text", required=False, example="Kim"),
+    "unsubscribe_url": Variable(kind="text", required=False, example="https://example.com/unsubscribe"),
 }
 """What every notification has beside its data: of a batch, whose doing it is (`names`, `others`) and of how
-many (`count`); of a digest, what it holds (`titles`); and the reader's name."""
+many (`count`); of a digest, what it holds (`titles`); the reader's name; of a mail where to unsubscribe."""
 
 _EMPTY: Final[dict[VariableKind, Any]] = {
     "text": "",
@@ -201,11 +203,12 @@ def render_text(
     What is too long for a device is cut, and the decision says so; a mail that is too long is refused.
     """
     style, time_zone_info = conventions(locale, choice.locale), zone(time_zone)
+    purse = Purse()
 
     def write(source: Source | None) -> str:
         if source is None:
             return ""
-        return source.render(values, style, time_zone_info, max_chars=MAX_MAIL_CHARS)
+        return source.render(values, style, time_zone_info, max_chars=MAX_MAIL_CHARS, purse=purse)
 
     is_mail = channel == "email"
     html = write(compiled.html) if is_mail else ""

@@ -7,7 +7,8 @@ It tells success and log lines, no more: what a failure means is read out of tho
 import logging
 import re
 import socket
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -71,20 +72,44 @@ class AppriseProvider:
         """Try once. Never raises but trio.Cancelled.
 
         A call that is cancelled or takes too long is left to its thread, which keeps its place among
-        `threads` until it ends: so its outcome is unknown.
+        `threads` until it ends: so its outcome is unknown. One that gets no thread in time never begins.
         """
         url = tame_address(outgoing.target.address, self._config.schemes)
         if isinstance(url, Outcome):
             return url
-        call = partial(_notify, url, outgoing, self._reach)
+        call = _Call(partial(_notify, url, outgoing, self._reach))
         with trio.move_on_after(self._timeout_s):
-            outcome = await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._threads)
+            outcome = await trio.to_thread.run_sync(call.run, abandon_on_cancel=True, limiter=self._threads)
             return msgspec.structs.replace(outcome, detail=masked(outcome.detail, url)[:300])
+        if call.give_up():
+            return Outcome(kind="refused", action="retry", code="busy", detail="All threads are busy.")
         return Outcome(kind="unknown", action="resolve_unknown", code="timeout", scope="host")
 
     async def aclose(self) -> None:
         """There is nothing to close: a connection lives as long as a call."""
         await trio.lowlevel.checkpoint()
+
+
+class _Call:
+    """A call for a worker thread, of which the other side knows for certain whether it has begun."""
+
+    def __init__(self, call: Callable[[], Outcome]) -> None:
+        self._call = call
+        self._lock = threading.Lock()
+        self._is_begun = False
+        self._is_given_up = False
+
+    def run(self) -> Outcome:
+        """In the worker thread."""
+        with self._lock:
+            self._is_begun = not self._is_given_up
+        return self._call() if self._is_begun else Outcome(kind="refused", action="retry", code="busy")
+
+    def give_up(self) -> bool:
+        """Let it not begin any more; False where it has."""
+        with self._lock:
+            self._is_given_up = not self._is_begun
+        return self._is_given_up
 
 
 async def reason_against(address: str) -> str:

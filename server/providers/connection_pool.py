@@ -78,6 +78,7 @@ class ConnectionPool:
         self._not_before = 0.0  # trio time of the next connect
         self._last_failure = ""
         self._speaks_http1 = False
+        self._request_count = 0  # under way, or waiting for room
         self._is_closed = False
 
     @property
@@ -86,19 +87,23 @@ class ConnectionPool:
         return len(self._connections)
 
     @property
-    def is_idle(self) -> bool:
-        """Whether nothing is open, on its way or waited for."""
-        return not (self._connections or self._connecting_count or self._waiters)
+    def is_used(self) -> bool:
+        """Whether somebody waits for an answer, or for a connection."""
+        return self._request_count > 0
 
     async def request(self, request: Request, timeout_s: float | None = None) -> Response:
         """Send one request and wait for its answer. Raises: NotProcessed, OutcomeUnknown."""
         deadline = trio.current_time() + (timeout_s or self._limits.request_timeout_s)
-        connection = self._with_room() if not self._waiters else None
-        if connection is None:
-            connection = await self._wait_for_room(deadline)
-        else:
-            connection.take()
-        return await connection.request(request, deadline)
+        self._request_count += 1
+        try:
+            connection = self._with_room() if not self._waiters else None
+            if connection is None:
+                connection = await self._wait_for_room(deadline)
+            else:
+                connection.take()
+            return await connection.request(request, deadline)
+        finally:
+            self._request_count -= 1
 
     def leave(self, response: Response) -> None:
         """Leave the connection that gave this answer, and older ones; they end with their last answer.

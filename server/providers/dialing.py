@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import msgspec
 import trio
 
+from server.providers.lookup import NamedBy
 from server.providers.reach import Reach, is_host
 
 Alpn = Literal["h2", "http/1.1"]
@@ -64,12 +65,12 @@ class Dialed(msgspec.Struct, frozen=True):
     protocol: Alpn
 
 
-async def dial(origin: Origin, context: ssl.SSLContext, *, reach: Reach) -> Dialed:
+async def dial(origin: Origin, context: ssl.SSLContext, *, reach: Reach, named_by: NamedBy = "app") -> Dialed:
     """Connect, with TLS for https. Plain http speaks HTTP/1.1. The caller sets the time limit.
 
     Raises: AddressRefused; OSError, ssl.SSLError, trio.BrokenResourceError.
     """
-    tcp = await dial_tcp(origin.host, origin.port, reach=reach)
+    tcp = await dial_tcp(origin.host, origin.port, reach=reach, named_by=named_by)
     tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if origin.scheme == "http":
         return Dialed(tcp, tcp.socket.fileno(), "http/1.1")
@@ -83,12 +84,12 @@ async def dial(origin: Origin, context: ssl.SSLContext, *, reach: Reach) -> Dial
     return Dialed(tls, tcp.socket.fileno(), protocol)
 
 
-async def dial_tcp(host: str, port: int, *, reach: Reach) -> trio.SocketStream:
+async def dial_tcp(host: str, port: int, *, reach: Reach, named_by: NamedBy = "app") -> trio.SocketStream:
     """Connect to the first address of a host that takes it, in the resolver's order (RFC 6724).
 
     Raises: AddressRefused, OSError.
     """
-    addresses = await reach.resolve(host, port)
+    addresses = await reach.resolve(host, port, named_by)
     failure: OSError | None = None
     for number, address in enumerate(addresses, 1):
         try:

@@ -19,6 +19,7 @@ from server.providers.connection_pool import ConnectionPool
 from server.providers.dialing import Alpn, Origin, dial, tls_context
 from server.providers.exchange import NotProcessed
 from server.providers.limits import DEFAULT_LIMITS, Limits
+from server.providers.lookup import NamedBy
 from server.providers.reach import PUBLIC, Reach
 
 # Push hosts at the same time. There are a handful in the world; the rest is other people's registrations.
@@ -77,10 +78,12 @@ class PushPools:
         ca_pem: str = "",
         alpn: tuple[Alpn, ...] = H2_OR_HTTP1,
         public_only: bool = False,
+        named_by: NamedBy = "app",
     ) -> ConnectionPool:
         """Make a pool of its own; whoever asks closes it. Raises: ssl.SSLError for a CA that is none."""
         context = self._contexts(ca_pem, alpn)
-        connect = partial(dial, origin, context, reach=PUBLIC if public_only else self.reach)
+        reach = PUBLIC if public_only else self.reach
+        connect = partial(dial, origin, context, reach=reach, named_by=named_by)
         return ConnectionPool(origin, connect, self.nursery, self.limits)
 
     def host(
@@ -90,10 +93,14 @@ class PushPools:
         ca_pem: str = "",
         alpn: tuple[Alpn, ...] = H2_OR_HTTP1,
         public_only: bool = False,
+        named_by: NamedBy = "app",
     ) -> ConnectionPool:
         """Hand out the pool of a push host, shared by all apps that trust it alike.
 
-        Raises: NotProcessed where too many hosts are busy.
+        Where there are many, the one that was used last longest ago and has nothing to do is closed; its
+        request has to be made at once, before anybody else asks.
+
+        Raises: NotProcessed where all are busy: a channel has fewer hands than there may be hosts.
         """
         key = (origin, ca_pem, alpn, public_only)
         found = self._hosts.get(key)
@@ -101,11 +108,12 @@ class PushPools:
             self._hosts.move_to_end(key)
             return found
         if len(self._hosts) >= MAX_HOSTS:
-            idle = next((old for old, pool in self._hosts.items() if pool.is_idle), None)
-            if idle is None:
+            unused = next((old for old, pool in self._hosts.items() if not pool.is_used), None)
+            if unused is None:
                 raise NotProcessed("too_many_hosts", retry_after_s=self.limits.max_backoff_s)
-            del self._hosts[idle]
-        made = self._hosts[key] = self.pool(origin, ca_pem=ca_pem, alpn=alpn, public_only=public_only)
+            self._hosts.pop(unused).close()
+        made = self.pool(origin, ca_pem=ca_pem, alpn=alpn, public_only=public_only, named_by=named_by)
+        self._hosts[key] = made
         return made
 
     def close(self) -> None:

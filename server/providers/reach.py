@@ -8,12 +8,12 @@ Private networks are open where the operator says so, in the setting notify_netw
 
 import ipaddress
 import re
-import socket
 from collections.abc import Iterable
 from typing import Final
 
 import msgspec
-import trio
+
+from server.providers.lookup import NamedBy, addresses_of
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -82,16 +82,15 @@ class Reach(msgspec.Struct, frozen=True):
             return not (self.allows("127.0.0.1") or self.allows("::1"))
         return _address(host) is not None and not self.allows(host)
 
-    async def resolve(self, host: str, port: int) -> list[str]:
+    async def resolve(self, host: str, port: int, named_by: NamedBy = "app") -> list[str]:
         """Resolve a host. One address beyond reach refuses it as a whole: so does an attacker's look.
 
         Raises: AddressRefused; OSError where the name is not known, or is none.
         """
         try:
-            found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            addresses = await addresses_of(host, port, named_by)
         except UnicodeError as exc:  # a name that IDNA does not know
             raise OSError(f"{host!r} is no name of a host") from exc
-        addresses = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
         for address in addresses:
             if not self.allows(address):
                 raise AddressRefused(f"{host} is {address}")

@@ -174,6 +174,25 @@ def sns_string(envelope: SnsEnvelope) -> bytes:
     return "".join(f"{name}\n{value}\n" for name, value in pairs).encode()
 
 
+def names_its_mail(message: str) -> bool:
+    """Tell whether an event has the Message-ID of its mail; without "original headers" it has not.
+
+    Raises: ValueError where it is no event.
+    """
+    try:
+        event = msgspec.json.decode(message, type=_SesEvent)
+    except msgspec.DecodeError as exc:
+        raise ValueError("not an event of SES") from exc
+    return bool(_message_id(event.mail))
+
+
+def _message_id(mail: _SesMail) -> str:
+    found = next((header.value for header in mail.headers if header.name.lower() == "message-id"), "")
+    if not found and mail.common_headers:
+        return mail.common_headers.message_id
+    return found
+
+
 def ses_statuses(message: str) -> list[StatusUpdate]:
     """Read an event of SES, the `message` of an envelope: one update for each recipient that it concerns.
 
@@ -228,9 +247,7 @@ def _ses_updates(
     code: str,
 ) -> list[StatusUpdate]:
     mail = event.mail
-    message_id = next((header.value for header in mail.headers if header.name.lower() == "message-id"), "")
-    if not message_id and mail.common_headers:
-        message_id = mail.common_headers.message_id
+    message_id = _message_id(mail)
     return [
         StatusUpdate(
             provider="ses",

@@ -179,7 +179,9 @@ class WebPushProvider:
             headers.append((b"topic", topic_of(outgoing.collapse_key)))
         request = Request(path.encode(), self._shared_headers(authorization), tuple(headers), body)
         try:
-            pool = self._pools.host(origin, ca_pem=config.ca_pem, public_only=not config.allow_private)
+            pool = self._pools.host(
+                origin, ca_pem=config.ca_pem, public_only=not config.allow_private, named_by="user"
+            )
             response = await pool.request(request)
         except RequestFailed as failure:
             return outcome_of_failure(failure, scope="host")

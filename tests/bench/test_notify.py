@@ -1,15 +1,18 @@
 """The notifications' workload: what is asked, a day run small against a real server, and the peer."""
 
-from typing import Any
+from contextlib import nullcontext
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any, ClassVar
 
 import pytest
 
-from bench.load.target import Cores, Target, running
+from bench.load.target import CannotRun, Cores, Target, running
 from bench.load.trial import Setting, Trial
 from bench.notify import BY_HTTP, CAMPAIGN, DAY, PEER_VARIANT, WORKLOAD
 from bench.notify_cast import make_people
 from bench.notify_plan import RETRY_SHARE, SHARES, make_day
-from bench.notify_target import NotifyHubbub, NotifyWorld
+from bench.notify_target import NotifyHubbub, NotifyWorld, _fetch
 from bench.peers.dramatiq_notify import DRAMATIQ, is_installed
 from tests.bench.small_run import figures_of
 
@@ -55,6 +58,40 @@ def test_the_people_are_the_same_each_time() -> None:
     everybody = make_people(2_000)
     assert sum("apns" in person.channels for person in everybody) == pytest.approx(900, rel=0.1)
     assert sum(person.has_consent for person in everybody) == pytest.approx(1_200, rel=0.1)
+
+
+class _Busy(BaseHTTPRequestHandler):
+    """A server that asks to come again, as often as it says in `answers`."""
+
+    answers: ClassVar[list[int]] = []
+
+    def do_PUT(self) -> None:
+        status = self.answers.pop(0)
+        self.send_response(status)
+        if status == 503:
+            self.send_header("Retry-After", "0")
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize(("answers", "is_taken"), [([503, 503, 200], True), ([400], False)])
+def test_setting_up_comes_again_where_the_server_asks_for_it(answers: list[int], is_taken: bool) -> None:
+    """A busy machine is no reason to have no figures."""
+    _Busy.answers = answers
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Busy) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            with nullcontext() if is_taken else pytest.raises(CannotRun):
+                assert _fetch(f"http://127.0.0.1:{server.server_port}/x", "PUT", b"{}") == b"{}"
+        finally:
+            server.shutdown()
+            thread.join()
+    assert answers == []
 
 
 @pytest.mark.slow

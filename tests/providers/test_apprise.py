@@ -3,6 +3,7 @@
 import pytest
 import trio
 
+from actors.notify.breaker import finding
 from actors.notify.delivery import Outcome, Provider
 from protocol.provider_configs import AppriseConfig
 from server.providers.apprise_address import is_scheme_allowed, masked, tame_address
@@ -95,6 +96,19 @@ async def test_what_takes_too_long_is_unknown() -> None:
         provider = AppriseProvider(AppriseConfig(allow_private=True), reach=ANYWHERE, timeout_s=0.3)
         outcome = await _send(provider, _address(peer))
         assert (outcome.kind, outcome.code) == ("unknown", "timeout")
+
+
+async def test_what_waited_for_a_thread_in_vain_has_not_begun_and_is_retried() -> None:
+    """Hosts that drip keep all threads; who waits behind them loses nothing by it."""
+    async with open_http_peer() as peer:
+        peer.usual = stall
+        config = AppriseConfig(allow_private=True)
+        provider = AppriseProvider(config, reach=ANYWHERE, timeout_s=0.5, threads=1)
+        assert (await _send(provider, _address(peer))).code == "timeout"
+        second = await _send(provider, _address(peer))
+        assert (second.kind, second.action, second.code) == ("refused", "retry", "busy")
+        assert finding(second) == "neutral"
+        assert len(peer.asked) == 1
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ async def test_a_name_is_asked_once_and_the_checked_address_is_dialled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A second answer, with 127.0.0.1 in it, would be too late to be checked."""
-    resolver = Resolver(["8.8.8.8"], ["127.0.0.1"])
-    trio.socket.set_custom_hostname_resolver(resolver)
+    resolver = Resolver(monkeypatch, ["8.8.8.8"], ["127.0.0.1"])
     dialled: list[str] = []
 
     async def open_tcp_stream(host: str, port: int) -> trio.SocketStream:
@@ -27,13 +26,13 @@ async def test_a_name_is_asked_once_and_the_checked_address_is_dialled(
     assert (dialled, resolver.asked_count) == (["8.8.8.8"], 1)
 
 
-async def test_the_next_address_is_tried_where_one_does_not_answer() -> None:
+async def test_the_next_address_is_tried_where_one_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A host with IPv6 that leads nowhere from here is reached by IPv4."""
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]
-    trio.socket.set_custom_hostname_resolver(
-        Resolver(["127.0.0.2", "127.0.0.1"])
-    )  # nobody listens at the first
+    Resolver(monkeypatch, ["127.0.0.2", "127.0.0.1"])  # nobody listens at the first
     dialed = await dial(Origin("http", "two.example", port), tls_context("", ("h2",)), reach=ANYWHERE)
     await dialed.stream.aclose()
     await listeners[0].aclose()

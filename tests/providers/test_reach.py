@@ -1,7 +1,6 @@
 """How far we may be sent: endpoints come from clients, and our own network is none of their business."""
 
 import pytest
-import trio
 
 from server.providers.reach import ANYWHERE, PUBLIC, AddressRefused, is_host, is_public, reach_of
 from tests.providers.resolver import Resolver
@@ -40,9 +39,11 @@ async def test_a_host_that_leads_home_is_refused_however_it_is_written(host: str
         await PUBLIC.resolve(host, 443)
 
 
-async def test_one_private_address_among_public_ones_refuses_the_host() -> None:
+async def test_one_private_address_among_public_ones_refuses_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Nobody who means well answers so."""
-    trio.socket.set_custom_hostname_resolver(Resolver(["8.8.8.8", "10.0.0.1"]))
+    Resolver(monkeypatch, ["8.8.8.8", "10.0.0.1"])
     with pytest.raises(AddressRefused, match=r"10\.0\.0\.1"):
         await PUBLIC.resolve("push.example", 443)
 

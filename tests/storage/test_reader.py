@@ -7,7 +7,8 @@ import pytest
 import trio
 import trio.testing
 
-from protocol.errors import Overloaded, Unavailable
+from protocol.errors import Overloaded, ProtocolError, Unavailable
+from protocol.records import User
 from storage import open_store, reader
 from storage.reader import Readers
 from tests.storage.rooms import Room
@@ -33,6 +34,15 @@ async def test_a_query_that_takes_too_long_is_interrupted(tmp_path: Path) -> Non
         assert caught.value.code == "timeout"
         assert await readers.run(_one) == 1
         await readers.aclose()
+
+
+async def test_a_value_that_no_column_holds_is_refused_to_who_asks(tmp_path: Path) -> None:
+    """An actor whose look-up is for an id that cannot be answers that one message, and goes on."""
+    async with open_store(tmp_path) as store:
+        for value in (2**63, "\ud83d"):
+            with pytest.raises(ProtocolError) as caught:
+                await store.find(User, {"user_id": value})
+            assert caught.value.code == "bad_field"
 
 
 async def test_writes_go_on_beside_a_long_read(tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
 import storage.writer
-from protocol.errors import OutcomeUnknown, StorageUnavailable, Unavailable
-from protocol.records import Append
+from protocol.errors import HubbubError, OutcomeUnknown, StorageUnavailable, Unavailable
+from protocol.records import Append, LogRow
 from storage import SqliteStore, check, open_store
 from storage.locks import WriteLock
 from tests.storage.rooms import SHARD, Room, message
@@ -51,6 +52,27 @@ async def test_many_appends_share_one_commit(tmp_path: Path) -> None:
         assert sum(store.stats.commit_buckets) == store.stats.commit_count
         assert store.queued_bytes == 0
         assert store.queued_count == 0
+
+
+async def test_what_sqlite_cannot_hold_is_refused_alone(tmp_path: Path) -> None:
+    """One row with half a character or a huge number: others' rows in the same commit are stored."""
+    async with open_store(tmp_path) as store:
+        room = await Room.open(store, "ann")
+        done: list[object] = []
+
+        def append(row: LogRow) -> None:
+            store.append_nowait(Append(shard=SHARD, epoch=room.epoch, rows=(row,)), done.append)
+
+        good = message("room", "ann")
+        append(good)
+        append(msgspec.structs.replace(good, at_ms=2**63))
+        append(msgspec.structs.replace(good, body="\ud83d"))
+        append(good)
+        await store.barrier()
+        codes = [outcome.code if isinstance(outcome, HubbubError) else "" for outcome in done]
+        assert codes == ["", "internal", "internal", ""]
+        assert store.health == ""
+        await room.say("ann")
 
 
 async def test_a_patient_append_waits_for_company_and_not_for_ever(

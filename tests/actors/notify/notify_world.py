@@ -5,7 +5,7 @@ from heapq import heappop, heappush
 
 import msgspec
 
-from actors.notify.facts import Facts, UserFacts
+from actors.notify.facts import Facts, UserFacts, dedup_key
 from actors.notify.group_release import release
 from actors.notify.scheduler import schedule
 from actors.notify.verdict import Verdict
@@ -37,6 +37,8 @@ class World:
     dropped: dict[int, Verdict] = field(default_factory=dict)
     holds: list[tuple[int, Verdict]] = field(default_factory=list)  # when, and the verdict
     refused: dict[int, str] = field(default_factory=dict)  # dropped on arrival: by which stage
+    dropped_at_ms: dict[int, int] = field(default_factory=dict)
+    told_at_ms: dict[int, list[int]] = field(default_factory=dict)  # when each was told, or was to be told
     steps: int = 0
     _due: list[tuple[int, int, Facts | str]] = field(default_factory=list)  # a group by its name
     _groups: dict[str, tuple[str, list[Facts]]] = field(default_factory=dict)
@@ -62,6 +64,11 @@ class World:
         verdict = schedule(facts, self.rules[facts.type], self.user, self.app, now_ms)
         self.user.note(facts, verdict, now_ms)
         number = facts.notification_id
+        if verdict.kind != "drop":
+            told = self.told_at_ms.setdefault(number, [])
+            told.append(verdict.due_at_ms or now_ms)
+            if verdict.inapp_now:
+                told.append(now_ms)
         if verdict.inapp_now:
             assert "inapp" in verdict.channels
             assert number not in self.inapp_at_ms, "it came twice in-app"
@@ -71,7 +78,10 @@ class World:
             assert number not in self.dropped
             assert not verdict.channels
             self.dropped[number] = verdict
-            if not facts.is_released:
+            self.dropped_at_ms[number] = now_ms
+            if facts.is_released:
+                self._forget(facts)
+            else:
                 self.refused[number] = verdict.stage
         elif verdict.kind == "send":
             if interrupting:
@@ -89,15 +99,25 @@ class World:
                 self._groups[group] = (group, [held])
                 heappush(self._due, (verdict.due_at_ms, number, group))
 
+    def _forget(self, facts: Facts) -> None:
+        """It was planned, and is dropped: unless it was seen in the app, the same is no duplicate of it."""
+        if facts.notification_id not in self.inapp_at_ms:
+            self.user.forget(dedup_key(facts), facts.notification_id)
+
     def _release(self, name: str, now_ms: int) -> None:
         group, members = self._groups.pop(name)
         outcome = release(members, self.rules, self.user, self.app, now_ms)
         for facts, verdict in outcome.dropped:
             self.dropped[facts.notification_id] = verdict
+            self.dropped_at_ms[facts.notification_id] = now_ms
+            self._forget(facts)
         ids = [facts.notification_id for facts in outcome.kept]
         if outcome.kind == "send":
             if outcome.is_counted:
                 self.user.count_send(now_ms)
+            for facts, verdict in zip(outcome.kept, outcome.verdicts, strict=True):
+                self.user.told(verdict.dedup_key, facts.notification_id, now_ms)
+                self.told_at_ms[facts.notification_id].append(now_ms)
             self.sent.append(Sent(now_ms, ids, list(outcome.channels), group, outcome.is_counted))
         elif outcome.kind == "hold":
             assert outcome.due_at_ms > now_ms

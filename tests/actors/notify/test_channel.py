@@ -7,12 +7,13 @@ import trio
 import trio.testing
 
 from actors.notify.breaker import FAILURES
-from actors.notify.channel import HANDS, ChannelActor
+from actors.notify.channel import DATED_LOOK_MS, HANDS, ChannelActor
 from actors.notify.delivery import Outcome
 from actors.notify.ports import Account
 from protocol.notify_types import Channel
 from tests.actors.notify.channel_world import NOW_MS, Accounts, Answering, Partition, made_job, offer_all
 
+DAY_MS = 86_400_000
 REFUSED = Outcome(kind="refused", action="break", code="403", scope="host")
 
 
@@ -44,7 +45,7 @@ async def running(channel: ChannelActor) -> AsyncIterator[None]:
 def test_a_pace_costs_a_look_for_each_that_may_go_however_many_wait() -> None:
     """100,000 behind ten a second once took a third of a second of the event loop, ten times a second."""
     clock, accounts, partition = Clock(), Counting(rate_per_s=10.0), Partition()
-    channel = ChannelActor("sms", accounts, now_ms=clock)
+    channel = ChannelActor("sms", accounts, now_ms=clock, steady_ms=clock)
     offer_all(channel, (made_job(number, owner=partition, channel="sms") for number in range(5_000)))
     for _ in range(40):
         delay_s = channel._pump()
@@ -58,7 +59,7 @@ def test_a_pace_costs_a_look_for_each_that_may_go_however_many_wait() -> None:
 def test_many_that_become_due_at_once_are_moved_in_many_small_steps() -> None:
     """At 07:00 all that the night held is due, of an app with a pace; others go on meanwhile."""
     clock, accounts, partition = Clock(), Counting(rate_per_s=1.0), Partition()
-    channel = ChannelActor("sms", accounts, now_ms=clock)
+    channel = ChannelActor("sms", accounts, now_ms=clock, steady_ms=clock)
     for number in range(2_000):
         job = made_job(number, owner=partition, channel="sms")
         job.due_at_ms = NOW_MS + 1_000
@@ -74,7 +75,7 @@ def test_many_that_become_due_at_once_are_moved_in_many_small_steps() -> None:
 def test_one_that_was_decided_just_now_does_not_overtake_those_who_wait_for_the_pace() -> None:
     """Order within an app and a priority is the order of arrival; HIGH goes first all the same."""
     clock, accounts, partition = Clock(), Accounts(rate_per_s=1.0), Partition()
-    channel = ChannelActor("sms", accounts, now_ms=clock)
+    channel = ChannelActor("sms", accounts, now_ms=clock, steady_ms=clock)
     offer_all(channel, (made_job(number, owner=partition, channel="sms") for number in range(3)))
     channel._pump()
     clock.now_ms += 999
@@ -89,7 +90,7 @@ def test_one_that_was_decided_just_now_does_not_overtake_those_who_wait_for_the_
 def test_cancelled_ones_behind_a_pace_cost_no_token() -> None:
     """A campaign that was cancelled must not delay the next one."""
     clock, partition = Clock(), Partition()
-    channel = ChannelActor("sms", Accounts(rate_per_s=1.0), now_ms=clock)
+    channel = ChannelActor("sms", Accounts(rate_per_s=1.0), now_ms=clock, steady_ms=clock)
     jobs = offer_all(channel, (made_job(number, owner=partition, channel="sms") for number in range(3_000)))
     channel._pump()
     for job in jobs[1:-1]:
@@ -105,7 +106,7 @@ def test_cancelled_ones_behind_a_paused_account_leave_their_places_to_others() -
     """A campaign that was cancelled while its account was paused once filled the channel for all apps."""
     accounts, partition = Accounts(), Partition()
     accounts.of_app["app"] = []
-    channel = ChannelActor("sms", accounts, now_ms=lambda: NOW_MS)
+    channel = ChannelActor("sms", accounts, now_ms=lambda: NOW_MS, steady_ms=lambda: NOW_MS)
     channel._queue.capacity = 10
     jobs = offer_all(channel, (made_job(number, owner=partition, channel="sms") for number in range(10)))
     channel._pump()
@@ -122,7 +123,7 @@ def test_what_finds_no_place_goes_when_there_is_one() -> None:
     """It is open in the store, and nobody else would look at it before a restart."""
     accounts, partition, clock = Accounts(), Partition(), Clock()
     accounts.of_app["app"] = []
-    channel = ChannelActor("sms", accounts, now_ms=clock)
+    channel = ChannelActor("sms", accounts, now_ms=clock, steady_ms=clock)
     channel._queue.capacity = 10
     offer_all(channel, (made_job(number, owner=partition, channel="sms") for number in range(10)))
     channel._pump()
@@ -146,7 +147,7 @@ async def test_a_hostile_host_holds_up_its_own_and_no_other(autojump_clock: trio
     """Any user can register endpoints that answer 403; all apps may push by the server's own key."""
     clock, provider, partition = Clock(), Answering("webpush"), Partition()
     accounts = Accounts(provider)
-    channel = partition.channel = ChannelActor("webpush", accounts, now_ms=clock)
+    channel = partition.channel = ChannelActor("webpush", accounts, now_ms=clock, steady_ms=clock)
     provider.answers["evil.example"] = REFUSED
     async with running(channel):
         evil = [made_job(number, owner=partition, host="evil.example") for number in range(10)]
@@ -174,7 +175,7 @@ async def test_once_a_provider_answers_again_all_that_waits_goes_at_once(
 ) -> None:
     """A probe that came through is no reason to wait for the next one."""
     clock, provider, partition = Clock(), Answering("apns"), Partition()
-    channel = partition.channel = ChannelActor("apns", Accounts(provider), now_ms=clock)
+    channel = partition.channel = ChannelActor("apns", Accounts(provider), now_ms=clock, steady_ms=clock)
     provider.answers[""] = Outcome(kind="refused", action="retry", code="503", scope="provider")
     async with running(channel):
         offer_all(channel, (made_job(number, owner=partition, channel="apns") for number in range(FAILURES)))
@@ -198,7 +199,7 @@ async def test_what_was_refused_for_wrong_settings_goes_with_the_first_that_come
     """Not five minutes after its own last attempt; what waits for its time goes on waiting."""
     clock, provider, partition = Clock(), Answering("apns"), Partition()
     accounts = Accounts(provider)
-    channel = partition.channel = ChannelActor("apns", accounts, now_ms=clock)
+    channel = partition.channel = ChannelActor("apns", accounts, now_ms=clock, steady_ms=clock)
     provider.answers[""] = Outcome(kind="refused", action="break", code="403", scope="credential")
     refused, later, probe = (made_job(number, owner=partition, channel="apns") for number in range(1, 4))
     refused.due_at_ms = later.due_at_ms = NOW_MS + 900_000
@@ -221,7 +222,7 @@ async def test_hosts_that_never_answer_leave_hands_for_the_others(
 ) -> None:
     """Each request to them lasts until it times out, and users may name as many as they like."""
     clock, provider, partition = Clock(), Answering("webpush"), Partition()
-    channel = partition.channel = ChannelActor("webpush", Accounts(provider), now_ms=clock)
+    channel = partition.channel = ChannelActor("webpush", Accounts(provider), now_ms=clock, steady_ms=clock)
     provider.silent = "evil.example"
     async with running(channel):
         offer_all(channel, [made_job(0, owner=partition)])
@@ -238,3 +239,35 @@ async def test_hosts_that_never_answer_leave_hands_for_the_others(
         assert clock.now_ms - NOW_MS < 500
         assert channel.in_hand == HANDS["webpush"] // 4
     assert {action for address, action in partition.done if "push.example" in address} == {"done"}
+
+
+def test_a_clock_that_was_ahead_stops_neither_a_pace_nor_what_waits() -> None:
+    """NTP sets it right: what the wrong time had written down would hold an account up for a day."""
+    wall, steady, partition = Clock(), Clock(), Partition()
+    channel = ChannelActor("sms", Accounts(rate_per_s=10.0), now_ms=wall, steady_ms=steady)
+    wall.now_ms += DAY_MS
+    retry = made_job(0, owner=partition, channel="sms")
+    retry.due_at_ms = wall.now_ms + 1_000
+    offer_all(channel, [retry, *(made_job(number, owner=partition, channel="sms") for number in range(1, 8))])
+    channel._pump()
+    wall.now_ms -= DAY_MS
+    for _ in range(20):
+        steady.now_ms += max(1, int(min(1.0, channel._pump()) * 1000))
+    assert len(partition.given) == 8
+
+
+def test_what_waits_for_a_time_of_day_goes_by_the_clock_that_shows_it() -> None:
+    """Quiet hours end at eight by the clock on the wall, also where that is set meanwhile."""
+    wall, steady, partition = Clock(), Clock(), Partition()
+    channel = ChannelActor("sms", Accounts(), now_ms=wall, steady_ms=steady)
+    job = made_job(0, owner=partition, channel="sms")
+    job.due_at_ms, job.is_dated = NOW_MS + 1_000, True
+    channel.offer(job)
+    wall.now_ms -= 3_600_000
+    steady.now_ms += 2_000
+    channel._pump()
+    assert not partition.given
+    wall.now_ms += 3_601_000
+    steady.now_ms += DATED_LOOK_MS
+    channel._pump()
+    assert partition.given == [job]

@@ -280,6 +280,21 @@ def test_release_ends_the_wait_of_one_key_or_of_all() -> None:
     assert queue.pop(1, ALL_LANES, gate) == ("x", 1)
 
 
+def test_what_is_stuck_does_not_move() -> None:
+    """A campaign waits for what its app has to send and can, not for an account that is out of use."""
+    gate = Gate(stuck=60_000, paced=500)
+    queue: FairQueue[tuple[str, int]] = FairQueue()
+    for number in range(3):
+        for key in ("stuck", "paced", "free"):
+            queue.push((key, number), "app", LOW, 0, key)
+        queue.push(("later", number), "app", LOW, 5_000, "free")
+        queue.push(("other", number), "other", LOW, 0, "free")
+    assert queue.pop(1, ALL_LANES, gate) == ("free", 0)
+    assert (queue.moving_count("app"), queue.moving_count("other"), queue.moving_count("none")) == (5, 3, 0)
+    queue.release()
+    assert queue.moving_count("app") == 8
+
+
 @given(
     pushed=st.lists(
         st.tuples(

@@ -1,8 +1,9 @@
 """A set that forgets."""
 
-from actors.notify.facts import MAX_RECENT, Facts, UserFacts
+from actors.notify.facts import Facts, UserFacts
 from actors.notify.lately import Lately
 from actors.notify.verdict import Verdict
+from protocol.notify_found import MAX_RECENT
 
 
 def test_what_is_old_is_forgotten_when_something_is_added() -> None:

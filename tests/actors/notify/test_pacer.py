@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.notify.pacer import RECOVERY_MS, Pacer
+from actors.notify.pacer import MAX_WAIT_MS, RECOVERY_MS, Pacer
 
 NOW_MS = 1_790_000_000_000
 
@@ -38,6 +38,17 @@ def test_who_waits_as_told_gets_the_whole_rate(rate: float) -> None:
         assert next_ms > now_ms
         now_ms = next_ms
     assert count >= int(rate * 20 * 0.99)
+
+
+@given(rate=st.floats(0.0, 1.0, exclude_min=True))
+def test_however_slow_the_next_look_is_within_the_hour(rate: float) -> None:
+    """A wait that is no number would end the channel and the partition, for all apps."""
+    pacer = Pacer(rate)
+    assert pacer.take(NOW_MS) == 0
+    assert NOW_MS < pacer.take(NOW_MS) <= NOW_MS + MAX_WAIT_MS
+    pacer.slow_down(NOW_MS)
+    assert NOW_MS < pacer.take(NOW_MS + 1) <= NOW_MS + MAX_WAIT_MS
+    assert pacer.take(NOW_MS + 60_000) <= NOW_MS + 60_000 + MAX_WAIT_MS
 
 
 def test_without_a_rate_only_pauses_hold_it() -> None:

@@ -110,10 +110,42 @@ def test_each_part_of_the_key_makes_another(field: str) -> None:
     assert dedup_key(moved) != dedup_key(msgspec.structs.replace(facts(), content_hash="h", subject="\x0042"))
 
 
-def test_a_type_without_a_window_and_a_released_one_are_no_duplicates() -> None:
-    """What was held is in `recent` itself, or a later copy of it is."""
+def test_a_type_without_a_window_has_no_duplicates() -> None:
+    """Nor has what says nothing of its own, as a digest."""
     assert schedule(facts(), rule(dedup_s=0), user(recent=SEEN), APP, NOON_MS).kind == "send"
-    assert schedule(facts(held_by="cap"), rule(), user(recent=SEEN), APP, NOON_MS).kind == "send"
+    empty = msgspec.structs.replace(facts(), content_hash="")
+    seen = {dedup_key(empty): (7, NOON_MS - 1)}
+    assert schedule(empty, rule(), user(recent=seen), APP, NOON_MS).kind == "send"
+
+
+def test_what_was_held_is_a_duplicate_of_what_was_told_meanwhile() -> None:
+    """Nobody is told twice because one of the two had to wait; of two that wait, the first is told."""
+    released = facts(8, held_by="quiet_hours")
+    again = schedule(released, rule(), user(recent=SEEN), APP, NOON_MS)
+    assert (again.stage, again.reason) == ("deduplicate", "a duplicate of 7")
+    ann = user()
+    ann.planned[dedup_key(facts())] = (7, NOON_MS + 1)
+    assert schedule(released, rule(), ann, APP, NOON_MS).kind == "send"
+    assert schedule(released, rule(), ann, APP, NOON_MS + 1).reason == "a duplicate of 7"
+
+
+def test_the_same_for_two_days_is_told_on_both() -> None:
+    """A reminder that is scheduled a week ahead, day by day, is no duplicate of itself."""
+    ann = user()
+    for day in (1, 2):
+        one = facts(day, send_at_ms=NOON_MS + day * 24 * HOUR_MS)
+        verdict = schedule(one, rule(), ann, APP, NOON_MS)
+        assert (verdict.kind, verdict.stage) == ("hold", "schedule")
+        ann.note(one, verdict, NOON_MS)
+    near = facts(3, send_at_ms=NOON_MS + 48 * HOUR_MS + 1)
+    assert schedule(near, rule(), ann, APP, NOON_MS).reason == "a duplicate of 2"
+    for day in (1, 2):
+        now_ms = NOON_MS + day * 24 * HOUR_MS
+        one = facts(day, held_by="schedule")
+        verdict = schedule(one, rule(), ann, APP, now_ms)
+        assert verdict.kind == "send"
+        ann.note(one, verdict, now_ms)
+        assert schedule(facts(4), rule(), ann, APP, now_ms + 1).reason == f"a duplicate of {day}"
 
 
 def test_what_was_dropped_makes_no_duplicate() -> None:

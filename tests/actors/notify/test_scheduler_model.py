@@ -1,6 +1,7 @@
 """The scheduler over days and weeks: rule by rule against plain models, and all of them together."""
 
 from collections import Counter
+from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -289,11 +290,24 @@ def test_what_the_rules_promise_together(
             assert not is_quiet(night, wall(zone, verdict.due_at_ms)), "to be woken by a hold"
         assert not verdict.expires_at_ms or verdict.due_at_ms < verdict.expires_at_ms
 
-    seen: dict[tuple[str, int], int] = {}
-    for facts, (*_, content) in zip(taken, what, strict=True):
-        first_ms = seen.get((facts.type, content), -(10**15))
-        is_duplicate = facts.created_at_ms - first_ms < RULES[facts.type].dedup_s * 1_000
-        refused = world.refused.get(facts.notification_id, "")
-        assert (refused == "deduplicate") == is_duplicate
-        if not refused:  # what was refused on arrival makes no duplicate
-            seen[(facts.type, content)] = facts.created_at_ms
+    # The same content interrupts no two times within the window, whoever had to wait how long; and who is
+    # refused as a duplicate is one of what was, or was to be, told within the window.
+    same: dict[tuple[str, int], list[int]] = {}
+    for number, (_, name, *_, content) in enumerate(what):
+        if RULES[name].dedup_s:
+            same.setdefault((name, content), []).append(number)
+    sent_ms = {number: send.at_ms for send in world.sent for number in send.ids}
+    for (name, _), numbers in same.items():
+        window_ms = RULES[name].dedup_s * 1_000
+        times = sorted(sent_ms[number] for number in numbers if number in sent_ms)
+        assert all(later - earlier >= window_ms for earlier, later in pairwise(times)), "told twice"
+        shown = sorted(world.inapp_at_ms[number] for number in numbers if number in world.inapp_at_ms)
+        assert all(later - earlier >= window_ms for earlier, later in pairwise(shown)), "shown twice"
+    for number, verdict in world.dropped.items():
+        if verdict.stage == "deduplicate":
+            first = int(verdict.decisions[-1].value)
+            at_ms = max(taken[number].created_at_ms, taken[number].send_at_ms, world.dropped_at_ms[number])
+            window_ms = RULES[taken[number].type].dedup_s * 1_000
+            assert first in same[taken[number].type, what[number][-1]]
+            assert first != number
+            assert any(abs(at_ms - told_ms) < window_ms for told_ms in world.told_at_ms[first])

@@ -222,6 +222,49 @@ async def test_one_click_unsubscribes_from_a_type_and_only_a_post_does(tmp_path:
         assert code_of(await api.call("POST", link[:-2] + "xx")) == (404, "bad_link")
 
 
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<!doctype html><html><body><p>Hi</p></body></html>",
+        '<html><body><a href="{{ unsubscribe_url }}">No more</a> Hi</body></html>',
+        '<p>Hi</p><p><a href="{{ unsubscribe_url }}">No more</a></p>',
+        "<p>Hi</p>",
+    ],
+)
+async def test_a_mail_of_ones_own_making_can_be_unsubscribed_from_and_counts(
+    tmp_path: Path, html: str
+) -> None:
+    """Law asks for the link, and an experiment for the openings, whoever has written the page."""
+    async with open_sandbox() as sandbox, open_api(tmp_path, settings=HUB) as api:
+        backend = await backend_of(api)
+        await with_sandbox(backend, sandbox, "smtp")
+        ann = await backend.user("ann")
+        address = {"channel": "email", "address": "ann@example.org"}
+        await backend.json("POST", f"/v1/app/users/{ann}/addresses", json=address)
+        await backend.json("PUT", "/v1/app/notify/types/news", json={"name": "news", "channels": ["email"]})
+        texts = {
+            "default": {
+                "en": {"default": {"title": "News", "body": "N"}, "email": {"title": "News", "html": html}}
+            }
+        }
+        await backend.json("PUT", "/v1/app/notify/templates/page", json={"name": "page", "texts": texts})
+        wanted = {"type": "news", "user_id": ann, "template": "page"}
+        accepted = await backend.json("POST", "/v1/notifications", 202, json=wanted)
+        (mail,) = await sandbox.wait_for("smtp", 1)
+        shown = mail.content["html"].partition("</body>")[0]
+        assert shown.lower().count("<body") == 1
+        assert (
+            shown.count("https://hub.example/n/u/")
+            == mail.content["text"].count("https://hub.example/n/u/")
+            == 1
+        )
+        start = shown.index("https://hub.example/n/o/")
+        pixel = shown[start : shown.index('"', start)].removeprefix("https://hub.example")
+        assert (await api.call("GET", pixel)).status_code == 200
+        info = await backend.json("GET", f"/v1/notifications/{accepted['items'][0]['notification_id']}")
+        assert info["opened_at_ms"] > 0
+
+
 @pytest.mark.parametrize("mark", ["opened", "clicked"])
 async def test_what_a_reader_does_with_a_mail_is_tracked(tmp_path: Path, mark: str) -> None:
     """Opens and clicks are what experiments are judged by."""

@@ -112,8 +112,10 @@ async def test_receipts_of_erasures_can_be_read(tmp_path: Path) -> None:
         assert second.get("purpose", "") == ""
         assert (second["erasure_id"], second["reason"]) == (receipt["erasure_id"], "requested")
         assert second["counts"] == receipt["counts"]
-        later = await backend.json("GET", f"{path}?after_ms={second['at_ms']}")
-        assert later == {"items": []}
+        page = await backend.json("GET", f"{path}?limit=1")
+        assert page["items"] == [first]
+        assert await backend.json("GET", f"{path}?after={page['next']}") == {"items": [second]}
+        assert code_of(await backend.call("GET", f"{path}?after=xx")) == (400, "bad_cursor")
         other = await backend_of(api, await api.other_app())
         assert code_of(await other.call("GET", path)) == (404, "user_not_found")
 
@@ -172,6 +174,34 @@ async def test_the_dry_run_shows_what_recurs_and_what_is_set_for_a_time(tmp_path
         assert await plan(ben) == [("follow", "11:00"), ("news", "09:00")]
         await backend.json("DELETE", f"/v1/notifications/requests/{cancelled['request_id']}", 200)
         assert await plan(ben) == [("news", "09:00")]
+
+
+async def test_the_dry_run_tells_of_channels_by_which_the_user_is_reached(tmp_path: Path) -> None:
+    """Support reads "apns" and looks for a phone that was never there."""
+    async with open_sandbox() as sandbox, open_api(tmp_path) as api:
+        backend = await backend_of(api)
+        await with_sandbox(backend, sandbox, "apns", "smtp")
+        ann, ben, eve = [await backend.user(name) for name in ("ann", "ben", "eve")]
+        mail = {"channel": "email", "address": "ann@example.org"}
+        await backend.json("POST", f"/v1/app/users/{ann}/addresses", json=mail)
+        phone = {"channel": "apns", "address": apns_token(1)}
+        await backend.json("POST", f"/v1/app/users/{ben}/addresses", json=phone)
+        rules = [
+            {"name": "news", "channels": ["apns", "fcm", "email"]},
+            {"name": "order", "channels": ["apns"], "fallback": ["sms", "email"]},
+        ]
+        for rule in rules:
+            await backend.json("PUT", f"/v1/app/notify/types/{rule['name']}", json=rule)
+            daily = {"type": rule["name"], "group": "*", "text": "x", "cron": "0 9 * * *"}
+            await backend.json("POST", "/v1/notifications", 202, json=daily)
+
+        async def plan(user_id: str) -> dict[str, tuple[str, list[str]]]:
+            found = await backend.json("GET", f"/v1/app/users/{user_id}/plan?days=1")
+            return {item["types"][0]: (item["kind"], item.get("channels", [])) for item in found["items"]}
+
+        assert await plan(ann) == {"news": ("send", ["email"]), "order": ("send", ["email"])}
+        assert await plan(ben) == {"news": ("send", ["apns"]), "order": ("send", ["apns"])}
+        assert await plan(eve) == {"news": ("drop", []), "order": ("drop", [])}
 
 
 # Apprise 2.3 imports `imghdr` for PGP, which Python 3.11 warns of; it has a substitute for 3.13.

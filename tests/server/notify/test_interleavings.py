@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from actors.messages import Ask
-from actors.notify import decider, keeper, timekeeper
+from actors.notify import open_room, timekeeper
 from actors.notify.address import notify_address, owner_of
 from actors.notify.messages import DeliveryTold, EraseUser
 from actors.reply import ReplySlot
@@ -21,7 +21,7 @@ from protocol.errors import HubbubError, Refused, StorageUnavailable
 from protocol.notify_content import NotifyRequest
 from protocol.notify_records import DeadDelivery, DeliveryRow, ErasureRow, NotifyDeviceRow
 from protocol.notify_replies import Badge, NotifyAccepted
-from protocol.notify_types import AppRules, Preferences, QuietHours, TypeRule
+from protocol.notify_types import AppRules, Preferences, QuietHours, TypePreference, TypeRule
 from server.clock import wall_clock_ms
 from server.sandbox.faults import Fault
 from server.sandbox.sandbox import Sandbox, SandboxOptions, open_sandbox
@@ -140,8 +140,8 @@ SMALL = 40
 @pytest.fixture
 def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few open deliveries fit into memory, and what spilled is looked for often."""
-    for module in (keeper, decider, timekeeper):
-        monkeypatch.setattr(module, "MAX_OPEN", SMALL)
+    monkeypatch.setattr(open_room, "MAX_OPEN", SMALL)
+    monkeypatch.setattr(open_room, "MIN_OF_LINE", 2)
     monkeypatch.setattr(timekeeper, "TICK_S", 0.1)
 
 
@@ -333,6 +333,16 @@ async def test_who_opts_out_during_an_attempt_gets_no_other(tmp_path: Path) -> N
         assert sandbox.count("apns") == 0
         rules = await scene.notifier.rules(notification_id)
         assert ("preferences", "drop", "channels") in rules
+
+
+async def test_who_switches_a_type_off_during_an_attempt_gets_no_other(tmp_path: Path) -> None:
+    """Off is off, also for who had once said yes to the channel."""
+    async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox) as scene:
+        notification_id = await scene.under_way(Fault(channel="apns", status=503, delay_s=SLOW_S, times=1))
+        off = Preferences(types={"t": TypePreference(channels={"apns": True}, frequency="off")})
+        await scene.do(notify_commands.SetPreferences(preferences=off))
+        await scene.closed(notification_id)
+        assert sandbox.count("apns") == 0
 
 
 async def test_a_phone_that_is_sold_during_an_attempt_gets_no_other(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.notify.mail_html import rewrite_links, text_of
+from server.notify.mail_html import is_page, put_at_end, rewrite_links, text_of
 
 
 def _through(url: str) -> str:
@@ -177,3 +177,25 @@ def test_broken_html_takes_no_longer_than_whole(part: str) -> None:
     html = (part * (64 * 1024))[: 64 * 1024]
     assert rewrite_links(html, _through) == html
     text_of(html)
+
+
+@pytest.mark.parametrize(
+    ("page", "expected"),
+    [
+        ("<html><body>a</body></html>", "<html><body>a+</body></html>"),
+        ("<HTML><BODY>a</BODY ></HTML>\n", "<HTML><BODY>a+</BODY ></HTML>\n"),
+        ("<!doctype html><p>a", "<!doctype html><p>a+"),
+        ("<html ><p>a</html>", "<html ><p>a+</html>"),
+        ("<body><!-- </body> -->a</body>", "<body><!-- </body> -->a+</body>"),
+    ],
+)
+def test_what_is_put_at_the_end_of_a_page_is_shown(page: str, expected: str) -> None:
+    """Behind the end of the page some mail readers show nothing."""
+    assert is_page(page)
+    assert put_at_end(page, "+") == expected
+
+
+@pytest.mark.parametrize("html", ["", "<p>a</p>", "<header>a</header>", "&lt;html&gt;", "<bodyguard>"])
+def test_a_part_of_a_page_is_none(html: str) -> None:
+    """A page is written around it."""
+    assert not is_page(html)

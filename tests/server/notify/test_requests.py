@@ -10,7 +10,7 @@ from actors.notify.address import app_address
 from actors.notify.timekeeper import RETENTION_MS
 from protocol.notify_content import NotifyRequest
 from protocol.notify_records import RequestRow
-from protocol.notify_types import AppRules
+from protocol.notify_types import AppRules, TypeRule
 from protocol.records import Put
 from server.clock import wall_clock_ms
 from server.notify.setups import SetupCache
@@ -48,6 +48,37 @@ async def test_what_recurs_keeps_the_apps_time_zone_on_a_node_that_has_just_take
         assert (row.next_at_ms + INDIA_MS) % DAY_MS == 9 * HOUR_MS
 
 
+async def test_a_request_that_cannot_go_on_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Monday's news did not come: nobody has cancelled it, the type was removed on Friday."""
+    clock = Clock()
+    async with open_notifier(tmp_path, clock=clock) as notifier:
+        alerts: list[tuple[str, str, dict[str, str]]] = []
+        told = trio.Event()
+
+        def add(app_id: str, kind: str, detail: dict[str, str]) -> None:
+            alerts.append((app_id, kind, detail))
+            told.set()
+
+        monkeypatch.setattr(notifier.core.alerts, "add", add)
+        await notifier.world.people("ann")
+        await notifier.core.desk.put_type(APP, TypeRule(name="news"))
+        done = await notifier.notify(NotifyRequest(type="news", group="*", text="x", cron="* * * * *"))
+        await notifier.core.desk.remove_type(APP, "news")
+        clock.ahead_ms += 61_000
+        await notifier.wake_app()
+        row = await the_row(notifier, done.request_id, "failed", 1)
+        assert (row.code, "news" in row.detail) == ("type_not_found", True)
+        assert row.done_at_ms > 0
+        await told.wait()
+        (alert,) = alerts
+        assert alert[:2] == (APP, "request_failed")
+        assert alert[2] == {"request_id": done.request_id, "code": row.code, "detail": row.detail}
+        found = await notifier.core.entry.cancel(
+            APP, done.request_id
+        )  # it may be, with what an earlier run left
+        assert found.state == "cancelled"
+
+
 async def test_requests_that_ended_long_ago_are_forgotten(tmp_path: Path) -> None:
     """The others stay: those that wait, and those that are younger than the idempotency keys."""
     now_ms = wall_clock_ms()
@@ -55,6 +86,7 @@ async def test_requests_that_ended_long_ago_are_forgotten(tmp_path: Path) -> Non
     rows = [
         ("done-old", "done", old_ms),
         ("cancelled-old", "cancelled", old_ms),
+        ("failed-old", "failed", old_ms),
         ("done-young", "done", young_ms),
         ("waits", "waiting", 0),
     ]

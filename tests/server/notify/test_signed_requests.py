@@ -48,6 +48,52 @@ async def test_a_signed_request_is_taken_once_within_its_window(tmp_path: Path) 
         assert len(page["items"]) == 2
 
 
+async def test_all_of_an_apps_addresses_take_each_way_to_prove_oneself(tmp_path: Path) -> None:
+    """A backend whose secret never travels makes its users by signed requests, too."""
+    async with open_api(tmp_path) as api:
+        backend = await backend_of(api)
+        ann = await backend.user("ann")
+        bearer = {"authorization": f"Bearer {backend.app_key}:{backend.secret}"}
+        asked: list[tuple[str, str, object, int]] = [
+            ("POST", "/v1/app/users", {"users": [{"external_id": "ben"}]}, 200),
+            ("POST", "/v1/app/tokens", {"user_id": ann}, 201),
+            ("GET", "/v1/app/bots", None, 200),
+            ("POST", "/v1/app/bots", {"username": "robot"}, 201),
+            ("POST", f"/v1/app/commands?user_id={ann}", {"type": "get_preferences", "id": 1}, 200),
+            ("GET", "/v1/app/feed_options", None, 200),
+            ("GET", "/v1/app/campaigns", None, 200),
+            ("POST", f"/v1/app/users/{ann}/disable", None, 204),
+            ("POST", f"/v1/app/users/{ann}/enable", None, 204),
+        ]
+        for method, path, wanted, status in asked:
+            body = b"" if wanted is None else msgspec.json.encode(wanted)
+            headers = backend.signed(method, path, body, at_s=time.time())
+            done = await api.call(method, path, content=body, headers=headers)
+            assert done.status_code == status, (path, done.text)
+            again = await api.call(method, path, content=body, headers=headers)
+            assert code_of(again) == (409, "request_replayed")
+            if body:  # whoever changes it on its way is found out
+                changed = await api.call(method, path, content=body + b" ", headers=headers)
+                assert code_of(changed) == (401, "bad_signature")
+        for method, path, wanted, status in asked:
+            body = b"" if wanted is None else msgspec.json.encode(wanted).replace(b"robot", b"robert")
+            headers = bearer | {"content-type": "application/json"}
+            done = await api.call(method, path, content=body, headers=headers)
+            assert done.status_code == status, (path, done.text)
+
+
+async def test_a_signed_command_names_its_user_where_it_is_signed(tmp_path: Path) -> None:
+    """Else whoever sits between could let another user say it."""
+    async with open_api(tmp_path) as api:
+        backend = await backend_of(api)
+        user = {"x-hubbub-user": await backend.user("ann")}
+        path, body = "/v1/app/commands", msgspec.json.encode({"type": "get_preferences", "id": 1})
+        assert (await api.call("POST", path, content=body, headers=backend.basic | user)).status_code == 200
+        headers = backend.signed("POST", path, body, at_s=time.time()) | user
+        refused = await api.call("POST", path, content=body, headers=headers)
+        assert code_of(refused) == (400, "bad_request")
+
+
 async def test_a_restart_and_another_node_do_not_take_a_signed_request_again(tmp_path: Path) -> None:
     """Who overheard how the rules were set must not set them back while the node is updated."""
     body = msgspec.json.encode({"cap_per_hour": 3})

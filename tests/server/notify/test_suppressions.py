@@ -30,6 +30,10 @@ async def put(
     return answer
 
 
+async def nothing(*_: object) -> None:
+    """What an import of mail addresses does not need."""
+
+
 async def dropped(scene: Scene, channel: str, code: str) -> None:
     """Notify, and see that nothing is sent, and that it is told why."""
     notification_id = await scene.send("another")
@@ -139,7 +143,14 @@ async def test_a_list_that_is_imported_again_brings_nobody_back(tmp_path: Path) 
     """As a shop does it every night, through the importer itself."""
     async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox, channels=["email"]) as scene:
         world, core = scene.notifier.world, scene.notifier.core
-        importer = Importer(world.store, Directory(world.store), core.desk, world.core.router)
+        importer = Importer(
+            world.store,
+            Directory(world.store),
+            core.desk,
+            world.core.router,
+            take_away=nothing,
+            update=nothing,
+        )
 
         async def import_list() -> None:
             raw = f"user_id,channel,address\n{scene.user_id},email,{MAIL}\n".encode()

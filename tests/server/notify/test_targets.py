@@ -90,11 +90,11 @@ async def test_the_sandbox_is_used_where_the_operator_allows_it() -> None:
                 check_provider(config, PUBLIC)
 
 
-async def test_a_webhook_whose_name_leads_inside_is_not_called() -> None:
+async def test_a_webhook_whose_name_leads_inside_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
     """The name is the app's, and so is what it leads to: that is looked at with each connection."""
     listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
     port = listener.socket.getsockname()[1]
-    trio.socket.set_custom_hostname_resolver(Resolver(["127.0.0.1"], ["127.0.0.1"]))
+    Resolver(monkeypatch, ["127.0.0.1"], ["127.0.0.1"])
     url = f"http://hooks.example:{port}/"
     async with open_webhooks(PUBLIC) as webhooks:
         told = await webhooks.post(url, b"x", content_type="text/plain", signature="s")
@@ -117,3 +117,13 @@ async def test_settings_are_refused_where_they_are_made(tmp_path: Path) -> None:
         with pytest.raises(ProtocolError):
             await notifier.core.desk.put_provider(APP, "mail", SmtpConfig(host=INSIDE, sender="a@b.example"))
         assert (await notifier.core.desk.setup(APP)).rules == AppRules()
+
+
+@pytest.mark.parametrize("rate_per_s", [5e-324, 1e-310, 1e-9, 0.0009])
+def test_a_pace_that_is_almost_none_is_refused(rate_per_s: float) -> None:
+    """It would hold what waits for years; who wants nothing sent pauses the account."""
+    with pytest.raises(ProtocolError, match="rate_per_s") as caught:
+        check_provider(msgspec.structs.replace(FCM, rate_per_s=rate_per_s), PUBLIC)
+    assert caught.value.code == "bad_field"
+    for fine in (0.0, 0.001, 100_000.0):
+        check_provider(msgspec.structs.replace(FCM, rate_per_s=fine), PUBLIC)

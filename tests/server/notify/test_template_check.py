@@ -1,13 +1,18 @@
 """A template is right before it is kept, so that its first reader does not find the mistake."""
 
+import threading
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import trio
 
 from protocol.errors import HubbubError, ProtocolError, Refused
 from protocol.notify_templates import Template, Variable
+from server.notify import app_desk
 from server.notify.template_check import check_template, preview
+from tests.server.notify.notify_world import APP, open_notifier
 from tests.server.notify.texts import TEXT, one_text
 
 
@@ -26,8 +31,18 @@ def _template(**fields: Any) -> Template:
         (one_text("{{ n | date }}", variables={"n": TEXT}), "template_failed", "body"),
         (one_text("{{ n | number }}", variables={"n": Variable(example="many")}), "template_failed", "body"),
         (one_text("x", variables={"loop": TEXT}), "bad_field", "loop"),
+        (
+            one_text("x", variables={"count": Variable(kind="number")}),
+            "bad_field",
+            "'count' is set by hubbub",
+        ),
         (one_text("x", variables={"n": Variable(kind="number", default=[])}), "bad_field", "n.default"),
         (one_text("x", variables={"n": Variable(kind="list", example=3)}), "bad_field", "n.example"),
+        (
+            one_text("x", variables={"n": Variable(kind="list", example=["x" * 3_000])}),
+            "bad_field",
+            "2048 bytes",
+        ),
         (one_text(url="/x"), "bad_field", "neither title nor body"),
         (one_text("x", url="javascript:x"), "template_failed", "url"),
         (_template(default_locale="de"), "bad_field", "default_locale"),
@@ -84,14 +99,27 @@ def test_a_preview_uses_data_then_examples_and_tells_what_is_missing() -> None:
     variables = {
         "name": Variable(example="Ann"),
         "item": TEXT,
-        "count": Variable(kind="number", required=False, default=2),
+        "size": Variable(kind="number", required=False, default=2),
     }
-    template = one_text("{{ name }}: {{ count }} {{ item }}, {{ oops }}", variables=variables)
+    template = one_text("{{ name }}: {{ size }} {{ item }}, {{ oops }}", variables=variables)
     shown = preview(template)
     assert shown.rendered.body == "Ann: 2 [item], [oops]"
     assert shown.missing == ["item", "oops"]
-    shown = preview(template, data={"name": "Bo", "item": "cups", "count": 5, "oops": "!"})
+    shown = preview(template, data={"name": "Bo", "item": "cups", "size": 5, "oops": "!"})
     assert shown.rendered.body == "Bo: 5 cups, !"
     assert shown.missing == []
     with pytest.raises(ProtocolError):
         preview(one_text("{{"))
+
+
+async def test_a_template_is_looked_at_beside_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that takes seconds holds up whoever saves it, and nobody's messages."""
+    go_on = threading.Event()
+    monkeypatch.setattr(app_desk, "check_template", lambda _template: go_on.wait(10))
+    with trio.fail_after(10):
+        async with open_notifier(tmp_path) as notifier, trio.open_nursery() as nursery:
+            nursery.start_soon(notifier.core.desk.put_template, APP, one_text("x"))
+            await notifier.world.person("ann")
+            go_on.set()  # by the loop, which would not come so far

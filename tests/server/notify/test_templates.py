@@ -56,6 +56,16 @@ def test_an_apps_template_takes_the_place_of_a_built_in_one() -> None:
     assert caught.value.code == "template_not_found"
 
 
+def test_all_texts_of_a_rendering_pay_from_one_purse() -> None:
+    """A title, an address and a body must not each take as long as a whole rendering may."""
+    dear = "{% for a in range(1000) %}" + "{% set b = a %}" * 4 + "{% endfor %}x"
+    assert _render(one_text("x", title=dear)).title == "x"
+    assert _render(one_text(dear, title="x")).body == "x"
+    with pytest.raises(Refused, match="steps") as caught:
+        _render(one_text(dear, title=dear))
+    assert caught.value.code == "template_failed"
+
+
 def test_a_new_version_is_used_at_once() -> None:
     """A template's author sees the change with the next notification."""
     reads = Reads(one_text("old"))

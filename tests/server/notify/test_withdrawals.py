@@ -11,9 +11,12 @@ from actors import chat_notices
 from actors.messages import ActorTell, Deleted, NoticeDue, Told, comment_thing, encode_tell
 from actors.notify.address import notify_address, partition_address, partition_of
 from actors.notify.builtin_types import BUILTIN_TYPES
-from actors.notify.messages import PutAddress
+from actors.notify.messages import Notify, PutAddress
 from protocol import commands, feed_commands, notify_commands, notify_events
+from protocol.errors import Refused
+from protocol.notify_content import Content
 from protocol.notify_records import DeliveryRow
+from protocol.notify_replies import NotifyAccepted
 from protocol.notify_types import Preferences, QuietHours
 from protocol.records import Tell
 from server.sandbox.sandbox import open_sandbox
@@ -233,3 +236,23 @@ async def test_a_mention_goes_with_its_comment_wherever_the_node_dies(
         await all_told(world)
         (row,) = await told(world, "u_bob")
         assert (row.state, row.text, row.content, row.in_centre) == ("erased", "", "", False)
+
+
+async def test_another_app_that_guesses_an_id_calls_nothing_off(tmp_path: Path) -> None:
+    """Ids of comments and posts rise with time; what one app cancels is its own."""
+    async with open_notifier(tmp_path) as notifier:
+        ann = await notifier.world.person("ann")
+        router, thing = notifier.world.core.router, comment_thing(1)
+        content = Content(type="comment", text="Nice")
+        message = Notify(APP, (ann.user_id,), content, request_id=thing, source="hubbub")
+
+        async def told_count() -> int:
+            done = await router.ask(notify_address(ann.user_id), message, timeout_s=5)
+            assert isinstance(done, NotifyAccepted)
+            return len(done.items)
+
+        with pytest.raises(Refused):
+            await notifier.core.entry.cancel("evil", thing)
+        assert await told_count() == 1
+        await notifier.core.entry.cancel(APP, thing)
+        assert await told_count() == 0

@@ -1,0 +1,66 @@
+"""Deliveries that are open: by line, and how those of one notification stand."""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from protocol.notify_found import Line, Standing
+from protocol.notify_records import DeliveryRow
+from storage.schema import spec_of
+
+_DELIVERY: Final = spec_of(DeliveryRow)
+# One step of the index for each line, however many deliveries are in it: column by column, as SQLite goes
+# through all that is equal where a row value is to be greater.
+_COLUMNS: Final = ("priority", "app_id", "channel")
+_NEXT: Final = tuple(
+    f"SELECT {column} FROM {DeliveryRow.table} WHERE partition = ? AND is_open = 1"
+    f"{''.join(f' AND {known} = ?' for known in _COLUMNS[:depth])} AND {column} > ? ORDER BY {column} LIMIT 1"
+    for depth, column in enumerate(_COLUMNS)
+)
+_OF_LINE: Final = (
+    f"{_DELIVERY.select} WHERE partition = ? AND priority = ? AND app_id = ? AND channel = ? AND is_open = 1"
+    " ORDER BY next_at_ms, notification_id, number LIMIT ?"
+)
+_STANDING: Final = f"""
+SELECT notification_id, number, is_open, accepted_at_ms > 0 OR state IN ('confirmed', 'unknown')
+FROM {DeliveryRow.table} WHERE notification_id IN (SELECT value FROM json_each(?))
+"""
+
+
+def open_lines(connection: sqlite3.Connection, partition: int) -> list[Line]:
+    return [
+        (priority, app_id, channel)
+        for priority in _following(connection, partition)
+        for app_id in _following(connection, partition, priority)
+        for channel in _following(connection, partition, priority, app_id)
+    ]
+
+
+def _following(connection: sqlite3.Connection, partition: int, *known: str) -> Iterator[str]:
+    """What the next column holds beyond the known ones, each once."""
+    last = ""
+    while (found := connection.execute(_NEXT[len(known)], (partition, *known, last)).fetchone()) is not None:
+        last = found[0]
+        yield last
+
+
+def open_deliveries(
+    connection: sqlite3.Connection, partition: int, line: Line, limit: int
+) -> list[DeliveryRow]:
+    rows = connection.execute(_OF_LINE, (partition, *line, limit)).fetchall()
+    return [_DELIVERY.row(row) for row in rows]
+
+
+def standings(connection: sqlite3.Connection, ids: Sequence[int]) -> dict[int, Standing]:
+    open_numbers: dict[int, list[int]] = {}
+    reached: set[int] = set()
+    for notification_id, number, is_open, is_reached in connection.execute(
+        _STANDING, (json.dumps(list(ids)),)
+    ):
+        numbers = open_numbers.setdefault(notification_id, [])
+        if is_open:
+            numbers.append(number)
+        if is_reached:
+            reached.add(notification_id)
+    return {id_: Standing(numbers, id_ in reached) for id_, numbers in open_numbers.items()}
