@@ -153,6 +153,18 @@ class Deliverer(Retirer):
         self._record("concluded", job.user_id, job.notification_id, decisions, Staged(NO_REPLY, None))
         self._stage_ops(ops)
 
+    def skip_gone(self, user_id: str, device_key: str, reason: str) -> None:
+        """Let go of all that waits to be sent to an address, if it is the user's no more."""
+        user = self._users.get(user_id)
+        if user is not None and device_key in user.devices:
+            return
+        for note_id, note in [(i, n) for i, n in self._notes.items() if n.user_id == user_id]:
+            for number in sorted(note.numbers):
+                job = self._jobs[note_id, number]
+                if job.device_key == device_key and not job.is_begun:
+                    why = Decision("choose", "drop", reason, device_key)
+                    self._skip(job, Recheck("drop", why, code="address_gone"))
+
     def began(self, message: Begin) -> None:
         """Store that attempts begin, and let them go once it is stored.
 
@@ -220,7 +232,8 @@ class Deliverer(Retirer):
             step.why,
         ]
         ops: list[Op] = []
-        if step.kind in ("retire", "suppress"):
+        is_dead = step.kind in ("retire", "suppress")
+        if is_dead:
             self._retire(job, outcome, now_ms, decisions, ops)
         if not job.is_final and step.kind in ("retry", "failover", "break"):
             check = self._recheck(job, max(now_ms, step.at_ms))
@@ -233,6 +246,8 @@ class Deliverer(Retirer):
                 return
             step = Step("expired", 0, check.decision or step.why)
         self._store_end(job, outcome, step, now_ms, decisions, ops)
+        if is_dead:
+            self.skip_gone(job.user_id, job.device_key, "retired")
 
     def _count(self, outcome: Outcome) -> None:
         if outcome.kind == "accepted":

@@ -35,6 +35,7 @@ from actors.notify.messages import (
 )
 from actors.notify.notice_desk import NoticeRead, Passing
 from actors.notify.plan import Ready
+from actors.notify.receipt_desk import ToldAgain
 from actors.notify.recent_finder import RecentFound
 from actors.notify.registrar import Registering
 from actors.notify.timekeeper import Looked, Tick, Tidied, Tidy
@@ -160,6 +161,8 @@ class NotifyPartition(Withdrawer):
                 self.mark_one(message, reply)
             case DeliveryTold():
                 await self.told(message, reply)
+            case ToldAgain():
+                await self.told_again(message)
             case NoticeRead():
                 self.notice_read(message, reply)
             case Redrive():

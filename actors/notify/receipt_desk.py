@@ -10,10 +10,10 @@ from actors.notify.job import Job
 from actors.notify.lately import Lately
 from actors.notify.messages import DeliveryTold
 from actors.notify.ports import Account
-from actors.reply import Reply
+from actors.reply import NO_REPLY, Reply
 from actors.stream_actor import Staged
 from protocol import replies
-from protocol.errors import Refused
+from protocol.errors import HubbubError, Refused
 from protocol.notify_found import Standing
 from protocol.notify_records import DeliveryRow, NotificationRow
 from protocol.notify_types import Channel, Decision
@@ -32,6 +32,13 @@ RANK: Final = {
     "complained": 4,
 }
 TOLD_S: Final = 10.0
+
+
+class ToldAgain(msgspec.Struct, frozen=True):
+    """What was told while its delivery was being concluded: that is stored by now."""
+
+    message: DeliveryTold
+    reply: Reply
 
 
 class ReceiptDesk(Fallbacks):
@@ -54,6 +61,10 @@ class ReceiptDesk(Fallbacks):
         if not self._has_users((row.user_id,), message, reply):
             return
         self.check_room_again()
+        if row.is_open and key in self._closed and key not in self._jobs and key not in self._deciding:
+            again = ToldAgain(message, reply)  # it was read as it was before its answer came
+            self._stage_ops((), Staged(NO_REPLY, None, after=lambda _at: self._ctx.post(again)))
+            return
         if self._is_known(row, message.state) or self._is_of_another_try(row, message):
             self._answer_in_order(reply, replies.Ok())
             return
@@ -93,6 +104,15 @@ class ReceiptDesk(Fallbacks):
             Staged(reply, lambda _at: replies.Ok()),
         )
         self._stage_ops(ops)
+        if message.action in ("retire", "suppress"):
+            self.skip_gone(row.user_id, row.device_key, "retired")
+
+    async def told_again(self, again: ToldAgain) -> None:
+        """As `told`."""
+        try:
+            await self.told(again.message, again.reply)
+        except HubbubError as error:
+            again.reply.fail(error)
 
     def _is_known(self, row: DeliveryRow, state: str) -> bool:
         """Tell whether a delivery has come as far already, as stored or as staged."""
@@ -125,6 +145,8 @@ class ReceiptDesk(Fallbacks):
         if not message.provider_id or message.state == "confirmed":
             return False
         job = self._jobs.get((row.notification_id, row.number))
+        if job is not None and job.failed_over and not job.is_begun:  # it waits for the next one
+            return True
         return (job or row).provider_id != message.provider_id
 
     async def _fail_over(self, row: DeliveryRow, message: DeliveryTold, reply: Reply) -> bool:

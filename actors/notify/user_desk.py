@@ -181,12 +181,7 @@ class UserDesk(Registrar):
             [Remove(NotifyDeviceRow, {"user_id": user.user_id, "device_key": key})],
             Staged(reply, lambda _at: replies.Ok() if is_ok else devices_of(user)),
         )
-        for note_id, note in [(i, n) for i, n in self._notes.items() if n.user_id == user.user_id]:
-            for number in sorted(note.numbers):
-                job = self._jobs[note_id, number]
-                if job.device_key == key and not job.is_begun:
-                    why = Decision("choose", "drop", reason, key)
-                    self._skip(job, Recheck("drop", why, code="address_gone"))
+        self.skip_gone(user.user_id, key, reason)
 
 
 def _put_of(user: UserState, command: notify_commands.RegisterPush) -> PutAddress:

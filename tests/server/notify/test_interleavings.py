@@ -500,7 +500,9 @@ async def test_a_receipt_before_the_answer_ends_the_delivery(tmp_path: Path) -> 
         assert row.confirmed_at_ms > 0
 
 
-async def test_undelivered_before_the_answer_goes_by_the_next_account(tmp_path: Path) -> None:
+async def test_undelivered_before_the_answer_goes_by_the_next_account(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Which of the two the network brings first must not decide whether a code arrives."""
     async with (
         open_sandbox() as sandbox,
@@ -508,10 +510,16 @@ async def test_undelivered_before_the_answer_goes_by_the_next_account(tmp_path: 
     ):
         await scene.notifier.core.desk.put_provider(APP, "vonage", sandbox.configs().vonage, position=5)
         notification_id = await scene.under_way(Fault(channel="twilio", delay_s=SLOW_S, times=1))
-        for _ in range(2):  # providers repeat themselves
-            told = DeliveryTold(notification_id, 0, "refused", "30008", "failover", APP, "twilio")
+        told = DeliveryTold(notification_id, 0, "refused", "30008", "failover", APP, "twilio")
+        channel = scene.notifier.core.channels.channels["sms"]
+        with monkeypatch.context() as patch:
+            patch.setattr(channel, "_free_for_all", 0)  # so that the next attempt waits
+            for _ in range(2):  # providers repeat themselves
+                await scene.notifier.world.core.router.ask(owner_of(notification_id), told, timeout_s=5)
+            assert (await scene.delivery(notification_id)).state == "sending"
+            await scene.until(notification_id, lambda row: row.state == "queued")
             await scene.notifier.world.core.router.ask(owner_of(notification_id), told, timeout_s=5)
-        assert (await scene.delivery(notification_id)).state == "sending"
+        channel.left(())
         await sandbox.wait_for("vonage", 1)
         row = await scene.closed(notification_id)
         assert (row.state, row.provider_id, row.attempt) == ("accepted", "vonage", 2)

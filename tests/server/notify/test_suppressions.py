@@ -9,6 +9,9 @@ from actors.notify.messages import PutAddress
 from protocol import notify_commands, notify_replies
 from protocol.notify_records import SuppressionRow
 from protocol.notify_types import Channel
+from server.directory import Directory
+from server.notify.import_lines import open_file
+from server.notify.importing import Importer
 from server.sandbox.faults import Fault
 from server.sandbox.sandbox import open_sandbox
 from tests.server.notify.notify_world import APP
@@ -25,6 +28,10 @@ async def put(
     answer = await scene.notifier.world.core.router.ask(notify_address(scene.user_id), message, timeout_s=5)
     assert isinstance(answer, notify_replies.PushDevices)
     return answer
+
+
+async def nothing(*_: object) -> None:
+    """What an import of mail addresses does not need."""
 
 
 async def dropped(scene: Scene, channel: str, code: str) -> None:
@@ -107,3 +114,52 @@ async def test_an_import_is_no_sign_of_life(tmp_path: Path) -> None:
         await put(scene, "email", MAIL, is_import=True)
         await scene.told(notification_id, "bounced", action="retire")
         await dropped(scene, "email", "bounced")
+
+
+@pytest.mark.parametrize("how", ["answer", "receipt"])
+async def test_what_waits_for_who_says_stop_is_not_sent(tmp_path: Path, how: str) -> None:
+    """The next one of the campaign is in the queue already."""
+    async with (
+        open_sandbox() as sandbox,
+        open_scene(tmp_path, sandbox, phone=True, channels=["sms"]) as scene,
+    ):
+        desk = scene.notifier.core.desk
+        sandbox.inject(Fault(channel="twilio", status=429, retry_after_s=300, times=1))
+        waiting = await scene.send("ad 1")
+        await scene.until(waiting, lambda row: row.state == "queued" and row.attempt == 1)
+        await desk.put_provider(APP, "twilio", sandbox.configs().twilio)  # whose pace is its own again
+        if how == "answer":
+            sandbox.inject(Fault(channel="twilio", status=400, code="21610", times=1))
+        said = await scene.send("ad 2")
+        await scene.closed(said)
+        if how == "receipt":
+            await scene.told(said, "complained", action="suppress")
+        row = await scene.closed(waiting)
+        assert (row.state, row.code) == ("skipped", "address_gone")
+        assert ("choose", "drop", "retired") in await scene.notifier.rules(waiting)
+
+
+async def test_a_list_that_is_imported_again_brings_nobody_back(tmp_path: Path) -> None:
+    """As a shop does it every night, through the importer itself."""
+    async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox, channels=["email"]) as scene:
+        world, core = scene.notifier.world, scene.notifier.core
+        importer = Importer(
+            world.store,
+            Directory(world.store),
+            core.desk,
+            world.core.router,
+            take_away=nothing,
+            update=nothing,
+        )
+
+        async def import_list() -> None:
+            raw = f"user_id,channel,address\n{scene.user_id},email,{MAIL}\n".encode()
+            reports = [one async for one in importer.run(APP, "addresses", open_file(raw, "csv"))]
+            assert (reports[-1].done, reports[-1].failed) == (1, 0)
+
+        await import_list()
+        sandbox.inject(Fault(channel="smtp", at="rcpt", status=550, code="5.1.1 no such user", times=1))
+        await scene.closed(await scene.send("hello"))
+        await import_list()
+        await dropped(scene, "email", "550")
+        assert sandbox.count("smtp") == 0
