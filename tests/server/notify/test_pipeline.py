@@ -300,7 +300,7 @@ async def test_what_ended_long_ago_is_forgotten_and_what_waits_is_not(tmp_path: 
         await sandbox.wait_for("apns", 2)
         ids.append(new.items[0].notification_id)
         await notifier.settled(ids[2])
-        await notifier.tidy()
+        await notifier.tidy(ids[0])
         found = await notifier.world.store.notify.notifications(ids)
         assert {row.notification_id for row in found} == {ids[1], ids[2]}
         assert [entry.kind for entry in await notifier.ledger(ids[2])] == ["decided", "concluded"]
