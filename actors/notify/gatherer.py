@@ -1,7 +1,7 @@
 """Batches and digests: what is held to become one with others.
 
 A batch is its first notification, into which the others merge; a digest is one of its own. Both are released
-when they are due, as decider.py does it with all that is held; what a digest tells then is in digester.py.
+when they are due, as releaser.py does it with all that is held; what a digest tells then is in digester.py.
 """
 
 from typing import Final

@@ -1,8 +1,8 @@
 """Addresses to which nothing more is sent, because their provider or their owner has said so."""
 
-from actors.notify.decider import Decider
 from actors.notify.delivery import Outcome
 from actors.notify.job import Job
+from actors.notify.releaser import Releaser
 from actors.notify.suppression import SUPPRESSED, kind_of
 from actors.notify.user_state import Stopped
 from protocol.notify_records import NotifyDeviceRow, SuppressionRow
@@ -10,7 +10,7 @@ from protocol.notify_types import Channel, Decision
 from protocol.records import Op, Put, Update
 
 
-class Retirer(Decider):
+class Retirer(Releaser):
     """Retire addresses, and keep those of people from being registered again by the way."""
 
     _suppression_count = 0  # of this incarnation

@@ -8,7 +8,7 @@ import msgspec
 from actors.notify.delivery import Outgoing
 from actors.notify.facts import Facts
 from actors.notify.job import Job
-from actors.notify.keeper import NotifyKeeper
+from actors.notify.open_keeper import OpenKeeper
 from actors.notify.plan import DigestPart, Plan, zone_of
 from actors.notify.ports import Reader, Setup
 from actors.notify.user_state import Kept, UserState
@@ -32,7 +32,7 @@ MAX_ACTORS: Final = 1_000  # told apart in one batch; beyond it each item counts
 _encode = msgspec.json.Encoder().encode
 
 
-class Sender(NotifyKeeper):
+class Sender(OpenKeeper):
     """Fill a plan with what is to be shown and sent."""
 
     def _reader(

@@ -11,8 +11,8 @@ import msgspec
 
 from actors.notify.builtin_types import DIGEST
 from actors.notify.deliverer import Conclude, Resume
-from actors.notify.keeper import OpenRead, urgency
 from actors.notify.lately import Lately
+from actors.notify.open_keeper import OpenRead, urgency
 from actors.notify.plan import Ready
 from actors.notify.receipt_desk import TOLD_S
 from actors.notify.redriver import Redriver

@@ -11,7 +11,7 @@ import trio
 from actors.notify.address import partition_of
 from actors.notify.delivery import Outgoing, Target
 from actors.notify.job import Job
-from actors.notify.keeper import TAKEN_AT_ONCE, NotifyKeeper
+from actors.notify.open_keeper import TAKEN_AT_ONCE, OpenKeeper
 from protocol.notify_ids import NotifyIds
 from protocol.notify_records import DeliveryRow, NotificationRow
 from protocol.records import Put
@@ -27,13 +27,13 @@ async def test_a_backlog_is_taken_up_in_portions(tmp_path: Path, monkeypatch: py
         ann = await notifier.world.person("ann")
         await notifier.world.store.commit(backlog(ann.user_id))
     turn, taken_in = 0, Counter[int]()
-    made = NotifyKeeper._job_of
+    made = OpenKeeper._job_of
 
-    def counted(keeper: NotifyKeeper, row: DeliveryRow, notes: dict[int, NotificationRow]) -> Job | None:
+    def counted(keeper: OpenKeeper, row: DeliveryRow, notes: dict[int, NotificationRow]) -> Job | None:
         taken_in[turn] += 1
         return made(keeper, row, notes)
 
-    monkeypatch.setattr(NotifyKeeper, "_job_of", counted)
+    monkeypatch.setattr(OpenKeeper, "_job_of", counted)
 
     async def count_turns() -> None:
         nonlocal turn
