@@ -16,7 +16,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import UTC
 from time import perf_counter
 
@@ -33,7 +33,7 @@ from server.notify.templates import Templates
 
 _TURNS = 5  # the best one counts, as others share the cores
 _NOW_MS = 1_795_694_400_000
-_DEAR = "{% for a in range(600) %}{{ a | number }}{{ a | plural(other='#') }}{% endfor %}"
+_DEAR = "{% for a in range(200) %}{{ a | number }}{{ a | plural(other='#') }}{% endfor %}"
 _ENDLESS = "{% for a in range(990) %}{% for b in range(990) %}{{ b }}{% endfor %}{% endfor %}"
 
 
@@ -85,11 +85,12 @@ def _text_us(count: int) -> float:
     )
 
 
-def _source_ms(source: str) -> float:
+def _source_ms(source: str, *, is_stopped: bool = False) -> float:
+    """Raises: Refused, where it is stopped and should not be."""
     compiled = Source(source, where="body")
 
     def render() -> None:
-        with suppress(Refused):
+        with suppress(Refused) if is_stopped else nullcontext():
             compiled.render({}, babel_locale("en"), UTC, max_chars=64 * 1024)
 
     return _best_us(render, 1) / 1e3
@@ -127,7 +128,7 @@ def run(calls: int) -> dict[str, float]:
         "text_us": round(_text_us(calls), 2),
         "queue_us": round(_queue_us(calls), 2),
         "dearest_template_ms": round(_source_ms(_DEAR), 1),
-        "stopped_template_ms": round(_source_ms(_ENDLESS), 1),
+        "stopped_template_ms": round(_source_ms(_ENDLESS, is_stopped=True), 1),
         "mail_of_64_kb_ms": round(_mail_ms(), 1),
     }
 
