@@ -258,6 +258,10 @@ class SqliteStore:
         self._writer.barrier_nowait(partial(waiter.done, None))
         await waiter.wait()
 
+    async def others_version(self) -> int:
+        """A number that changes when another process has written. Raises: StorageUnavailable."""
+        return int(await self._call(_data_version))
+
     async def _call(self, call: Call) -> Any:
         await trio.lowlevel.checkpoint_if_cancelled()
         waiter = _Waiter()
@@ -353,6 +357,11 @@ class SqliteStore:
 
     async def deleted_seqs(self, conversation_id: str, *, after: int) -> list[int]:
         return await self._readers.run(queries.deleted_seqs, conversation_id, after)
+
+
+def _data_version(connection: sqlite3.Connection) -> int:
+    """SQLite's own count of what other connections have committed; ours alone writes in this process."""
+    return int(connection.execute("PRAGMA data_version").fetchone()[0])
 
 
 class _Waiter:

@@ -344,6 +344,10 @@ class Store(Protocol):
         """Return when all that was queued before is decided."""
         ...
 
+    async def others_version(self) -> int:
+        """A number that changes when another process has written. Raises: StorageUnavailable."""
+        ...
+
     async def read(self, stream: str, *, after: int, limit: int, max_bytes: int = 1 << 20) -> list[Entry]:
         """Entries with seq > after, rising: one if there is any, more up to limit and max_bytes of body."""
         ...

@@ -4,7 +4,8 @@ A partition has its users in memory, for hours. The user's actor and the account
 (`UserChanged`, after the commit). That is a hint: it may be lost between nodes, and an operator's command in
 another process tells nobody. So nothing is decided, and no attempt begun, by facts that were read more than
 MAX_AGE_S ago; they are read anew first, for a thousand users in one query of a millisecond, and only these
-facts: what the partition writes itself is newer in memory than in the store.
+facts: what the partition writes itself is newer in memory than in the store. Where no other process has
+written since they were read, they are good for QUIET_S: one look at the store's count tells so for all users.
 """
 
 from collections.abc import Sequence
@@ -22,17 +23,22 @@ from protocol.notify_found import FoundFacts
 from protocol.notify_types import Decision
 
 MAX_AGE_S: Final = 5.0  # how long a change that nobody told may go unnoticed; as WATCH_S of the log-ins
+QUIET_S: Final = 60.0  # the same where no other process writes: a tell within one is hardly ever lost
 MAX_READ: Final = 1_000  # users in one read
 RETRY_S: Final = 0.2
 
 
 class FactsRead(msgspec.Struct, frozen=True):
-    """Facts of users as they were stored at `at_s` or later, trio.current_time(); or why not."""
+    """Facts of users as they were stored at `at_s` or later, trio.current_time(); or why not.
+
+    `fresh`: users whose facts turned out to be good, and were not read.
+    """
 
     user_ids: list[str]
     found: list[FoundFacts]
     at_s: float
     error: HubbubError | None = None
+    fresh: list[str] = []
 
 
 class FactKeeper(NoticeDesk):
@@ -43,6 +49,9 @@ class FactKeeper(NoticeDesk):
         self._facts_wanted: dict[str, None] = {}
         self._facts_waiting: list[tuple[Sequence[str], object, Reply, frozenset[str]]] = []
         self._is_reading_facts = False
+        self._others_version = -1  # the store's count of what others wrote, as of the last look; -1: unknown
+        self._noticed_at_s = float("inf")  # when it was seen to have changed: what was read before may be old
+        self._looked_at_s = float("-inf")  # the last look
         self._asks_age = True  # but not for what comes again just after a read
         await super().activate(ctx)
 
@@ -61,7 +70,7 @@ class FactKeeper(NoticeDesk):
         stale: list[str] = []
         for user_id in user_ids:
             user = users.get(user_id)
-            if user is not None and is_stale(user.facts_at_s, moved.get(user_id), now):
+            if user is not None and self._is_stale(user.facts_at_s, moved.get(user_id), now):
                 stale.append(user_id)
         if not stale:
             return super()._has_users(user_ids, message, reply)
@@ -88,7 +97,13 @@ class FactKeeper(NoticeDesk):
 
     def _is_sure(self, user_id: str, now: float) -> bool:
         user = self._users.get(user_id)
-        return user is not None and not is_stale(user.facts_at_s, self._moved.get(user_id), now)
+        return user is not None and not self._is_stale(user.facts_at_s, self._moved.get(user_id), now)
+
+    def _is_stale(self, read_at_s: float, moved_at_s: float | None, now: float) -> bool:
+        if not is_stale(read_at_s, moved_at_s, now, max_age_s=MAX_AGE_S):
+            return False
+        is_quiet = read_at_s >= self._noticed_at_s and now - self._looked_at_s < MAX_AGE_S
+        return not is_quiet or is_stale(read_at_s, moved_at_s, now, max_age_s=QUIET_S)
 
     def _not_loaded(self, message: object) -> None:
         super()._not_loaded(message)
@@ -103,19 +118,34 @@ class FactKeeper(NoticeDesk):
 
     async def _read_facts(self) -> None:
         """Read the facts that are wanted, and post them."""
-        user_ids = list(self._facts_wanted)[:MAX_READ]
+        wanted = list(self._facts_wanted)[:MAX_READ]
+        if self._ctx.now() - self._looked_at_s >= MAX_AGE_S:
+            await self._look_for_others()
+        at_s = self._ctx.now()
+        fresh = [user_id for user_id in wanted if self._is_sure(user_id, at_s)]
+        user_ids = [user_id for user_id in wanted if user_id not in set(fresh)] if fresh else wanted
+        try:
+            found = await self._reads.user_facts(user_ids) if user_ids else []
+        except HubbubError as error:
+            self._ctx.post(FactsRead(user_ids, [], at_s, error, fresh))
+            return
+        self._ctx.post(FactsRead(user_ids, found, at_s, fresh=fresh))
+
+    async def _look_for_others(self) -> None:
+        """See whether another process has written since the last look."""
         at_s = self._ctx.now()
         try:
-            found = await self._reads.user_facts(user_ids)
-        except HubbubError as error:
-            self._ctx.post(FactsRead(user_ids, [], at_s, error))
-            return
-        self._ctx.post(FactsRead(user_ids, found, at_s))
+            version = await self._log.others_version()
+        except HubbubError:
+            version = -1
+        if version < 0 or version != self._others_version:
+            self._noticed_at_s = self._ctx.now()
+        self._others_version, self._looked_at_s = version, at_s
 
     async def take_facts(self, read: FactsRead) -> None:
         """Take in facts that were read, and go on with what waited for them."""
         self._is_reading_facts = False
-        for user_id in read.user_ids:
+        for user_id in (*read.user_ids, *read.fresh):
             self._facts_wanted.pop(user_id, None)
         error = read.error
         if error is None:
@@ -125,7 +155,7 @@ class FactKeeper(NoticeDesk):
             except HubbubError as refused:
                 error = refused
         waiting, self._facts_waiting = self._facts_waiting, []
-        asked = set(read.user_ids)
+        asked = {*read.user_ids, *read.fresh}
         for user_ids, message, reply, missing in waiting:
             if not missing <= asked:
                 self._facts_waiting.append((user_ids, message, reply, missing - asked))
@@ -174,6 +204,6 @@ class FactKeeper(NoticeDesk):
                     self._skip(job, why)
 
 
-def is_stale(read_at_s: float, moved_at_s: float | None, now: float) -> bool:
+def is_stale(read_at_s: float, moved_at_s: float | None, now: float, *, max_age_s: float = MAX_AGE_S) -> bool:
     """Tell whether facts must be read anew. All in monotonic seconds; None: nobody told of a change."""
-    return now - read_at_s >= MAX_AGE_S or (moved_at_s is not None and moved_at_s >= read_at_s)
+    return now - read_at_s >= max_age_s or (moved_at_s is not None and moved_at_s >= read_at_s)

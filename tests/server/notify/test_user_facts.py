@@ -11,8 +11,9 @@ from actors.notify.fact_keeper import MAX_AGE_S, is_stale
 from protocol import commands, notify_commands, notify_replies
 from protocol.notify_content import NotifyRequest
 from protocol.notify_types import TypeRule
-from protocol.records import Disabled, Put, Remove, Update, User
+from protocol.records import Disabled, Op, Put, Remove, Update, User
 from server.sandbox.sandbox import open_sandbox
+from storage.sqlite import open_store
 from tests.server.http_world import open_api
 from tests.server.notify.notify_world import APP, Notifier, apns_token, open_notifier
 
@@ -21,6 +22,12 @@ async def disable(notifier: Notifier, user_id: str) -> None:
     """As the accounts do it."""
     await notifier.world.store.commit([Put(Disabled(user_id=user_id, at_ms=1))])
     notifier.core.user_changed(user_id)
+
+
+async def write_elsewhere(directory: Path, *ops: Op) -> None:
+    """As an operator's command does it, in a process of its own: nobody is told."""
+    async with open_store(directory) as store:
+        await store.commit(list(ops))
 
 
 async def time_zone_of(notifier: Notifier, name: str) -> str:
@@ -89,10 +96,36 @@ async def test_a_change_that_nobody_told_is_noticed_by_age(
         request = NotifyRequest(type="contact", user_id=ann.user_id, text="1")
         await notifier.notify(request)
         where: dict[str, str | int] = {"user_id": ann.user_id}
-        await notifier.world.store.commit([Update(User, where, {"time_zone": "Asia/Tokyo"})])
+        await write_elsewhere(tmp_path, Update(User, where, {"time_zone": "Asia/Tokyo"}))
         assert await time_zone_of(notifier, "ann") == "Asia/Tokyo"
-        await notifier.world.store.commit([Put(Disabled(user_id=ann.user_id, at_ms=1))])
+        await write_elsewhere(tmp_path, Put(Disabled(user_id=ann.user_id, at_ms=1)))
         assert await notifier.refusal(request) == "user_not_found"
+
+
+async def test_what_nobody_else_has_written_about_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One look at the store's count is good for all users; a command in another process is noticed by it."""
+    monkeypatch.setattr(fact_keeper, "MAX_AGE_S", 0.01)
+    async with open_notifier(tmp_path) as notifier:
+        ann = await notifier.world.person("ann")
+        reads = type(notifier.world.store.notify)
+        read_facts, asked = reads.user_facts, list[object]()
+
+        async def counted(self: object, *args: object) -> object:
+            asked.append(args)
+            return await read_facts(self, *args)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(reads, "user_facts", counted)
+        for number in range(20):
+            text = f"{number}"
+            await notifier.notify(NotifyRequest(type="contact", user_id=ann.user_id, text=text))
+            await trio.sleep(0.011)  # until what is known is old
+        assert len(asked) == 1  # the first look has nothing to compare with
+        where: dict[str, str | int] = {"user_id": ann.user_id}
+        await write_elsewhere(tmp_path, Update(User, where, {"time_zone": "Asia/Tokyo"}))
+        await trio.sleep(0.011)
+        assert await time_zone_of(notifier, "ann") == "Asia/Tokyo"
 
 
 async def test_nothing_is_sent_from_the_queue_by_old_facts(
@@ -111,7 +144,7 @@ async def test_nothing_is_sent_from_the_queue_by_old_facts(
             person.disconnect()
             done = await notifier.notify(NotifyRequest(type="t", user_id=person.user_id, text="1"))
             ids.append(done.items[0].notification_id)
-        await notifier.world.store.commit([Put(Disabled(user_id=people[0].user_id, at_ms=1))])
+        await write_elsewhere(tmp_path, Put(Disabled(user_id=people[0].user_id, at_ms=1)))
         await notifier.core.desk.pause_provider(APP, "apns", is_paused=False)
         for notification_id in ids:
             await notifier.settled(notification_id)
