@@ -258,7 +258,10 @@ class Writer:
                         # One owner's bug must not lose the acks of the others in the same commit.
                         log.exception("store_callback_failed")
                     for passed in job.barriers:
-                        passed()
+                        try:
+                            passed()
+                        except Exception:
+                            log.exception("store_callback_failed")
         except Exception:
             # Here it would end the whole process, and not the one connection that it is about.
             log.exception("store_delivery_failed")

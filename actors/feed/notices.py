@@ -1,5 +1,7 @@
 """What users are told of posts, comments and follows: the tells, as pure functions."""
 
+import msgspec
+
 from actors.chat_notices import preview
 from actors.messages import NoticeDue, comment_thing, post_thing
 from protocol.notify_records import NoticeBacklog
@@ -61,40 +63,18 @@ def mentioned_in_comment(post: PostRow, comment: CommentRow, user_id: str) -> No
 
 def followed(author_id: str, app_id: str, user_id: str) -> NoticeDue:
     """To an author: a user follows them now."""
-    return NoticeDue(
-        user_id=author_id,
-        app_id=app_id,
-        actor_id=user_id,
-        type_name="follow",
-        template="follow",
-        subject="followers",
-        url=f"/#u/{user_id}",
-    )
+    return _of_follow(author_id, app_id, user_id, "follow", "followers", f"/#u/{user_id}")
 
 
 def follow_requested(author_id: str, app_id: str, user_id: str) -> NoticeDue:
     """To an author: a user would like to follow them."""
-    return NoticeDue(
-        user_id=author_id,
-        app_id=app_id,
-        actor_id=user_id,
-        type_name="follow",
-        template="follow_request",
-        subject="follow_requests",
-        url="/#requests",
-    )
+    return _of_follow(author_id, app_id, user_id, "follow_request", "follow_requests", "/#requests")
 
 
 def follow_accepted(follower_id: str, app_id: str, author_id: str) -> NoticeDue:
     """To a user: an author has let them in."""
-    return NoticeDue(
-        user_id=follower_id,
-        app_id=app_id,
-        actor_id=author_id,
-        type_name="follow",
-        template="follow_accepted",
-        subject="follow_accepted",
-        url=f"/#u/{author_id}",
+    return _of_follow(
+        follower_id, app_id, author_id, "follow_accepted", "follow_accepted", f"/#u/{author_id}"
     )
 
 
@@ -104,17 +84,8 @@ def several(backlog: NoticeBacklog, count: int) -> NoticeDue:
     data = {"more": str(count), "since": str(backlog.at_ms)}
     if backlog.kind == "follow":
         due = followed(backlog.author_id, backlog.app_id, backlog.actor_id)
-        return NoticeDue(
-            user_id=due.user_id,
-            app_id=due.app_id,
-            actor_id=due.actor_id,
-            type_name=due.type_name,
-            template=due.template,
-            subject=due.subject,
-            url=f"/#u/{backlog.author_id}/followers",
-            data=data,
-            actor_count=count,
-        )
+        url = f"/#u/{backlog.author_id}/followers"
+        return msgspec.structs.replace(due, url=url, data=data, actor_count=count)
     kind = "like" if backlog.kind == "like" else "comment"
     batch_key = f"answers:{backlog.thing_id}" if backlog.kind == "answer" else ""
     return _about_post(
@@ -126,6 +97,18 @@ def several(backlog: NoticeBacklog, count: int) -> NoticeDue:
         batch_key=batch_key,
         data=data,
         actor_count=count,
+    )
+
+
+def _of_follow(user_id: str, app_id: str, actor_id: str, template: str, subject: str, url: str) -> NoticeDue:
+    return NoticeDue(
+        user_id=user_id,
+        app_id=app_id,
+        actor_id=actor_id,
+        type_name="follow",
+        template=template,
+        subject=subject,
+        url=url,
     )
 
 

@@ -105,7 +105,6 @@ class ChannelActor:
         self._proof = AccountProof()
         self._nursery: trio.Nursery | None = None
         self._wake = trio.Event()
-        self._is_pumping = False
         self._unsent: list[Job] = []  # begun while no nursery was there: between two lives of this actor
 
     # -- for partitions -----------------------------------------------------------------------------

@@ -122,8 +122,10 @@ class FactKeeper(NoticeDesk):
         if self._ctx.now() - self._looked_at_s >= MAX_AGE_S:
             await self._look_for_others()
         at_s = self._ctx.now()
-        fresh = [user_id for user_id in wanted if self._is_sure(user_id, at_s)]
-        user_ids = [user_id for user_id in wanted if user_id not in set(fresh)] if fresh else wanted
+        fresh: list[str] = []
+        user_ids: list[str] = []
+        for user_id in wanted:
+            (fresh if self._is_sure(user_id, at_s) else user_ids).append(user_id)
         try:
             found = await self._reads.user_facts(user_ids) if user_ids else []
         except HubbubError as error:

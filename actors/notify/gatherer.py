@@ -8,11 +8,12 @@ from typing import Final
 
 import msgspec
 
+from actors.notify.batching import grown
 from actors.notify.builtin_types import DIGEST
 from actors.notify.facts import Facts
 from actors.notify.plan import Plan
 from actors.notify.ports import Setup
-from actors.notify.sender import MAX_ACTORS, MAX_NAMES, Sender
+from actors.notify.sender import Sender
 from actors.notify.user_state import Group, Kept, UserState
 from actors.notify.verdict import Verdict
 from actors.reply import NO_REPLY
@@ -155,26 +156,8 @@ class Gatherer(Sender):
     def _grow(self, group: Group, kept: Kept, ops: list[Op]) -> None:
         """Count one more item of a group; the first few whose doing it is keep their names."""
         group.count += 1
-        names = list(group.kept.names)
-        actor_count = group.kept.actor_count
-        for name in kept.names:
-            if name not in group.actors and actor_count <= MAX_ACTORS:
-                group.actors.add(name)
-                actor_count += 1
-                if len(names) < MAX_NAMES:
-                    names.append(name)
-        actor_count += max(0, kept.actor_count - len(kept.names))  # who are known by their number alone
-        content = group.kept.content if group.kept.content.type == DIGEST else kept.content
-        first = group.kept.first
-        if first is None and content.type != DIGEST and not group.kept.is_carrier:
-            first = group.kept.content
-        group.kept = msgspec.structs.replace(
-            group.kept,
-            content=content,
-            names=names,
-            actor_count=max(actor_count, len(names)),
-            first=first,
-        )
+        group.kept, new = grown(group.kept, group.actors, kept)
+        group.actors.update(new)
         ops.append(
             Update(
                 NotificationRow,

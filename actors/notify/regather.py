@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from actors.notify.batching import MAX_NAMES
 from actors.notify.builtin_types import DIGEST
 from actors.notify.user_state import Kept
 
@@ -26,6 +27,9 @@ def without(
     actors = {content.actor for content in staying}
     leavers = {content.actor for content in leaving if content.actor} - actors
     names = [name for name in kept.names if name not in leavers]
+    for name in dict.fromkeys(content.actor for content in staying if content.actor):
+        if len(names) < MAX_NAMES and name not in names:  # who was an "other" until now
+            names.append(name)
     unnamed = sum(max(0, member.actor_count - len(member.names)) for member in gone)
     content = kept.content
     if content in leaving and staying:  # else one that came since tells it, or nobody is left

@@ -26,8 +26,6 @@ NOTIFICATIONS_STREAM: Final = "notifications"  # what a resync names when live e
 SEEN_GRACE_MS: Final = 4_000
 # Open deliveries of one partition beyond which campaigns wait: some seconds' work, so that little is queued.
 MAX_OPEN_BULK: Final = 1_000
-MAX_NAMES: Final = 3
-MAX_ACTORS: Final = 1_000  # told apart in one batch; beyond it each item counts
 
 _encode = msgspec.json.Encoder().encode
 

@@ -1,69 +1,61 @@
-"""How groups are told, and that they stay small."""
+"""What a batch tells when more join it, against a plain model; and that it stays small."""
 
-import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.notify.batching import MAX_ACTORS, MAX_IDS, MAX_NAME_CHARS, Batch, Summary, merge_data, summarise
-from protocol.notify_types import MAX_DATA_BYTES
-
-PEOPLE = ["Ann", "Ben", "Cid", "Dan", "Eve"]
-
-
-def test_names_and_others() -> None:
-    """Ann; Ann and Ben; Ann, Ben and Cid; Ann, Ben and 2 others. Never one other."""
-    told = [(summary.names, summary.others) for summary in (summarise(9, PEOPLE[:n]) for n in range(6))]
-    assert told == [
-        ([], 0),
-        (["Ann"], 0),
-        (["Ann", "Ben"], 0),
-        (["Ann", "Ben", "Cid"], 0),
-        (["Ann", "Ben"], 2),
-        (["Ann", "Ben"], 3),
-    ]
-    assert summarise(7, ["Ann", "", "Ann"]) == Summary(count=7, names=["Ann"])
+from actors.notify.batching import MAX_ACTORS, MAX_NAMES, grown
+from actors.notify.builtin_types import DIGEST
+from actors.notify.user_state import Kept
+from protocol.notify_content import Content
 
 
-@given(st.lists(st.integers(0, 1_500), max_size=30), st.integers(0, 1_500))
-def test_actors_are_counted_exactly_up_to_a_thousand(seen: list[int], crowd: int) -> None:
-    """Whoever acts often counts once; beyond a thousand it is said to be at least that many."""
-    actors = [f"u{number}" for number in [*range(crowd), *seen]]
-    summary = summarise(len(actors), actors)
-    distinct = len(set(actors))
-    assert len(summary.names) + summary.others == min(distinct, MAX_ACTORS)
-    assert summary.is_exact == (distinct <= MAX_ACTORS)
-    assert summary.names == list(dict.fromkeys(actors))[: 3 if distinct <= 3 else 2]
+def member(name: str, number: int, extra: int = 0) -> Kept:
+    """One that somebody has done, or nobody (""), with so many more who are known by their number alone."""
+    names = [name] if name else []
+    content = Content(type="t", text=f"text {number}", actor=name)
+    return Kept(content=content, names=names, actor_count=len(names) + extra)
 
 
-def test_a_batch_is_bounded_and_survives_being_stored() -> None:
-    """It is kept with the group, and a restart goes on with it."""
-    batch = Batch()
-    for number in range(2_000):
-        batch.add(number, f"user {number} " + "x" * 200, {"last": number})
-    stored = msgspec.msgpack.decode(msgspec.msgpack.encode(batch), type=Batch)
-    assert stored == batch
-    assert stored.ids == list(range(2_000 - MAX_IDS, 2_000))
-    assert stored.data == {"last": 1_999}
-    assert [len(name) for name in stored.names] == [MAX_NAME_CHARS] * 3
-    summary = stored.summary()
-    assert (summary.count, summary.others, summary.is_exact) == (2_000, 998, False)
+def gathered(members: list[Kept]) -> Kept:
+    """The first opens the batch, and the others join it."""
+    kept, actors = members[0], set(members[0].names)
+    for one in members[1:]:
+        kept, new = grown(kept, actors, one)
+        actors.update(new)
+    return kept
 
 
-values = st.text(max_size=200) | st.integers() | st.lists(st.text(max_size=10)) | st.none()
-datas = st.dictionaries(st.text(max_size=8), values, max_size=8)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["", "Ann", "Ben", "Cid", "Dan", "Eve"]), st.integers(0, 9)), min_size=1
+    )
+)
+def test_a_batch_names_the_first_and_counts_everybody_once(done: list[tuple[str, int]]) -> None:
+    """“Ann, Ben and 3 others”: whoever acts twice is one, and the text is the newest one's."""
+    members = [member(name, number, extra) for number, (name, extra) in enumerate(done)]
+    kept = gathered(members)
+    people = list(dict.fromkeys(name for name, _ in done if name))
+    assert kept.names == people[:MAX_NAMES]
+    assert kept.actor_count == len(people) + sum(extra for _, extra in done)
+    assert kept.content == members[-1].content
+    assert kept.first == (members[0].content if len(members) > 1 else None)
 
 
-@given(datas, datas, st.integers(2, MAX_DATA_BYTES))
-def test_merged_data_fits_and_the_newest_win(
-    old: dict[str, object], new: dict[str, object], limit: int
-) -> None:
-    """Whole values, nested ones too; what was set longest ago goes first where it is too much."""
-    merged = merge_data(old, new, limit)
-    encode = msgspec.json.encode
-    assert len(encode(merged)) <= limit
-    order = [key for key in old if key not in new] + list(new)
-    assert list(merged) == order[len(order) - len(merged) :]
-    assert all(merged[key] == (new if key in new else old)[key] for key in merged)
-    if len(merged) < len(order):  # one more would not have fitted
-        dropped = order[len(order) - len(merged) - 1]
-        assert len(encode({dropped: (old | new)[dropped]} | merged)) > limit
+def test_beyond_a_thousand_nobody_is_told_apart_and_all_count() -> None:
+    """A post that everybody likes must not make a row that grows with it."""
+    kept, actors = member("user 0", 0), {"user 0"}
+    for number in range(1, MAX_ACTORS + 50):
+        kept, new = grown(kept, actors, member(f"user {number}", number))
+        actors.update(new)
+    assert len(actors) == MAX_ACTORS
+    assert (kept.names, kept.actor_count) == (["user 0", "user 1", "user 2"], MAX_ACTORS + 50)
+
+
+def test_a_digest_keeps_its_own_words_and_a_carrier_has_no_first() -> None:
+    """What opened a carrier's group was cancelled: it is told by those that came since."""
+    digest = Kept(content=Content(type=DIGEST, template=DIGEST))
+    kept, _ = grown(digest, (), member("Ann", 1))
+    assert (kept.content, kept.first) == (digest.content, None)
+    carrier = Kept(content=Content(type="t", text="old"), is_carrier=True)
+    kept, _ = grown(carrier, (), member("Ann", 1))
+    assert (kept.content.text, kept.first) == ("text 1", None)
