@@ -2,9 +2,10 @@
 
 import trio
 
+from protocol import feed_commands
 from protocol.notify_records import ChatNotice, NoticeBacklog, NotificationRow
 from protocol.records import Tell
-from tests.server.world import World
+from tests.server.world import Device, World
 
 
 async def told(world: World, user_id: str) -> list[NotificationRow]:
@@ -26,3 +27,11 @@ async def all_told(world: World) -> None:
         if not any(owed):
             return
         await trio.sleep(0.005)
+
+
+async def comment(device: Device, post_id: int, text: str, **more: object) -> int:
+    """Write a comment; returns its id."""
+    client_id = device.world.new_client_id()
+    command = feed_commands.AddComment(post_id=post_id, client_id=client_id, text=text, **more)  # type: ignore[arg-type]
+    done = await device.do(command)
+    return int(done.comment.comment_id)  # type: ignore[union-attr]

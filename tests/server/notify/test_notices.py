@@ -8,18 +8,13 @@ import trio
 from protocol import commands, events, feed_commands, notify_events
 from protocol.records import Disabled, Put
 from tests.server.feeds import follow, post
-from tests.server.notify.notices import all_told, told
+from tests.server.notify.notices import all_told, comment, told
 from tests.server.notify.notify_world import open_notifier
 from tests.server.world import Device
 
 
 async def like(device: Device, post_id: int, *, removed: bool = False) -> None:
     await device.do(feed_commands.LikePost(post_id=post_id, removed=removed))
-
-
-async def comment(device: Device, post_id: int, text: str, **more: object) -> None:
-    client_id = device.world.new_client_id()
-    await device.do(feed_commands.AddComment(post_id=post_id, client_id=client_id, text=text, **more))  # type: ignore[arg-type]
 
 
 async def test_a_contact_request_and_its_acceptance_are_told(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from protocol.notify_types import Preferences, QuietHours
 from protocol.records import Tell
 from server.sandbox.sandbox import open_sandbox
 from tests.server.feeds import post
-from tests.server.notify.notices import all_told, told
+from tests.server.notify.notices import all_told, comment, told
 from tests.server.notify.notify_world import APP, Clock, Notifier, open_notifier
 from tests.server.world import Device
 
@@ -31,13 +31,6 @@ HOUR_MS = 3_600_000
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat_notices, "DEBOUNCE_S", 0.05)
-
-
-async def comment(device: Device, post_id: int, text: str, **more: object) -> int:
-    client_id = device.world.new_client_id()
-    command = feed_commands.AddComment(post_id=post_id, client_id=client_id, text=text, **more)  # type: ignore[arg-type]
-    done = await device.do(command)
-    return int(done.comment.comment_id)  # type: ignore[union-attr]
 
 
 async def delete_comment(device: Device, post_id: int, comment_id: int) -> None:
