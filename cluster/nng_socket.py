@@ -26,6 +26,8 @@ from cluster.envelope import MAX_FRAME_BYTES
 # is far away after a second. An attempt costs a SYN.
 RECONNECT_MIN_S: Final = 0.2
 RECONNECT_MAX_S: Final = 3.0
+# How long an attempt may be under way: a far host, or a busy one that shakes hands over TLS.
+CONNECT_TIMEOUT_S: Final = 3.0
 LASTING_S: Final = 5.0  # who hangs up sooner than that may do so again: the next attempt waits its time
 _NEVER_MS: Final = 2**31 - 1
 # More connections than nodes that a full mesh is made for. Each may hold one message that is not read yet.
@@ -41,9 +43,13 @@ _THREADS: Final = {
     "MAX_POLLER": 1,
     "NUM_RESOLVER": 1,
 }
-# nng's counters of connections that came to nothing -> the reason under which we count them. It has another
-# one, "other", in which orderly ends are counted too.
+# nng's counters of connections that came to nothing -> the reason under which we count them. It has others,
+# of those that nobody answered, and "other", in which orderly ends are counted too.
 _FAILURES: Final = {"auth": "tls", "proto": "handshake", "timeout": "handshake", "reject": "too_many"}
+# All that say that an attempt has come to nothing.
+_ENDS: Final = {"refused", "disconnect", "canceled", "other", "oom", *_FAILURES}
+
+_Endpoint = tuple[Callable[[Any, Any], Any], Any]  # how nng finds its counters, and a dialer or listener
 
 
 class LaneTls(msgspec.Struct, frozen=True):
@@ -171,7 +177,6 @@ class PushSocket:
                 await trio.sleep_until(self._dial_at)
                 self.tend()
                 continue
-            # One that is not made in time is given up: nng would not try again.
             deadline = float("inf") if connection.is_connected else self._dial_at
             with trio.move_on_at(deadline), suppress(trio.ClosedResourceError):
                 await trio.lowlevel.wait_readable(connection.fd)  # nng makes it readable, for sending too
@@ -180,10 +185,23 @@ class PushSocket:
         raise trio.ClosedResourceError
 
     def tend(self) -> None:
-        """Dial again, if there is no connection and it is time to; also where nobody waits for one."""
-        if not self._is_closed and not self.is_connected and trio.current_time() >= self._dial_at:
-            self.drop()
-            self._dial()
+        """Dial again, if there is no connection and it is time to; also where nobody waits for one.
+
+        What is still under way is waited for: the peer would count it as one that came to nothing.
+        """
+        now = trio.current_time()
+        if self._is_closed or self.is_connected or now < self._dial_at:
+            return
+        connection = self._connection
+        if (
+            connection is not None
+            and now < self._dialled_at + CONNECT_TIMEOUT_S
+            and connection.is_under_way()
+        ):
+            self._dial_at = now + RECONNECT_MIN_S
+            return
+        self.drop()
+        self._dial()
 
     def drop(self) -> None:
         """Give the connection up; what nng still had to write is lost.
@@ -275,7 +293,16 @@ class _Connection:
             return True
 
     def failures(self) -> dict[str, int]:
-        return _failures([(pynng.lib.nng_stat_find_dialer, dialer.dialer) for dialer in self._socket.dialers])
+        return _failures(self._endpoints())
+
+    def is_under_way(self) -> bool:
+        """Whether the attempt has not come to nothing so far; nng makes only one."""
+        return bool(self._socket.dialers) and not any(
+            value for name, value in _counters(self._endpoints()) if name in _ENDS
+        )
+
+    def _endpoints(self) -> list[_Endpoint]:
+        return [(pynng.lib.nng_stat_find_dialer, dialer.dialer) for dialer in self._socket.dialers]
 
     def close(self) -> None:
         self._is_over = True
@@ -334,26 +361,34 @@ def _turn_away_too_many(pipe: Any) -> None:
             pipe.close()
 
 
-def _failures(endpoints: Iterable[tuple[Callable[[Any, Any], Any], Any]]) -> dict[str, int]:
+def _failures(endpoints: Iterable[_Endpoint]) -> dict[str, int]:
+    """Count connections that came to nothing, by our reasons."""
+    counts: dict[str, int] = {}
+    for name, value in _counters(endpoints):
+        reason = _FAILURES.get(name)
+        if reason is not None and value:
+            counts[reason] = counts.get(reason, 0) + value
+    return counts
+
+
+def _counters(endpoints: Iterable[_Endpoint]) -> list[tuple[str, int]]:
     """Read nng's counters of some dialers or listeners."""
     lib, ffi = pynng.lib, pynng.ffi
-    counts: dict[str, int] = {}
+    counters: list[tuple[str, int]] = []
     root = ffi.new("nng_stat **")
     if lib.nng_stats_get(root) != 0:  # out of memory, or nng was built without them
-        return counts
+        return counters
     try:
         for find, endpoint in endpoints:
             found = find(root[0], endpoint)
             counter = lib.nng_stat_child(found) if found else None
             while counter:
-                reason = _FAILURES.get(ffi.string(lib.nng_stat_name(counter)).decode())
-                value = int(lib.nng_stat_value(counter))
-                if reason is not None and value:
-                    counts[reason] = counts.get(reason, 0) + value
+                name = ffi.string(lib.nng_stat_name(counter)).decode()
+                counters.append((name, int(lib.nng_stat_value(counter))))
                 counter = lib.nng_stat_next(counter)
     finally:
         lib.nng_stats_free(root[0])
-    return counts
+    return counters
 
 
 def _add(counts: dict[str, int], more: dict[str, int]) -> None:

@@ -1,4 +1,4 @@
-"""A TCP proxy before one port of a node: a way that can be cut, or swallow what is sent."""
+"""A TCP proxy before one port of a node: a way that can be cut or long, or swallow what is sent."""
 
 from contextlib import suppress
 from typing import Self
@@ -15,6 +15,8 @@ class LaneProxy:
         self.port: int = listener.socket.getsockname()[1]
         self.swallows = False
         self.swallowed_bytes = 0
+        self.delay_s = 0.0  # of each chunk, on both ways
+        self.connections = 0  # ever made
         self._target_port = target_port
         self._connections: set[trio.CancelScope] = set()
         self._nursery = nursery
@@ -31,6 +33,7 @@ class LaneProxy:
             scope.cancel()
 
     async def _serve(self, stream: trio.SocketStream) -> None:
+        self.connections += 1
         with trio.CancelScope() as scope, suppress(OSError, trio.BrokenResourceError):
             self._connections.add(scope)
             try:
@@ -45,6 +48,7 @@ class LaneProxy:
     async def _forward(self, source: trio.SocketStream, to: trio.SocketStream, may_swallow: bool) -> None:
         with suppress(trio.BrokenResourceError):
             async for chunk in source:
+                await trio.sleep(self.delay_s)
                 if may_swallow and self.swallows:
                     self.swallowed_bytes += len(chunk)
                 else:

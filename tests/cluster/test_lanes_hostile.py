@@ -3,15 +3,17 @@
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 from structlog.testing import capture_logs
 
 from cluster.envelope import FORMAT, MAX_FRAME_BYTES, Envelope, Hello, Seal
 from cluster.lanes import Lane, PeerAddress
-from cluster.nng_socket import PushSocket
+from cluster.nng_socket import RECONNECT_MIN_S, PushSocket
 from tests.cluster.certificates import Authority
 from tests.cluster.lane_nodes import HOST, SECRET, LaneNode, running
+from tests.cluster.lane_proxy import LaneProxy
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -172,6 +174,23 @@ async def test_nodes_talk_over_tls_when_both_have_a_certificate_of_their_authori
         await ann.until_up(bob)
         await bob.until_up(ann)
         await check_traffic(ann, bob, 2_000)
+        assert ann.lanes.refused() == bob.lanes.refused() == {}
+
+
+async def test_a_handshake_with_a_far_host_is_given_its_time(tmp_path: Path) -> None:
+    """Ends that hang up on each other amid a handshake count intruders that are none."""
+    authority = Authority(tmp_path, "cluster")
+    ann, bob = (LaneNode(name, tls=authority.issue(name)) for name in ("ann", "bob"))
+    async with running(ann, bob, connected=False) as nursery:
+        control, data = [
+            await LaneProxy.open(port, nursery) for port in (bob.address.port, bob.address.data_port)
+        ]
+        control.delay_s = data.delay_s = 1.5 * RECONNECT_MIN_S
+        ann.lanes.connect(msgspec.structs.replace(bob.address, port=control.port, data_port=data.port))
+        bob.lanes.connect(ann.address)
+        await ann.until_up(bob)
+        await bob.until_up(ann)
+        assert (control.connections, data.connections) == (1, 1)
         assert ann.lanes.refused() == bob.lanes.refused() == {}
 
 

@@ -95,6 +95,13 @@ class Notifier:
         await self.world.store.barrier()
         return await self.world.store.notify.ledger(partition_of_id(notification_id), notification_id)
 
+    async def kinds(self, notification_id: int) -> list[str]:
+        """What was written down, in order.
+
+        Without the attempts: the first one is part of the decision where a hand is free at that moment.
+        """
+        return [entry.kind for entry in await self.ledger(notification_id) if entry.kind != "attempted"]
+
     async def rules(self, notification_id: int) -> list[tuple[str, str, str]]:
         """(stage, outcome, rule) of all that was decided."""
         return [
