@@ -187,3 +187,7 @@ class NotifyDashboard(_Body, frozen=True, kw_only=True):
     dead: Dead
     requests: list[RequestLine]
     experiments: list[ExperimentLine]
+    unreadable: Annotated[
+        list[str],
+        Meta(description="Apps whose setup the node that answers cannot read: nothing of theirs is decided."),
+    ] = []

@@ -202,7 +202,9 @@ class Canceller(CancelFinder):
 
     def _retell(self, user: UserState, head: NotificationRow, kept: Kept, count: int) -> list[Op]:
         """Let a batch's item in the centre tell of those that are left. Returns what is to be stored."""
-        setup = self._setup_of(head.app_id)
+        setup = self._setups.known(head.app_id)
+        if setup is None:  # it cannot be read: as it was
+            return []
         try:
             item = self._item_of_group(user, setup, head.type, head.notification_id, kept, count)
         except Refused as refused:  # the template is gone: as it was

@@ -5,6 +5,7 @@ from typing import Protocol
 import msgspec
 
 from actors.notify.delivery import Provider
+from protocol.errors import HubbubError
 from protocol.notify_content import Content
 from protocol.notify_types import AppRules, Channel, Decision, TypeRule
 
@@ -85,6 +86,14 @@ class Setups(Protocol):
 
     async def at_least(self, app_id: str, version: int) -> Setup:
         """The app's, read where what is in memory is older than that. Raises: HubbubError."""
+        ...
+
+    def failure(self, app_id: str) -> HubbubError | None:
+        """Why the app's could not be read just now; None: it may be tried."""
+        ...
+
+    def put_off(self) -> list[str]:
+        """The apps of which none is known, as it could not be read when it was asked for."""
         ...
 
 

@@ -101,6 +101,7 @@ class NotifyCore:
             stats=self.stats,
             channels=self.channels,
             breaker_of=self.breaker_of,
+            unreadable=setups.unreadable,
             now_ms=now_ms,
         )
         self._resumer = NotifyResumer(store.notify, router, owns=leases.owns, now_ms=now_ms)
@@ -204,6 +205,7 @@ class NotifyCore:
         read["events_exported_total"] = self.exporter.told_count
         read["exports_failed_total"] = self.exporter.failed_count
         read["overdue"] = sum(self.watch.overdue.values())
+        read["setups_unreadable"] = len(self.setups.unreadable())
         for name, channel in self.channels.channels.items():
             stats = channel.stats
             read[f'queued{{channel="{name}"}}'] = channel.depth

@@ -104,6 +104,7 @@ class Dashboards:
         stats: NotifyStats,
         channels: ChannelDesk,
         breaker_of: Callable[[str, ProviderRow], str],
+        unreadable: Callable[[], list[str]],
         now_ms: Callable[[], int],
     ) -> None:
         self._store = store
@@ -113,6 +114,7 @@ class Dashboards:
         self._stats = stats
         self._channels = channels
         self._breaker_of = breaker_of
+        self._unreadable = unreadable
         self._now_ms = now_ms
         self._whole = Kept(self._read_whole, KEPT_S)
         self._own: dict[str, _Own] = {}
@@ -147,6 +149,7 @@ class Dashboards:
             dead=await own.dead.get(),
             requests=await own.requests.get(),
             experiments=await own.experiments.get(),
+            unreadable=[name for name in self._unreadable() if app_id in ("", name)],
         )
 
     def changed(self, app_id: str) -> None:

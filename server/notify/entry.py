@@ -24,9 +24,10 @@ from protocol.notify_replies import Notified, NotifyAccepted, RequestCancelled
 from protocol.notify_types import MAX_DATA_BYTES, MAX_TEXT_BYTES, PUSH_CHANNELS, Channel
 from server import auth
 from server.notify import first_answer
+from server.notify.app_setup import AppSetup
 from server.notify.renderer import NotifyRenderer
 from server.notify.request_check import check_meaning
-from server.notify.setups import AppSetup, SetupCache
+from server.notify.setups import SetupCache
 from server.notify.tap_address import is_picture, leads_safely
 from storage.store import Store
 
