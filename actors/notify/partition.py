@@ -38,6 +38,7 @@ from actors.notify.plan import Ready
 from actors.notify.receipt_desk import ToldAgain
 from actors.notify.recent_finder import RecentFound
 from actors.notify.registrar import Registering
+from actors.notify.text_keeper import TextsReady
 from actors.notify.timekeeper import Looked, Tick, Tidied, Tidy
 from actors.notify.turns import Rest
 from actors.notify.user_desk import MarkFound
@@ -52,6 +53,7 @@ class NotifyPartition(Withdrawer):
     """Own the notifications of one partition's users."""
 
     async def activate(self, ctx: EntityContext) -> None:
+        self.begin_texts()
         await super().activate(ctx)
         self.begin_time()
         if ctx.restarted:  # what was stored last may not have been shown
@@ -73,6 +75,7 @@ class NotifyPartition(Withdrawer):
                 if (
                     self._has_users(message.user_ids, message, reply)
                     and self.knows_recent(message, message, reply)
+                    and self.has_texts(message, message, reply)
                     and self.rests_on_stored(message, message, reply)
                 ):
                     if message.content.template and len(message.user_ids) > 1:
@@ -133,6 +136,9 @@ class NotifyPartition(Withdrawer):
                 await self._take_users(message)
             case RecentFound():
                 await self.recent_found(message)
+            case TextsReady():
+                await self.texts_ready(message)
+                self.look_in(0.0)  # what is held of that app is read again
             case FactsRead():
                 await self.take_facts(message)
             case Settled():
@@ -176,7 +182,11 @@ class NotifyPartition(Withdrawer):
         try:
             if self.is_called_off(message) or self.is_withdrawn(message):
                 raise Refused("request_not_found", "The request was cancelled.")
-            if self._has_users(message.user_ids, rest, reply) and self.rests_on_stored(message, rest, reply):
+            if (
+                self._has_users(message.user_ids, rest, reply)
+                and self.has_texts(message, rest, reply)
+                and self.rests_on_stored(message, rest, reply)
+            ):
                 self.go_on(rest)
         except HubbubError as error:
             reply.fail(error)

@@ -113,6 +113,14 @@ class Renderer(Protocol):
         """Write one text. Raises: Refused(template_not_found, template_variable_unknown, template_failed)."""
         ...
 
+    def is_ready(self, setup: Setup, template: str, locale: str) -> bool:
+        """Tell whether a template's texts for users of that locale are compiled, or there are none."""
+        ...
+
+    async def prepare(self, setup: Setup, template: str, locale: str) -> None:
+        """Compile them beside the loop, which `render` would hold up for some 50 ms each."""
+        ...
+
 
 class Account(msgspec.Struct, frozen=True):
     """One of an app's accounts at the providers of a channel."""

@@ -120,7 +120,7 @@ class Timekeeper(Redriver):
         now_ms = self._now_ms()
         opens: list[OpenRead] = []
         # What these apps hold waits; it is nobody else's loss.
-        without = self._setups.put_off()
+        without = [*self._setups.put_off(), *self.compiling_apps()]
         try:
             await self._log.barrier()
             rows = await self._reads.held(
@@ -220,6 +220,7 @@ class Timekeeper(Redriver):
         """Decide about what is due, and let it be found again if it is held anew."""
         if not self.knows_released(ready):
             return
+        ready = self.with_texts(ready)
         rest = self.release(ready)
         if rest is not None:
             self.go_on_later(rest)
