@@ -292,6 +292,10 @@ class NotifyReads(Protocol):
         """
         ...
 
+    async def users_at(self, app_id: str, device_key: str, *, after: str, limit: int) -> list[str]:
+        """The app's users who have this mail address or number, and to whom it is not stopped."""
+        ...
+
     async def app_versions(self) -> dict[str, int]:
         """app_id -> version of what it has set up, for apps that have set up anything."""
         ...

@@ -349,6 +349,17 @@ def of_types(
     return _rows(connection, _NOTIFICATION, f"{condition} LIMIT ?", (*values, limit))
 
 
+def users_at(
+    connection: sqlite3.Connection, app_id: str, device_key: str, after: str, limit: int
+) -> list[str]:
+    found = connection.execute(
+        f"SELECT user_id FROM {NotifyDeviceRow.table} WHERE device_key = ? AND channel IN ('email', 'sms')"
+        " AND user_id > ? AND app_id = ? AND retired_at_ms = 0 ORDER BY user_id LIMIT ?",
+        (device_key, after, app_id, limit),
+    )
+    return [row[0] for row in found.fetchall()]
+
+
 def app_versions(connection: sqlite3.Connection) -> dict[str, int]:
     return dict(connection.execute(f"SELECT app_id, version FROM {NotifyAppRow.table}").fetchall())
 

@@ -120,6 +120,9 @@ class SqliteNotifyReads:
     ) -> list[NotificationRow]:
         return await self._readers.run(notify_queries.of_types, user_id, types, purpose, limit)
 
+    async def users_at(self, app_id: str, device_key: str, *, after: str, limit: int) -> list[str]:
+        return await self._readers.run(notify_queries.users_at, app_id, device_key, after, limit)
+
     async def app_versions(self) -> dict[str, int]:
         return await self._readers.run(notify_queries.app_versions)
 

@@ -69,6 +69,7 @@ class NotifyStats(msgspec.Struct, kw_only=True):
     skipped: int = 0
     cancelled: int = 0
     erased: int = 0
+    suppressed: int = 0  # mail addresses and numbers to which nothing more is sent
     loaded_users: int = 0
     notified_by_app: dict[str, int] = msgspec.field(default_factory=dict)
 
