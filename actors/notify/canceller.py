@@ -55,6 +55,8 @@ class Canceller(CancelFinder):
         coming |= {head.user_id for head in found.heads.values() if head.in_centre}  # it is written anew
         if coming and not self._has_users(list(coming), found, NO_REPLY):
             return
+        if not self.has_batch_texts(found.heads.values(), found.members, found):
+            return
         cancel.after = max(cancel.after, found.last_id)
         cancel.is_last = cancel.is_last or found.is_last
         leaving: dict[int, list[NotificationRow]] = {}

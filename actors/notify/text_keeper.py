@@ -6,6 +6,9 @@ it, so that decisions stay in order per user; everybody else goes on. What is re
 the store: of apps that compile nothing is read meanwhile, and their rows are in nobody's way.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
 import msgspec
 
 from actors.notify.digester import Digester
@@ -13,10 +16,11 @@ from actors.notify.messages import Notify
 from actors.notify.plan import Ready
 from actors.notify.ports import Setup
 from actors.notify.user_state import UserState, decode_kept
-from actors.reply import Reply
-from protocol.errors import HubbubError
+from actors.reply import NO_REPLY, Reply
+from protocol.errors import HubbubError, Unavailable
 from protocol.notify_records import NotificationRow
 
+MAX_LATE: Final = 4_096  # messages that wait: as many as a mailbox holds
 _Text = tuple[str, str, str]  # app, template, locale
 
 
@@ -58,7 +62,7 @@ class TextKeeper(Digester):
     def has_texts(self, notify: Notify, message: object, reply: Reply) -> bool:
         """Tell whether all is compiled that it may show; else `message` comes again then.
 
-        Its users are in memory, if they exist.
+        Its users are in memory, if they exist. Raises: Unavailable(busy): too many wait already.
         """
         template = notify.content.template
         is_behind = bool(self._late_users) and not self._late_users.isdisjoint(notify.user_ids)
@@ -68,6 +72,8 @@ class TextKeeper(Digester):
         missing = self._missing(setup, template, notify.user_ids) if template and setup is not None else set()
         if not missing and not is_behind:
             return True
+        if len(self._late) >= MAX_LATE and not getattr(message, "is_own", False):
+            raise Unavailable("busy", "Many wait for texts of templates.")
         self._late.append(_Late(message, reply, notify.user_ids, missing))
         self._late_users.update(notify.user_ids)
         if setup is not None:
@@ -83,13 +89,34 @@ class TextKeeper(Digester):
                 left.append(row)
                 continue
             missing: set[_Text] = set()
-            for template in self._templates_of(user, row, ready):
+            for template in self._templates_of(user, row, ready.members.get(row.notification_id, ())):
                 missing |= self._missing(setup, template, (row.user_id,))
             if missing:
                 self._want_texts(setup, missing)
             else:
                 left.append(row)
         return ready if len(left) == len(ready.rows) else msgspec.structs.replace(ready, rows=left)
+
+    def has_batch_texts(
+        self,
+        heads: Iterable[NotificationRow],
+        members: Mapping[int, Sequence[NotificationRow]],
+        message: object,
+    ) -> bool:
+        """Tell whether batches in the centre can be written anew; else the own `message` comes again."""
+        missing: set[_Text] = set()
+        for head in heads:
+            user, setup = self._users.get(head.user_id), self._setups.known(head.app_id)
+            if user is None or setup is None or not head.in_centre:
+                continue
+            templates = self._templates_of(user, head, ())
+            templates.update(member.template for member in members.get(head.notification_id, ()))
+            for template in templates - {""}:
+                missing |= self._missing(setup, template, (head.user_id,))
+            self._want_texts(setup, missing)
+        if missing:
+            self._late.append(_Late(message, NO_REPLY, (), missing))
+        return not missing
 
     async def texts_ready(self, message: TextsReady) -> None:
         """Take again what has waited for nothing else."""
@@ -123,15 +150,16 @@ class TextKeeper(Digester):
             or not self._renderer.is_ready(setup, template, locale)
         }
 
-    def _templates_of(self, user: UserState, row: NotificationRow, ready: Ready) -> set[str]:
-        """The templates by which a held notification may be told."""
+    def _templates_of(
+        self, user: UserState, row: NotificationRow, members: Iterable[NotificationRow]
+    ) -> set[str]:
+        """The templates by which a held notification may be told. `members`: of a digest."""
         found = {row.template}
         group = user.groups.get(row.group_key) if row.group_key else None
         if group is not None:
             found.add(group.kept.content.template)
         elif row.item_count > 1 and row.content:
             found.add(decode_kept(row.content).content.template)
-        members = ready.members.get(row.notification_id, ())
         found.update(member.template for member in members if not (member.title or member.text))
         return found - {""}
 

@@ -146,6 +146,27 @@ async def test_what_is_held_for_a_new_text_lets_the_rest_be_released(
         assert threading.get_ident() not in compiler.threads
 
 
+async def test_a_batch_that_is_told_anew_after_a_restart_is_compiled_beside_the_loop_too(
+    tmp_path: Path, compiler: Compiler
+) -> None:
+    """One of two requests is cancelled, and what the centre shows tells of the other."""
+    compiler.may_go_on.set()
+    async with open_notifier(tmp_path) as notifier:
+        ann, _ = await neighbours(notifier)
+        rule = TypeRule(name="t", channels=["inapp", "apns"], dedup_s=0, batch_window_s=3_600)
+        await notifier.core.desk.put_type(APP, rule)
+        one = await notifier.notify(request(ann, "greeting", subject="s"))
+        await notifier.notify(request(ann, "greeting", subject="s"))
+        assert await titles(ann) == ["Hallo"]
+    compiler.texts.clear()
+    async with open_notifier(tmp_path, is_new=False) as notifier:
+        with trio.fail_after(20):
+            cancelled = await notifier.core.entry.cancel(APP, one.request_id)
+        assert cancelled.partly == 1
+        assert compiler.texts == ["Hallo de"]
+        assert threading.get_ident() not in compiler.threads
+
+
 async def test_a_text_is_compiled_once_however_many_ask(compiler: Compiler) -> None:
     """Sixteen partitions and the entry ask for the same one at the same time."""
     compiler.may_go_on.set()
