@@ -42,17 +42,25 @@ class SetupFailures:
         self._failures.pop(app_id, None)
 
     def error_of(self, app_id: str, now: float) -> HubbubError | None:
-        """Why it is not tried again yet; None: it may be."""
+        """Why who needs it is refused; None: it may be tried.
+
+        What is the app's own is tried again by the node alone (`due`), so that nobody waits for it.
+        """
         failure = self._failures.get(app_id)
-        return failure.error if failure is not None and now < failure.retry_at_s else None
+        if failure is None or (failure.error.code != UNREADABLE and now >= failure.retry_at_s):
+            return None
+        return failure.error
 
     def apps(self) -> list[str]:
         """The apps whose last try has failed."""
         return list(self._failures)
 
     def due(self, now: float) -> list[str]:
-        """The apps whose setup may be tried again."""
-        return [app_id for app_id, failure in self._failures.items() if now >= failure.retry_at_s]
+        """The apps whose setup is to be tried again, the one that has waited longest first."""
+        found = [
+            (known.retry_at_s, app_id) for app_id, known in self._failures.items() if now >= known.retry_at_s
+        ]
+        return [app_id for _, app_id in sorted(found)]
 
     def unreadable(self) -> list[str]:
         """The apps whose own rows are to blame, as of the last try."""

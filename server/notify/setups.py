@@ -191,8 +191,9 @@ class SetupCache:
                 error = exc  # the store's own, which says what to do
         failure = self._failures.failed(app_id, error, trio.current_time())
         log.error(
-            error.code,
+            "setup_not_read",
             app_id=app_id,
+            code=error.code,
             attempt=failure.count,
             error=str(exc) or type(exc).__name__,
             exc_info=None if isinstance(exc, HubbubError) else exc,
@@ -311,13 +312,13 @@ class SetupCache:
         except HubbubError as error:
             log.warning("setups_not_refreshed", code=error.code)
             return
-        now = trio.current_time()
+        failed = self._failures.apps()
         changed = [
             app_id
             for app_id, setup in self._setups.items()
-            if versions.get(app_id, 0) != setup.version and not self._failures.error_of(app_id, now)
+            if versions.get(app_id, 0) != setup.version and app_id not in failed
         ]
-        for app_id in dict.fromkeys([*changed, *self._failures.due(now)]):
+        for app_id in (*changed, *self._failures.due(trio.current_time())[:1]):  # one: it may take seconds
             await self._reload_quietly(app_id)
 
     async def _reload_quietly(self, app_id: str) -> None:

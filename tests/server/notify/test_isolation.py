@@ -12,21 +12,20 @@ from actors.notify.address import partition_of
 from protocol import notify_commands
 from protocol.errors import HubbubError, Unavailable
 from protocol.notify_content import NotifyRequest
+from protocol.notify_records import TemplateRow
 from protocol.notify_types import TypeRule
 from server.notify import setup_failures, setups
 from server.notify.setup_failures import FIRST_RETRY_S, MAX_RETRY_S, UNREADABLE, SetupFailures
 from server.sandbox.sandbox import open_sandbox
+from storage.notify_reads import SqliteNotifyReads
 from tests.server.notify.notify_world import APP, Clock, Notifier, open_notifier
 from tests.server.world import Device
 
 BAD = "bad"
 HOUR_MS = 3_600_000
 PHONE = "+4915112345678"
-# A text that is none, as after a fault of the disk; and one that no store reads in the time it has.
+# A text that is none, as after a fault of the disk.
 NO_TEXT = "INSERT INTO notify_type (app_id, name, body) VALUES ('bad', 'x', CAST(X'FF' AS TEXT))"
-TOO_LARGE = """INSERT INTO notify_template (app_id, name, version, body, created_at_ms)
-    WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 40000)
-    SELECT 'bad', 'x', n, '', 1 FROM n"""
 MENDED = "DELETE FROM notify_type WHERE app_id = 'bad' AND name = 'x'"
 
 
@@ -113,6 +112,52 @@ async def test_an_app_that_cannot_be_read_costs_no_other_app_of_its_partition(
         assert sandbox.count("twilio") == 2
 
 
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        (Unavailable("timeout"), UNREADABLE),  # more than the store reads in its time
+        (ValueError("whatever a row brings about"), UNREADABLE),
+        (RecursionError(), UNREADABLE),
+    ],
+)
+async def test_who_waits_for_one_app_s_setup_waits_for_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception, code: str
+) -> None:
+    """A read of two seconds must not be everybody's two seconds, and be made once."""
+    real = SqliteNotifyReads.newest_templates
+    has_begun, may_go_on, reads = trio.Event(), trio.Event(), []
+
+    async def newest_templates(self: SqliteNotifyReads, app_id: str) -> list[TemplateRow]:
+        if app_id != BAD:
+            return await real(self, app_id)
+        reads.append(app_id)
+        has_begun.set()
+        await may_go_on.wait()
+        raise failure
+
+    async with open_notifier(tmp_path) as notifier:
+        monkeypatch.setattr(SqliteNotifyReads, "newest_templates", newest_templates)
+        setups_of, codes = notifier.core.setups, []
+
+        async def ask() -> None:
+            with pytest.raises(HubbubError) as caught:
+                await setups_of.load(BAD)
+            codes.append(caught.value.code)
+
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(ask)
+                await has_begun.wait()
+                assert (await setups_of.reload(APP)).app_id == APP
+                assert not codes
+                may_go_on.set()
+            await ask()
+        assert codes == [code] * 4
+        assert reads == [BAD]
+        assert setups_of.put_off() == setups_of.unreadable() == [BAD]
+
+
 def test_a_setup_that_fails_is_tried_ever_less_often() -> None:
     """Each try may take the store two seconds; who asks meanwhile is refused at once."""
     failures, now = SetupFailures(), 100.0
@@ -122,10 +167,12 @@ def test_a_setup_that_fails_is_tried_ever_less_often() -> None:
         assert failure.retry_at_s - now == min(MAX_RETRY_S, FIRST_RETRY_S * 2**number)
         assert failures.error_of("a", failure.retry_at_s - 0.01) is error
         assert failures.error_of("b", now) is None
+        assert failures.due(failure.retry_at_s - 0.01) == []
         now = failure.retry_at_s
-        assert failures.error_of("a", now) is None
+        assert failures.error_of("a", now) is error  # it is for the node to try
         assert failures.due(now) == failures.apps() == failures.unreadable() == ["a"]
     assert failures.failed("a", Unavailable("storage_unavailable"), now).count == 1
     assert failures.unreadable() == []  # the store's fault, and not the app's
+    assert failures.error_of("a", now + FIRST_RETRY_S) is None  # whoever asks may find it well
     failures.mended("a")
     assert failures.apps() == []
