@@ -69,6 +69,11 @@ class TextKeeper(Digester):
         if not template and not is_behind:
             return True
         setup = self._setups.known(notify.app_id)
+        if not is_behind and len(notify.user_ids) == 1 and not self._compiling and setup is not None:
+            user = self._users.get(notify.user_ids[0])  # as most are
+            locale = (user.language if user is not None else "") or setup.rules.default_locale
+            if self._renderer.is_ready(setup, template, locale):
+                return True
         missing = self._missing(setup, template, notify.user_ids) if template and setup is not None else set()
         if not missing and not is_behind:
             return True
