@@ -230,7 +230,8 @@ class NotificationRow(Row, frozen=True, kw_only=True):
 
     table: ClassVar[str] = "notification"
     key: ClassVar[tuple[str, ...]] = ("notification_id",)
-    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("user_id", "notification_id"),)
+    # One index by user, and not one more of the centre: each writes a page per notification, as users differ.
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("user_id", "notification_id", "in_centre"),)
 
     notification_id: int
     partition: int
