@@ -224,12 +224,10 @@ class AppActor(RequestCanceller):
         if row is not None and row.state == "running":
             _logger.warning("request_failed", app_id=self._app_id, code=message.code)
             told = {"request_id": row.request_id, "code": message.code, "detail": message.detail}
-
-            def tell(_at: Appended | None) -> None:
-                self._alert(self._app_id, "request_failed", told)
-
-            staged = Staged(NO_REPLY, None, after=tell)
+            alert, stored = self._alerts.staged(self._app_id, "request_failed", told)
+            staged = Staged(NO_REPLY, None, after=lambda _at: stored())
             self._end(row, "failed", staged, code=message.code, detail=message.detail)
+            self._stage_ops([alert])
         self._start_some()
 
     # -- handing on ---------------------------------------------------------------------------------

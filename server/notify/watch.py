@@ -42,6 +42,12 @@ class Report(msgspec.Struct, frozen=True):
     def count(self) -> int:
         return sum(group.count for group in self.groups)
 
+    @property
+    def found_as(self) -> str:
+        """Name just these: with one more it is another name."""
+        found = ((*_cause(group), group.count, group.upto_ms) for group in self.groups)
+        return msgspec.json.encode(sorted(found)).decode()
+
 
 def reports_of(groups: Iterable[UntoldDead]) -> list[Report]:
     """Make one alert of each cause; an app's smaller ones beyond MAX_CAUSES share one. Pure."""
@@ -111,6 +117,7 @@ class Watch:
                 "dead_letter",
                 report.detail,
                 count=report.count,
+                found_as=report.found_as,
                 on_told=partial(self._told.extend, report.groups),
             )
         await self._look_at_late(now_ms)

@@ -2,7 +2,7 @@
 
 import { button, fill, h } from "../dom.js";
 import { explainSection } from "./explain.js";
-import { channelSection, deadSection, experimentLines, experimentSection, providerSection, queueSection, requestSection } from "./sections.js";
+import { alertSection, channelSection, deadSection, experimentLines, experimentSection, providerSection, queueSection, requestSection } from "./sections.js";
 import { sparkline } from "./sparkline.js";
 import { tile } from "./table.js";
 import { at, count, rate, span } from "./words.js";
@@ -27,6 +27,7 @@ export function makeBoard(root, { isApp, does }) {
     queues: queueSection(isApp),
     providers: providerSection(isApp, does.setPaused),
     dead: deadSection(isApp, does.redrive),
+    alerts: alertSection(isApp),
     channels: channelSection(isApp),
     requests: requestSection(isApp),
     experiments: experimentSection(isApp),
@@ -68,6 +69,7 @@ export function makeBoard(root, { isApp, does }) {
       sections.queues.show(told.queues.lines, told.queues.is_complete ? "" : atLeast);
       sections.providers.show(told.providers.lines, told.providers.is_complete ? "" : "So many that these are figures of a sample, spread evenly over the hour.");
       sections.dead.show(told.dead.lines, told.dead.is_complete ? "" : "Only the newest 5,000 were looked at: there are more.");
+      sections.alerts.show(told.alerts);
       sections.channels.show(told.node.channels.filter((line) => !isApp || line.series.some(Boolean)));
       sections.requests.show(told.requests);
       const experiments = experimentLines(told.experiments);
