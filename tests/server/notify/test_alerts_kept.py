@@ -191,3 +191,38 @@ async def test_an_apps_developers_see_what_they_have_yet_to_be_told(tmp_path: Pa
                 break
             await trio.sleep(0.005)
         assert "count" not in item
+
+
+async def test_deliveries_that_were_late_are_told_although_they_have_caught_up(tmp_path: Path) -> None:
+    """Found at a look before the kill; at the next one nothing is late any more."""
+    async with open_webhooks() as hooks:
+        async with open_notifier(tmp_path) as notifier:
+            late = {"channel": "sms", "priority": "high"}
+            notifier.core.alerts.stand(APP, "deadline_passed", late, count=3)
+            await until_rows(notifier, lambda rows: len(rows) == 1)
+        async with open_notifier(tmp_path, is_new=False) as notifier:
+            await notifier.core.watch.look()
+            await told_to(notifier, f"{hooks.url}/alerts")
+            await hooks.until_told("/alerts", 1)
+        (alert,) = alerts_at(hooks, "/alerts")
+        assert (alert["kind"], alert["count"], alert["detail"]) == ("deadline_passed", 3, late)
+
+
+async def test_a_mail_that_was_taken_is_not_sent_again_for_the_webhooks_sake(tmp_path: Path) -> None:
+    """The mail server has it, the webhook is down, and then the node dies."""
+    async with open_sandbox() as sandbox, open_webhooks() as hooks:
+        hooks.refuses["/alerts"] = 500
+        async with open_notifier(tmp_path, sandbox) as notifier:
+            rules = AppRules(alert_webhook=f"{hooks.url}/alerts", alert_email="dev@shop.example")
+            await notifier.core.desk.put_rules(APP, rules)
+            notifier.core.alerts.add(APP, "breaker_opened", {"channel": "sms"})
+            await sandbox.wait_for("smtp", 1)
+            await until_rows(notifier, lambda rows: rows[0].is_mailed)
+            (told,) = await rows_of(notifier)
+        hooks.refuses.clear()
+        before = len(hooks.received)
+        async with open_notifier(tmp_path, sandbox, is_new=False) as notifier:
+            await hooks.until_told("/alerts", before + 1)
+            await until_rows(notifier, lambda rows: rows[0].told_at_ms > 0)
+            assert sandbox.count("smtp") == 1
+        assert alerts_at(hooks, "/alerts")[-1]["alert_id"] == msgspec.json.decode(told.telling)["alert_id"]
