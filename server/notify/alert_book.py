@@ -129,9 +129,12 @@ class AlertBook:
         return is_news
 
     def settle(self, app_id: str, kind: str, detail: Mapping[str, str]) -> None:
-        """It is over: if it was told it need not be told again."""
+        """It is over: if it was told it need not be told again.
+
+        What a look at the store has found, and finds no more, need not be told at all.
+        """
         waiting = self._apps.get(app_id, {}).get((kind, about(detail)))
-        if waiting is not None and waiting.told_at_ms:
+        if waiting is not None and (waiting.told_at_ms or waiting.is_found):
             waiting.count = 0
             waiting.telling = None
             self._changed[waiting.place] = None

@@ -103,7 +103,7 @@ class Alerts:
         self._keeper.changed()
 
     def settle(self, app_id: str, kind: str, detail: dict[str, str]) -> None:
-        """It is over: if it was told it need not be told again."""
+        """It is over: if it was told, or was found in the store alone, it need not be told (again)."""
         self._book.settle(app_id, kind, detail)
         self._keeper.changed()
 
