@@ -2,20 +2,17 @@
 
 from typing import Final
 
-import msgspec
 from litestar import Router, get
 
-from protocol.http_notify import AlertInfo, Alerts
+from protocol.http_notify import Alerts
 from protocol.notify_records import AlertRow
 from server.http.app_auth import APP_AUTH, app_of
 from server.http.callers import STRICT
 from server.http.context import AnyRequest, services_of
-from server.notify.alert_book import alert_of
+from server.notify.alert_lines import alert_info
 
 TAGS: Final = ["Notifications"]
 MAX_SHOWN: Final = 1_000  # a node keeps some 200 of one app
-
-_detail = msgspec.json.Decoder(dict[str, str]).decode
 
 
 @get("/v1/app/notify/alerts", summary="List alerts", tags=TAGS, security=APP_AUTH)
@@ -25,21 +22,7 @@ async def list_alerts(request: AnyRequest) -> Alerts:
     rows = await services_of(request).store.find(
         AlertRow, {"app_id": app.app_id}, order_by="at_ms", limit=MAX_SHOWN
     )
-    return Alerts(items=[_info_of(row) for row in rows])
-
-
-def _info_of(row: AlertRow) -> AlertInfo:
-    telling = alert_of(row)
-    return AlertInfo(
-        alert_id=telling.alert_id if telling is not None else "",
-        kind=row.kind,
-        at_ms=row.at_ms,
-        count=row.count,
-        detail=_detail(row.detail),
-        is_mailed=row.is_mailed,
-        told_at_ms=row.told_at_ms,
-        reason=row.reason,
-    )
+    return Alerts(items=[alert_info(row) for row in rows])
 
 
 def notify_alert_router() -> Router:

@@ -34,15 +34,9 @@ from protocol.notify_glance import (
     OpenDeliveries,
 )
 from protocol.notify_records import AlertRow, ProviderRow, RequestRow
+from server.notify.alert_lines import alert_lines
 from server.notify.app_desk import AppDesk
-from server.notify.dashboard_lines import (
-    alert_lines,
-    held_lines,
-    node_rates,
-    open_totals,
-    provider_line,
-    queue_lines,
-)
+from server.notify.dashboard_lines import held_lines, node_rates, open_totals, provider_line, queue_lines
 from server.notify.rates import RateRing
 from storage.store import Store
 

@@ -5,12 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-import msgspec
-
 from actors.notify.channel_desk import ChannelDesk
 from actors.notify.keeper import NotifyStats
 from protocol.http_notify_dashboard import (
-    AlertLine,
     ChannelRate,
     HeldLine,
     NodeRates,
@@ -18,11 +15,10 @@ from protocol.http_notify_dashboard import (
     QueueLine,
 )
 from protocol.notify_glance import Concluded, HeldOfApp, OpenLane
-from protocol.notify_records import AlertRow, ProviderRow
+from protocol.notify_records import ProviderRow
 from protocol.notify_types import CHANNELS
 from server.notify.rates import RateRing
 
-_detail = msgspec.json.Decoder(dict[str, str]).decode
 _DECIDED: Final = ("sent", "held", "merged", "dropped", "late", "retried", "dead")
 _SINCE_START: Final = ("notified", "accepted", "unknown", "doubled", "dead", "late")
 _ENDED: Final = ("accepted", "confirmed", "bounced", "refused", "unknown", "dead")
@@ -63,22 +59,6 @@ def held_lines(items: Iterable[HeldOfApp], app_id: str) -> list[HeldLine]:
         if app_id in ("", item.app_id)
     ]
     return sorted(lines, key=lambda line: (line.next_due_at_ms, line.app_id))
-
-
-def alert_lines(rows: Iterable[AlertRow]) -> list[AlertLine]:
-    """What developers have yet to be told, oldest first; what they were told is left out."""
-    return [
-        AlertLine(
-            app_id=row.app_id,
-            kind=row.kind,
-            about=", ".join(f"{name}: {value}" for name, value in _detail(row.detail).items() if value),
-            count=row.count,
-            at_ms=row.at_ms,
-            reason=row.reason,
-        )
-        for row in rows
-        if row.count
-    ]
 
 
 def percentile(spread: Iterable[tuple[int, int]], share: float) -> int | None:

@@ -39,6 +39,7 @@ OWN_PROVIDER: Final = "own"  # web push by the server's own key pair, where an a
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 _rules = msgspec.json.Decoder(AppRules).decode
+_type = read_type
 _template = msgspec.json.Decoder(Template).decode
 _experiment = msgspec.json.Decoder(Experiment).decode
 
@@ -173,7 +174,7 @@ class SetupCache:
             store = self._store
             row = await store.get(NotifyAppRow, app_id)
             where: dict[str, str | int | None] = {"app_id": app_id}
-            types = _readable(app_id, read_type, await store.find(NotifyTypeRow, where, limit=1000))
+            types = _readable(app_id, _type, await store.find(NotifyTypeRow, where, limit=1000))
             template_rows = await store.notify.newest_templates(app_id)
             templates = await self._templates(app_id, template_rows)
             experiments = _readable(app_id, _experiment, await store.find(ExperimentRow, where, limit=1000))

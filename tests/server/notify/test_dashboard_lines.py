@@ -6,15 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.notify_glance import Concluded, HeldOfApp, OpenLane
-from protocol.notify_records import AlertRow
-from server.notify.dashboard_lines import (
-    alert_lines,
-    held_lines,
-    open_totals,
-    percentile,
-    provider_line,
-    queue_lines,
-)
+from server.notify.dashboard_lines import held_lines, open_totals, percentile, provider_line, queue_lines
 
 
 @given(st.lists(st.integers(0, 50), min_size=1), st.sampled_from([0.5, 0.9, 0.99, 1.0]))
@@ -56,24 +48,3 @@ def test_an_app_sees_its_own_lines_only() -> None:
     both = queue_lines(lanes, "", 6_000)
     assert [(line.priority, line.oldest_age_s) for line in both] == [("high", 2.0), ("low", 5.0)]
     assert [line.count for line in held_lines([HeldOfApp("a", 3, 9), HeldOfApp("b", 4, 8)], "b")] == [4]
-
-
-def test_alerts_are_those_that_nobody_was_told_of() -> None:
-    """What was told within the hour has a row, too, and is no open matter."""
-    told = AlertRow(
-        node_id="n1", app_id="a", kind="breaker_opened", about="", detail="{}", at_ms=5, count=0, told_at_ms=5
-    )
-    detail = '{"channel":"sms","code":"","detail":"no such key"}'
-    waits = AlertRow(
-        node_id="n1",
-        app_id="a",
-        kind="breaker_opened",
-        about="x",
-        detail=detail,
-        at_ms=7,
-        count=3,
-        reason="status 500",
-    )
-    (line,) = alert_lines([told, waits])
-    assert (line.kind, line.about, line.count) == ("breaker_opened", "channel: sms, detail: no such key", 3)
-    assert (line.at_ms, line.reason) == (7, "status 500")

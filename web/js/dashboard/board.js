@@ -69,9 +69,9 @@ export function makeBoard(root, { isApp, does }) {
       sections.queues.show(told.queues.lines, told.queues.is_complete ? "" : atLeast);
       sections.providers.show(told.providers.lines, told.providers.is_complete ? "" : "So many that these are figures of a sample, spread evenly over the hour.");
       sections.dead.show(told.dead.lines, told.dead.is_complete ? "" : "Only the newest 5,000 were looked at: there are more.");
-      sections.alerts.show(told.alerts);
       sections.channels.show(told.node.channels.filter((line) => !isApp || line.series.some(Boolean)));
       sections.requests.show(told.requests);
+      sections.alerts.show(told.alerts);
       const experiments = experimentLines(told.experiments);
       sections.experiments.show(experiments.lines, experiments.note);
     },
