@@ -339,6 +339,32 @@ class ExportRow(Row, frozen=True, kw_only=True):
     at_ms: int
 
 
+class AlertRow(Row, frozen=True, kw_only=True):
+    """Something that an app's developers have yet to be told, or were told within the last hour.
+
+    Each node keeps those that it tells; who owns shard 0 takes over those of nodes that are gone.
+    """
+
+    table: ClassVar[str] = "notify_alert"
+    key: ClassVar[tuple[str, ...]] = ("node_id", "app_id", "kind", "about")
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("app_id", "at_ms"),)
+
+    node_id: str
+    app_id: str
+    kind: str
+    about: Annotated[str, Meta(description="Which thing of its kind; empty: all that are not told apart.")]
+    detail: Annotated[str, Meta(description="JSON object of strings.")]
+    at_ms: Annotated[int, Meta(description="When the first came that was not told.")]
+    count: Annotated[int, Meta(description="How many were not told.")]
+    telling: Annotated[
+        str, Meta(description="JSON of what is being told, the same at each try; empty: not begun.")
+    ] = ""
+    is_mailed: Annotated[bool, Meta(description="Of `telling`: the mail was taken, the webhook not.")] = False
+    is_found: Annotated[bool, Meta(description="Other rows tell how many they are: dead letters.")] = False
+    told_at_ms: int = 0
+    reason: Annotated[str, Meta(description="Why the last try failed.")] = ""
+
+
 # -- what hubbub itself has to tell of --------------------------------------------------------------
 
 
@@ -398,6 +424,7 @@ NOTIFY_TABLES: Final[tuple[type[Row], ...]] = (
     DeliveryRow,
     DeadDelivery,
     ExportRow,
+    AlertRow,
     ChatNotice,
     NoticeBacklog,
 )

@@ -175,6 +175,7 @@ class ChatCore:
 
         self.notifications = NotifyCore(
             store,
+            node_id=node_id,
             router=self.router,
             fanout=self.fanout,
             hub=self.hub,

@@ -51,7 +51,7 @@ async def get_setup(request: AnyRequest) -> NotifySetup:
         templates={template.name: template.version for template in setup.templates.values()},
         experiments=list(setup.experiments.values()),
         vapid_public_key=setup.vapid_public_key,
-        webhook_key=core.alerts.webhook_key(app.app_id),
+        webhook_key=core.webhook_keys.key_of(app.app_id),
     )
 
 

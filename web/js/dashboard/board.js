@@ -2,7 +2,7 @@
 
 import { button, fill, h } from "../dom.js";
 import { explainSection } from "./explain.js";
-import { channelSection, deadSection, experimentLines, experimentSection, providerSection, queueSection, requestSection } from "./sections.js";
+import { alertSection, channelSection, deadSection, experimentLines, experimentSection, providerSection, queueSection, requestSection } from "./sections.js";
 import { sparkline } from "./sparkline.js";
 import { tile } from "./table.js";
 import { at, count, rate, span } from "./words.js";
@@ -27,6 +27,7 @@ export function makeBoard(root, { isApp, does }) {
     queues: queueSection(isApp),
     providers: providerSection(isApp, does.setPaused),
     dead: deadSection(isApp, does.redrive),
+    alerts: alertSection(isApp),
     channels: channelSection(isApp),
     requests: requestSection(isApp),
     experiments: experimentSection(isApp),
@@ -70,6 +71,7 @@ export function makeBoard(root, { isApp, does }) {
       sections.dead.show(told.dead.lines, told.dead.is_complete ? "" : "Only the newest 5,000 were looked at: there are more.");
       sections.channels.show(told.node.channels.filter((line) => !isApp || line.series.some(Boolean)));
       sections.requests.show(told.requests);
+      sections.alerts.show(told.alerts);
       const experiments = experimentLines(told.experiments);
       sections.experiments.show(experiments.lines, experiments.note);
     },
