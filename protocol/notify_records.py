@@ -304,6 +304,10 @@ class DeliveryRow(Row, frozen=True, kw_only=True):
     doubles: Annotated[
         int, Meta(description="Attempts after an unknown outcome: it may have come twice.")
     ] = 0
+    told_attempt: Annotated[
+        int,
+        Meta(description="The attempt that its provider called undelivered, with `code`, before its answer."),
+    ] = 0
 
 
 class DeadDelivery(Row, frozen=True, kw_only=True):

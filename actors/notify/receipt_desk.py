@@ -123,7 +123,10 @@ class ReceiptDesk(Fallbacks):
         return any((*key, other) in self._told for other, its in RANK.items() if its >= rank)
 
     def _note_early(self, job: Job, message: DeliveryTold, reply: Reply) -> None:
-        """The account that is asked just now has taken it already, and could not deliver it."""
+        """The account that is asked just now has taken it already, and could not deliver it.
+
+        It is stored of which attempt that was told: whoever takes it up after a crash has to know.
+        """
         job.told_code = message.code or message.state
         self._record(
             "told",
@@ -132,12 +135,18 @@ class ReceiptDesk(Fallbacks):
             [Decision("told", message.state, message.code)],
             Staged(reply, lambda _at: replies.Ok()),
         )
+        self._stage_ops(
+            [Update(DeliveryRow, job.where, {"code": job.told_code, "told_attempt": job.attempt})],
+        )
 
     def concluded(self, job: Job, account: Account | None, outcome: Outcome) -> None:
         """As that of Deliverer; what the account has told already is more than its answer."""
         code, job.told_code = job.told_code, ""
         if code and outcome.kind != "refused":
             outcome = Outcome(kind="refused", action="failover", code=code, detail="told before the answer")
+            if account is None:  # it was made in another life: the next account is the one after its own
+                names = [known.provider_id for known in self._channels.chain(job.app_id, job.channel)]
+                job.account_index = names.index(job.provider_id) if job.provider_id in names else 0
         super().concluded(job, account, outcome)
 
     def _is_of_another_try(self, row: DeliveryRow, message: DeliveryTold) -> bool:
