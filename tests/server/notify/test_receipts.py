@@ -107,6 +107,8 @@ async def test_what_was_told_of_one_attempt_is_not_said_of_the_next(tmp_path: Pa
             assert (row.state, row.code, row.attempt) == ("unknown", "node_ended", 2)
             await scene.calm()
             assert [sandbox.count(name) for name in ("twilio", "vonage", "apns")] == [1, 1, 0]
+            await undelivered(scene, notification_id, provider_id="vonage")  # and now it is known
+            await sandbox.wait_for("apns", 1)
 
 
 async def test_what_was_told_of_an_attempt_is_not_said_of_a_redrive(tmp_path: Path) -> None:
