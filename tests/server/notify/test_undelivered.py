@@ -14,7 +14,7 @@ from server.sandbox.sandbox import SandboxOptions, open_sandbox
 from tests.server.http_world import open_api
 from tests.server.notify.notify_world import APP, Clock, apns_token
 from tests.server.notify.test_http_notify import backend_of, with_sandbox
-from tests.server.notify.test_interleavings import SLOW_S, Scene, open_scene, quiet_now
+from tests.server.notify.test_interleavings import GONE, SLOW_S, Scene, open_scene, quiet_now
 from tests.server.notify.test_pipeline import HOUR_MS
 from tests.server.notify.test_receipts import undelivered
 from tests.server.notify.test_suppressions import MAIL, put
@@ -185,7 +185,7 @@ async def test_what_was_cancelled_goes_no_other_way(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("has_next", [False, True])
 async def test_while_another_is_under_way_the_last_of_them_decides(tmp_path: Path, has_next: bool) -> None:
-    """The text message is not delivered while the push is tried, whose token is dead: then it is mailed."""
+    """The text message is not delivered while the push waits, whose token is dead: then it is mailed."""
     async with (
         open_sandbox() as sandbox,
         open_scene(tmp_path, sandbox, phone=True, channels=["sms", "apns"], fallback=["email"]) as scene,
@@ -195,19 +195,20 @@ async def test_while_another_is_under_way_the_last_of_them_decides(tmp_path: Pat
             vonage = sandbox.configs().vonage
             await scene.notifier.core.desk.put_provider(APP, "vonage", vonage, position=5)
             sandbox.inject(Fault(channel="vonage", status=400, code="33", times=1))
-        sandbox.inject(
-            Fault(channel="apns", status=410, times=1, timestamp_ms=4_000_000_000_000, delay_s=SLOW_S)
-        )
+        await scene.notifier.core.desk.pause_provider(APP, "apns", is_paused=True)
+        sandbox.inject(GONE)
         notification_id = await scene.send("4711")
         while True:
             found = {one.channel: one for one in await deliveries(scene, notification_id)}
             if found["sms"].state == "accepted":
                 break
             await trio.sleep(0.005)
-        assert found["apns"].state == "sending"
         await undelivered(scene, notification_id, found["sms"].number)
         told = ("result", "retry", "failover") if has_next else ("fallback", "pass", "others_open")
         assert told in await scene.notifier.rules(notification_id)
+        if has_next:
+            await scene.notifier.until_stat("refused", 1)
+        await scene.notifier.core.desk.pause_provider(APP, "apns", is_paused=False)
         await sandbox.wait_for("smtp", 1)
         await scene.notifier.settled(notification_id)
         assert sandbox.count("smtp") == 1
