@@ -264,7 +264,12 @@ class NotificationRow(Row, frozen=True, kw_only=True):
     image: str = ""
     in_centre: bool = False
     counted_at_ms: Annotated[int, Meta(description="When it counted for the frequency cap.")] = 0
-    sent_at_ms: Annotated[int, Meta(description="When a provider first took it, or the user was told.")] = 0
+    sent_at_ms: Annotated[
+        int,
+        Meta(
+            description="When a provider first took it, or the user was told; anew after it was undelivered."
+        ),
+    ] = 0
     is_late: Annotated[bool, Meta(description="It was sent after its deadline.")] = False
     confirmed_at_ms: int = 0
     seen_at_ms: int = 0
@@ -304,6 +309,10 @@ class DeliveryRow(Row, frozen=True, kw_only=True):
     concluded_at_ms: int = 0
     doubles: Annotated[
         int, Meta(description="Attempts after an unknown outcome: it may have come twice.")
+    ] = 0
+    told_attempt: Annotated[
+        int,
+        Meta(description="The attempt that its provider called undelivered, with `code`, before its answer."),
     ] = 0
 
 

@@ -15,6 +15,7 @@ from sqlite_utils import Database, Migrations
 from sqlite_utils.db import Table
 
 from storage.feed_queries import IS_FEED_KIND
+from storage.retired_rows import suppress_retired
 from storage.schema import SHARD_COUNT, TableSpec, all_specs
 from storage.views import VIEWS
 
@@ -158,6 +159,10 @@ def _steps(specs: tuple[TableSpec[Any], ...]) -> Migrations:
             db.conn.execute(statement)
         for name in _FORMER_INDEXES:
             db.conn.execute(f"DROP INDEX IF EXISTS {name}")
+
+    @steps(name="0002_suppress_retired")
+    def _suppress_retired(db: Database) -> None:
+        suppress_retired(db.conn)
 
     @steps(name=f"views_{_digest(f'{name}:{sql}' for name, sql in VIEWS.items())}")
     def _views(db: Database) -> None:
