@@ -59,7 +59,7 @@ class ReceiptDesk(UndeliveredDesk):
         if not self._has_users((row.user_id,), message, reply):
             return
         self.check_room_again()
-        if row.is_open and key in self._closed and key not in self._jobs and key not in self._deciding:
+        if self.is_being_stored(row):
             self._tell_again(message, reply)  # it was read as it was before its answer came
             return
         if self._is_known(row, message.state) or self._is_of_another_try(row, message):
