@@ -36,6 +36,9 @@ HANDS: Final[dict[Channel, int]] = {
 HIGH_SHARE: Final = 0.25  # of the hands, for HIGH alone
 CAPACITY: Final = 500_000  # jobs; the partitions bound them before
 DATED_LOOK_MS: Final = 900_000  # what waits for a time of day is looked at so often: clocks are set
+MAX_RESTING: Final = (
+    64  # hands that wait for the next request: a new task costs three times as much as one woken
+)
 AT_ONCE: Final = 1_000  # looked at before others have a turn: cancelled ones may stand in long rows
 NOT_MADE: Final = Outcome(kind="refused", action="expired")  # says nothing of anybody
 BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 600.0, 1800.0)
@@ -74,6 +77,16 @@ class ChannelStats(msgspec.Struct, kw_only=True):
         return {"accepted": self.accepted, "refused": self.refused, "unknown": self.unknown}
 
 
+class _Hand:
+    """A task that makes one request after the other."""
+
+    __slots__ = ("job", "task")
+
+    def __init__(self) -> None:
+        self.task = trio.lowlevel.current_task()
+        self.job: Job | None = None  # the next one, given while it rests
+
+
 class ChannelActor:
     """Run one channel: `run` under a supervisor. All other methods return at once, in the Trio thread."""
 
@@ -104,6 +117,7 @@ class ChannelActor:
         self._guards: dict[str, MassRetirement] = {}
         self._proof = AccountProof()
         self._nursery: trio.Nursery | None = None
+        self._resting: list[_Hand] = []
         self._wake = trio.Event()
         self._unsent: list[Job] = []  # begun while no nursery was there: between two lives of this actor
 
@@ -163,8 +177,12 @@ class ChannelActor:
             job.slot = "sending"
             if self._nursery is None:
                 self._unsent.append(job)
+            elif self._resting:
+                hand = self._resting.pop()
+                hand.job = job
+                trio.lowlevel.reschedule(hand.task)
             else:
-                self._nursery.start_soon(self._send, job)
+                self._nursery.start_soon(self._serve, job)
 
     def left(self, jobs: Iterable[Job]) -> None:
         """These will not be begun: their hands are free, and what they were to find out is not known."""
@@ -290,7 +308,7 @@ class ChannelActor:
                 self._nursery = nursery
                 unsent, self._unsent = self._unsent, []
                 for job in unsent:
-                    nursery.start_soon(self._send, job)
+                    nursery.start_soon(self._serve, job)
                 task_status.started()
                 while True:
                     self._wake = trio.Event()
@@ -301,6 +319,28 @@ class ChannelActor:
             self._nursery = None
 
     # -- sending ------------------------------------------------------------------------------------
+
+    async def _serve(self, job: Job) -> None:
+        """Be a hand: make this request, and those that come while enough others do not rest."""
+        hand = _Hand()
+        given: Job | None = job
+        while given is not None:
+            await self._send(given)
+            given = await self._rest(hand)
+
+    async def _rest(self, hand: _Hand) -> Job | None:
+        """Wait for the next job; None: there are hands enough."""
+        if len(self._resting) >= MAX_RESTING:
+            return None
+        self._resting.append(hand)
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._resting.remove(hand)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        job, hand.job = hand.job, None
+        return job
 
     async def _send(self, job: Job) -> None:
         account = job.account
@@ -334,7 +374,8 @@ class ChannelActor:
     def _give_back(self, job: Job) -> None:
         job.slot = "none"
         self._in_hand -= 1
-        self._pump_soon()
+        if self.depth:
+            self._pump_soon()
 
     def _learn(self, job: Job, account: Account, outcome: Outcome, began_ms: int) -> None:
         """Note what the outcome says of the account."""
