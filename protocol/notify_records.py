@@ -61,6 +61,17 @@ class ProviderRow(Row, frozen=True, kw_only=True):
     changed_at_ms: int
 
 
+class RetirementRow(Row, frozen=True, kw_only=True):
+    """Somebody lets all addresses of an app's channel that are called dead be retired, until a time."""
+
+    table: ClassVar[str] = "notify_retirement"
+    key: ClassVar[tuple[str, ...]] = ("app_id", "channel")
+
+    app_id: str
+    channel: str
+    until_ms: int
+
+
 class TemplateRow(Row, frozen=True, kw_only=True):
     """One version of a template; the highest is used, and a few older ones are kept.
 
@@ -384,6 +395,7 @@ NOTIFY_TABLES: Final[tuple[type[Row], ...]] = (
     NotifyAppRow,
     NotifyTypeRow,
     ProviderRow,
+    RetirementRow,
     TemplateRow,
     ExperimentRow,
     NotifyGroupRow,

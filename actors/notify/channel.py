@@ -21,7 +21,7 @@ from actors.notify.breaker import Breaker
 from actors.notify.delivery import Kind, Outcome
 from actors.notify.fair_queue import ALL_LANES, HIGH_LANE, LANE_OF, FairQueue
 from actors.notify.job import Job
-from actors.notify.mass_retirement import MassRetirement
+from actors.notify.mass_retirement import MassRetirement, is_allowed
 from actors.notify.ports import Account, Accounts
 from protocol.notify_types import Channel, Priority
 
@@ -86,7 +86,7 @@ class ChannelActor:
         steady_ms: Callable[[], int] = steady_ms,
         nodes: Callable[[], int] = lambda: 1,
     ) -> None:
-        """`nodes`: how many nodes send, which share the pace of an account.
+        """`nodes`: how many nodes send, which share the pace of an account, and an app's addresses.
 
         `now_ms` may jump, and says what has expired; `steady_ms` never does, and all that waits goes by it.
         """
@@ -100,6 +100,7 @@ class ChannelActor:
         self._hands = HANDS[channel]
         self._free_for_all = self._hands - max(1, int(self._hands * HIGH_SHARE))
         self._in_hand = 0
+        self._nodes = nodes
         self._admission = Admission(accounts, nodes=nodes, hands=HANDS[channel])
         self._guards: dict[str, MassRetirement] = {}
         self._proof = AccountProof()
@@ -184,7 +185,7 @@ class ChannelActor:
 
     def is_believed(self, app_id: str, account: Account) -> bool:
         """Tell whether an account's word counts against an address that may be none of its own."""
-        if self._guard(app_id).is_overridden(self._steady_ms()):
+        if self._may_all_go(app_id):
             return True
         judgement = self._proof.judge(app_id, account)
         if judgement == "alert":
@@ -194,15 +195,17 @@ class ChannelActor:
 
     def may_retire(self, app_id: str) -> bool:
         """Tell whether an address that a provider calls dead may be retired now; see mass_retirement.py."""
+        if self._may_all_go(app_id):
+            return True
         guard = self._guard(app_id)
-        judgement = guard.judge(self._steady_ms(), self._accounts.alive_count(app_id, self.channel))
+        alive_count = self._accounts.alive_count(app_id, self.channel) // max(1, self._nodes())
+        judgement = guard.judge(self._steady_ms(), alive_count)
         if judgement == "alert":
             self._accounts.alert(app_id, "mass_retirement", {"channel": self.channel})
         return judgement == "retire"
 
-    def allow_retirement(self, app_id: str) -> None:
-        """A person has looked: for an hour every address of the app that is called dead may be retired."""
-        self._guard(app_id).override(self._steady_ms())
+    def _may_all_go(self, app_id: str) -> bool:
+        return is_allowed(self._accounts.retirement_until_ms(app_id, self.channel), self._now_ms())
 
     def _guard(self, app_id: str) -> MassRetirement:
         guard = self._guards.get(app_id)

@@ -125,6 +125,10 @@ class Accounts(Protocol):
         """About how many addresses of that channel the app's users have."""
         ...
 
+    def retirement_until_ms(self, app_id: str, channel: Channel) -> int:
+        """Until when a person lets all dead addresses of a channel go; 0: the guard against that holds."""
+        ...
+
     def alert(self, app_id: str, kind: str, detail: dict[str, str]) -> None:
         """Tell the app's developers: a breaker has opened, addresses would be retired in masses, …"""
         ...
