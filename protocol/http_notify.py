@@ -33,9 +33,9 @@ class ProviderInfo(_Body, frozen=True, kw_only=True, omit_defaults=True):
     position: int = 0
     is_paused: bool = False
     changed_at_ms: AtMs = 0
-    breaker: Annotated[str, Meta(description="closed, open or half_open, on the node that answers.")] = (
-        "closed"
-    )
+    breaker: Annotated[
+        str, Meta(description="closed, open or half_open: the worst of the nodes that answered.")
+    ] = "closed"
 
 
 class NotifySetup(_Body, frozen=True, kw_only=True, omit_defaults=True):

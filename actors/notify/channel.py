@@ -16,7 +16,7 @@ import trio
 
 from actors.notify.account_proof import AccountProof
 from actors.notify.addresses import without_address
-from actors.notify.admission import Admission, Lesson
+from actors.notify.admission import Admission, Lesson, Strain
 from actors.notify.breaker import Breaker
 from actors.notify.delivery import Kind, Outcome
 from actors.notify.fair_queue import ALL_LANES, HIGH_LANE, LANE_OF, FairQueue
@@ -223,6 +223,10 @@ class ChannelActor:
     def breakers(self) -> dict[str, str]:
         """credential -> state of its breaker, where one is not closed."""
         return self._admission.breakers()
+
+    def strains(self) -> dict[str, Strain]:
+        """credential -> what holds it back now, where anything does."""
+        return self._admission.strains(self._steady_ms())
 
     def open_hosts(self) -> list[str]:
         """Hosts of users' addresses that are not sent to now."""

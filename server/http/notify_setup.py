@@ -46,10 +46,11 @@ async def get_setup(request: AnyRequest) -> NotifySetup:
     core = notify_of(request)
     setup = await core.desk.setup(app.app_id)
     rows = await core.desk.providers(app.app_id)
+    breakers = await core.views.breakers(app.app_id)
     return NotifySetup(
         rules=setup.rules,
         types=setup.all_types(),
-        providers=[_provider_of(row, core.breaker_of(app.app_id, row)) for row in rows],
+        providers=[_provider_of(row, breakers.get((row.channel, row.provider_id), "closed")) for row in rows],
         templates={template.name: template.version for template in setup.templates.values()},
         experiments=list(setup.experiments.values()),
         retirement_allowed={

@@ -143,6 +143,13 @@ class SetupCache:
         row = await self._store.get(NotifyAppRow, app_id)
         return await self.at_least(app_id, row.version if row is not None else 0)
 
+    def in_memory(self, app_id: str) -> list[AppSetup]:
+        """The app's setup, if it is in memory; "": all that are."""
+        if not app_id:
+            return list(self._setups.values())
+        known = self._setups.get(app_id)
+        return [] if known is None else [known]
+
     def chain(self, app_id: str, channel: Channel) -> list[Account]:
         """An app's accounts of a channel, in order."""
         setup = self._setups.get(app_id)
