@@ -256,7 +256,12 @@ class NotificationRow(Row, frozen=True, kw_only=True):
         str, Meta(description="Of its type when it was decided: whose consent's end erases it.")
     ] = ""
     template: str = ""
-    variant: Annotated[str, Meta(description="experiment:variant, where one was assigned.")] = ""
+    variant: Annotated[
+        str, Meta(description="experiment:variant, where one was drawn as it was to be sent or shown.")
+    ] = ""
+    is_exposed: Annotated[
+        bool, Meta(description="The text of that variant was shown in the centre, or sent.")
+    ] = False
     dedup_key: str = ""
     group_key: Annotated[str, Meta(description="Of the batch or digest that it is, or waits for.")] = ""
     into_id: int = 0

@@ -20,6 +20,7 @@ class Text(msgspec.Struct, frozen=True, kw_only=True):
     unsubscribe_url: str = ""
     click_url: str = ""  # that it was followed is told by this address, where the device itself cannot
     locale: str = ""
+    variant: str = ""  # whose text it is: the template may have none of the one that was asked for
     decision: Decision | None = None
 
 

@@ -255,7 +255,12 @@ class AppDesk:
         if experiment is None:
             raise Refused("experiment_not_found")
         counts = {
-            found.variant: VariantCounts(found.exposed, getattr(found, experiment.metric))
+            found.variant: VariantCounts(
+                found.exposed,
+                getattr(found, experiment.metric),
+                found.drawn,
+                getattr(found, f"drawn_{experiment.metric}"),
+            )
             for found in await self._store.notify.variant_counts(app_id, name)
         }
         return results(experiment, counts)

@@ -197,7 +197,8 @@ export function experimentSection(isApp) {
     columns: withApp(isApp, [
       { title: "Experiment", of: (line) => line.experiment },
       { title: "Variant", of: (line) => line.variant },
-      { title: "Users", isNumber: true, of: (line) => count(line.exposures) },
+      { title: "Drawn", unit: "users", isNumber: true, of: (line) => count(line.drawn?.users || 0) },
+      { title: "Exposed", unit: "users", isNumber: true, of: (line) => count(line.exposures) },
       { title: "Rate", isNumber: true, of: (line) => (line.exposures ? percent(line.rate) : "–") },
       { title: "Interval", of: (line) => (line.exposures ? interval(line.low, line.high) : "–") },
       { title: "Against the control", of: (line) => (line.difference && line.exposures ? points(line.difference) : "–") },
