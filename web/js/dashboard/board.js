@@ -67,7 +67,9 @@ export function makeBoard(root, { isApp, does }) {
       updated.textContent = `As of ${at(told.at_ms)}${covered(told.nodes)}`;
       showTiles(tiles, told, isApp);
       sections.queues.show(told.queues.lines, told.queues.is_complete ? "" : atLeast);
-      sections.providers.show(told.providers.lines, told.providers.is_complete ? "" : "So many that these are figures of a sample, spread evenly over the hour.");
+      const where = (line) => (told.nodes.length > 1 ? Object.keys(line.breakers).sort().join(", ") : "");
+      const providers = told.providers.lines.map((line) => ({ ...line, where: where(line) }));
+      sections.providers.show(providers, told.providers.is_complete ? "" : "So many that these are figures of a sample, spread evenly over the hour.");
       sections.dead.show(told.dead.lines, told.dead.is_complete ? "" : "Only the newest 5,000 were looked at: there are more.");
       sections.channels.show(told.rates.channels.filter((line) => !isApp || line.series.some(Boolean)));
       const missing = told.nodes.filter((line) => line.is_missing).map((line) => line.node_id);

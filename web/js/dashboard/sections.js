@@ -84,11 +84,12 @@ export function nodeSection(isApp) {
   });
 }
 
+/** `where`: the nodes on which it is not closed, where there are several nodes. */
 function breaker(line) {
-  const where = Object.keys(line.breakers).sort();
   const words = line.breaker.replace("_", "-");
-  return h("span", { class: "row-actions", title: where.length ? `on ${where.join(", ")}` : "" },
+  return h("span", { class: "row-actions" },
     pill(words, BREAKERS[line.breaker] || ""),
+    line.where ? h("span", { class: "soft", text: `on ${line.where}` }) : null,
     line.pause_s > 0 ? pill(`waits ${span(line.pause_s)}`, "warn") : null,
     line.pace < 1 ? pill(`pace ${percent(line.pace)}`, "warn") : null);
 }
