@@ -262,6 +262,25 @@ class DeadLetters(_Body, frozen=True, kw_only=True, omit_defaults=True):
     next: Annotated[str, Meta(description="`after` of the next page; empty: there is none.")] = ""
 
 
+class AlertInfo(_Body, frozen=True, kw_only=True, omit_defaults=True):
+    """Something that the app's developers have yet to be told, or were told within the last hour."""
+
+    alert_id: Annotated[str, Meta(description="As it is being told; empty: that has not begun.")] = ""
+    kind: str
+    at_ms: Annotated[int, Meta(description="When the first came that was not told.")]
+    count: Annotated[int, Meta(description="How many were not told yet; 0: all were.")] = 0
+    detail: dict[str, str]
+    is_mailed: Annotated[bool, Meta(description="The mail was taken; the webhook has yet to.")] = False
+    told_at_ms: AtMs = 0
+    reason: Annotated[str, Meta(description="Why the last try failed.")] = ""
+
+
+class Alerts(_Body, frozen=True, kw_only=True, omit_defaults=True):
+    """Alerts of an app, oldest first."""
+
+    items: list[AlertInfo]
+
+
 class RedriveBody(_Body, frozen=True, kw_only=True, omit_defaults=True):
     """Which dead deliveries to try again: those named; or those of a channel, a code, or both; or all."""
 

@@ -177,6 +177,17 @@ class Dead(_Body, frozen=True, kw_only=True):
     is_complete: bool
 
 
+class AlertLine(_Body, frozen=True, kw_only=True):
+    """Something that the app's developers have yet to be told. From the store."""
+
+    app_id: _AppId
+    kind: str
+    about: Annotated[str, Meta(description="Its details in one line.")]
+    count: Count
+    at_ms: Annotated[int, Meta(description="When the first came that was not told.")]
+    reason: Annotated[str, Meta(description="Why the last try failed; empty: there was none yet.")]
+
+
 class RequestLine(_Body, frozen=True, kw_only=True):
     """A larger request that runs, or waits for its time. From the store."""
 
@@ -215,5 +226,6 @@ class NotifyDashboard(_Body, frozen=True, kw_only=True):
     node_id: Annotated[str, Meta(description="The node that answers.")]
     providers: Providers
     dead: Dead
+    alerts: list[AlertLine]
     requests: list[RequestLine]
     experiments: list[ExperimentLine]

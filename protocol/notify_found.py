@@ -177,7 +177,7 @@ Line = tuple[str, str, str]
 class Standing(msgspec.Struct, frozen=True):
     """How a notification's deliveries stand: the numbers of those that are open, and whether one has come.
 
-    `is_reached`: a provider has taken one, if only before it was tried again, or one's outcome is unknown.
+    `is_reached`: a provider has taken one, and not called it undelivered since, or one's outcome is unknown.
     """
 
     open_numbers: list[int]

@@ -184,6 +184,7 @@ class ChatCore:
 
         self.notifications = NotifyCore(
             store,
+            node_id=node_id,
             router=self.router,
             fanout=self.fanout,
             hub=self.hub,
@@ -191,7 +192,6 @@ class ChatCore:
             relay=self.relay,
             turn=turn,
             nodes=lambda: surroundings.node_count,
-            node_id=node_id,
             ask_others=surroundings.ask_others,
             now_ms=now_ms,
             on_dead_letter=self._keep_dead_letter,

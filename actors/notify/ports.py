@@ -1,5 +1,6 @@
 """What the actors of notifications need of the world; server/notify fits these shapes."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -7,6 +8,7 @@ import msgspec
 from actors.notify.delivery import Provider
 from protocol.notify_content import Content
 from protocol.notify_types import AppRules, Channel, Decision, TypeRule
+from protocol.records import Op
 
 
 class Text(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +105,14 @@ class Renderer(Protocol):
         notification_id: int,
     ) -> Text:
         """Write one text. Raises: Refused(template_not_found, template_variable_unknown, template_failed)."""
+        ...
+
+
+class DeveloperAlerts(Protocol):
+    """Where an app's developers are told that somebody has to look."""
+
+    def staged(self, app_id: str, kind: str, detail: dict[str, str]) -> tuple[Op, Callable[[], None]]:
+        """What to store together with what it tells of, and what to call once that is stored."""
         ...
 
 

@@ -215,6 +215,7 @@ class Sender(OpenKeeper):
         collapse_key = content.collapse_key
         if not collapse_key and rule.batch_window_s:
             collapse_key = f"batch-{rule.name}-{content.batch_key or content.subject}"
+        data = {name: str(value) for name, value in content.data.items() if _is_plain(value)}
         for target in targets:
             number = first_number + len(plan.deliveries)
             outgoing = Outgoing(
@@ -230,12 +231,9 @@ class Sender(OpenKeeper):
                 html=text.html,
                 url=text.url,
                 image=text.image,
-                data={name: str(value) for name, value in content.data.items() if _is_plain(value)},
+                data=data,
                 badge=badge,
-                collapse_key=content.collapse_key
-                or (
-                    f"batch-{rule.name}-{content.batch_key or content.subject}" if rule.batch_window_s else ""
-                ),
+                collapse_key=collapse_key,
                 expires_at_ms=expires_at_ms,
                 unsubscribe_url=text.unsubscribe_url,
                 click_url=text.click_url,

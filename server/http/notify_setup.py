@@ -59,7 +59,7 @@ async def get_setup(request: AnyRequest) -> NotifySetup:
             if is_allowed(until_ms, services_of(request).now_ms())
         },
         vapid_public_key=setup.vapid_public_key,
-        webhook_key=core.alerts.webhook_key(app.app_id),
+        webhook_key=core.webhook_keys.key_of(app.app_id),
     )
 
 

@@ -44,6 +44,7 @@ from server.notify.sns import SnsDoor
 from server.notify.templates import Templates
 from server.notify.vault import Vault, derived_key
 from server.notify.watch import Watch
+from server.notify.webhooks import WebhookKeys
 from server.providers.reach import Reach
 from storage.store import Store
 
@@ -58,6 +59,7 @@ class NotifyCore:
         self,
         store: Store,
         *,
+        node_id: str,
         router: Router,
         fanout: Fanout,
         hub: Hub,
@@ -65,7 +67,6 @@ class NotifyCore:
         relay: Relay,
         turn: Turn,
         nodes: Callable[[], int],
-        node_id: str,
         ask_others: AskOthers,
         now_ms: Callable[[], int],
         on_dead_letter: DeadLetterSink,
@@ -80,7 +81,15 @@ class NotifyCore:
         self.stats = NotifyStats()
         self.links = Links(server_secret, public_url)
         self.vault = Vault(server_secret)
-        self.alerts = Alerts(server_secret, reach=reach, now_ms=now_ms)
+        self.webhook_keys = WebhookKeys(server_secret)
+        self.alerts = Alerts(
+            store,
+            self.webhook_keys,
+            node_id=node_id,
+            is_chief=lambda: leases.owns(0),
+            reach=reach,
+            now_ms=now_ms,
+        )
         self.setups = setups = SetupCache(
             store, self.vault, own_push(server_secret, public_url), now_ms=now_ms, alert=self.alerts.add
         )
@@ -93,7 +102,9 @@ class NotifyCore:
         self.router = router
         self.sns = SnsDoor()
         self.entry = NotifyEntry(store, router, setups, self.renderer, now_ms=now_ms)
-        self.exporter = Exporter(store, setups, self.alerts, owns=leases.owns, reach=reach, now_ms=now_ms)
+        self.exporter = Exporter(
+            store, setups, self.alerts, self.webhook_keys, owns=leases.owns, reach=reach, now_ms=now_ms
+        )
         self.watch = Watch(store, self.alerts, is_ours=lambda: leases.owns(0), now_ms=now_ms)
         self.rates = Rates(lambda: counters_of(self.stats, self.channels))
         self.views = NodeViews(
@@ -132,7 +143,7 @@ class NotifyCore:
                 relay=relay,
                 now_ms=now_ms,
                 setups=setups,
-                alert=self.alerts.add,
+                alerts=self.alerts,
             )
 
         self.partitions = EntityHost(

@@ -12,6 +12,7 @@ import msgspec
 
 from protocol.errors import HubbubError
 from protocol.http_notify_dashboard import (
+    AlertLine,
     Dead,
     DeadLine,
     ExperimentLine,
@@ -30,7 +31,8 @@ from protocol.notify_glance import (
     HeldNotifications,
     OpenDeliveries,
 )
-from protocol.notify_records import ProviderRow, RequestRow
+from protocol.notify_records import AlertRow, ProviderRow, RequestRow
+from server.notify.alert_lines import alert_lines
 from server.notify.app_desk import AppDesk
 from server.notify.dashboard_lines import held_lines, open_totals, provider_line, queue_lines
 from server.notify.kept import Kept
@@ -45,6 +47,7 @@ SPAN_MS: Final = 3_600_000  # of the providers' success
 MAX_APPS: Final = 1_000  # whose own parts are kept
 MAX_REQUESTS: Final = 50
 MAX_EXPERIMENTS: Final = 20
+MAX_ALERTS: Final = 1_000  # that are looked at
 MAX_PROVIDERS: Final = 1_000
 
 _request = msgspec.json.Decoder(KeptRequest).decode
@@ -65,6 +68,7 @@ class _Own(msgspec.Struct, frozen=True):
     """What is read for one app, or for all."""
 
     dead: Kept[Dead]
+    alerts: Kept[list[AlertLine]]
     requests: Kept[list[RequestLine]]
     experiments: Kept[list[ExperimentLine]]
 
@@ -119,6 +123,7 @@ class Dashboards:
                 is_complete=whole.concluded.is_complete,
             ),
             dead=await own.dead.get(),
+            alerts=await own.alerts.get(),
             requests=await own.requests.get(),
             experiments=await own.experiments.get(),
         )
@@ -171,6 +176,7 @@ class Dashboards:
                 del self._own[next(iter(self._own))]
             known = self._own[app_id] = _Own(
                 self._dead_of(app_id),
+                Kept(lambda: self._read_alerts(app_id), KEPT_S),
                 Kept(lambda: self._read_requests(app_id), KEPT_S),
                 Kept(lambda: self._read_experiments(app_id), EXPERIMENTS_KEPT_S),
             )
@@ -186,6 +192,10 @@ class Dashboards:
             for item in found.items
         ]
         return Dead(lines=sorted(lines, key=lambda line: -line.count), is_complete=found.is_complete)
+
+    async def _read_alerts(self, app_id: str) -> list[AlertLine]:
+        where: dict[str, str | int | None] = {"app_id": app_id} if app_id else {}
+        return alert_lines(await self._store.find(AlertRow, where, order_by="at_ms", limit=MAX_ALERTS))
 
     async def _read_requests(self, app_id: str) -> list[RequestLine]:
         rows = await self._glances.open_requests(app_id, limit=MAX_REQUESTS)

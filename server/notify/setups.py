@@ -14,6 +14,7 @@ import trio
 from actors.notify.builtin_types import BUILTIN_TYPES
 from actors.notify.experiments import assign
 from actors.notify.ports import Account
+from actors.notify.stored_setup import read_type
 from protocol.errors import HubbubError
 from protocol.notify_records import (
     ExperimentRow,
@@ -39,7 +40,7 @@ OWN_PROVIDER: Final = "own"  # web push by the server's own key pair, where an a
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 _rules = msgspec.json.Decoder(AppRules).decode
-_type = msgspec.json.Decoder(TypeRule).decode
+_type = read_type
 _template = msgspec.json.Decoder(Template).decode
 _experiment = msgspec.json.Decoder(Experiment).decode
 

@@ -138,6 +138,7 @@ def test_a_developer_sees_deliveries_appear_and_redrives_a_dead_letter(
     dead = shop.order()
     expect(figure(page, "Dead letters")).to_have_text("1")
     expect(row(page, "dead", "BadTopic")).to_contain_text("apple")
+    expect(row(page, "alerts", "BadTopic")).to_contain_text("nobody_to_tell")  # no webhook is set up
     page.screenshot(path=tmp_path / "light.png", full_page=True)
     button = page.get_by_role("button", name="Redrive BadTopic of apns")
     button.focus()

@@ -2,7 +2,7 @@
 
 import { button, fill, h } from "../dom.js";
 import { explainSection } from "./explain.js";
-import { channelSection, deadSection, experimentLines, experimentSection, nodeSection, providerSection, queueSection, requestSection } from "./sections.js";
+import { alertSection, channelSection, deadSection, experimentLines, experimentSection, nodeSection, providerSection, queueSection, requestSection } from "./sections.js";
 import { sparkline } from "./sparkline.js";
 import { tile } from "./table.js";
 import { at, count, rate, span } from "./words.js";
@@ -27,6 +27,7 @@ export function makeBoard(root, { isApp, does }) {
     queues: queueSection(isApp),
     providers: providerSection(isApp, does.setPaused),
     dead: deadSection(isApp, does.redrive),
+    alerts: alertSection(isApp),
     channels: channelSection(isApp),
     nodes: nodeSection(isApp),
     requests: requestSection(isApp),
@@ -76,6 +77,7 @@ export function makeBoard(root, { isApp, does }) {
       sections.nodes.node.hidden = told.nodes.length < 2;
       sections.nodes.show(told.nodes, missing.length ? `No answer from ${missing.join(", ")}: what is known there alone is in no figure here.` : "");
       sections.requests.show(told.requests);
+      sections.alerts.show(told.alerts);
       const experiments = experimentLines(told.experiments);
       sections.experiments.show(experiments.lines, experiments.note);
     },

@@ -160,6 +160,25 @@ export function deadSection(isApp, redrive) {
   });
 }
 
+export function alertSection(isApp) {
+  return tableSection({
+    id: "alerts",
+    title: "Alerts to be told",
+    hint: isApp
+      ? "What your webhook or mail has yet to take. Each is tried for a day."
+      : "What apps’ webhooks or mails have yet to take. Each is tried for a day.",
+    empty: "Nothing waits to be told.",
+    keyOf: (line) => `${line.app_id} ${line.kind} ${line.at_ms} ${line.about}`,
+    columns: withApp(isApp, [
+      { title: "Kind", of: (line) => h("code", { text: line.kind }) },
+      { title: "About", of: (line) => line.about || "–" },
+      { title: "Count", isNumber: true, of: (line) => count(line.count) },
+      { title: "Since", of: (line) => at(line.at_ms) },
+      { title: "Last try", of: (line) => line.reason || "none yet" },
+    ]),
+  });
+}
+
 export function requestSection(isApp) {
   return tableSection({
     id: "requests",
