@@ -33,9 +33,9 @@ class ProviderInfo(_Body, frozen=True, kw_only=True, omit_defaults=True):
     position: int = 0
     is_paused: bool = False
     changed_at_ms: AtMs = 0
-    breaker: Annotated[str, Meta(description="closed, open or half_open, on the node that answers.")] = (
-        "closed"
-    )
+    breaker: Annotated[
+        str, Meta(description="closed, open or half_open: the worst of the nodes that answered.")
+    ] = "closed"
 
 
 class NotifySetup(_Body, frozen=True, kw_only=True, omit_defaults=True):
@@ -46,6 +46,10 @@ class NotifySetup(_Body, frozen=True, kw_only=True, omit_defaults=True):
     providers: list[ProviderInfo]
     templates: Annotated[dict[str, int], Meta(description="Name -> newest version.")]
     experiments: list[Experiment]
+    retirement_allowed: Annotated[
+        dict[Channel, int],
+        Meta(description="Channels whose dead addresses may all be retired now -> until when, Unix ms."),
+    ] = {}
     vapid_public_key: str = ""
     webhook_key: Annotated[
         str, Meta(description="X-Hubbub-Signature of webhooks is hex HMAC-SHA256 of the body under it.")

@@ -61,6 +61,17 @@ class ProviderRow(Row, frozen=True, kw_only=True):
     changed_at_ms: int
 
 
+class RetirementRow(Row, frozen=True, kw_only=True):
+    """Somebody lets all addresses of an app's channel that are called dead be retired, until a time."""
+
+    table: ClassVar[str] = "notify_retirement"
+    key: ClassVar[tuple[str, ...]] = ("app_id", "channel")
+
+    app_id: str
+    channel: str
+    until_ms: int
+
+
 class TemplateRow(Row, frozen=True, kw_only=True):
     """One version of a template; the highest is used, and a few older ones are kept.
 
@@ -246,7 +257,12 @@ class NotificationRow(Row, frozen=True, kw_only=True):
         str, Meta(description="Of its type when it was decided: whose consent's end erases it.")
     ] = ""
     template: str = ""
-    variant: Annotated[str, Meta(description="experiment:variant, where one was assigned.")] = ""
+    variant: Annotated[
+        str, Meta(description="experiment:variant, where one was drawn as it was to be sent or shown.")
+    ] = ""
+    is_exposed: Annotated[
+        bool, Meta(description="The text of that variant was shown in the centre, or sent.")
+    ] = False
     dedup_key: str = ""
     group_key: Annotated[str, Meta(description="Of the batch or digest that it is, or waits for.")] = ""
     into_id: int = 0
@@ -420,6 +436,7 @@ NOTIFY_TABLES: Final[tuple[type[Row], ...]] = (
     NotifyAppRow,
     NotifyTypeRow,
     ProviderRow,
+    RetirementRow,
     TemplateRow,
     ExperimentRow,
     NotifyGroupRow,

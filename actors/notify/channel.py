@@ -16,12 +16,12 @@ import trio
 
 from actors.notify.account_proof import AccountProof
 from actors.notify.addresses import without_address
-from actors.notify.admission import Admission, Lesson
+from actors.notify.admission import Admission, Lesson, Strain
 from actors.notify.breaker import Breaker
 from actors.notify.delivery import Kind, Outcome
 from actors.notify.fair_queue import ALL_LANES, HIGH_LANE, LANE_OF, FairQueue
 from actors.notify.job import Job
-from actors.notify.mass_retirement import MassRetirement
+from actors.notify.mass_retirement import MassRetirement, is_allowed
 from actors.notify.ports import Account, Accounts
 from protocol.notify_types import Channel, Priority
 
@@ -99,7 +99,7 @@ class ChannelActor:
         steady_ms: Callable[[], int] = steady_ms,
         nodes: Callable[[], int] = lambda: 1,
     ) -> None:
-        """`nodes`: how many nodes send, which share the pace of an account.
+        """`nodes`: how many nodes send, which share the pace of an account, and an app's addresses.
 
         `now_ms` may jump, and says what has expired; `steady_ms` never does, and all that waits goes by it.
         """
@@ -113,6 +113,7 @@ class ChannelActor:
         self._hands = HANDS[channel]
         self._free_for_all = self._hands - max(1, int(self._hands * HIGH_SHARE))
         self._in_hand = 0
+        self._nodes = nodes
         self._admission = Admission(accounts, nodes=nodes, hands=HANDS[channel])
         self._guards: dict[str, MassRetirement] = {}
         self._proof = AccountProof()
@@ -202,7 +203,7 @@ class ChannelActor:
 
     def is_believed(self, app_id: str, account: Account) -> bool:
         """Tell whether an account's word counts against an address that may be none of its own."""
-        if self._guard(app_id).is_overridden(self._steady_ms()):
+        if self._may_all_go(app_id):
             return True
         judgement = self._proof.judge(app_id, account)
         if judgement == "alert":
@@ -212,15 +213,17 @@ class ChannelActor:
 
     def may_retire(self, app_id: str) -> bool:
         """Tell whether an address that a provider calls dead may be retired now; see mass_retirement.py."""
+        if self._may_all_go(app_id):
+            return True
         guard = self._guard(app_id)
-        judgement = guard.judge(self._steady_ms(), self._accounts.alive_count(app_id, self.channel))
+        alive_count = self._accounts.alive_count(app_id, self.channel) // max(1, self._nodes())
+        judgement = guard.judge(self._steady_ms(), alive_count)
         if judgement == "alert":
             self._accounts.alert(app_id, "mass_retirement", {"channel": self.channel})
         return judgement == "retire"
 
-    def allow_retirement(self, app_id: str) -> None:
-        """A person has looked: for an hour every address of the app that is called dead may be retired."""
-        self._guard(app_id).override(self._steady_ms())
+    def _may_all_go(self, app_id: str) -> bool:
+        return is_allowed(self._accounts.retirement_until_ms(app_id, self.channel), self._now_ms())
 
     def _guard(self, app_id: str) -> MassRetirement:
         guard = self._guards.get(app_id)
@@ -238,6 +241,10 @@ class ChannelActor:
     def breakers(self) -> dict[str, str]:
         """credential -> state of its breaker, where one is not closed."""
         return self._admission.breakers()
+
+    def strains(self) -> dict[str, Strain]:
+        """credential -> what holds it back now, where anything does."""
+        return self._admission.strains(self._steady_ms())
 
     def open_hosts(self) -> list[str]:
         """Hosts of users' addresses that are not sent to now."""

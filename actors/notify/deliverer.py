@@ -383,6 +383,9 @@ class Deliverer(Retirer):
         if job.is_final:
             return
         changes: dict[str, str | int | None] = {}
+        if job.outgoing.shows_variant and (is_sent or may_have_come):
+            changes["is_exposed"] = 1
+            decisions.append(Decision("experiment", "sent", "exposed", job.channel))
         if is_first:
             changes["sent_at_ms"] = now_ms
             if now_ms > job.deadline_at_ms:

@@ -44,7 +44,7 @@ class Fallbacks(Deliverer):
         kept = decode_kept(row.content)
         channels = {delivery.channel for delivery in tried}
         first_number = max((delivery.number + 1 for delivery in tried), default=0)
-        plan = Plan([])
+        plan = Plan([], variant=row.variant)  # which was drawn when it was sent first
         for channel in rule.fallback:
             if channel in channels:
                 continue

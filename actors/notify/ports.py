@@ -22,6 +22,7 @@ class Text(msgspec.Struct, frozen=True, kw_only=True):
     unsubscribe_url: str = ""
     click_url: str = ""  # that it was followed is told by this address, where the device itself cannot
     locale: str = ""
+    variant: str = ""  # whose text it is: the template may have none of the one that was asked for
     decision: Decision | None = None
 
 
@@ -133,6 +134,10 @@ class Accounts(Protocol):
 
     def alive_count(self, app_id: str, channel: Channel) -> int:
         """About how many addresses of that channel the app's users have."""
+        ...
+
+    def retirement_until_ms(self, app_id: str, channel: Channel) -> int:
+        """Until when a person lets all dead addresses of a channel go; 0: the guard against that holds."""
         ...
 
     def alert(self, app_id: str, kind: str, detail: dict[str, str]) -> None:

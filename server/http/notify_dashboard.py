@@ -82,7 +82,7 @@ async def _set_paused(request: AnyRequest, provider_id: str, *, is_paused: bool)
     names = [name for name in ProviderInfo.__struct_fields__ if name != "breaker"]
     return ProviderInfo(
         **{name: getattr(row, name) for name in names},  # the same names
-        breaker=core.breaker_of(app.app_id, row),
+        breaker=(await core.views.breakers(app.app_id)).get((row.channel, row.provider_id), "closed"),
     )
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from typing import cast
 
 import msgspec
 import trio
@@ -27,8 +26,8 @@ from actors.rounds import Turn
 from actors.router import Router
 from actors.supervisor import ChildSpec, at_once
 from protocol.errors import Unavailable
-from protocol.notify_records import PARTITION_COUNT, ProviderRow
-from protocol.notify_types import Channel, Priority
+from protocol.notify_records import PARTITION_COUNT
+from protocol.notify_types import Priority
 from protocol.provider_configs import WebPushConfig
 from server.notify.alerts import Alerts
 from server.notify.app_desk import AppDesk
@@ -36,6 +35,7 @@ from server.notify.dashboard import Dashboards
 from server.notify.entry import NotifyEntry
 from server.notify.exporter import Exporter
 from server.notify.links import Links
+from server.notify.node_views import AskOthers, NodeViews
 from server.notify.provider_registry import open_registry
 from server.notify.rates import Rates, counters_of
 from server.notify.renderer import NotifyRenderer
@@ -67,6 +67,7 @@ class NotifyCore:
         relay: Relay,
         turn: Turn,
         nodes: Callable[[], int],
+        ask_others: AskOthers,
         now_ms: Callable[[], int],
         on_dead_letter: DeadLetterSink,
         server_secret: bytes,
@@ -106,15 +107,15 @@ class NotifyCore:
         )
         self.watch = Watch(store, self.alerts, is_ours=lambda: leases.owns(0), now_ms=now_ms)
         self.rates = Rates(lambda: counters_of(self.stats, self.channels))
-        self.dashboard = Dashboards(
-            store,
-            self.desk,
+        self.views = NodeViews(
+            node_id,
+            ask_others,
             rates=self.rates.ring,
             stats=self.stats,
             channels=self.channels,
-            breaker_of=self.breaker_of,
-            now_ms=now_ms,
+            setups_of=setups.in_memory,
         )
+        self.dashboard = Dashboards(store, self.desk, self.views, now_ms=now_ms)
         self._resumer = NotifyResumer(store.notify, router, owns=leases.owns, now_ms=now_ms)
         needs = NotifyNeeds(
             log=store,
@@ -237,14 +238,6 @@ class NotifyCore:
                 counts[index] += count
             sum_s += channel.stats.latency_sum_s[priority]
         return counts, sum_s
-
-    def breaker_of(self, app_id: str, row: ProviderRow) -> str:
-        """The state of a provider's breaker, as this node knows it."""
-        channel = cast(Channel, row.channel)
-        for account in self.setups.chain(app_id, channel):
-            if account.provider_id == row.provider_id and channel in self.channels.channels:
-                return self.channels.channels[channel].breakers().get(account.credential, "closed")
-        return "closed"
 
     def _credential_changed(self, credential: str) -> None:
         for channel in self.channels.channels.values():

@@ -21,6 +21,7 @@ from protocol.notify_records import (
     NotifyAppRow,
     NotifyTypeRow,
     ProviderRow,
+    RetirementRow,
     TemplateRow,
 )
 from protocol.notify_templates import Experiment, Template
@@ -60,6 +61,7 @@ class AppSetup:
         vapid_public_key: str,
         now_ms: Callable[[], int],
         paused: frozenset[str] = frozenset(),
+        retirement: Mapping[str, int] | None = None,
         template_bytes: int = 0,
     ) -> None:
         self.app_id = app_id
@@ -71,6 +73,7 @@ class AppSetup:
         self.experiments = experiments
         self.chains = chains
         self.paused = paused  # channels with an account that is paused
+        self.retirement = retirement or {}  # channel -> until when all that is dead may be retired, Unix ms
         self.vapid_public_key = vapid_public_key
         self.template_bytes = template_bytes  # about, as JSON
         self._now_ms = now_ms
@@ -141,6 +144,13 @@ class SetupCache:
         row = await self._store.get(NotifyAppRow, app_id)
         return await self.at_least(app_id, row.version if row is not None else 0)
 
+    def in_memory(self, app_id: str) -> list[AppSetup]:
+        """The app's setup, if it is in memory; "": all that are."""
+        if not app_id:
+            return list(self._setups.values())
+        known = self._setups.get(app_id)
+        return [] if known is None else [known]
+
     def chain(self, app_id: str, channel: Channel) -> list[Account]:
         """An app's accounts of a channel, in order."""
         setup = self._setups.get(app_id)
@@ -149,6 +159,11 @@ class SetupCache:
     def alive_count(self, app_id: str, channel: Channel) -> int:
         """About how many addresses of that channel the app's users have: as of a minute ago."""
         return self._alive.get((app_id, channel), 0)
+
+    def retirement_until_ms(self, app_id: str, channel: Channel) -> int:
+        """Until when a person lets all dead addresses of a channel go; 0: nobody does."""
+        setup = self._setups.get(app_id)
+        return 0 if setup is None else setup.retirement.get(channel, 0)
 
     def alert(self, app_id: str, kind: str, detail: dict[str, str]) -> None:
         """Tell the app's developers."""
@@ -179,6 +194,7 @@ class SetupCache:
             templates = await self._templates(app_id, template_rows)
             experiments = _readable(app_id, _experiment, await store.find(ExperimentRow, where, limit=1000))
             providers = await store.find(ProviderRow, where, order_by="position", limit=1000)
+            allowed = await store.find(RetirementRow, where, limit=100)
             chains, vapid = self._chains(app_id, providers)
             setup = AppSetup(
                 app_id,
@@ -191,6 +207,7 @@ class SetupCache:
                 vapid_public_key=vapid,
                 now_ms=self._now_ms,
                 paused=frozenset(found.channel for found in providers if found.is_paused),
+                retirement={found.channel: found.until_ms for found in allowed},
                 template_bytes=sum(len(found.body) for found in template_rows),
             )
             self._setups[app_id] = setup

@@ -20,6 +20,7 @@ from server.log_ins import LogIns
 from storage.sqlite import SqliteStore, open_store
 from storage.store import Store
 from tests.cluster.memory_lanes import MemoryNetwork
+from tests.server.reach import HERE
 from tests.server.world import FlakyStore, World
 
 QUICK = KeeperSettings(
@@ -112,6 +113,7 @@ class ClusterWorld:
                 max_file_bytes=1 << 20,
                 debounce_s=0.0,
                 secret=log_ins.server_secret,
+                reach=HERE,
             )
             log_ins.on_session_revoked = core.service.session_revoked
             (node,) = made
