@@ -18,12 +18,14 @@ from actors.notify.account_proof import AccountProof
 from actors.notify.addresses import without_address
 from actors.notify.admission import Admission, Lesson, Strain
 from actors.notify.breaker import Breaker
-from actors.notify.delivery import Kind, Outcome
+from actors.notify.channel_stats import ChannelStats
+from actors.notify.delivery import Outcome
 from actors.notify.fair_queue import ALL_LANES, HIGH_LANE, LANE_OF, FairQueue
+from actors.notify.hands import Hands
 from actors.notify.job import Job
 from actors.notify.mass_retirement import MassRetirement, is_allowed
 from actors.notify.ports import Account, Accounts
-from protocol.notify_types import Channel, Priority
+from protocol.notify_types import Channel
 
 HANDS: Final[dict[Channel, int]] = {
     "apns": 400,  # four connections of 100 streams
@@ -36,12 +38,8 @@ HANDS: Final[dict[Channel, int]] = {
 HIGH_SHARE: Final = 0.25  # of the hands, for HIGH alone
 CAPACITY: Final = 500_000  # jobs; the partitions bound them before
 DATED_LOOK_MS: Final = 900_000  # what waits for a time of day is looked at so often: clocks are set
-MAX_RESTING: Final = (
-    64  # hands that wait for the next request: a new task costs three times as much as one woken
-)
 AT_ONCE: Final = 1_000  # looked at before others have a turn: cancelled ones may stand in long rows
 NOT_MADE: Final = Outcome(kind="refused", action="expired")  # says nothing of anybody
-BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 600.0, 1800.0)
 
 log = structlog.get_logger(__name__)
 
@@ -49,42 +47,6 @@ log = structlog.get_logger(__name__)
 def steady_ms() -> int:
     """Milliseconds by a clock that nobody sets; only differences mean anything."""
     return int(trio.current_time() * 1000)
-
-
-class ChannelStats(msgspec.Struct, kw_only=True):
-    """What a channel has done since the start."""
-
-    sent: int = 0  # requests made
-    accepted: int = 0
-    refused: int = 0
-    unknown: int = 0
-    busy_s: float = 0.0  # the sum of what requests took
-    by_app: dict[tuple[str, Kind], int] = msgspec.field(default_factory=dict)  # the three of them
-    # From the request to notify to the provider's yes, in buckets, by priority; the last is all beyond.
-    latency: dict[Priority, list[int]] = msgspec.field(
-        default_factory=lambda: {
-            "high": [0] * (len(BUCKETS_S) + 1),
-            "medium": [0] * (len(BUCKETS_S) + 1),
-            "low": [0] * (len(BUCKETS_S) + 1),
-        }
-    )
-    latency_sum_s: dict[Priority, float] = msgspec.field(
-        default_factory=lambda: {"high": 0.0, "medium": 0.0, "low": 0.0}
-    )
-
-    def outcomes(self) -> dict[Kind, int]:
-        """The three outcomes, counted."""
-        return {"accepted": self.accepted, "refused": self.refused, "unknown": self.unknown}
-
-
-class _Hand:
-    """A task that makes one request after the other."""
-
-    __slots__ = ("job", "task")
-
-    def __init__(self) -> None:
-        self.task = trio.lowlevel.current_task()
-        self.job: Job | None = None  # the next one, given while it rests
 
 
 class ChannelActor:
@@ -117,10 +79,8 @@ class ChannelActor:
         self._admission = Admission(accounts, nodes=nodes, hands=HANDS[channel])
         self._guards: dict[str, MassRetirement] = {}
         self._proof = AccountProof()
-        self._nursery: trio.Nursery | None = None
-        self._resting: list[_Hand] = []
+        self._making = Hands(self._send)
         self._wake = trio.Event()
-        self._unsent: list[Job] = []  # begun while no nursery was there: between two lives of this actor
 
     # -- for partitions -----------------------------------------------------------------------------
 
@@ -176,14 +136,7 @@ class ChannelActor:
             if job.slot != "reserved":
                 continue
             job.slot = "sending"
-            if self._nursery is None:
-                self._unsent.append(job)
-            elif self._resting:
-                hand = self._resting.pop()
-                hand.job = job
-                trio.lowlevel.reschedule(hand.task)
-            else:
-                self._nursery.start_soon(self._serve, job)
+            self._making.give(job)
 
     def left(self, jobs: Iterable[Job]) -> None:
         """These will not be begun: their hands are free, and what they were to find out is not known."""
@@ -310,44 +263,16 @@ class ChannelActor:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled. What is being sent then has an unknown outcome, as after a crash."""
-        try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                unsent, self._unsent = self._unsent, []
-                for job in unsent:
-                    nursery.start_soon(self._serve, job)
-                task_status.started()
-                while True:
-                    self._wake = trio.Event()
-                    delay_s = self._pump()
-                    with trio.move_on_after(delay_s):
-                        await self._wake.wait()
-        finally:
-            self._nursery = None
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._making.run)
+            task_status.started()
+            while True:
+                self._wake = trio.Event()
+                delay_s = self._pump()
+                with trio.move_on_after(delay_s):
+                    await self._wake.wait()
 
     # -- sending ------------------------------------------------------------------------------------
-
-    async def _serve(self, job: Job) -> None:
-        """Be a hand: make this request, and those that come while enough others do not rest."""
-        hand = _Hand()
-        given: Job | None = job
-        while given is not None:
-            await self._send(given)
-            given = await self._rest(hand)
-
-    async def _rest(self, hand: _Hand) -> Job | None:
-        """Wait for the next job; None: there are hands enough."""
-        if len(self._resting) >= MAX_RESTING:
-            return None
-        self._resting.append(hand)
-
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self._resting.remove(hand)
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
-        job, hand.job = hand.job, None
-        return job
 
     async def _send(self, job: Job) -> None:
         account = job.account
@@ -387,18 +312,10 @@ class ChannelActor:
     def _learn(self, job: Job, account: Account, outcome: Outcome, began_ms: int) -> None:
         """Note what the outcome says of the account."""
         now_ms = self._steady_ms()
-        stats = self.stats
-        stats.busy_s += max(0, now_ms - began_ms) / 1000
-        counted = (job.app_id, outcome.kind)
-        stats.by_app[counted] = stats.by_app.get(counted, 0) + 1
+        self.stats.count(job.app_id, outcome.kind, max(0, now_ms - began_ms) / 1000)
         if outcome.kind == "accepted":
-            stats.accepted += 1
             self._proof.accepted(job.app_id, account)
-            self._time(job.priority, max(0, self._now_ms() - job.created_at_ms) / 1000)
-        elif outcome.kind == "unknown":
-            stats.unknown += 1
-        else:
-            stats.refused += 1
+            self.stats.time(job.priority, max(0, self._now_ms() - job.created_at_ms) / 1000)
         lesson = self._admission.learn(job, account, outcome, now_ms)
         self._free(lesson, job, account)
         if lesson.opened is not None:
@@ -435,15 +352,6 @@ class ChannelActor:
                 "cause": "configuration" if breaker.is_config else "failures",
             },
         )
-
-    def _time(self, priority: Priority, seconds: float) -> None:
-        self.stats.latency_sum_s[priority] += seconds
-        buckets = self.stats.latency[priority]
-        for index, bound in enumerate(BUCKETS_S):
-            if seconds <= bound:
-                buckets[index] += 1
-                return
-        buckets[-1] += 1
 
 
 def _waits_for(job: Job, credential: str) -> bool:

@@ -14,8 +14,8 @@ from actors.hub import Hub
 from actors.notify import address as notify_address
 from actors.notify.address import partition_address, partition_of
 from actors.notify.app import AppActor
-from actors.notify.channel import BUCKETS_S
 from actors.notify.channel_desk import ChannelDesk
+from actors.notify.channel_stats import BUCKETS_S
 from actors.notify.keeper import NotifyNeeds, NotifyStats
 from actors.notify.messages import UserChanged
 from actors.notify.partition import NotifyPartition

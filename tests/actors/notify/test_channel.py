@@ -7,8 +7,9 @@ import trio
 import trio.testing
 
 from actors.notify.breaker import FAILURES
-from actors.notify.channel import DATED_LOOK_MS, HANDS, MAX_RESTING, ChannelActor
+from actors.notify.channel import DATED_LOOK_MS, HANDS, ChannelActor
 from actors.notify.delivery import ACCEPTED, Outcome, Outgoing
+from actors.notify.hands import MAX_RESTING
 from actors.notify.ports import Account
 from protocol.notify_types import Channel, TypeRule
 from tests.actors.notify.channel_world import NOW_MS, Accounts, Answering, Partition, made_job, offer_all
