@@ -21,7 +21,6 @@ from actors.notify.breaker import Breaker
 from actors.notify.channel_stats import ChannelStats
 from actors.notify.delivery import Outcome
 from actors.notify.fair_queue import ALL_LANES, HIGH_LANE, LANE_OF, FairQueue
-from actors.notify.hands import Hands
 from actors.notify.job import Job
 from actors.notify.mass_retirement import MassRetirement, is_allowed
 from actors.notify.ports import Account, Accounts
@@ -79,8 +78,9 @@ class ChannelActor:
         self._admission = Admission(accounts, nodes=nodes, hands=HANDS[channel])
         self._guards: dict[str, MassRetirement] = {}
         self._proof = AccountProof()
-        self._making = Hands(self._send)
+        self._nursery: trio.Nursery | None = None
         self._wake = trio.Event()
+        self._unsent: list[Job] = []  # begun while no nursery was there: between two lives of this actor
 
     # -- for partitions -----------------------------------------------------------------------------
 
@@ -136,7 +136,10 @@ class ChannelActor:
             if job.slot != "reserved":
                 continue
             job.slot = "sending"
-            self._making.give(job)
+            if self._nursery is None:
+                self._unsent.append(job)
+            else:
+                self._nursery.start_soon(self._send, job)
 
     def left(self, jobs: Iterable[Job]) -> None:
         """These will not be begun: their hands are free, and what they were to find out is not known."""
@@ -263,14 +266,20 @@ class ChannelActor:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled. What is being sent then has an unknown outcome, as after a crash."""
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self._making.run)
-            task_status.started()
-            while True:
-                self._wake = trio.Event()
-                delay_s = self._pump()
-                with trio.move_on_after(delay_s):
-                    await self._wake.wait()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                unsent, self._unsent = self._unsent, []
+                for job in unsent:
+                    nursery.start_soon(self._send, job)
+                task_status.started()
+                while True:
+                    self._wake = trio.Event()
+                    delay_s = self._pump()
+                    with trio.move_on_after(delay_s):
+                        await self._wake.wait()
+        finally:
+            self._nursery = None
 
     # -- sending ------------------------------------------------------------------------------------
 

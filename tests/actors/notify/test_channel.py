@@ -8,8 +8,7 @@ import trio.testing
 
 from actors.notify.breaker import FAILURES
 from actors.notify.channel import DATED_LOOK_MS, HANDS, ChannelActor
-from actors.notify.delivery import ACCEPTED, Outcome, Outgoing
-from actors.notify.hands import MAX_RESTING
+from actors.notify.delivery import ACCEPTED, Outcome
 from actors.notify.ports import Account
 from protocol.notify_types import Channel, TypeRule
 from tests.actors.notify.channel_world import NOW_MS, Accounts, Answering, Partition, made_job, offer_all
@@ -296,55 +295,3 @@ def test_a_provider_is_tried_out_with_one_that_may_be_repeated_where_one_waits()
     channel._queue.release()
     channel._pump()
     assert partition.given == [jobs[2], jobs[0], jobs[1], jobs[3]]
-
-
-async def test_a_hand_that_rests_takes_the_next_and_ends_with_its_channel() -> None:
-    """A request that was given to it in that very moment must not stay open for ever."""
-    provider = Answering("webpush")
-    partition = Partition()
-    channel = partition.channel = ChannelActor("webpush", Accounts(provider), now_ms=lambda: NOW_MS)
-    tasks: set[trio.lowlevel.Task] = set()
-
-    async def send(outgoing: Outgoing) -> Outcome:
-        tasks.add(trio.lowlevel.current_task())
-        await trio.lowlevel.checkpoint()
-        return ACCEPTED
-
-    provider.send = send  # type: ignore[method-assign]
-    async with trio.open_nursery() as nursery:
-        await nursery.start(channel.run)
-        for number in range(3):
-            channel.offer(made_job(number, owner=partition))
-            await trio.testing.wait_all_tasks_blocked()
-        assert ([action for _, action in partition.done], len(tasks)) == (["done"] * 3, 1)
-        last = made_job(3, owner=partition)
-        assert channel.reserve(last)
-        channel.begun([last])
-        nursery.cancel_scope.cancel()
-    assert [action for _, action in partition.done] == ["done"] * 3 + ["resolve_unknown"]
-    assert channel.in_hand == 0
-
-
-async def test_more_hands_than_are_worth_keeping_end(autojump_clock: trio.testing.MockClock) -> None:
-    """A burst of campaigns leaves no hundreds of tasks behind."""
-    provider = Answering("apns")
-    partition = Partition()
-    channel = partition.channel = ChannelActor("apns", Accounts(provider), now_ms=lambda: NOW_MS)
-    goes_on = trio.Event()
-
-    async def send(outgoing: Outgoing) -> Outcome:
-        await goes_on.wait()
-        return ACCEPTED
-
-    provider.send = send  # type: ignore[method-assign]
-    async with trio.open_nursery() as nursery:
-        await nursery.start(channel.run)
-        before = trio.lowlevel.current_statistics().tasks_living
-        offer_all(channel, (made_job(n, owner=partition, channel="apns") for n in range(2 * MAX_RESTING)))
-        await trio.testing.wait_all_tasks_blocked()
-        assert trio.lowlevel.current_statistics().tasks_living == before + 2 * MAX_RESTING
-        goes_on.set()
-        await trio.testing.wait_all_tasks_blocked()
-        assert trio.lowlevel.current_statistics().tasks_living == before + MAX_RESTING
-        assert len(partition.done) == 2 * MAX_RESTING
-        nursery.cancel_scope.cancel()
