@@ -10,7 +10,7 @@ It fits server.chat_core.Surroundings. What it needs of the actors comes in by `
 """
 
 import zlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -26,6 +26,7 @@ from actors.supervisor import ChildSpec, ChildStatus, Strategy, Supervisor, at_o
 from cluster import wire
 from cluster.fanout import ClusterFanout
 from cluster.gossip import Gossip
+from cluster.inquiries import Inquiries
 from cluster.lanes import Lanes, LaneTls, PeerAddress
 from cluster.member import Member, NodeMeta, Status
 from cluster.membership_events import KnownNode
@@ -38,6 +39,7 @@ from cluster.presence_messages import PresenceAck
 from cluster.router import ClusterRouter
 from cluster.routes import ShardRoute
 from cluster.shards import KeeperSettings, ShardKeeper
+from protocol.notify_node import NodeAnswer, NodeQuestion
 from protocol.records import NodeLease
 from protocol.types import PresenceState
 
@@ -82,6 +84,10 @@ class Actors(Protocol):
         """The last connection of a user was on a node that was lost then."""
         ...
 
+    def answer(self, question: NodeQuestion) -> NodeAnswer | None:
+        """Another node asks about this one; None: that is not known here."""
+        ...
+
 
 class Store(Ownership, History, Protocol):
     """What the cluster needs of the store."""
@@ -123,6 +129,7 @@ class ClusterNode:
         )
         self.router = ClusterRouter(local, self.keeper, self.mesh, node_id=settings.node_id)
         self.overview = Overview(self)
+        self.inquiries = Inquiries(self.mesh)
         self.router.on_asleep = self._asleep
         self.healer = StoreHealer(store, hub)
         hub.healer = self.healer
@@ -176,6 +183,7 @@ class ClusterNode:
     def serve(self, actors: Actors) -> None:
         """Take this node's actors; called once, before anything runs."""
         self._actors = actors
+        self.inquiries.answer = actors.answer
 
     # -- server.chat_core.Surroundings --------------------------------------------------------------
 
@@ -191,6 +199,12 @@ class ClusterNode:
     def node_count(self) -> int:
         """How many nodes hold a lease, as of a second ago: no other one can store, and so send, anything."""
         return 1 + len(self._live_leases())
+
+    async def ask_others(self, question: NodeQuestion, timeout_s: float) -> Mapping[str, NodeAnswer | None]:
+        """Ask all other nodes that may live: by their lease, or by gossip. None: it did not answer."""
+        node_ids = {lease.node_id for lease in self._live_leases()} | set(self.mesh.node_ids)
+        answers = await self.inquiries.ask(node_ids, question, timeout_s=timeout_s)
+        return {node_id: answers.get(node_id) for node_id in node_ids}
 
     @property
     def check_members(self) -> Callable[[Iterable[str]], None]:
@@ -343,6 +357,8 @@ class ClusterNode:
 
     def _received(self, node_id: str, boot: int, item: wire.AnyItem) -> None:
         if self.router.received(node_id, item) or self.fanout.received(item):
+            return
+        if self.inquiries.received(node_id, item):
             return
         match item:
             case wire.Gossip(message):

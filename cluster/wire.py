@@ -12,6 +12,7 @@ from actors.messages import ActorMessage, Place
 from cluster.presence_messages import PresenceMessage
 from cluster.routes import ShardRoute
 from protocol.events import Event
+from protocol.notify_node import NodeAnswer, NodeQuestion
 from protocol.replies import Reply
 
 
@@ -208,6 +209,20 @@ class Load(Item, frozen=True, tag="load"):
     reaches: list[str] = []
 
 
+class Inquire(Item, frozen=True, tag="inquire"):
+    """What the sender wants to know of the receiver itself. Answered by Told, at once, or not at all."""
+
+    corr: int
+    question: NodeQuestion
+
+
+class Told(Item, frozen=True, tag="told"):
+    """The answer to an Inquire."""
+
+    corr: int
+    answer: NodeAnswer
+
+
 class Relayed(Item, frozen=True, tag="relayed"):
     """An item for a node that its sender cannot reach, over one that can."""
 
@@ -241,6 +256,8 @@ AnyItem = (
     | Missed
     | Lost
     | Load
+    | Inquire
+    | Told
     | Relayed
 )
 

@@ -33,9 +33,9 @@ class ProviderInfo(_Body, frozen=True, kw_only=True, omit_defaults=True):
     position: int = 0
     is_paused: bool = False
     changed_at_ms: AtMs = 0
-    breaker: Annotated[str, Meta(description="closed, open or half_open, on the node that answers.")] = (
-        "closed"
-    )
+    breaker: Annotated[
+        str, Meta(description="closed, open or half_open: the worst of the nodes that answered.")
+    ] = "closed"
 
 
 class NotifySetup(_Body, frozen=True, kw_only=True, omit_defaults=True):
@@ -46,6 +46,10 @@ class NotifySetup(_Body, frozen=True, kw_only=True, omit_defaults=True):
     providers: list[ProviderInfo]
     templates: Annotated[dict[str, int], Meta(description="Name -> newest version.")]
     experiments: list[Experiment]
+    retirement_allowed: Annotated[
+        dict[Channel, int],
+        Meta(description="Channels whose dead addresses may all be retired now -> until when, Unix ms."),
+    ] = {}
     vapid_public_key: str = ""
     webhook_key: Annotated[
         str, Meta(description="X-Hubbub-Signature of webhooks is hex HMAC-SHA256 of the body under it.")
@@ -256,6 +260,25 @@ class DeadLetters(_Body, frozen=True, kw_only=True, omit_defaults=True):
 
     items: list[DeadInfo]
     next: Annotated[str, Meta(description="`after` of the next page; empty: there is none.")] = ""
+
+
+class AlertInfo(_Body, frozen=True, kw_only=True, omit_defaults=True):
+    """Something that the app's developers have yet to be told, or were told within the last hour."""
+
+    alert_id: Annotated[str, Meta(description="As it is being told; empty: that has not begun.")] = ""
+    kind: str
+    at_ms: Annotated[int, Meta(description="When the first came that was not told.")]
+    count: Annotated[int, Meta(description="How many were not told yet; 0: all were.")] = 0
+    detail: dict[str, str]
+    is_mailed: Annotated[bool, Meta(description="The mail was taken; the webhook has yet to.")] = False
+    told_at_ms: AtMs = 0
+    reason: Annotated[str, Meta(description="Why the last try failed.")] = ""
+
+
+class Alerts(_Body, frozen=True, kw_only=True, omit_defaults=True):
+    """Alerts of an app, oldest first."""
+
+    items: list[AlertInfo]
 
 
 class RedriveBody(_Body, frozen=True, kw_only=True, omit_defaults=True):

@@ -1,8 +1,9 @@
 """What the notification dashboard shows: to operators of all apps, to an app's developers of theirs alone.
 
-Numbers that are read from the store are those of the whole cluster. What `node` and `breaker` tell is known
-to the node that answers, and of it alone. Where `is_complete` is false only a part was looked at, so that
-the answer stays cheap: counts are then lower bounds, and shares those of a sample.
+Numbers that are read from the store are those of the whole cluster. What each node knows of itself alone
+(rates, breakers, paces) is asked of all nodes and put together; `nodes` tells which have answered. Where
+`is_complete` is false only a part was looked at, so that the answer stays cheap: counts are then lower
+bounds, and shares those of a sample.
 """
 
 from typing import Annotated
@@ -63,7 +64,7 @@ class Held(_Body, frozen=True, kw_only=True):
 
 
 class ChannelRate(_Body, frozen=True, kw_only=True):
-    """What one channel did in the last minute, on this node."""
+    """What one channel did in the last minute."""
 
     channel: str
     accepted_per_s: Annotated[float, Meta(description="Deliveries that a provider took, per second.")]
@@ -72,14 +73,16 @@ class ChannelRate(_Body, frozen=True, kw_only=True):
     series: Annotated[
         list[float], Meta(description="accepted_per_s of each 5 s of the last 5 minutes, oldest first.")
     ]
-    queued_count: Annotated[int, Meta(description="In this node's memory, of all apps; operators only.")] = 0
+    queued_count: Annotated[int, Meta(description="In nodes' memory, of all apps; operators only.")] = 0
     in_hand_count: Annotated[int, Meta(description="Requests under way; operators only.")] = 0
 
 
-class NodeRates(_Body, frozen=True, kw_only=True):
-    """What the node that answers did; other nodes of a cluster did more. Sampled every 5 s."""
+class NotifyRates(_Body, frozen=True, kw_only=True):
+    """What the nodes that answered did, together. Each samples itself every 5 s."""
 
-    covered_s: Annotated[float, Meta(description="The span of the rates: 60, or less after a start.")]
+    covered_s: Annotated[
+        float, Meta(description="The span of the rates: 60, or less where no node runs for so long.")
+    ]
     notified_per_s: Annotated[float, Meta(description="Notifications taken in and decided, one per user.")]
     notified_series: Annotated[
         list[float], Meta(description="notified_per_s of each 5 s of the last 5 minutes, oldest first.")
@@ -93,8 +96,23 @@ class NodeRates(_Body, frozen=True, kw_only=True):
     ]
     since_start: Annotated[
         dict[str, int],
-        Meta(description="Counts since the node's start: notified, accepted, unknown, doubled, dead, late."),
+        Meta(description="Counts since each node's start: notified, accepted, unknown, doubled, dead, late."),
     ]
+
+
+class NodeLine(_Body, frozen=True, kw_only=True):
+    """One node of the cluster, and its share. Of one that is missing nothing is known but its name."""
+
+    node_id: str
+    is_missing: Annotated[
+        bool, Meta(description="It did not answer within a second: what it did is in no sum.")
+    ] = False
+    covered_s: Annotated[float, Meta(description="The span of its rates.")] = 0.0
+    notified_per_s: _PerS = 0.0
+    accepted_per_s: _PerS = 0.0
+    queued_count: Annotated[int, Meta(description="In its memory, of all apps; operators only.")] = 0
+    in_hand_count: Annotated[int, Meta(description="Requests under way; operators only.")] = 0
+    open_count: Annotated[int, Meta(description="Accounts whose breaker is open there.")] = 0
 
 
 class ProviderLine(_Body, frozen=True, kw_only=True):
@@ -110,7 +128,17 @@ class ProviderLine(_Body, frozen=True, kw_only=True):
     kind: Annotated[str, Meta(description='Empty: "own" push, or an account that was removed.')]
     position: int
     is_paused: bool
-    breaker: Annotated[str, Meta(description="closed, open or half_open, on the node that answers.")]
+    breaker: Annotated[
+        str, Meta(description="closed, open or half_open: the worst of the nodes that answered.")
+    ]
+    breakers: Annotated[dict[str, str], Meta(description="By node, where it is not closed.")]
+    pace: Annotated[
+        float,
+        Meta(description="Share of its rate that is used, below 1 after complaints: the lowest of any node."),
+    ]
+    pause_s: Annotated[
+        float, Meta(description="For how long yet it wants nothing at all; the longest of any node.")
+    ]
     accepted_count: Count
     refused_count: Count
     unknown_count: Annotated[int, Meta(description="Nobody knows whether it came.")]
@@ -149,6 +177,17 @@ class Dead(_Body, frozen=True, kw_only=True):
     is_complete: bool
 
 
+class AlertLine(_Body, frozen=True, kw_only=True):
+    """Something that the app's developers have yet to be told. From the store."""
+
+    app_id: _AppId
+    kind: str
+    about: Annotated[str, Meta(description="Its details in one line.")]
+    count: Count
+    at_ms: Annotated[int, Meta(description="When the first came that was not told.")]
+    reason: Annotated[str, Meta(description="Why the last try failed; empty: there was none yet.")]
+
+
 class RequestLine(_Body, frozen=True, kw_only=True):
     """A larger request that runs, or waits for its time. From the store."""
 
@@ -182,9 +221,12 @@ class NotifyDashboard(_Body, frozen=True, kw_only=True):
     at_ms: Annotated[int, Meta(description="When it was read.")]
     queues: Queues
     held: Held
-    node: NodeRates
+    rates: NotifyRates
+    nodes: Annotated[list[NodeLine], Meta(description="By name, the missing ones with them.")]
+    node_id: Annotated[str, Meta(description="The node that answers.")]
     providers: Providers
     dead: Dead
+    alerts: list[AlertLine]
     requests: list[RequestLine]
     experiments: list[ExperimentLine]
     unreadable: Annotated[

@@ -126,13 +126,22 @@ class ProviderCount(msgspec.Struct, frozen=True, array_like=True):
 
 
 class VariantCount(msgspec.Struct, frozen=True, array_like=True):
-    """What became of the users of one variant of an experiment: users, and those with at least one."""
+    """What became of the users of one variant of an experiment, each counted once.
+
+    `exposed` were sent or shown the variant's own text at least once; `opened`, `clicked` and `confirmed` of
+    these, of what they were so sent. `drawn` and `drawn_…`: the same of all who were drawn for it, whatever
+    they were sent. In the holdout nobody is sent anything: there who was drawn is exposed to that.
+    """
 
     variant: str
     exposed: int
     opened: int
     clicked: int
     confirmed: int
+    drawn: int
+    drawn_opened: int
+    drawn_clicked: int
+    drawn_confirmed: int
 
 
 class ExportedEntry(msgspec.Struct, frozen=True):
@@ -168,7 +177,7 @@ Line = tuple[str, str, str]
 class Standing(msgspec.Struct, frozen=True):
     """How a notification's deliveries stand: the numbers of those that are open, and whether one has come.
 
-    `is_reached`: a provider has taken one, if only before it was tried again, or one's outcome is unknown.
+    `is_reached`: a provider has taken one, and not called it undelivered since, or one's outcome is unknown.
     """
 
     open_numbers: list[int]

@@ -61,6 +61,17 @@ class ProviderRow(Row, frozen=True, kw_only=True):
     changed_at_ms: int
 
 
+class RetirementRow(Row, frozen=True, kw_only=True):
+    """Somebody lets all addresses of an app's channel that are called dead be retired, until a time."""
+
+    table: ClassVar[str] = "notify_retirement"
+    key: ClassVar[tuple[str, ...]] = ("app_id", "channel")
+
+    app_id: str
+    channel: str
+    until_ms: int
+
+
 class TemplateRow(Row, frozen=True, kw_only=True):
     """One version of a template; the highest is used, and a few older ones are kept.
 
@@ -230,7 +241,8 @@ class NotificationRow(Row, frozen=True, kw_only=True):
 
     table: ClassVar[str] = "notification"
     key: ClassVar[tuple[str, ...]] = ("notification_id",)
-    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("user_id", "notification_id"),)
+    # One index by user, and not one more of the centre: each writes a page per notification, as users differ.
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("user_id", "notification_id", "in_centre"),)
 
     notification_id: int
     partition: int
@@ -245,7 +257,12 @@ class NotificationRow(Row, frozen=True, kw_only=True):
         str, Meta(description="Of its type when it was decided: whose consent's end erases it.")
     ] = ""
     template: str = ""
-    variant: Annotated[str, Meta(description="experiment:variant, where one was assigned.")] = ""
+    variant: Annotated[
+        str, Meta(description="experiment:variant, where one was drawn as it was to be sent or shown.")
+    ] = ""
+    is_exposed: Annotated[
+        bool, Meta(description="The text of that variant was shown in the centre, or sent.")
+    ] = False
     dedup_key: str = ""
     group_key: Annotated[str, Meta(description="Of the batch or digest that it is, or waits for.")] = ""
     into_id: int = 0
@@ -263,7 +280,12 @@ class NotificationRow(Row, frozen=True, kw_only=True):
     image: str = ""
     in_centre: bool = False
     counted_at_ms: Annotated[int, Meta(description="When it counted for the frequency cap.")] = 0
-    sent_at_ms: Annotated[int, Meta(description="When a provider first took it, or the user was told.")] = 0
+    sent_at_ms: Annotated[
+        int,
+        Meta(
+            description="When a provider first took it, or the user was told; anew after it was undelivered."
+        ),
+    ] = 0
     is_late: Annotated[bool, Meta(description="It was sent after its deadline.")] = False
     confirmed_at_ms: int = 0
     seen_at_ms: int = 0
@@ -304,6 +326,10 @@ class DeliveryRow(Row, frozen=True, kw_only=True):
     doubles: Annotated[
         int, Meta(description="Attempts after an unknown outcome: it may have come twice.")
     ] = 0
+    told_attempt: Annotated[
+        int,
+        Meta(description="The attempt that its provider called undelivered, with `code`, before its answer."),
+    ] = 0
 
 
 class DeadDelivery(Row, frozen=True, kw_only=True):
@@ -336,6 +362,32 @@ class ExportRow(Row, frozen=True, kw_only=True):
     partition: int
     seq: int
     at_ms: int
+
+
+class AlertRow(Row, frozen=True, kw_only=True):
+    """Something that an app's developers have yet to be told, or were told within the last hour.
+
+    Each node keeps those that it tells; who owns shard 0 takes over those of nodes that are gone.
+    """
+
+    table: ClassVar[str] = "notify_alert"
+    key: ClassVar[tuple[str, ...]] = ("node_id", "app_id", "kind", "about")
+    indexes: ClassVar[tuple[tuple[str, ...], ...]] = (("app_id", "at_ms"),)
+
+    node_id: str
+    app_id: str
+    kind: str
+    about: Annotated[str, Meta(description="Which thing of its kind; empty: all that are not told apart.")]
+    detail: Annotated[str, Meta(description="JSON object of strings.")]
+    at_ms: Annotated[int, Meta(description="When the first came that was not told.")]
+    count: Annotated[int, Meta(description="How many were not told.")]
+    telling: Annotated[
+        str, Meta(description="JSON of what is being told, the same at each try; empty: not begun.")
+    ] = ""
+    is_mailed: Annotated[bool, Meta(description="Of `telling`: the mail was taken, the webhook not.")] = False
+    is_found: Annotated[bool, Meta(description="Other rows tell how many they are: dead letters.")] = False
+    told_at_ms: int = 0
+    reason: Annotated[str, Meta(description="Why the last try failed.")] = ""
 
 
 # -- what hubbub itself has to tell of --------------------------------------------------------------
@@ -384,6 +436,7 @@ NOTIFY_TABLES: Final[tuple[type[Row], ...]] = (
     NotifyAppRow,
     NotifyTypeRow,
     ProviderRow,
+    RetirementRow,
     TemplateRow,
     ExperimentRow,
     NotifyGroupRow,
@@ -397,6 +450,7 @@ NOTIFY_TABLES: Final[tuple[type[Row], ...]] = (
     DeliveryRow,
     DeadDelivery,
     ExportRow,
+    AlertRow,
     ChatNotice,
     NoticeBacklog,
 )

@@ -147,10 +147,15 @@ class Experiment(_Body, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class VariantCounts(msgspec.Struct, frozen=True):
-    """Users who got at least one, and of these who did at least once what the metric counts."""
+    """Users who were sent the variant's text, and of these who did at least once what the metric counts.
+
+    `drawn`, `drawn_conversions`: the same of all who were drawn for the variant, whatever they were sent.
+    """
 
     exposures: int = 0
     conversions: int = 0
+    drawn: int = 0
+    drawn_conversions: int = 0
 
 
 Verdict = Literal["collecting", "undecided", "better", "worse"]
@@ -172,8 +177,34 @@ class Difference(_Body, frozen=True, kw_only=True, omit_defaults=True):
     verdict: Verdict
 
 
+class DrawnDifference(_Body, frozen=True, kw_only=True):
+    """A variant's rate minus the control's, of all who were drawn. `low`, `high`: 95 % by Newcombe."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+class DrawnResult(_Body, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of all who were drawn for a variant, whatever they were sent (intention to treat).
+
+    `low`, `high`: Wilson's 95 % interval of the rate.
+    """
+
+    users: Count
+    conversions: Count
+    rate: float
+    low: float
+    high: float
+    difference: DrawnDifference | None = None
+
+
 class VariantResult(_Body, frozen=True, kw_only=True, omit_defaults=True):
-    """What became of one variant's users. `low`, `high`: Wilson's 95 % interval of the rate."""
+    """What became of the users who were sent one variant's own text (per protocol).
+
+    Who was drawn for it and was sent another text, as the template has none of it for the channel or
+    language, or was sent nothing, is in `drawn` alone. `low`, `high`: Wilson's 95 % interval of the rate.
+    """
 
     variant: str
     exposures: Count
@@ -182,6 +213,7 @@ class VariantResult(_Body, frozen=True, kw_only=True, omit_defaults=True):
     low: float
     high: float
     difference: Difference | None = None
+    drawn: DrawnResult | None = None
 
 
 class SampleRatio(_Body, frozen=True, kw_only=True, omit_defaults=True):

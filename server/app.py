@@ -30,7 +30,7 @@ import structlog
 import trio
 
 from actors.hub import Hub
-from actors.notify.channel import BUCKETS_S
+from actors.notify.channel_stats import BUCKETS_S
 from actors.router import LocalRouter
 from actors.supervisor import ChildSpec, ChildStatus, Strategy, Supervisor, SupervisorEscalated
 from cluster.node import ClusterNode

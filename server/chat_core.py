@@ -4,7 +4,7 @@ Supervision: `actors` is one_for_one. A host that fails is restarted with empty 
 from the log with the next message.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from secrets import token_hex
 from typing import Final, Protocol
@@ -30,6 +30,7 @@ from actors.supervisor import ChildSpec, Supervisor, at_once
 from actors.user import UserActor
 from protocol.errors import HubbubError, Unavailable
 from protocol.limits import PRESENCE_DEBOUNCE_S
+from protocol.notify_node import NodeAnswer, NodeQuestion
 from protocol.records import DeadLetter, Put
 from protocol.replies import Reply
 from protocol.types import NodeInfo
@@ -80,6 +81,10 @@ class Surroundings(Protocol):
         """Return when the other nodes know of the sessions that were attached before, or are too slow."""
         ...
 
+    async def ask_others(self, question: NodeQuestion, timeout_s: float) -> Mapping[str, NodeAnswer | None]:
+        """Ask all other nodes about themselves; None: it did not answer within that time."""
+        ...
+
 
 class Alone:
     """The surroundings of a single node, which owns every shard."""
@@ -117,6 +122,10 @@ class Alone:
 
     async def announced(self) -> None:
         """Nobody else has to know."""
+
+    async def ask_others(self, question: NodeQuestion, timeout_s: float) -> Mapping[str, NodeAnswer | None]:
+        """There is nobody else."""
+        return {}
 
 
 class ChatCore:
@@ -175,6 +184,7 @@ class ChatCore:
 
         self.notifications = NotifyCore(
             store,
+            node_id=node_id,
             router=self.router,
             fanout=self.fanout,
             hub=self.hub,
@@ -182,6 +192,7 @@ class ChatCore:
             relay=self.relay,
             turn=turn,
             nodes=lambda: surroundings.node_count,
+            ask_others=surroundings.ask_others,
             now_ms=now_ms,
             on_dead_letter=self._keep_dead_letter,
             server_secret=secret,
@@ -303,6 +314,10 @@ class ChatCore:
     def user_lost(self, user_id: str, at_ms: int) -> None:
         """The last connection of a user was on a node that was lost then."""
         self.service.tells.lost(user_id, at_ms)
+
+    def answer(self, question: NodeQuestion) -> NodeAnswer | None:
+        """Another node asks about this one."""
+        return self.notifications.views.here(question.app_id)
 
     def gauges(self) -> dict[str, float]:
         """How the actors are doing, for the metrics."""

@@ -22,6 +22,7 @@ from server.http.errors import on_exception, on_http_exception, on_hubbub_error
 from server.http.feed import feed_router
 from server.http.files import file_router
 from server.http.notify import notify_router
+from server.http.notify_alerts import notify_alert_router
 from server.http.notify_dashboard import notify_dashboard_router
 from server.http.notify_groups import notify_group_router
 from server.http.notify_import import notify_import_router
@@ -46,6 +47,7 @@ def make_http_app(services: HttpServices, *, web_folder: Path = WEB_FOLDER) -> A
             file_router(),
             feed_router(),
             notify_router(),
+            notify_alert_router(),
             notify_setup_router(),
             notify_group_router(),
             notify_privacy_router(),

@@ -15,6 +15,7 @@ from sqlite_utils import Database, Migrations
 from sqlite_utils.db import Table
 
 from storage.feed_queries import IS_FEED_KIND
+from storage.retired_rows import suppress_retired
 from storage.schema import SHARD_COUNT, TableSpec, all_specs
 from storage.views import VIEWS
 
@@ -36,8 +37,6 @@ _EXTRA_INDEXES = (
     " WHERE state = 'held'",
     "CREATE INDEX IF NOT EXISTS idx_notification_held_user ON notification (user_id, notification_id)"
     " WHERE state = 'held'",
-    "CREATE INDEX IF NOT EXISTS idx_notification_centre ON notification (user_id, notification_id)"
-    " WHERE in_centre = 1",
     "CREATE INDEX IF NOT EXISTS idx_notification_into ON notification (into_id) WHERE into_id <> 0",
     "CREATE INDEX IF NOT EXISTS idx_notification_variant ON notification (app_id, variant)"
     " WHERE variant <> ''",
@@ -63,6 +62,8 @@ _EXTRA_INDEXES = (
     "CREATE INDEX IF NOT EXISTS idx_request_cancelling ON notify_request (app_id) WHERE state = 'cancelling'",
     "CREATE INDEX IF NOT EXISTS idx_request_ended ON notify_request (done_at_ms) WHERE done_at_ms > 0",
 )
+# Of earlier versions; what replaces them is above, or among a Struct's own indexes.
+_FORMER_INDEXES = ("idx_notification_centre", "idx_notification_user_id_notification_id")
 # Rows lie in order of arrival (lsn), so that a commit dirties the tail of the table and not a page per
 # stream.
 _LOG_TABLES = """
@@ -159,6 +160,12 @@ def _steps(specs: tuple[TableSpec[Any], ...]) -> Migrations:
             _ensure_table(db, spec)
         for statement in _EXTRA_INDEXES:
             db.conn.execute(statement)
+        for name in _FORMER_INDEXES:
+            db.conn.execute(f"DROP INDEX IF EXISTS {name}")
+
+    @steps(name="0002_suppress_retired")
+    def _suppress_retired(db: Database) -> None:
+        suppress_retired(db.conn)
 
     @steps(name=f"views_{_digest(f'{name}:{sql}' for name, sql in VIEWS.items())}")
     def _views(db: Database) -> None:
@@ -208,7 +215,7 @@ def _sql_default(value: Any) -> Any:
 def _directory_digest(specs: Iterable[TableSpec[Any]]) -> str:
     lines = [repr((spec.name, spec.columns, spec.row_type.key, spec.row_type.unique)) for spec in specs]
     lines += [repr(spec.row_type.indexes) for spec in specs]
-    return _digest([*lines, *_EXTRA_INDEXES])
+    return _digest([*lines, *_EXTRA_INDEXES, *_FORMER_INDEXES])
 
 
 def _digest(lines: Iterable[str]) -> str:

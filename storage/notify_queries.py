@@ -33,6 +33,7 @@ from protocol.notify_records import (
     TemplateRow,
     notify_stream,
 )
+from protocol.notify_templates import HOLDOUT
 from protocol.records import Disabled, Entry, Row, User
 from storage.schema import TableSpec, spec_of
 
@@ -138,11 +139,20 @@ FROM {DeliveryRow.table} WHERE app_id = ? AND notification_id >= ?
 GROUP BY channel, provider_id, state
 """
 _VARIANT_COUNTS: Final = f"""
-SELECT variant, count(*), sum(opened), sum(clicked), sum(confirmed) FROM (
-    SELECT substr(variant, length(?) + 2) AS variant, user_id, max(opened_at_ms > 0) AS opened,
-        max(clicked_at_ms > 0) AS clicked, max(confirmed_at_ms > 0) AS confirmed
-    FROM {NotificationRow.table}
-    WHERE app_id = ? AND variant >= ? || ':' AND variant < ? || ';'
+SELECT variant, sum(exposed), sum(opened), sum(clicked), sum(confirmed),
+    count(*), sum(drawn_opened), sum(drawn_clicked), sum(drawn_confirmed)
+FROM (
+    SELECT variant, max(is_exposed) AS exposed,
+        max(is_exposed AND opened_at_ms > 0) AS opened, max(opened_at_ms > 0) AS drawn_opened,
+        max(is_exposed AND clicked_at_ms > 0) AS clicked, max(clicked_at_ms > 0) AS drawn_clicked,
+        max(is_exposed AND confirmed_at_ms > 0) AS confirmed, max(confirmed_at_ms > 0) AS drawn_confirmed
+    FROM (
+        SELECT substr(variant, length(:experiment) + 2) AS variant, user_id,
+            is_exposed OR variant = :experiment || ':{HOLDOUT}' AS is_exposed,
+            opened_at_ms, clicked_at_ms, confirmed_at_ms
+        FROM {NotificationRow.table}
+        WHERE app_id = :app_id AND variant >= :experiment || ':' AND variant < :experiment || ';'
+    )
     GROUP BY variant, user_id
 ) GROUP BY variant
 """
@@ -501,7 +511,8 @@ def provider_counts(connection: sqlite3.Connection, app_id: str, since_id: int) 
 
 
 def variant_counts(connection: sqlite3.Connection, app_id: str, experiment: str) -> list[VariantCount]:
-    rows = connection.execute(_VARIANT_COUNTS, (experiment, app_id, experiment, experiment)).fetchall()
+    asked = {"app_id": app_id, "experiment": experiment}
+    rows = connection.execute(_VARIANT_COUNTS, asked).fetchall()
     return [VariantCount(*row) for row in rows]
 
 

@@ -23,7 +23,7 @@ _OF_LINE: Final = (
     " ORDER BY next_at_ms, notification_id, number LIMIT ?"
 )
 _STANDING: Final = f"""
-SELECT notification_id, number, is_open, accepted_at_ms > 0 OR state IN ('confirmed', 'unknown')
+SELECT notification_id, number, is_open, state IN ('accepted', 'confirmed', 'complained', 'unknown')
 FROM {DeliveryRow.table} WHERE notification_id IN (SELECT value FROM json_each(?))
 """
 

@@ -175,14 +175,24 @@ class Feed:
             self._trim()
         return True
 
+    def take(self, post_id: int, *, new_from: int) -> bool:
+        """Put an entry in its place, as pushed from `new_from` on; returns whether it now is."""
+        if post_id >= new_from:
+            return self.push(post_id)
+        self.insert(post_id)
+        return False
+
     def _trim(self) -> None:
         excess = len(self.ids) - self._cap
         if excess > 0:
             del self.ids[:excess]
             self.covered_from = self.ids[0]
 
-    def with_ids(self, post_ids: Sequence[int]) -> "Feed":
-        """A copy that also has these: what the feed will be once a change is stored."""
+    def with_ids(self, post_ids: Sequence[int], *, new_from: int) -> "Feed":
+        """A copy that also has these, what the feed will be once a change is stored.
+
+        From `new_from` on they count as pushed.
+        """
         copy = Feed(
             self.user_id,
             self.partition,
@@ -193,7 +203,7 @@ class Feed:
             read_at_s=self.read_at_s,
         )
         for post_id in post_ids:
-            copy.insert(post_id)
+            copy.take(post_id, new_from=new_from)
         return copy
 
     def entries(self) -> str:

@@ -236,17 +236,18 @@ class FeedKeeper(RelationsKeeper):
     def is_arriving(self, user_id: str) -> bool:
         return user_id in self._arrivals
 
-    def cover(self, user_id: str, post_ids: list[int]) -> list[Op]:
+    def cover(self, user_id: str, post_ids: list[int], *, new_from: int) -> list[Op]:
         feed = self._feeds[user_id]
         if not post_ids or user_id in self._leaving:  # a row written now would outlive the feed
             return []
 
-        def insert(_at: Appended | None) -> None:
-            for post_id in post_ids:
-                feed.insert(post_id)
+        def take(_at: Appended | None) -> None:
+            for post_id in sorted(post_ids):
+                if feed.take(post_id, new_from=new_from) and user_id in self._watched:
+                    self.tell_live(post_id, [(user_id, feed.position)])
 
-        self._stage_ops((), Staged(NO_REPLY, None, after=insert))
-        return [Put(self._row_of(feed.with_ids(post_ids)))]
+        self._stage_ops((), Staged(NO_REPLY, None, after=take))
+        return [Put(self._row_of(feed.with_ids(post_ids, new_from=new_from)))]
 
     def drop(self, user_ids: Sequence[str]) -> None:
         """Remove kept feeds. They stay in memory until that is stored: else pushes would be missed."""

@@ -21,6 +21,7 @@ from actors.feed.ad_book import AdBook
 from actors.feed.address import KIND, author_address
 from actors.feed.feed import FeedLimits, Relations
 from actors.feed.feed_follower import FeedFollower
+from actors.feed.ids import first_id_at
 from actors.feed.index import FeedNode
 from actors.feed.interest import Interests, interest_of, said, target_of, undone
 from actors.feed.notices import follow_requested
@@ -166,8 +167,11 @@ class RelationsKeeper(StreamActor):
         """Tell whether a feed is being read from the store."""
         raise NotImplementedError
 
-    def cover(self, user_id: str, post_ids: list[int]) -> list[Op]:
-        """Put posts of a newly followed author into a feed that is kept; returns what stores that."""
+    def cover(self, user_id: str, post_ids: list[int], *, new_from: int) -> list[Op]:
+        """Put posts of a newly followed author into a feed that is kept; returns what stores that.
+
+        Those from the id `new_from` on are news: who watches is told.
+        """
         raise NotImplementedError
 
     # -- commands -----------------------------------------------------------------------------------
@@ -420,7 +424,10 @@ class RelationsKeeper(StreamActor):
             self._stage_end(edge, NO_REPLY)
 
     async def _counted(self, tell: FollowCounted) -> None:
-        """From now on the author pushes to this reader; what was posted before is put into the feed."""
+        """From now on the author pushes to this reader; what was posted before is put into the feed.
+
+        What was posted after the follow, and before the author heard of it, nobody else tells live.
+        """
         user_id, author_id = tell.user_id, tell.author_id
         edge = await self._edge(user_id, author_id)
         if edge is None or edge.version != tell.version or edge.state != "following" or edge.covered:
@@ -435,7 +442,7 @@ class RelationsKeeper(StreamActor):
                 author_id, after=after, before=tell.upto + 1, limit=self._limits.cap + 1
             )  # one more than fits: only then the feed knows that there are older ones
             if self._node.feeds.get(user_id) is feed:
-                ops = self.cover(user_id, post_ids)
+                ops = self.cover(user_id, post_ids, new_from=first_id_at(edge.since_ms))
         row = FollowRow(
             user_id=user_id,
             author_id=author_id,

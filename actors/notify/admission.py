@@ -42,6 +42,14 @@ class Lesson(msgspec.Struct, frozen=True):
     frees: str = ""
 
 
+class Strain(msgspec.Struct, frozen=True):
+    """Credentials that are used less than they could be: a breaker, a slower pace, a pause."""
+
+    state: str
+    pace: float
+    pause_s: float
+
+
 class _Credential:
     __slots__ = ("breaker", "pacer", "used_at_ms")
 
@@ -168,6 +176,16 @@ class Admission:
         """credential -> state of its breaker, where one is not closed."""
         known = self._credentials.items()
         return {name: one.breaker.state for name, one in known if one.breaker.state != "closed"}
+
+    def strains(self, now_ms: int) -> dict[str, Strain]:
+        """credential -> what holds it back, where anything does."""
+        found = {
+            name: Strain(
+                known.breaker.state, known.pacer.pace_at(now_ms), known.pacer.pause_ms(now_ms) / 1000
+            )
+            for name, known in self._credentials.items()
+        }
+        return {name: one for name, one in found.items() if one.state != "closed" or one.pace < 1}
 
     def open_hosts(self) -> list[str]:
         """Hosts that are not sent to now, once for each credential."""

@@ -21,11 +21,12 @@ from actors.notify.recurrence import next_cron_ms
 from actors.notify.request_canceller import CancelLate, PartCancelled, RequestCanceller
 from actors.notify.request_keeper import Ended
 from actors.notify.send_at import send_at_ms
+from actors.notify.stored_setup import read_request
 from actors.reply import NO_REPLY, Reply
 from actors.stream_actor import Staged
 from protocol import notify_replies
 from protocol.errors import HubbubError, ProtocolError, Refused, Unavailable
-from protocol.notify_content import KeptRequest, NotifyRequest, content_of
+from protocol.notify_content import NotifyRequest, content_of
 from protocol.notify_records import RequestRow
 from protocol.records import Appended, Put
 
@@ -44,7 +45,6 @@ EASTERNMOST: Final = "Pacific/Kiritimati"  # UTC+14, where each day begins first
 
 _logger = structlog.get_logger()
 _encode = msgspec.json.Encoder().encode
-_request = msgspec.json.Decoder(KeptRequest).decode
 
 
 class _Advanced(msgspec.Struct, frozen=True):
@@ -192,7 +192,7 @@ class AppActor(RequestCanceller):
 
         It ran once for all the times that a clock that was ahead had leapt over; those come now, each once.
         """
-        request, setup = _request(row.body), self._setups.known(self._app_id)
+        request, setup = read_request(row.body), self._setups.known(self._app_id)
         zone = request.time_zone or (setup.rules.default_time_zone if setup is not None else "")
         if not request.cron or not zone or (row.run and not row.ran_for_ms):
             return row
@@ -207,7 +207,7 @@ class AppActor(RequestCanceller):
         if not message.is_last:
             return
         self._running.pop(row.request_id, None)
-        request = _request(row.body)
+        request = read_request(row.body)
         if request.cron:
             next_at_ms = next_cron_ms(request.cron, message.zone, max(self._now_ms(), row.next_at_ms))
             if next_at_ms and (not request.ends_at_ms or next_at_ms < request.ends_at_ms):
@@ -224,12 +224,10 @@ class AppActor(RequestCanceller):
         if row is not None and row.state == "running":
             _logger.warning("request_failed", app_id=self._app_id, code=message.code)
             told = {"request_id": row.request_id, "code": message.code, "detail": message.detail}
-
-            def tell(_at: Appended | None) -> None:
-                self._alert(self._app_id, "request_failed", told)
-
-            staged = Staged(NO_REPLY, None, after=tell)
+            alert, stored = self._alerts.staged(self._app_id, "request_failed", told)
+            staged = Staged(NO_REPLY, None, after=lambda _at: stored())
             self._end(row, "failed", staged, code=message.code, detail=message.detail)
+            self._stage_ops([alert])
         self._start_some()
 
     # -- handing on ---------------------------------------------------------------------------------
@@ -245,7 +243,7 @@ class AppActor(RequestCanceller):
     async def _hand_on(self, row: RequestRow, scope: trio.CancelScope) -> None:
         """Hand a request's users to their partitions, from its cursor on."""
         try:
-            request = _request(row.body)
+            request = read_request(row.body)
         except msgspec.ValidationError:  # stored when more was let in than is now
             self._ctx.post(_Failed(row.request_id, "bad_field", "It cannot be read any more."))
             return

@@ -18,6 +18,7 @@ from actors.notify.job import Job
 from actors.notify.plan import Ready
 from actors.notify.ports import Account
 from actors.notify.regather import without
+from actors.notify.undelivered import has_ended
 from actors.notify.user_state import Kept, UserState, decode_kept
 from actors.reply import NO_REPLY
 from actors.stream_actor import Staged
@@ -87,6 +88,8 @@ class Canceller(CancelFinder):
                 cancel.counts["partly" if row.sent_at_ms else "cancelled"] += 1
             else:
                 cancel.counts["kept"] += 1
+                if row.state == "done":
+                    self._let_end(row)
         for head_id, rows in leaving.items():
             members = [
                 row for row in found.members.get(head_id, []) if row.notification_id not in self._erased
@@ -257,6 +260,7 @@ class Canceller(CancelFinder):
             return
         else:
             cancel.counts["under_way"] += 1
+            self._let_end(row)
             self._stopping[notification_id] = bool(decisions) or self._stopping.get(notification_id, False)
             decisions.append(Decision("cancel", "pass", "under_way", str(under_way)))
         if decisions:
@@ -269,6 +273,13 @@ class Canceller(CancelFinder):
         outgoing = msgspec.structs.replace(job.outgoing, expires_at_ms=now_ms)
         where: dict[str, str | int] = {"notification_id": job.notification_id, "number": job.number}
         ops.append(Update(DeliveryRow, where, {"outgoing": _encode(outgoing).decode()}))
+
+    def _let_end(self, row: NotificationRow) -> None:
+        """Its time is over: what its provider turns out not to have delivered goes no other way."""
+        now_ms = self._now_ms()
+        if not has_ended(row, now_ms):
+            where: dict[str, str | int] = {"notification_id": row.notification_id}
+            self._stage_ops([Update(NotificationRow, where, {"expires_at_ms": now_ms})])
 
     # -- what comes in between ----------------------------------------------------------------------
 

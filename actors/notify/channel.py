@@ -16,14 +16,15 @@ import trio
 
 from actors.notify.account_proof import AccountProof
 from actors.notify.addresses import without_address
-from actors.notify.admission import Admission, Lesson
+from actors.notify.admission import Admission, Lesson, Strain
 from actors.notify.breaker import Breaker
-from actors.notify.delivery import Kind, Outcome
+from actors.notify.channel_stats import ChannelStats
+from actors.notify.delivery import Outcome
 from actors.notify.fair_queue import ALL_LANES, HIGH_LANE, LANE_OF, FairQueue
 from actors.notify.job import Job
-from actors.notify.mass_retirement import MassRetirement
+from actors.notify.mass_retirement import MassRetirement, is_allowed
 from actors.notify.ports import Account, Accounts
-from protocol.notify_types import Channel, Priority
+from protocol.notify_types import Channel
 
 HANDS: Final[dict[Channel, int]] = {
     "apns": 400,  # four connections of 100 streams
@@ -38,7 +39,6 @@ CAPACITY: Final = 500_000  # jobs; the partitions bound them before
 DATED_LOOK_MS: Final = 900_000  # what waits for a time of day is looked at so often: clocks are set
 AT_ONCE: Final = 1_000  # looked at before others have a turn: cancelled ones may stand in long rows
 NOT_MADE: Final = Outcome(kind="refused", action="expired")  # says nothing of anybody
-BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 600.0, 1800.0)
 
 log = structlog.get_logger(__name__)
 
@@ -46,32 +46,6 @@ log = structlog.get_logger(__name__)
 def steady_ms() -> int:
     """Milliseconds by a clock that nobody sets; only differences mean anything."""
     return int(trio.current_time() * 1000)
-
-
-class ChannelStats(msgspec.Struct, kw_only=True):
-    """What a channel has done since the start."""
-
-    sent: int = 0  # requests made
-    accepted: int = 0
-    refused: int = 0
-    unknown: int = 0
-    busy_s: float = 0.0  # the sum of what requests took
-    by_app: dict[tuple[str, Kind], int] = msgspec.field(default_factory=dict)  # the three of them
-    # From the request to notify to the provider's yes, in buckets, by priority; the last is all beyond.
-    latency: dict[Priority, list[int]] = msgspec.field(
-        default_factory=lambda: {
-            "high": [0] * (len(BUCKETS_S) + 1),
-            "medium": [0] * (len(BUCKETS_S) + 1),
-            "low": [0] * (len(BUCKETS_S) + 1),
-        }
-    )
-    latency_sum_s: dict[Priority, float] = msgspec.field(
-        default_factory=lambda: {"high": 0.0, "medium": 0.0, "low": 0.0}
-    )
-
-    def outcomes(self) -> dict[Kind, int]:
-        """The three outcomes, counted."""
-        return {"accepted": self.accepted, "refused": self.refused, "unknown": self.unknown}
 
 
 class ChannelActor:
@@ -86,7 +60,7 @@ class ChannelActor:
         steady_ms: Callable[[], int] = steady_ms,
         nodes: Callable[[], int] = lambda: 1,
     ) -> None:
-        """`nodes`: how many nodes send, which share the pace of an account.
+        """`nodes`: how many nodes send, which share the pace of an account, and an app's addresses.
 
         `now_ms` may jump, and says what has expired; `steady_ms` never does, and all that waits goes by it.
         """
@@ -100,6 +74,7 @@ class ChannelActor:
         self._hands = HANDS[channel]
         self._free_for_all = self._hands - max(1, int(self._hands * HIGH_SHARE))
         self._in_hand = 0
+        self._nodes = nodes
         self._admission = Admission(accounts, nodes=nodes, hands=HANDS[channel])
         self._guards: dict[str, MassRetirement] = {}
         self._proof = AccountProof()
@@ -184,7 +159,7 @@ class ChannelActor:
 
     def is_believed(self, app_id: str, account: Account) -> bool:
         """Tell whether an account's word counts against an address that may be none of its own."""
-        if self._guard(app_id).is_overridden(self._steady_ms()):
+        if self._may_all_go(app_id):
             return True
         judgement = self._proof.judge(app_id, account)
         if judgement == "alert":
@@ -194,15 +169,17 @@ class ChannelActor:
 
     def may_retire(self, app_id: str) -> bool:
         """Tell whether an address that a provider calls dead may be retired now; see mass_retirement.py."""
+        if self._may_all_go(app_id):
+            return True
         guard = self._guard(app_id)
-        judgement = guard.judge(self._steady_ms(), self._accounts.alive_count(app_id, self.channel))
+        alive_count = self._accounts.alive_count(app_id, self.channel) // max(1, self._nodes())
+        judgement = guard.judge(self._steady_ms(), alive_count)
         if judgement == "alert":
             self._accounts.alert(app_id, "mass_retirement", {"channel": self.channel})
         return judgement == "retire"
 
-    def allow_retirement(self, app_id: str) -> None:
-        """A person has looked: for an hour every address of the app that is called dead may be retired."""
-        self._guard(app_id).override(self._steady_ms())
+    def _may_all_go(self, app_id: str) -> bool:
+        return is_allowed(self._accounts.retirement_until_ms(app_id, self.channel), self._now_ms())
 
     def _guard(self, app_id: str) -> MassRetirement:
         guard = self._guards.get(app_id)
@@ -220,6 +197,10 @@ class ChannelActor:
     def breakers(self) -> dict[str, str]:
         """credential -> state of its breaker, where one is not closed."""
         return self._admission.breakers()
+
+    def strains(self) -> dict[str, Strain]:
+        """credential -> what holds it back now, where anything does."""
+        return self._admission.strains(self._steady_ms())
 
     def open_hosts(self) -> list[str]:
         """Hosts of users' addresses that are not sent to now."""
@@ -334,23 +315,16 @@ class ChannelActor:
     def _give_back(self, job: Job) -> None:
         job.slot = "none"
         self._in_hand -= 1
-        self._pump_soon()
+        if self.depth:
+            self._pump_soon()
 
     def _learn(self, job: Job, account: Account, outcome: Outcome, began_ms: int) -> None:
         """Note what the outcome says of the account."""
         now_ms = self._steady_ms()
-        stats = self.stats
-        stats.busy_s += max(0, now_ms - began_ms) / 1000
-        counted = (job.app_id, outcome.kind)
-        stats.by_app[counted] = stats.by_app.get(counted, 0) + 1
+        self.stats.count(job.app_id, outcome.kind, max(0, now_ms - began_ms) / 1000)
         if outcome.kind == "accepted":
-            stats.accepted += 1
             self._proof.accepted(job.app_id, account)
-            self._time(job.priority, max(0, self._now_ms() - job.created_at_ms) / 1000)
-        elif outcome.kind == "unknown":
-            stats.unknown += 1
-        else:
-            stats.refused += 1
+            self.stats.time(job.priority, max(0, self._now_ms() - job.created_at_ms) / 1000)
         lesson = self._admission.learn(job, account, outcome, now_ms)
         self._free(lesson, job, account)
         if lesson.opened is not None:
@@ -387,15 +361,6 @@ class ChannelActor:
                 "cause": "configuration" if breaker.is_config else "failures",
             },
         )
-
-    def _time(self, priority: Priority, seconds: float) -> None:
-        self.stats.latency_sum_s[priority] += seconds
-        buckets = self.stats.latency[priority]
-        for index, bound in enumerate(BUCKETS_S):
-            if seconds <= bound:
-                buckets[index] += 1
-                return
-        buckets[-1] += 1
 
 
 def _waits_for(job: Job, credential: str) -> bool:

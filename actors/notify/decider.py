@@ -256,7 +256,7 @@ class Decider(RecentFinder):
             plan.state, plan.reason = "held", verdict.reason
             self._stats.held += 1
             user.facts.note(facts, verdict, now_ms)
-            if verdict.inapp_now:
+            if verdict.inapp_now and self._draw(user, setup, kept, plan):
                 self._show(user, setup, rule, facts, kept, verdict, plan)
             row_state = {"due_at_ms": verdict.due_at_ms, "content": _encode(kept).decode()}
         else:
@@ -340,6 +340,7 @@ class Decider(RecentFinder):
             purpose=rule.purpose,
             template=content.template,
             variant=plan.variant,
+            is_exposed=plan.is_exposed,
             dedup_key=verdict.dedup_key if plan.state != "dropped" else "",
             expires_at_ms=verdict.expires_at_ms,
             deadline_at_ms=deadline_at_ms,

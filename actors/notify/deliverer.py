@@ -16,6 +16,7 @@ from actors.notify.ports import Account
 from actors.notify.recheck import Recheck, must_ask_again, recheck
 from actors.notify.retirer import Retirer
 from actors.notify.retry_policy import Step, next_step, resumed_at_ms
+from actors.notify.undelivered import held_for_fallback
 from actors.reply import NO_REPLY
 from actors.stream_actor import Staged
 from protocol.notify_records import DeadDelivery, DeliveryRow, NotificationRow
@@ -382,6 +383,9 @@ class Deliverer(Retirer):
         if job.is_final:
             return
         changes: dict[str, str | int | None] = {}
+        if job.outgoing.shows_variant and (is_sent or may_have_come):
+            changes["is_exposed"] = 1
+            decisions.append(Decision("experiment", "sent", "exposed", job.channel))
         if is_first:
             changes["sent_at_ms"] = now_ms
             if now_ms > job.deadline_at_ms:
@@ -393,7 +397,7 @@ class Deliverer(Retirer):
         if is_last:
             changes["state"] = "done"
             if falls_back and job.rule.fallback and note is not None and not note.is_sent:
-                changes.update(state="held", is_fallback=1, due_at_ms=now_ms, group_key="")
+                changes.update(held_for_fallback(now_ms))
                 self._stage_ops((), Staged(NO_REPLY, None, after=lambda _at: self.held_until(now_ms)))
         if changes:
             ops.append(Update(NotificationRow, {"notification_id": job.notification_id}, changes))

@@ -56,6 +56,7 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     click_url: str = ""  # tells that it was followed, and leads on to `url`
     callback_url: str = ""  # where the provider may tell of the delivery
     locale: str = ""
+    shows_variant: bool = False  # the text is that of the variant which was drawn in an experiment
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):

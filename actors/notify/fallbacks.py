@@ -1,7 +1,8 @@
 """The next channel, where none has reached the user.
 
-Such a notification is held, with `is_fallback`, from the append on that told of the last refusal; released
-like all that is held, it goes by the next of its type's fallback channels that leads anywhere.
+Such a notification is held, with `is_fallback`, from the append on that told of the last refusal, or that the
+one which was taken was not delivered (undelivered.py). Released like all that is held, it goes by the next of
+its type's fallback channels that leads anywhere.
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from actors.notify.decider import Deciding
 from actors.notify.deliverer import Deliverer
 from actors.notify.plan import Plan
 from actors.notify.recheck import SEEN, Recheck, recheck
+from actors.notify.undelivered import CAME
 from actors.notify.user_state import UserState, decode_kept
 from actors.reply import NO_REPLY
 from actors.stream_actor import Staged
@@ -36,10 +38,13 @@ class Fallbacks(Deliverer):
         if self.is_seen(row) and not rule.is_security:
             self._end_held(row, SEEN)
             return
+        if any(delivery.state in CAME for delivery in tried):  # as its provider has found out since
+            self._end_held(row, "delivered")
+            return
         kept = decode_kept(row.content)
         channels = {delivery.channel for delivery in tried}
         first_number = max((delivery.number + 1 for delivery in tried), default=0)
-        plan = Plan([])
+        plan = Plan([], variant=row.variant)  # which was drawn when it was sent first
         for channel in rule.fallback:
             if channel in channels:
                 continue

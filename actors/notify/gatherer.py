@@ -58,7 +58,7 @@ class Gatherer(Sender):
         plan.reason = verdict.reason
         is_digest = verdict.group.startswith("digest:")
         if is_digest:
-            if verdict.inapp_now:
+            if verdict.inapp_now and self._draw(user, setup, kept, plan):
                 self._show(user, setup, rule, facts, kept, verdict, plan)
             if group is None or group.count >= MAX_MEMBERS:
                 group = self._open_digest(
@@ -71,7 +71,7 @@ class Gatherer(Sender):
             user.groups[verdict.group] = Group(
                 facts.notification_id, verdict.due_at_ms, 1, kept, opener_id=facts.notification_id
             )
-            if verdict.inapp_now:
+            if verdict.inapp_now and self._draw(user, setup, kept, plan):
                 self._show(user, setup, rule, facts, kept, verdict, plan)
             return {
                 "due_at_ms": verdict.due_at_ms,
@@ -81,7 +81,7 @@ class Gatherer(Sender):
             }
         else:
             self._grow(group, kept, ops)
-            if verdict.inapp_now:
+            if verdict.inapp_now and self._draw(user, setup, group.kept, plan):
                 self._show_again(user, setup, rule, group, plan, ops, now_ms)
         plan.state = "merged"
         self._stats.merged += 1
@@ -191,12 +191,14 @@ class Gatherer(Sender):
         self, user: UserState, setup: Setup, type_name: str, notification_id: int, kept: Kept, count: int
     ) -> NotificationItem:
         """What the centre shows of a batch. Raises: Refused, as Renderer.render."""
+        experiment = kept.content.experiment
+        drawn = setup.variant_of(experiment, user.user_id) if experiment else None
         text = self._renderer.render(
             setup,
             kept.content,
             self._reader(user, setup, kept, count=count),
             "inapp",
-            variant="",
+            variant=f"{experiment}:{drawn}" if drawn else "",
             notification_id=notification_id,
         )
         return NotificationItem(

@@ -1,8 +1,12 @@
 """A guard against retiring many good addresses at once, as another app's topic or a bug would.
 
-One guard for the addresses of one app on one channel. Within any hour at most 20, or 5 % of them, whichever
-is more, may be retired. A small app may so lose all that it has; what an account says that has never worked
-is not believed before it comes here (account_proof.py).
+One guard on each node for its share of the addresses of one app on one channel: users are spread evenly over
+the nodes. Within any hour at most 20, or 5 % of them, whichever is more, may be retired. A small app may so
+lose all that it has; what an account says that has never worked is not believed before it comes here
+(account_proof.py).
+
+A person who has looked may let all of them go for ALLOWED_MS. That is a row of the app's setup, so it holds
+on every node and over restarts, and goes by the clock on the wall; `is_allowed` is asked before the guard.
 """
 
 from collections import deque
@@ -12,9 +16,18 @@ from typing import Literal
 FEWEST = 20  # of a small app half may be gone on one day for good reasons
 SHARE = 0.05
 WINDOW_MINUTES = 60
-OVERRIDE_MS = 3_600_000
+ALLOWED_MS = 3_600_000
+CLOCKS_MS = 60_000  # by which the clocks of two nodes may differ
 
 Judgement = Literal["retire", "hold", "alert"]
+
+
+def is_allowed(until_ms: int, now_ms: int) -> bool:
+    """Tell whether everything that is called dead may be retired now. Unix ms; `until_ms` 0: nobody said so.
+
+    An end that lies too far ahead is that of a clock which was set back since: it counts no more.
+    """
+    return now_ms < until_ms <= now_ms + ALLOWED_MS + CLOCKS_MS
 
 
 @dataclass(slots=True)
@@ -24,16 +37,13 @@ class MassRetirement:
     _minutes: deque[list[int]] = field(default_factory=deque)  # [minute, retired]
     _retired: int = 0
     _alerted_minute: int = -WINDOW_MINUTES
-    _override_until_ms: int = 0
 
     def judge(self, now_ms: int, alive_count: int) -> Judgement:
         """`retire` it; `hold` it: keep it and do not send to it for now; `alert`: hold it, and tell somebody.
 
-        `alive_count`: how many addresses of this app and channel are alive now, this one included. `alert`
-        comes once an hour.
+        `alive_count`: how many addresses of this app, channel and node are alive now, this one included.
+        `alert` comes once an hour.
         """
-        if self.is_overridden(now_ms):
-            return "retire"
         minute = now_ms // 60_000
         while self._minutes and self._minutes[0][0] <= minute - WINDOW_MINUTES - 1:
             self._retired -= self._minutes.popleft()[1]  # one minute more is kept, so no hour sees more
@@ -49,11 +59,3 @@ class MassRetirement:
         else:
             self._minutes.append([minute, 1])
         return "retire"
-
-    def is_overridden(self, now_ms: int) -> bool:
-        """Tell whether a person has looked within the hour."""
-        return now_ms < self._override_until_ms
-
-    def override(self, now_ms: int) -> None:
-        """A person has looked: for an hour everything that is called dead may be retired."""
-        self._override_until_ms = now_ms + OVERRIDE_MS

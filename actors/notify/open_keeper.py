@@ -168,6 +168,8 @@ class OpenKeeper(NotifyKeeper):
         )
         job.provider_id = row.provider_id
         job.is_begun = row.state == "sending"
+        if job.is_begun and row.told_attempt == row.attempt:
+            job.told_code = row.code
         return job
 
     def _open(self, job: Job, standing: Standing | None = None) -> None:

@@ -43,6 +43,15 @@ class Pacer:
             return 0
         return self._at_ms + min(MAX_WAIT_MS, ceil((1.0 - self._tokens) / rate_per_ms))
 
+    def pace_at(self, now_ms: int) -> float:
+        """The share of the rate that the next one would be sent at."""
+        has_recovered = self.pace < 1.0 and now_ms - self._changed_at_ms >= RECOVERY_MS
+        return min(1.0, self.pace * 2) if has_recovered else self.pace
+
+    def pause_ms(self, now_ms: int) -> int:
+        """For how long yet nothing may be sent, as the provider has asked for."""
+        return max(0, self._pause_until_ms - now_ms)
+
     def slow_down(self, now_ms: int, retry_after_s: float | None = None) -> None:
         """The provider said it is too much: pause as long as it asks, then go on at half the pace.
 

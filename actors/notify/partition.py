@@ -4,12 +4,13 @@ From below: keeper.py has users in memory, open_keeper.py open deliveries, sende
 addresses, gatherer.py makes batches and digests, digester.py tells what digests hold, text_keeper.py has
 templates compiled before they are needed, recent_finder.py looks up what memory has forgotten, decider.py
 sends messages through the pipeline, releaser.py what was held, retirer.py lets dead addresses go,
-deliverer.py stores attempts and results, fallbacks.py tries the next channel, receipt_desk.py takes what
-providers tell later, redriver.py tries again what was given up, timekeeper.py lets time pass, wish_keeper.py
-and consent_keeper.py keep what users want, registrar.py their addresses, user_desk.py serves them,
-notice_desk.py takes what other actors tell, fact_keeper.py follows what others write of users, canceller.py
-cancels, withdrawer.py takes back what was told of things that are deleted, stopper.py stops an address for
-whoever has it, turns.py lets others have theirs in between. Here is what comes in.
+deliverer.py stores attempts and results, fallbacks.py tries the next channel, undelivered_desk.py another way
+for what was taken and not delivered, receipt_desk.py takes what providers tell later, redriver.py tries again
+what was given up, timekeeper.py lets time pass, wish_keeper.py and consent_keeper.py keep what users want,
+registrar.py their addresses, user_desk.py serves them, notice_desk.py takes what other actors tell,
+fact_keeper.py follows what others write of users, canceller.py cancels, withdrawer.py takes back what was
+told of things that are deleted, stopper.py stops an address for whoever has it, turns.py lets others have
+theirs in between. Here is what comes in.
 """
 
 from typing import Final

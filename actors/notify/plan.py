@@ -69,8 +69,13 @@ class Plan(msgspec.Struct):
     reason: str = ""
     centre: Text | None = None
     deliveries: list[tuple[Outgoing, int]] = []  # and when each is due
-    variant: str = ""
+    variant: str = ""  # experiment:variant, as it was drawn
+    is_exposed: bool = False  # the centre shows that variant's text
     counted_at_ms: int = 0
+
+    def shows_variant(self, text: Text) -> bool:
+        """Tell whether a text is that of the variant which was drawn, and no other's in its stead."""
+        return bool(self.variant) and self.variant.partition(":")[2] == text.variant
 
 
 def content_hash(content: Content, occurrence: str = "") -> str:

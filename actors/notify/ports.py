@@ -1,5 +1,6 @@
 """What the actors of notifications need of the world; server/notify fits these shapes."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -8,6 +9,7 @@ from actors.notify.delivery import Provider
 from protocol.errors import HubbubError
 from protocol.notify_content import Content
 from protocol.notify_types import AppRules, Channel, Decision, TypeRule
+from protocol.records import Op
 
 
 class Text(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,6 +23,7 @@ class Text(msgspec.Struct, frozen=True, kw_only=True):
     unsubscribe_url: str = ""
     click_url: str = ""  # that it was followed is told by this address, where the device itself cannot
     locale: str = ""
+    variant: str = ""  # whose text it is: the template may have none of the one that was asked for
     decision: Decision | None = None
 
 
@@ -122,6 +125,14 @@ class Renderer(Protocol):
         ...
 
 
+class DeveloperAlerts(Protocol):
+    """Where an app's developers are told that somebody has to look."""
+
+    def staged(self, app_id: str, kind: str, detail: dict[str, str]) -> tuple[Op, Callable[[], None]]:
+        """What to store together with what it tells of, and what to call once that is stored."""
+        ...
+
+
 class Account(msgspec.Struct, frozen=True):
     """One of an app's accounts at the providers of a channel."""
 
@@ -140,6 +151,10 @@ class Accounts(Protocol):
 
     def alive_count(self, app_id: str, channel: Channel) -> int:
         """About how many addresses of that channel the app's users have."""
+        ...
+
+    def retirement_until_ms(self, app_id: str, channel: Channel) -> int:
+        """Until when a person lets all dead addresses of a channel go; 0: the guard against that holds."""
         ...
 
     def alert(self, app_id: str, kind: str, detail: dict[str, str]) -> None:

@@ -5,19 +5,18 @@ from typing import Final, cast
 import msgspec
 
 from actors.notify.delivery import Outcome
-from actors.notify.fallbacks import Fallbacks
 from actors.notify.job import Job
-from actors.notify.lately import Lately
 from actors.notify.messages import DeliveryTold
 from actors.notify.ports import Account
+from actors.notify.undelivered import UNDELIVERED
+from actors.notify.undelivered_desk import UndeliveredDesk
 from actors.reply import NO_REPLY, Reply
 from actors.stream_actor import Staged
 from protocol import replies
 from protocol.errors import HubbubError, Refused
-from protocol.notify_found import Standing
 from protocol.notify_records import DeliveryRow, NotificationRow
 from protocol.notify_types import Channel, Decision
-from protocol.records import Op, Put, Update
+from protocol.records import Op, Update
 
 # Which of a delivery's states replaces which: by what is told last in the world, not by what arrives last.
 RANK: Final = {
@@ -41,17 +40,16 @@ class ToldAgain(msgspec.Struct, frozen=True):
     reply: Reply
 
 
-class ReceiptDesk(Fallbacks):
+class ReceiptDesk(UndeliveredDesk):
     """Take `DeliveryTold`."""
-
-    _told: Lately  # (notification_id, number, state) on its way into the store
 
     async def told(self, message: DeliveryTold, reply: Reply) -> None:
         """Store what a provider tells later; states only go on, however late or often they are told.
 
         A receipt may come before the provider's own answer, or after the node died that waited for it: then
         it ends the delivery, and nothing is sent again. Only where another account may do better the answer
-        is waited for: the next attempt begins when this one has ended.
+        is waited for: the next attempt begins when this one has ended. What was taken and not delivered goes
+        by the next account, else by the type's fallback (undelivered.py).
         """
         key = (message.notification_id, message.number)
         row = await self._log.get(DeliveryRow, *key)
@@ -61,14 +59,18 @@ class ReceiptDesk(Fallbacks):
         if not self._has_users((row.user_id,), message, reply):
             return
         self.check_room_again()
-        if row.is_open and key in self._closed and key not in self._jobs and key not in self._deciding:
-            again = ToldAgain(message, reply)  # it was read as it was before its answer came
-            self._stage_ops((), Staged(NO_REPLY, None, after=lambda _at: self._ctx.post(again)))
+        if self.is_being_stored(row):
+            self._tell_again(message, reply)  # it was read as it was before its answer came
             return
         if self._is_known(row, message.state) or self._is_of_another_try(row, message):
             self._answer_in_order(reply, replies.Ok())
             return
-        if message.action == "failover" and await self._fail_over(row, message, reply):
+        is_undelivered = message.state in UNDELIVERED and not row.is_open and key not in self._jobs
+        siblings = await self.read_siblings(row) if is_undelivered else None
+        if siblings is not None and any(self.is_being_stored(other) for other in siblings.others):
+            self._tell_again(message, reply)  # whether that one has come is not read yet
+            return
+        if message.action == "failover" and siblings and self.fail_over(row, message, siblings, reply):
             return
         job = await self._open_job(row)
         self.check_room_again()
@@ -88,11 +90,16 @@ class ReceiptDesk(Fallbacks):
         where: dict[str, str | int] = {"notification_id": row.notification_id, "number": row.number}
         ops.append(Update(DeliveryRow, where, changes))
         if job is not None:
-            self._end_by_receipt(job, now_ms, decisions, ops, is_sent=is_confirmed)
+            has_come = message.state == "complained"
+            self._end_by_receipt(job, now_ms, decisions, ops, is_sent=is_confirmed, may_have_come=has_come)
         if is_confirmed:
             ops.append(
                 Update(NotificationRow, {"notification_id": row.notification_id}, {"confirmed_at_ms": now_ms})
             )
+        if siblings is not None:
+            follow = self.follow_on(row, siblings, now_ms, ops)
+            if follow.why is not None:
+                decisions.append(follow.why)
         if message.action in ("retire", "suppress"):
             self._retire_told(row, message, now_ms, decisions, ops)
         self._told.add((*key, message.state), self._ctx.now())
@@ -114,6 +121,11 @@ class ReceiptDesk(Fallbacks):
         except HubbubError as error:
             again.reply.fail(error)
 
+    def _tell_again(self, message: DeliveryTold, reply: Reply) -> None:
+        """Take it once all that was decided before is stored."""
+        again = ToldAgain(message, reply)
+        self._stage_ops((), Staged(NO_REPLY, None, after=lambda _at: self._ctx.post(again)))
+
     def _is_known(self, row: DeliveryRow, state: str) -> bool:
         """Tell whether a delivery has come as far already, as stored or as staged."""
         rank = RANK.get(state, 0)
@@ -123,7 +135,10 @@ class ReceiptDesk(Fallbacks):
         return any((*key, other) in self._told for other, its in RANK.items() if its >= rank)
 
     def _note_early(self, job: Job, message: DeliveryTold, reply: Reply) -> None:
-        """The account that is asked just now has taken it already, and could not deliver it."""
+        """The account that is asked just now has taken it already, and could not deliver it.
+
+        It is stored of which attempt that was told: whoever takes it up after a crash has to know.
+        """
         job.told_code = message.code or message.state
         self._record(
             "told",
@@ -132,12 +147,18 @@ class ReceiptDesk(Fallbacks):
             [Decision("told", message.state, message.code)],
             Staged(reply, lambda _at: replies.Ok()),
         )
+        self._stage_ops(
+            [Update(DeliveryRow, job.where, {"code": job.told_code, "told_attempt": job.attempt})],
+        )
 
     def concluded(self, job: Job, account: Account | None, outcome: Outcome) -> None:
         """As that of Deliverer; what the account has told already is more than its answer."""
         code, job.told_code = job.told_code, ""
         if code and outcome.kind != "refused":
             outcome = Outcome(kind="refused", action="failover", code=code, detail="told before the answer")
+            if account is None:  # it was made in another life: the next account is the one after its own
+                names = [known.provider_id for known in self._channels.chain(job.app_id, job.channel)]
+                job.account_index = names.index(job.provider_id) if job.provider_id in names else 0
         super().concluded(job, account, outcome)
 
     def _is_of_another_try(self, row: DeliveryRow, message: DeliveryTold) -> bool:
@@ -148,55 +169,6 @@ class ReceiptDesk(Fallbacks):
         if job is not None and job.failed_over and not job.is_begun:  # it waits for the next one
             return True
         return (job or row).provider_id != message.provider_id
-
-    async def _fail_over(self, row: DeliveryRow, message: DeliveryTold, reply: Reply) -> bool:
-        """Send by the next account what the first one took and could not deliver; False: it cannot be.
-
-        Once: what the second one cannot deliver either is left so.
-        """
-        chain = self._channels.chain(row.app_id, cast(Channel, row.channel))
-        if row.is_open or not row.outgoing or len(chain) < 2 or chain[0].provider_id != row.provider_id:
-            return False
-        notes = await self._read_notes({row.notification_id})
-        await self._setups.load(row.app_id)
-        self.check_room_again()
-        now_ms = self._now_ms()
-        again = msgspec.structs.replace(
-            row,
-            state="queued",
-            is_open=True,
-            next_at_ms=now_ms,
-            provider_id=chain[1].provider_id,
-            code=message.code,
-            concluded_at_ms=0,
-        )
-        job = self._job_of(again, notes)
-        if job is None or row.notification_id in self._gone:
-            return False
-        job.account_index = job.failed_over = 1
-        check = self._recheck(job, now_ms, is_seen=self.is_seen(notes[row.notification_id]))
-        if check.kind == "drop":
-            return False
-        job.due_at_ms = max(now_ms, check.due_at_ms)
-        again = msgspec.structs.replace(again, next_at_ms=job.due_at_ms)
-        self._open(job, Standing([], is_reached=True))
-        decisions = [Decision("told", message.state, message.code), Decision("result", "retry", "failover")]
-        if check.decision is not None:
-            decisions.append(check.decision)
-        self._record(
-            "told",
-            row.user_id,
-            row.notification_id,
-            decisions,
-            Staged(reply, lambda _at: replies.Ok(), after=lambda _at: self._channels.offer(job)),
-        )
-        self._stage_ops(
-            [
-                Put(again),
-                Update(NotificationRow, {"notification_id": row.notification_id}, {"state": "open"}),
-            ]
-        )
-        return True
 
     async def _open_job(self, row: DeliveryRow) -> Job | None:
         """The delivery, if it is open; from the store, where it did not fit into memory."""
@@ -210,13 +182,20 @@ class ReceiptDesk(Fallbacks):
         return self._jobs.get(key)
 
     def _end_by_receipt(
-        self, job: Job, now_ms: int, decisions: list[Decision], ops: list[Op], *, is_sent: bool
+        self,
+        job: Job,
+        now_ms: int,
+        decisions: list[Decision],
+        ops: list[Op],
+        *,
+        is_sent: bool,
+        may_have_come: bool,
     ) -> None:
         """End an open delivery: the attempt under way has its result, and no other follows."""
         if job.is_begun:
             job.is_begun = False
             self._count(Outcome(kind="accepted" if is_sent else "refused", action="done"))
-        self._finish(job, now_ms, decisions, ops, is_sent=is_sent)
+        self._finish(job, now_ms, decisions, ops, is_sent=is_sent, may_have_come=may_have_come)
 
     def _retire_told(
         self,

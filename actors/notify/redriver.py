@@ -66,6 +66,7 @@ class Redriver(ReceiptDesk):
             is_open=True,
             outgoing=dead.outgoing,
             attempt=0,
+            told_attempt=0,
             next_at_ms=check.due_at_ms or now_ms,
             concluded_at_ms=0,
         )

@@ -112,7 +112,7 @@ class Releaser(Decider):
         elif verdict.kind == "hold":
             plan.state, plan.reason = "held", verdict.reason
             user.facts.note(facts, verdict, now_ms)
-            if verdict.inapp_now and not row.in_centre:
+            if verdict.inapp_now and not row.in_centre and self._draw(user, setup, kept, plan):
                 self._show(user, setup, rule, facts, kept, verdict, plan)
             kept = msgspec.structs.replace(kept, held_by=verdict.stage)
             changes.update(due_at_ms=verdict.due_at_ms, content=_encode(kept).decode(), group_key="")
@@ -167,6 +167,8 @@ class Releaser(Decider):
         changes.update(state=plan.state, deadline_at_ms=deadline_at_ms)
         if plan.variant:
             changes["variant"] = plan.variant
+        if plan.is_exposed:
+            changes["is_exposed"] = 1
         if plan.counted_at_ms:
             changes["counted_at_ms"] = plan.counted_at_ms
         if plan.centre is not None:

@@ -1,6 +1,5 @@
 """The requests of one app, as rows: kept, changed, ended, and forgotten when they are old enough."""
 
-from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -8,7 +7,7 @@ import trio
 
 from actors.entity import EntityContext
 from actors.notify.address import app_address
-from actors.notify.ports import Setups
+from actors.notify.ports import DeveloperAlerts, Setups
 from actors.notify.timekeeper import RETENTION_MS, TIDY_PAUSE_S, TIDY_ROWS, TIDY_S
 from actors.ports import Leases, Log, Relay, WallClock
 from actors.stream_actor import Staged, StreamActor
@@ -17,7 +16,6 @@ from protocol.notify_found import NotifyReads
 from protocol.notify_records import RequestRow
 from protocol.records import Appended, LogRow, Op, Remove, Trim, Update
 
-Alert = Callable[[str, str, dict[str, str]], None]
 OPEN_STATES: Final = ("running", "waiting", "cancelling")
 
 _encode = msgspec.json.Encoder().encode
@@ -43,16 +41,15 @@ class RequestKeeper(StreamActor):
         relay: Relay,
         now_ms: WallClock,
         setups: Setups,
-        alert: Alert,
+        alerts: DeveloperAlerts,
     ) -> None:
-        """`alert`: tell the app's developers of something of a kind, with its details."""
         super().__init__(
             app_address(app_id), f"na:{app_id}", log=log, leases=leases, relay=relay, now_ms=now_ms
         )
         self._app_id = app_id
         self._reads = reads
         self._setups = setups
-        self._alert = alert
+        self._alerts = alerts
         self._requests: dict[str, RequestRow] = {}  # that have not ended, as decided last
         self._tidied_at_s = float("-inf")
         self._is_tidying = False

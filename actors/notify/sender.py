@@ -18,6 +18,7 @@ from protocol.codec import Encoded
 from protocol.errors import Refused
 from protocol.notify_records import DeliveryRow
 from protocol.notify_replies import NotificationItem
+from protocol.notify_templates import HOLDOUT
 from protocol.notify_types import Channel, Decision, Priority, TypeRule
 from protocol.records import Op, Put
 
@@ -77,6 +78,28 @@ class Sender(OpenKeeper):
         if plan.centre.decision is not None:
             plan.decisions.append(plan.centre.decision)
         plan.decisions.append(Decision("enqueue", "sent", "inapp"))
+        if plan.shows_variant(plan.centre):
+            plan.is_exposed = True
+            plan.decisions.append(Decision("experiment", "sent", "exposed", "inapp"))
+
+    def _draw(self, user: UserState, setup: Setup, kept: Kept, plan: Plan) -> bool:
+        """Draw the user's variant where an experiment is named; False: the user is in the holdout.
+
+        Drawn is not exposed: that is who is sent, or shown, the variant's own text.
+        """
+        experiment = kept.content.experiment
+        if not experiment:
+            return True
+        variant = setup.variant_of(experiment, user.user_id)
+        if variant is None:
+            plan.decisions.append(Decision("experiment", "pass", "not_running", experiment))
+            return True
+        plan.variant = f"{experiment}:{variant}"
+        if variant == HOLDOUT:
+            plan.decisions.append(Decision("experiment", "drop", HOLDOUT, experiment))
+            return False
+        plan.decisions.append(Decision("experiment", "pass", "variant", plan.variant))
+        return True
 
     def _send(
         self,
@@ -93,19 +116,11 @@ class Sender(OpenKeeper):
         is_in_centre: bool = False,
     ) -> None:
         """Choose variant, devices and channels, and write the texts. `parts`: of a digest, by channel."""
-        content, decisions = kept.content, plan.decisions
+        decisions = plan.decisions
         now_ms = self._now_ms()
-        if content.experiment:
-            variant = setup.variant_of(content.experiment, user.user_id)
-            if variant is None:
-                decisions.append(Decision("experiment", "pass", "not_running", content.experiment))
-            else:
-                plan.variant = f"{content.experiment}:{variant}"
-                if variant == "holdout":
-                    decisions.append(Decision("experiment", "drop", "holdout", content.experiment))
-                    plan.state, plan.reason = "dropped", "holdout"
-                    return
-                decisions.append(Decision("experiment", "pass", "variant", plan.variant))
+        if not self._draw(user, setup, kept, plan):
+            plan.state, plan.reason = "dropped", HOLDOUT
+            return
         reader = self._reader(user, setup, kept, count=item_count)
         if "inapp" in verdict.channels and not is_in_centre:
             self._show(user, setup, rule, facts, kept, verdict, plan)
@@ -148,11 +163,9 @@ class Sender(OpenKeeper):
                 decisions.append(Decision("choose", "hold", "connected", f"{SEEN_GRACE_MS} ms for seeing it"))
             if verdict.is_counted:
                 plan.counted_at_ms = now_ms
-        elif plan.centre is None:
-            plan.variant = ""  # nobody was shown it
-            if not is_in_centre:
-                plan.state, plan.reason = "dropped", "unreachable"
-                decisions.append(Decision("choose", "drop", "unreachable"))
+        elif plan.centre is None and not is_in_centre:
+            plan.state, plan.reason = "dropped", "unreachable"
+            decisions.append(Decision("choose", "drop", "unreachable"))
         self._stats.sent += 1
 
     def choose(
@@ -197,10 +210,12 @@ class Sender(OpenKeeper):
             return
         if text.decision is not None:
             plan.decisions.append(text.decision)
+        shows_variant = plan.shows_variant(text)
         badge = len(user.unread) + (plan.centre is not None)
         collapse_key = content.collapse_key
         if not collapse_key and rule.batch_window_s:
             collapse_key = f"batch-{rule.name}-{content.batch_key or content.subject}"
+        data = {name: str(value) for name, value in content.data.items() if _is_plain(value)}
         for target in targets:
             number = first_number + len(plan.deliveries)
             outgoing = Outgoing(
@@ -216,16 +231,14 @@ class Sender(OpenKeeper):
                 html=text.html,
                 url=text.url,
                 image=text.image,
-                data={name: str(value) for name, value in content.data.items() if _is_plain(value)},
+                data=data,
                 badge=badge,
-                collapse_key=content.collapse_key
-                or (
-                    f"batch-{rule.name}-{content.batch_key or content.subject}" if rule.batch_window_s else ""
-                ),
+                collapse_key=collapse_key,
                 expires_at_ms=expires_at_ms,
                 unsubscribe_url=text.unsubscribe_url,
                 click_url=text.click_url,
                 locale=text.locale,
+                shows_variant=shows_variant,
             )
             plan.deliveries.append((outgoing, due_at_ms))
             plan.decisions.append(Decision("enqueue", "pass", channel, target.device_key))

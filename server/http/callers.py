@@ -5,13 +5,16 @@ Which way a handler wants to know it stands in its `security`, by which the API'
 
 from typing import Final
 
+from litestar.enums import ParamType
 from litestar.exceptions import SerializationException
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import ParameterKwarg
 
 from server.http.app_auth import APP_AUTH, app_of
 from server.http.context import BEARER, AnyRequest, signed_in
-from server.http.known_fields import check_known
+from server.http.known_fields import check_known, check_parameters
 
-STRICT: Final = "has_known_fields_only"  # opt of routers whose bodies may hold no unknown field
+STRICT: Final = "has_known_fields_only"  # opt of routers that take no unknown field, and no such parameter
 
 
 async def before_request(request: AnyRequest) -> None:
@@ -26,7 +29,19 @@ async def before_request(request: AnyRequest) -> None:
     elif security == BEARER:
         await signed_in(request)
     if request.route_handler.opt.get(STRICT):
+        if request.scope["query_string"]:
+            check_parameters(_parameters_of(request.route_handler), request.query_params.keys())
         await _check_fields(request)
+
+
+def _parameters_of(handler: HTTPRouteHandler) -> frozenset[str]:
+    """The names of a handler's query parameters."""
+    return frozenset(
+        field.kwarg_definition.name or name
+        for name, field in handler.parsed_fn_signature.parameters.items()
+        if isinstance(field.kwarg_definition, ParameterKwarg)
+        and field.kwarg_definition.param_type is ParamType.QUERY
+    )
 
 
 async def _check_fields(request: AnyRequest) -> None:

@@ -1,11 +1,11 @@
-"""Bodies without a word that nobody reads: a misspelt field is refused, not skipped.
+"""Requests without a word that nobody reads: a misspelt field or parameter is refused, not skipped.
 
 Elsewhere readers skip what they do not know, so that old nodes and clients understand new ones: the same
 Structs are read so from the store, from other nodes and from connections, and stay lenient there. What an
 app's backend sets up is another matter: a rule that is dropped in silence is a rule that does not hold.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from typing import Final
 
@@ -48,6 +48,19 @@ def check_known(wanted: object, value: object) -> None:
     path = _unknown(_shape(wanted), value)
     if path:
         raise ProtocolError("bad_field", f"There is no field {path[:MAX_SHOWN_CHARS]!r}.")
+
+
+def check_parameters(known: Collection[str], given: Iterable[str]) -> None:
+    """Refuse a query with a parameter that the address does not take: a list would be of more than was meant.
+
+    Raises: ProtocolError(bad_field), with the first one's name, and those that there are.
+    """
+    for name in given:
+        if name not in known:
+            taken = f"those here are {', '.join(sorted(known))}" if known else "there are none here"
+            raise ProtocolError(
+                "bad_field", f"There is no query parameter {name[:MAX_SHOWN_CHARS]!r}; {taken}."
+            )
 
 
 def _unknown(shape: _Shape | None, value: object) -> str:

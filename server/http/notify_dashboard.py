@@ -11,6 +11,7 @@ from protocol.errors import Refused
 from protocol.http_notify import Explanation, ProviderInfo
 from protocol.http_notify_dashboard import NotifyDashboard
 from server.http.app_auth import APP_AUTH, app_of
+from server.http.callers import STRICT
 from server.http.context import AnyRequest, notify_of, services_of
 from server.http.operating import is_admin, is_local
 from server.notify.explanation import explain_notification
@@ -81,7 +82,7 @@ async def _set_paused(request: AnyRequest, provider_id: str, *, is_paused: bool)
     names = [name for name in ProviderInfo.__struct_fields__ if name != "breaker"]
     return ProviderInfo(
         **{name: getattr(row, name) for name in names},  # the same names
-        breaker=core.breaker_of(app.app_id, row),
+        breaker=(await core.views.breakers(app.app_id)).get((row.channel, row.provider_id), "closed"),
     )
 
 
@@ -110,4 +111,8 @@ def is_own_name(host: str) -> bool:
 
 def notify_dashboard_router() -> Router:
     """The dashboard."""
-    return Router(path="/", route_handlers=[app_dashboard, dashboard, explain_any, pause, resume])
+    return Router(
+        path="/",
+        opt={STRICT: True},
+        route_handlers=[app_dashboard, dashboard, explain_any, pause, resume],
+    )

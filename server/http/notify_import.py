@@ -13,6 +13,7 @@ from protocol.commands import UpdateProfile
 from protocol.errors import ProtocolError
 from protocol.records import User
 from server.http.app_auth import APP_AUTH, app_of
+from server.http.callers import STRICT
 from server.http.context import AnyRequest, execute, notify_of, services_of
 from server.identity import Identity
 from server.notify.import_lines import Format, open_file
@@ -76,4 +77,4 @@ async def _told(progress: AsyncIterator[Progress]) -> AsyncIterator[bytes]:
 
 def notify_import_router() -> Router:
     """Imports."""
-    return Router(path="/", route_handlers=[import_file])
+    return Router(path="/", opt={STRICT: True}, route_handlers=[import_file])

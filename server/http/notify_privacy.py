@@ -14,6 +14,7 @@ from protocol.http_notify import AddressBody, ErasureInfo, Erasures, UserNotifyD
 from protocol.notify_records import NotifyDeviceRow
 from protocol.notify_types import Channel
 from server.http.app_auth import APP_AUTH, app_of
+from server.http.callers import STRICT
 from server.http.context import AnyRequest, notify_of, services_of
 from server.http.cursors import MAX_CHARS, Number, Word, read_cursor, write_cursor
 from server.notify.explanation import told_of
@@ -121,4 +122,4 @@ async def erasures(
 
 def notify_privacy_router() -> Router:
     """Export, erasure, and its receipts."""
-    return Router(path="/v1/app", route_handlers=[export_user, erase_user, erasures])
+    return Router(path="/v1/app", opt={STRICT: True}, route_handlers=[export_user, erase_user, erasures])

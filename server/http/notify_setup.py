@@ -9,6 +9,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 
 from actors.messages import Ask
 from actors.notify.address import notify_address
+from actors.notify.mass_retirement import is_allowed
 from actors.notify.messages import PutAddress
 from protocol import notify_commands, notify_replies
 from protocol.errors import ProtocolError
@@ -27,6 +28,7 @@ from protocol.notify_types import AppRules, Channel, Preferences, Purpose, TypeR
 from server.http.app_auth import APP_AUTH, app_of
 from server.http.callers import STRICT
 from server.http.context import AnyRequest, notify_of, services_of
+from server.notify.core import NotifyCore
 from server.notify.template_check import preview
 
 TAGS: Final = ["Notification setup"]
@@ -44,14 +46,20 @@ async def get_setup(request: AnyRequest) -> NotifySetup:
     core = notify_of(request)
     setup = await core.desk.setup(app.app_id)
     rows = await core.desk.providers(app.app_id)
+    breakers = await core.views.breakers(app.app_id)
     return NotifySetup(
         rules=setup.rules,
         types=setup.all_types(),
-        providers=[_provider_of(row, core.breaker_of(app.app_id, row)) for row in rows],
+        providers=[_provider_of(row, breakers.get((row.channel, row.provider_id), "closed")) for row in rows],
         templates={template.name: template.version for template in setup.templates.values()},
         experiments=list(setup.experiments.values()),
+        retirement_allowed={
+            cast(Channel, name): until_ms
+            for name, until_ms in setup.retirement.items()
+            if is_allowed(until_ms, services_of(request).now_ms())
+        },
         vapid_public_key=setup.vapid_public_key,
-        webhook_key=core.alerts.webhook_key(app.app_id),
+        webhook_key=core.webhook_keys.key_of(app.app_id),
     )
 
 
@@ -114,13 +122,24 @@ async def remove_provider(request: AnyRequest, provider_id: FromPath[str]) -> No
     security=APP_AUTH,
 )
 async def allow_retirement(request: AnyRequest, channel: FromPath[str]) -> None:
-    """For an hour, on the node that answers: after an alert `mass_retirement` that turned out to be right."""
+    """For an hour, on all nodes: after an alert `mass_retirement` that turned out to be right."""
     app, _ = await app_of(request)
-    channels = notify_of(request).channels.channels
-    found = {str(name): actor for name, actor in channels.items()}.get(channel)
-    if found is None:
-        raise ProtocolError("bad_field", f"The channels are {', '.join(channels)}.")
-    found.allow_retirement(app.app_id)
+    core = notify_of(request)
+    await core.desk.allow_retirement(app.app_id, _sending_channel(core, channel), is_allowed=True)
+
+
+@delete(
+    "/notify/channels/{channel:str}/allow_retirement",
+    status_code=204,
+    summary="Allow it no longer",
+    tags=TAGS,
+    security=APP_AUTH,
+)
+async def forbid_retirement(request: AnyRequest, channel: FromPath[str]) -> None:
+    """Before the hour is over: from now on the guard against it holds again."""
+    app, _ = await app_of(request)
+    core = notify_of(request)
+    await core.desk.allow_retirement(app.app_id, _sending_channel(core, channel), is_allowed=False)
 
 
 @get("/notify/templates", summary="List templates", tags=TAGS, security=APP_AUTH)
@@ -306,6 +325,13 @@ def _provider_of(row: ProviderRow, breaker: str) -> ProviderInfo:
     )
 
 
+def _sending_channel(core: NotifyCore, name: str) -> Channel:
+    for channel in core.channels.channels:
+        if channel == name:
+            return channel
+    raise ProtocolError("bad_field", f"The channels are {', '.join(core.channels.channels)}.")
+
+
 def _check_name(in_path: str, in_body: str) -> None:
     if in_path != in_body:
         raise ProtocolError("bad_field", f"The path names {in_path!r}, the body {in_body!r}.")
@@ -324,6 +350,7 @@ def notify_setup_router() -> Router:
             put_provider,
             remove_provider,
             allow_retirement,
+            forbid_retirement,
             list_templates,
             put_template,
             remove_template,

@@ -12,6 +12,7 @@ import msgspec
 import structlog
 
 from actors.notify.experiments import check_experiment
+from actors.notify.mass_retirement import ALLOWED_MS
 from protocol.errors import Conflict, ProtocolError, Refused
 from protocol.notify_records import (
     ExperimentRow,
@@ -19,10 +20,11 @@ from protocol.notify_records import (
     NotifyGroupRow,
     NotifyTypeRow,
     ProviderRow,
+    RetirementRow,
     TemplateRow,
 )
 from protocol.notify_templates import Experiment, ExperimentResults, Template, VariantCounts
-from protocol.notify_types import AppRules, TypeRule
+from protocol.notify_types import AppRules, Channel, TypeRule
 from protocol.provider_configs import ProviderConfig
 from protocol.records import Insert, Op, Put, Remove, Update, User
 from server import auth
@@ -156,6 +158,16 @@ class AppDesk:
         row = await self._store.get(ProviderRow, app_id, provider_id)
         return None if row is None else self._vault.open(app_id, provider_id, row.sealed)
 
+    async def allow_retirement(self, app_id: str, channel: Channel, *, is_allowed: bool) -> None:
+        """Let all of a channel's addresses that are called dead be retired for an hour, or no longer."""
+        if is_allowed:
+            until_ms = self._now_ms() + ALLOWED_MS
+            op: Op = Put(RetirementRow(app_id=app_id, channel=channel, until_ms=until_ms))
+        else:
+            op = Remove(RetirementRow, {"app_id": app_id, "channel": channel})
+        await self._change(app_id, [op])
+        log.info("mass_retirement_allowed", app_id=app_id, channel=channel, is_allowed=is_allowed)
+
     async def _providers(self, app_id: str) -> list[ProviderRow]:
         return await self._store.find(ProviderRow, {"app_id": app_id}, order_by="position")
 
@@ -244,7 +256,12 @@ class AppDesk:
         if experiment is None:
             raise Refused("experiment_not_found")
         counts = {
-            found.variant: VariantCounts(found.exposed, getattr(found, experiment.metric))
+            found.variant: VariantCounts(
+                found.exposed,
+                getattr(found, experiment.metric),
+                found.drawn,
+                getattr(found, f"drawn_{experiment.metric}"),
+            )
             for found in await self._store.notify.variant_counts(app_id, name)
         }
         return results(experiment, counts)

@@ -25,6 +25,7 @@ class AppSetup:
         vapid_public_key: str,
         now_ms: Callable[[], int],
         paused: frozenset[str] = frozenset(),
+        retirement: Mapping[str, int] | None = None,
         template_bytes: int = 0,
     ) -> None:
         self.app_id = app_id
@@ -36,6 +37,7 @@ class AppSetup:
         self.experiments = experiments
         self.chains = chains
         self.paused = paused  # channels with an account that is paused
+        self.retirement = retirement or {}  # channel -> until when all that is dead may be retired, Unix ms
         self.vapid_public_key = vapid_public_key
         self.template_bytes = template_bytes  # about, as JSON
         self._now_ms = now_ms

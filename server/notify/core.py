@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from typing import cast
 
 import msgspec
 import trio
@@ -15,8 +14,8 @@ from actors.hub import Hub
 from actors.notify import address as notify_address
 from actors.notify.address import partition_address, partition_of
 from actors.notify.app import AppActor
-from actors.notify.channel import BUCKETS_S
 from actors.notify.channel_desk import ChannelDesk
+from actors.notify.channel_stats import BUCKETS_S
 from actors.notify.keeper import NotifyNeeds, NotifyStats
 from actors.notify.messages import UserChanged
 from actors.notify.partition import NotifyPartition
@@ -27,8 +26,8 @@ from actors.rounds import Turn
 from actors.router import Router
 from actors.supervisor import ChildSpec, at_once
 from protocol.errors import Unavailable
-from protocol.notify_records import PARTITION_COUNT, ProviderRow
-from protocol.notify_types import Channel, Priority
+from protocol.notify_records import PARTITION_COUNT
+from protocol.notify_types import Priority
 from protocol.provider_configs import WebPushConfig
 from server.notify.alerts import Alerts
 from server.notify.app_desk import AppDesk
@@ -36,6 +35,7 @@ from server.notify.dashboard import Dashboards
 from server.notify.entry import NotifyEntry
 from server.notify.exporter import Exporter
 from server.notify.links import Links
+from server.notify.node_views import AskOthers, NodeViews
 from server.notify.provider_registry import open_registry
 from server.notify.rates import Rates, counters_of
 from server.notify.renderer import NotifyRenderer
@@ -44,6 +44,7 @@ from server.notify.sns import SnsDoor
 from server.notify.templates import Templates
 from server.notify.vault import Vault, derived_key
 from server.notify.watch import Watch
+from server.notify.webhooks import WebhookKeys
 from server.providers.reach import Reach
 from storage.store import Store
 
@@ -58,6 +59,7 @@ class NotifyCore:
         self,
         store: Store,
         *,
+        node_id: str,
         router: Router,
         fanout: Fanout,
         hub: Hub,
@@ -65,6 +67,7 @@ class NotifyCore:
         relay: Relay,
         turn: Turn,
         nodes: Callable[[], int],
+        ask_others: AskOthers,
         now_ms: Callable[[], int],
         on_dead_letter: DeadLetterSink,
         server_secret: bytes,
@@ -78,7 +81,15 @@ class NotifyCore:
         self.stats = NotifyStats()
         self.links = Links(server_secret, public_url)
         self.vault = Vault(server_secret)
-        self.alerts = Alerts(server_secret, reach=reach, now_ms=now_ms)
+        self.webhook_keys = WebhookKeys(server_secret)
+        self.alerts = Alerts(
+            store,
+            self.webhook_keys,
+            node_id=node_id,
+            is_chief=lambda: leases.owns(0),
+            reach=reach,
+            now_ms=now_ms,
+        )
         self.setups = setups = SetupCache(
             store, self.vault, own_push(server_secret, public_url), now_ms=now_ms, alert=self.alerts.add
         )
@@ -91,19 +102,20 @@ class NotifyCore:
         self.router = router
         self.sns = SnsDoor()
         self.entry = NotifyEntry(store, router, setups, self.renderer, now_ms=now_ms)
-        self.exporter = Exporter(store, setups, self.alerts, owns=leases.owns, reach=reach, now_ms=now_ms)
+        self.exporter = Exporter(
+            store, setups, self.alerts, self.webhook_keys, owns=leases.owns, reach=reach, now_ms=now_ms
+        )
         self.watch = Watch(store, self.alerts, is_ours=lambda: leases.owns(0), now_ms=now_ms)
         self.rates = Rates(lambda: counters_of(self.stats, self.channels))
-        self.dashboard = Dashboards(
-            store,
-            self.desk,
+        self.views = NodeViews(
+            node_id,
+            ask_others,
             rates=self.rates.ring,
             stats=self.stats,
             channels=self.channels,
-            breaker_of=self.breaker_of,
-            unreadable=setups.unreadable,
-            now_ms=now_ms,
+            setups_of=setups.in_memory,
         )
+        self.dashboard = Dashboards(store, self.desk, self.views, unreadable=setups.unreadable, now_ms=now_ms)
         self._resumer = NotifyResumer(store.notify, router, owns=leases.owns, now_ms=now_ms)
         needs = NotifyNeeds(
             log=store,
@@ -131,7 +143,7 @@ class NotifyCore:
                 relay=relay,
                 now_ms=now_ms,
                 setups=setups,
-                alert=self.alerts.add,
+                alerts=self.alerts,
             )
 
         self.partitions = EntityHost(
@@ -227,14 +239,6 @@ class NotifyCore:
                 counts[index] += count
             sum_s += channel.stats.latency_sum_s[priority]
         return counts, sum_s
-
-    def breaker_of(self, app_id: str, row: ProviderRow) -> str:
-        """The state of a provider's breaker, as this node knows it."""
-        channel = cast(Channel, row.channel)
-        for account in self.setups.chain(app_id, channel):
-            if account.provider_id == row.provider_id and channel in self.channels.channels:
-                return self.channels.channels[channel].breakers().get(account.credential, "closed")
-        return "closed"
 
     def _credential_changed(self, credential: str) -> None:
         for channel in self.channels.channels.values():

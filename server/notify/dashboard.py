@@ -2,18 +2,17 @@
 
 Whoever looks, the store is asked once: what is of all apps is read for all and told by app. What is read is
 kept for KEPT_S, or for twenty times as long as it took to read, so that a busy store is asked less often.
+What nodes know of themselves alone is asked of all of them (node_views.py).
 """
 
-from collections.abc import Awaitable, Callable
-from typing import Final, Generic, TypeVar
+from collections.abc import Callable
+from typing import Final
 
 import msgspec
-import trio
 
-from actors.notify.channel_desk import ChannelDesk
-from actors.notify.keeper import NotifyStats
 from protocol.errors import HubbubError
 from protocol.http_notify_dashboard import (
+    AlertLine,
     Dead,
     DeadLine,
     ExperimentLine,
@@ -32,45 +31,26 @@ from protocol.notify_glance import (
     HeldNotifications,
     OpenDeliveries,
 )
-from protocol.notify_records import ProviderRow, RequestRow
+from protocol.notify_records import AlertRow, ProviderRow, RequestRow
+from server.notify.alert_lines import alert_lines
 from server.notify.app_desk import AppDesk
-from server.notify.dashboard_lines import held_lines, node_rates, open_totals, provider_line, queue_lines
-from server.notify.rates import RateRing
+from server.notify.dashboard_lines import held_lines, open_totals, provider_line, queue_lines
+from server.notify.kept import Kept
+from server.notify.node_lines import Strains, node_lines, strains_of, summed_rates
+from server.notify.node_views import NodeViews
 from storage.store import Store
 
 KEPT_S: Final = 2.0
 EXPERIMENTS_KEPT_S: Final = 30.0  # each is counted anew, over all users who take part
 AUDIENCE_KEPT_S: Final = 60.0
-COST_FACTOR: Final = 20.0  # so reading takes at most a twentieth of one reader's time
 SPAN_MS: Final = 3_600_000  # of the providers' success
 MAX_APPS: Final = 1_000  # whose own parts are kept
 MAX_REQUESTS: Final = 50
 MAX_EXPERIMENTS: Final = 20
+MAX_ALERTS: Final = 1_000  # that are looked at
 MAX_PROVIDERS: Final = 1_000
 
-T = TypeVar("T")
 _request = msgspec.json.Decoder(KeptRequest).decode
-
-
-class Kept(Generic[T]):
-    """A value that is read when asked for, and then kept. Who asks while it is read waits with the first."""
-
-    def __init__(self, read: Callable[[], Awaitable[T]], kept_s: float) -> None:
-        self._read = read
-        self._kept_s = kept_s
-        self._reading = trio.Lock()
-        self._value: T | None = None
-        self._until = -1.0
-
-    async def get(self) -> T:
-        """The value, read anew where it is too old. Raises: HubbubError; then the next one reads again."""
-        async with self._reading:
-            began = trio.current_time()
-            if self._value is None or began >= self._until:
-                self._value = await self._read()
-                now = trio.current_time()
-                self._until = now + max(self._kept_s, COST_FACTOR * (now - began))
-            return self._value
 
 
 class _Whole(msgspec.Struct, frozen=True):
@@ -88,6 +68,7 @@ class _Own(msgspec.Struct, frozen=True):
     """What is read for one app, or for all."""
 
     dead: Kept[Dead]
+    alerts: Kept[list[AlertLine]]
     requests: Kept[list[RequestLine]]
     experiments: Kept[list[ExperimentLine]]
 
@@ -99,21 +80,15 @@ class Dashboards:
         self,
         store: Store,
         desk: AppDesk,
+        views: NodeViews,
         *,
-        rates: RateRing,
-        stats: NotifyStats,
-        channels: ChannelDesk,
-        breaker_of: Callable[[str, ProviderRow], str],
         unreadable: Callable[[], list[str]],
         now_ms: Callable[[], int],
     ) -> None:
         self._store = store
         self._glances = store.notify_glances
         self._desk = desk
-        self._rates = rates
-        self._stats = stats
-        self._channels = channels
-        self._breaker_of = breaker_of
+        self._views = views
         self._unreadable = unreadable
         self._now_ms = now_ms
         self._whole = Kept(self._read_whole, KEPT_S)
@@ -123,6 +98,7 @@ class Dashboards:
     async def of(self, app_id: str) -> NotifyDashboard:
         """The dashboard of an app; "": of all apps, for operators. Raises: HubbubError."""
         whole = await self._whole.get()
+        nodes = await self._views.of(app_id)
         own = self._own_of(app_id)
         is_operator = not app_id
         queues = queue_lines(whole.open.lanes, app_id, whole.at_ms)
@@ -140,13 +116,16 @@ class Dashboards:
                 is_complete=whole.held.is_complete,
                 total=whole.backlog.held_count if is_operator else sum(line.count for line in held),
             ),
-            node=node_rates(self._rates, app_id, self._channels, self._stats),
+            rates=summed_rates(part.rates for part in nodes.parts.values()),
+            nodes=node_lines(nodes.parts, nodes.missing),
+            node_id=self._views.node_id,
             providers=Providers(
-                lines=self._provider_lines(whole, app_id),
+                lines=self._provider_lines(whole, app_id, strains_of(nodes.parts)),
                 since_ms=whole.at_ms - SPAN_MS,
                 is_complete=whole.concluded.is_complete,
             ),
             dead=await own.dead.get(),
+            alerts=await own.alerts.get(),
             requests=await own.requests.get(),
             experiments=await own.experiments.get(),
             unreadable=[name for name in self._unreadable() if app_id in ("", name)],
@@ -154,6 +133,7 @@ class Dashboards:
 
     def changed(self, app_id: str) -> None:
         """Something was redriven or paused: who looks next sees it."""
+        self._views.forget(app_id)
         self._whole = Kept(self._read_whole, KEPT_S)
         for whose in ("", app_id):
             known = self._own.get(whose)
@@ -174,7 +154,7 @@ class Dashboards:
             providers=await self._store.find(ProviderRow, {}, order_by="position", limit=MAX_PROVIDERS),
         )
 
-    def _provider_lines(self, whole: _Whole, app_id: str) -> list[ProviderLine]:
+    def _provider_lines(self, whole: _Whole, app_id: str, strains: Strains) -> list[ProviderLine]:
         """All accounts that are set up, and others that were used."""
         rows = {
             (row.app_id, row.channel, row.provider_id): row
@@ -185,11 +165,9 @@ class Dashboards:
         for item in whole.concluded.items:
             if app_id in ("", item.app_id):
                 found.setdefault((item.app_id, item.channel, item.provider_id), []).append(item)
-        lines = []
-        for key, items in found.items():
-            row = rows.get(key)
-            breaker = self._breaker_of(row.app_id, row) if row is not None else "closed"
-            lines.append(provider_line(key, row, items, breaker))
+        lines = [
+            provider_line(key, rows.get(key), items, strains.get(key, {})) for key, items in found.items()
+        ]
         return sorted(lines, key=lambda line: (line.app_id, line.channel, line.position, line.provider_id))
 
     # -- one app ------------------------------------------------------------------------------------
@@ -201,6 +179,7 @@ class Dashboards:
                 del self._own[next(iter(self._own))]
             known = self._own[app_id] = _Own(
                 self._dead_of(app_id),
+                Kept(lambda: self._read_alerts(app_id), KEPT_S),
                 Kept(lambda: self._read_requests(app_id), KEPT_S),
                 Kept(lambda: self._read_experiments(app_id), EXPERIMENTS_KEPT_S),
             )
@@ -216,6 +195,10 @@ class Dashboards:
             for item in found.items
         ]
         return Dead(lines=sorted(lines, key=lambda line: -line.count), is_complete=found.is_complete)
+
+    async def _read_alerts(self, app_id: str) -> list[AlertLine]:
+        where: dict[str, str | int | None] = {"app_id": app_id} if app_id else {}
+        return alert_lines(await self._store.find(AlertRow, where, order_by="at_ms", limit=MAX_ALERTS))
 
     async def _read_requests(self, app_id: str) -> list[RequestLine]:
         rows = await self._glances.open_requests(app_id, limit=MAX_REQUESTS)

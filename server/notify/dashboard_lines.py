@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from actors.notify.channel_desk import ChannelDesk
@@ -10,13 +10,15 @@ from actors.notify.keeper import NotifyStats
 from protocol.http_notify_dashboard import (
     ChannelRate,
     HeldLine,
-    NodeRates,
+    NotifyRates,
     ProviderLine,
     QueueLine,
 )
 from protocol.notify_glance import Concluded, HeldOfApp, OpenLane
+from protocol.notify_node import AccountStrain
 from protocol.notify_records import ProviderRow
 from protocol.notify_types import CHANNELS
+from server.notify.node_lines import worst_breaker
 from server.notify.rates import RateRing
 
 _DECIDED: Final = ("sent", "held", "merged", "dropped", "late", "retried", "dead")
@@ -73,9 +75,15 @@ def percentile(spread: Iterable[tuple[int, int]], share: float) -> int | None:
 
 
 def provider_line(
-    key: tuple[str, str, str], row: ProviderRow | None, found: Sequence[Concluded], breaker: str
+    key: tuple[str, str, str],
+    row: ProviderRow | None,
+    found: Sequence[Concluded],
+    strains: Mapping[str, AccountStrain],
 ) -> ProviderLine:
-    """One account (app, channel, id) as it is set up, and what became of its deliveries."""
+    """One account (app, channel, id) as it is set up, and what became of its deliveries.
+
+    `strains`: by node, where it is not used as it could be.
+    """
     app_id, channel, provider_id = key
     states: Counter[str] = Counter()
     for item in found:
@@ -90,7 +98,10 @@ def provider_line(
         kind=row.kind if row is not None else "",
         position=row.position if row is not None else 0,
         is_paused=row is not None and row.is_paused,
-        breaker=breaker,
+        breaker=worst_breaker(strains),
+        breakers={node: one.breaker for node, one in strains.items() if one.breaker != "closed"},
+        pace=min((one.pace for one in strains.values()), default=1.0),
+        pause_s=max((one.pause_s for one in strains.values()), default=0.0),
         accepted_count=accepted,
         refused_count=states["refused"],
         unknown_count=states["unknown"],
@@ -103,7 +114,7 @@ def provider_line(
     )
 
 
-def node_rates(ring: RateRing, app_id: str, channels: ChannelDesk, stats: NotifyStats) -> NodeRates:
+def rates_here(ring: RateRing, app_id: str, channels: ChannelDesk, stats: NotifyStats) -> NotifyRates:
     """What this node did, for one app; or "": for all, with what only operators see."""
     per_s = ring.per_s(app_id)
     is_operator = not app_id
@@ -124,7 +135,7 @@ def node_rates(ring: RateRing, app_id: str, channels: ChannelDesk, stats: Notify
                 in_hand_count=actor.in_hand if is_operator else 0,
             )
         )
-    return NodeRates(
+    return NotifyRates(
         covered_s=ring.covered_s(),
         notified_per_s=per_s.get("notified", 0.0),
         notified_series=ring.series(app_id, "notified"),

@@ -12,6 +12,11 @@ approximation is poor for few conversions, nothing is said before each side has 
 outcome, and rates within V are drawn towards a half by one success and one failure.
 
 All counts are of users, each counted once: several notifications to one user are no independent trials.
+
+Rates, verdict and winner are of those who were sent the variant's text. Where one variant loses more users
+than another on the way to that (it has no text in some language), these are no fair groups any more; the
+sample ratio is theirs, too, and shows it. Beside them stands what became of all who were drawn (intention to
+treat): a fair comparison in any case, if one that dilutes what the text does.
 """
 
 from collections.abc import Mapping
@@ -21,6 +26,8 @@ from typing import Final
 from protocol.notify_templates import (
     HOLDOUT,
     Difference,
+    DrawnDifference,
+    DrawnResult,
     Experiment,
     ExperimentResults,
     SampleRatio,
@@ -46,6 +53,7 @@ def results(experiment: Experiment, counts: Mapping[str, VariantCounts]) -> Expe
     a sample ratio mismatch there is none.
     """
     control = counts.get(experiment.control, VariantCounts())
+    control_drawn = drawn_counts(control)
     others = [name for name in experiment.variants if name != experiment.control]
     variants = [variant_result(experiment.control, control)]
     for name in others:
@@ -56,7 +64,7 @@ def results(experiment: Experiment, counts: Mapping[str, VariantCounts]) -> Expe
             expected_difference=experiment.expected_difference,
             error_rate=ERROR_RATE / len(others),
         )
-        variants.append(variant_result(name, mine, difference))
+        variants.append(variant_result(name, mine, difference, control_drawn))
     ratio = sample_ratio(
         {name: counts.get(name, VariantCounts()).exposures for name in experiment.variants},
         experiment.variants,
@@ -78,8 +86,36 @@ def results(experiment: Experiment, counts: Mapping[str, VariantCounts]) -> Expe
     )
 
 
-def variant_result(name: str, counts: VariantCounts, difference: Difference | None = None) -> VariantResult:
-    """One variant's rate with its interval."""
+def drawn_counts(counts: VariantCounts) -> VariantCounts:
+    """The counts of all who were drawn, as those of who was exposed."""
+    return VariantCounts(counts.drawn, counts.drawn_conversions)
+
+
+def drawn_result(counts: VariantCounts, control: VariantCounts | None) -> DrawnResult:
+    """What became of all who were drawn; both counts are `drawn_counts`. Without a control: no difference."""
+    low, high = wilson(counts.conversions, counts.exposures)
+    return DrawnResult(
+        users=counts.exposures,
+        conversions=counts.conversions,
+        rate=_rate(counts),
+        low=low,
+        high=high,
+        difference=None if control is None else _drawn_difference(counts, control),
+    )
+
+
+def _drawn_difference(counts: VariantCounts, control: VariantCounts) -> DrawnDifference:
+    low, high = newcombe(counts, control)
+    return DrawnDifference(estimate=_rate(counts) - _rate(control), low=low, high=high)
+
+
+def variant_result(
+    name: str,
+    counts: VariantCounts,
+    difference: Difference | None = None,
+    control_drawn: VariantCounts | None = None,
+) -> VariantResult:
+    """One variant's rate with its interval, and that of all who were drawn for it."""
     low, high = wilson(counts.conversions, counts.exposures)
     return VariantResult(
         variant=name,
@@ -89,6 +125,7 @@ def variant_result(name: str, counts: VariantCounts, difference: Difference | No
         low=low,
         high=high,
         difference=difference,
+        drawn=drawn_result(drawn_counts(counts), control_drawn),
     )
 
 

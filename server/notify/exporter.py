@@ -18,12 +18,11 @@ from protocol.notify_records import PARTITION_COUNT, notify_stream
 from server.notify.alerts import Alerts
 from server.notify.app_export import AppExport
 from server.notify.setups import SetupCache
-from server.notify.webhooks import Webhooks, open_webhooks
+from server.notify.webhooks import Posted, WebhookKeys, Webhooks, open_webhooks, pause_s
 from server.providers.reach import Reach
 from storage.store import Store
 
 EVERY_S: Final = 1.0  # how long an event may wait for others
-MAX_BACKOFF_S: Final = 300.0
 ALERT_AFTER: Final = 5  # failures in a row; fewer are a restart of the app's server
 
 log = structlog.get_logger(__name__)
@@ -46,6 +45,7 @@ class Exporter:
         store: Store,
         setups: SetupCache,
         alerts: Alerts,
+        keys: WebhookKeys,
         *,
         owns: Callable[[int], bool],
         reach: Reach,
@@ -54,6 +54,7 @@ class Exporter:
         self._store = store
         self._setups = setups
         self._alerts = alerts
+        self._keys = keys
         self._owns = owns
         self._reach = reach
         self._now_ms = now_ms
@@ -65,7 +66,10 @@ class Exporter:
     async def run(self) -> None:
         """Tell until cancelled."""
         followers: dict[str, _Follower] = {}
-        async with open_webhooks(self._reach) as webhooks, trio.open_nursery() as nursery:
+        async with (
+            open_webhooks(self._reach, self._keys, now_ms=self._now_ms) as webhooks,
+            trio.open_nursery() as nursery,
+        ):
             while True:
                 try:
                     apps = await self._apps()
@@ -112,17 +116,12 @@ class Exporter:
         """Tell one app until it has another webhook, or none."""
         app_id, url = follower.app_id, follower.url
         export = AppExport(app_id, self._store, now_ms=self._now_ms)
-        reason = ""
+        posted = Posted()
 
         async def post(body: bytes) -> bool:
-            nonlocal reason
-            reason = await webhooks.post(
-                url,
-                body,
-                content_type="application/x-ndjson",
-                signature=self._alerts.signature(app_id, body),
-            )
-            return not reason
+            nonlocal posted
+            posted = await webhooks.post(app_id, url, body, content_type="application/x-ndjson")
+            return not posted.reason
 
         failures = 0
         with follower.scope:
@@ -131,19 +130,19 @@ class Exporter:
                     count, is_done = await export.tell(self._heads, post)
                 except HubbubError as error:
                     log.warning("export_failed", app_id=app_id, code=error.code)
-                    count, is_done, reason = 0, False, error.code
+                    count, is_done, posted = 0, False, Posted(error.code)
                 except Exception as exc:  # whatever one app brings about is not the end of the others'
                     log.exception("export_crashed", app_id=app_id)
-                    count, is_done, reason = 0, False, type(exc).__name__
+                    count, is_done, posted = 0, False, Posted(type(exc).__name__)
                 self.told_count += count
                 if count or is_done:
                     failures = 0
-                pause_s = EVERY_S
+                wait_s = EVERY_S
                 if not is_done:
-                    pause_s = min(MAX_BACKOFF_S, 2.0**failures) * (0.5 + random.random() / 2)
+                    wait_s = pause_s(failures, posted.asked_s, random.random())
                     failures += 1
                     self.failed_count += 1
                     if failures == ALERT_AFTER:
-                        self._alerts.add(app_id, "event_webhook_failing", {"reason": reason})
-                    log.info("export_not_taken", app_id=app_id, reason=reason)
-                await trio.sleep(pause_s)
+                        self._alerts.add(app_id, "event_webhook_failing", {"reason": posted.reason})
+                    log.info("export_not_taken", app_id=app_id, reason=posted.reason)
+                await trio.sleep(wait_s)

@@ -12,9 +12,10 @@ from actors.notify.plan import content_hash, zone_of
 from actors.notify.ports import Setup
 from actors.notify.send_at import send_at_ms
 from actors.notify.stored_facts import facts_of
+from actors.notify.stored_setup import read_request
 from actors.notify.user_state import UserState, decode_kept
 from protocol import notify_replies
-from protocol.notify_content import KeptRequest, NotifyRequest, content_of
+from protocol.notify_content import NotifyRequest, content_of
 from protocol.notify_records import NotificationRow, NotifyGroupRow, RequestRow
 from protocol.notify_types import Channel, Decision, TypeRule
 from protocol.records import User
@@ -22,15 +23,13 @@ from storage.store import Store
 
 MAX_REQUESTS: Final = 500  # of an app that are looked at, the newest
 
-_request = msgspec.json.Decoder(KeptRequest).decode
-
 
 async def requests_for(store: Store, app_id: str, user_id: str) -> list[RequestRow]:
     """The app's requests that will come to this user: at a time that is set, or again and again."""
     found = []
     groups: dict[str, bool] = {}
     for row in await store.notify_glances.open_requests(app_id, limit=MAX_REQUESTS):
-        request = _request(row.body)
+        request = read_request(row.body)
         if not (request.cron or row.state == "waiting"):
             continue  # it is being handed on just now
         group = request.group
@@ -69,7 +68,7 @@ def forecasts_of(
     ]
     recurring = []
     for row in requests:
-        request = _request(row.body)
+        request = read_request(row.body)
         rule = setup.type_rule(request.type)
         if rule is None:
             continue  # the type was removed: it will be refused

@@ -51,6 +51,7 @@ class NotifyRenderer:
                     setup.app_id, reader.user_id, content.type, channel
                 )
         decision: Decision | None = None
+        written = ""
         if content.template:
             data: dict[str, Any] = {
                 **content.data,
@@ -72,7 +73,7 @@ class NotifyRenderer:
             )
             title, body, html = rendered.title, rendered.body, rendered.html
             url, image = rendered.url or content.url, rendered.image or content.image
-            locale, decision = rendered.locale, rendered.decision
+            locale, decision, written = rendered.locale, rendered.decision, rendered.variant
         if url.startswith("/") and not url.startswith("//") and self._links.base_url:
             url = f"{self._links.base_url}{url}"  # of hubbub's own pages
         if channel == "webpush" and self._links.base_url:
@@ -93,6 +94,7 @@ class NotifyRenderer:
             unsubscribe_url=unsubscribe_url,
             click_url=click_url,
             locale=locale,
+            variant=written,
             decision=decision,
         )
 

@@ -14,16 +14,18 @@ import structlog
 import trio
 
 from actors.notify.ports import Account
+from actors.notify.stored_setup import read_type
 from protocol.errors import HubbubError, Unavailable
 from protocol.notify_records import (
     ExperimentRow,
     NotifyAppRow,
     NotifyTypeRow,
     ProviderRow,
+    RetirementRow,
     TemplateRow,
 )
 from protocol.notify_templates import Experiment, Template
-from protocol.notify_types import AppRules, Channel, TypeRule
+from protocol.notify_types import AppRules, Channel
 from protocol.provider_configs import ProviderConfig, WebPushConfig
 from server.notify.app_setup import AppSetup
 from server.notify.provider_registry import InUse, ProviderRegistry, credential_of
@@ -40,7 +42,7 @@ OWN_PROVIDER: Final = "own"  # web push by the server's own key pair, where an a
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 _rules = msgspec.json.Decoder(AppRules).decode
-_type = msgspec.json.Decoder(TypeRule).decode
+_type = read_type
 _template = msgspec.json.Decoder(Template).decode
 _experiment = msgspec.json.Decoder(Experiment).decode
 
@@ -113,6 +115,13 @@ class SetupCache:
         """The apps whose own rows cannot be read, for the operator."""
         return self._failures.unreadable()
 
+    def in_memory(self, app_id: str) -> list[AppSetup]:
+        """The app's setup, if it is in memory; "": all that are."""
+        if not app_id:
+            return list(self._setups.values())
+        known = self._setups.get(app_id)
+        return [] if known is None else [known]
+
     def chain(self, app_id: str, channel: Channel) -> list[Account]:
         """An app's accounts of a channel, in order."""
         setup = self._setups.get(app_id)
@@ -121,6 +130,11 @@ class SetupCache:
     def alive_count(self, app_id: str, channel: Channel) -> int:
         """About how many addresses of that channel the app's users have: as of a minute ago."""
         return self._alive.get((app_id, channel), 0)
+
+    def retirement_until_ms(self, app_id: str, channel: Channel) -> int:
+        """Until when a person lets all dead addresses of a channel go; 0: nobody does."""
+        setup = self._setups.get(app_id)
+        return 0 if setup is None else setup.retirement.get(channel, 0)
 
     def alert(self, app_id: str, kind: str, detail: dict[str, str]) -> None:
         """Tell the app's developers."""
@@ -166,6 +180,7 @@ class SetupCache:
         templates = await self._templates(app_id, template_rows)
         experiments = _readable(app_id, _experiment, await store.find(ExperimentRow, where, limit=1000))
         providers = await store.find(ProviderRow, where, order_by="position", limit=1000)
+        allowed = await store.find(RetirementRow, where, limit=100)
         chains, vapid = self._chains(app_id, providers)
         return AppSetup(
             app_id,
@@ -178,6 +193,7 @@ class SetupCache:
             vapid_public_key=vapid,
             now_ms=self._now_ms,
             paused=frozenset(found.channel for found in providers if found.is_paused),
+            retirement={found.channel: found.until_ms for found in allowed},
             template_bytes=sum(len(found.body) for found in template_rows),
         )
 

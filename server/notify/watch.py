@@ -17,7 +17,7 @@ from protocol.errors import HubbubError
 from protocol.notify_found import UntoldDead
 from protocol.notify_records import DeadDelivery
 from protocol.records import Op, Update
-from server.notify.alert_book import GIVE_UP_MS
+from server.notify.alert_book import GIVE_UP_MS, about
 from server.notify.alerts import Alerts
 from storage.store import Store
 
@@ -41,6 +41,12 @@ class Report(msgspec.Struct, frozen=True):
     @property
     def count(self) -> int:
         return sum(group.count for group in self.groups)
+
+    @property
+    def found_as(self) -> str:
+        """Name just these: with one more it is another name."""
+        found = ((*_cause(group), group.count, group.upto_ms) for group in self.groups)
+        return msgspec.json.encode(sorted(found)).decode()
 
 
 def reports_of(groups: Iterable[UntoldDead]) -> list[Report]:
@@ -81,6 +87,7 @@ class Watch:
         self._is_ours = is_ours
         self._now_ms = now_ms
         self._told: list[UntoldDead] = []  # and not marked yet
+        self._dead: dict[tuple[str, str], dict[str, str]] = {}
         self._late: dict[tuple[str, str, str], dict[str, str]] = {}
         self.overdue: dict[str, int] = {}  # app -> deliveries that are late now
 
@@ -92,6 +99,7 @@ class Watch:
                     await self.look()
                 else:
                     self.overdue = {}
+                    self._dead.clear()
                     self._late.clear()
                     await self.mark()
             except HubbubError as error:
@@ -105,14 +113,21 @@ class Watch:
         # Older ones were given up.
         groups = await self._store.notify.untold_dead(now_ms - GIVE_UP_MS)
         told = {_cause(group) for group in self._told}  # while that was read
+        dead: dict[tuple[str, str], dict[str, str]] = {}
         for report in reports_of(group for group in groups if _cause(group) not in told):
+            dead[report.app_id, about(report.detail)] = report.detail
             self._alerts.stand(
                 report.app_id,
                 "dead_letter",
                 report.detail,
                 count=report.count,
+                found_as=report.found_as,
                 on_told=partial(self._told.extend, report.groups),
             )
+        for key, detail in self._dead.items():
+            if key not in dead:  # they were redriven, or told
+                self._alerts.settle(key[0], "dead_letter", detail)
+        self._dead = dead
         await self._look_at_late(now_ms)
 
     async def mark(self) -> None:

@@ -15,7 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 _CA_DAYS: Final = 3_650
 _LEAF_DAYS: Final = 825  # Apple's TLS clients take no longer ones
-_NAMES: Final = ("localhost",)
+_LOCALHOST: Final = "localhost"
 _ADDRESSES: Final = ("127.0.0.1", "::1")
 
 
@@ -42,16 +42,26 @@ def make_authority(now: datetime.datetime) -> Authority:
     )
 
 
-def server_context(authority: Authority, now: datetime.datetime, alpn: list[str]) -> ssl.SSLContext:
-    """Make a TLS context with a fresh certificate for localhost, offering `alpn` (none if empty)."""
+def host_name(service: str) -> str:
+    """The name of its own that a service's certificate has; it leads to this machine (RFC 6761, 6.3)."""
+    return f"{service}.localhost"
+
+
+def server_context(
+    authority: Authority, now: datetime.datetime, alpn: list[str], *, name: str = ""
+) -> ssl.SSLContext:
+    """Make a TLS context with a fresh certificate, offering `alpn` (none if empty).
+
+    The certificate is for localhost and this machine's addresses, and for `name` where there is one.
+    """
     issuer = x509.load_pem_x509_certificate(authority.ca_pem.encode())
     issuer_key = serialization.load_pem_private_key(authority.key_pem.encode(), None)
     if not isinstance(issuer_key, ec.EllipticCurvePrivateKey):
         raise TypeError("The sandbox's CA key is a P-256 key.")
     key = ec.generate_private_key(ec.SECP256R1())
-    names: list[x509.GeneralName] = [x509.DNSName(name) for name in _NAMES]
+    names: list[x509.GeneralName] = [x509.DNSName(each) for each in (_LOCALHOST, name) if each]
     names += [x509.IPAddress(ipaddress.ip_address(address)) for address in _ADDRESSES]
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hubbub sandbox")])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name or "hubbub sandbox")])
     certificate = (
         _builder(subject, issuer.subject, key.public_key(), now, _LEAF_DAYS)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

@@ -16,6 +16,7 @@ from server.sandbox.keyring import Addresses, Configs, Keyring, make_keyring
 from server.sandbox.sandbox import Sandbox, SandboxOptions, open_sandbox
 
 DEFAULT_PORT: Final = 9700
+FAKES: Final = 9  # ports after the control API's
 KEYS_FILE: Final = "keys.json"
 CA_FILE: Final = "ca.pem"
 ADDRESSES_FILE: Final = "addresses.json"
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=DEFAULT_PORT,
         metavar="N",
-        help=f"the control API's port; the fakes have the next seven; 0: any. Default: {DEFAULT_PORT}",
+        help=f"the control API's port; the fakes have the next nine; 0: any. Default: {DEFAULT_PORT}",
     )
     parser.add_argument(
         "--dir", default="", metavar="DIR", help="write settings, keys and CA here; keys found here are used"
@@ -56,8 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run until SIGINT or SIGTERM; returns the exit code. Raises: CliError, OSError."""
-    if not 0 <= args.port <= 65_535 - 7:
-        raise CliError(f"--port is {args.port}; it is 0 to 65528.")
+    if not 0 <= args.port <= 65_535 - FAKES:
+        raise CliError(f"--port is {args.port}; it is 0 to {65_535 - FAKES}.")
     folder = Path(args.dir) if args.dir else None
     faults = read_faults(Path(args.faults)) if args.faults else []
     keyring = read_or_make_keys(folder)
@@ -131,7 +132,8 @@ def _table(sandbox: Sandbox, folder: Path | None) -> str:
         ("APNs", at.apns_development_url, "development; HTTP/2"),
         ("FCM", at.fcm_url, f"tokens: {at.token_url}"),
         ("Web Push", at.webpush_url, "POST /v1/webpush/subscriptions of the control API subscribes"),
-        ("Twilio, Vonage", at.sms_url, "/2010-04-01/… and /sms/json"),
+        ("Twilio", at.twilio_url, "/2010-04-01/…"),
+        ("Vonage", at.vonage_url, "/sms/json"),
         ("SMTP", f"{at.smtp_host}:{at.smtp_port}", "STARTTLS, then AUTH"),
         ("SMTP", f"{at.smtp_host}:{at.smtps_port}", "TLS from the start"),
     ]

@@ -52,7 +52,8 @@ class Addresses(msgspec.Struct, frozen=True, kw_only=True):
     fcm_url: str
     token_url: str
     webpush_url: str
-    sms_url: str
+    twilio_url: str
+    vonage_url: str
     smtp_host: str
     smtp_port: int
     smtps_port: int
@@ -135,7 +136,7 @@ def make_configs(keyring: Keyring, at: Addresses) -> Configs:
             secret=keyring.twilio_token,
             auth_token=keyring.twilio_token,
             sender=NUMBER,
-            base_url=at.sms_url,
+            base_url=at.twilio_url,
             ca_pem=ca_pem,
         ),
         vonage=VonageConfig(
@@ -143,7 +144,7 @@ def make_configs(keyring: Keyring, at: Addresses) -> Configs:
             api_secret=keyring.vonage_secret,
             sender="Example",
             signature_secret=keyring.vonage_signature_secret,
-            base_url=at.sms_url,
+            base_url=at.vonage_url,
             ca_pem=ca_pem,
         ),
         smtp=SmtpConfig(

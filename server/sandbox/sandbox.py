@@ -11,10 +11,9 @@ import trio
 
 from server.clock import wall_clock_ms
 from server.sandbox.apns import FakeApns
-from server.sandbox.authority import server_context
+from server.sandbox.authority import host_name, server_context
 from server.sandbox.control import Control
 from server.sandbox.doors import HOST, Door, Serve, plain_server, web_server
-from server.sandbox.exchange import Answer, Request
 from server.sandbox.faults import SERVICES, Fault, Faults, Service, services_of
 from server.sandbox.fcm import FakeFcm
 from server.sandbox.google_tokens import TOKEN_PATH, FakeGoogleTokens
@@ -37,7 +36,6 @@ from server.sandbox.provider_tokens import UPDATES_IN_WINDOW, ProviderTokens
 from server.sandbox.receipts import Postman
 from server.sandbox.smtp import FakeSmtp
 from server.sandbox.twilio import FakeTwilio
-from server.sandbox.vonage import PATH as VONAGE_PATH
 from server.sandbox.vonage import FakeVonage
 from server.sandbox.webpush import FakeWebPush
 
@@ -111,11 +109,16 @@ class Sandbox:
         self._apns_development = self._add(web_server(development, h2, only_h2=True), "apns")
         self._fcm = self._add(web_server(self.fcm.answer, both), "fcm")
         self._webpush = self._add(web_server(self.webpush.answer, both), "webpush")
-        self._sms = self._add(web_server(self._answer_sms, both), "twilio", "vonage")
+        self._twilio = self._add(web_server(self.twilio.answer, self._own_context("twilio", now)), "twilio")
         self._smtp = self._add(self.smtp.starttls_server(), "smtp")
         self._smtps = self._add(self.smtp.tls_server(), "smtp")
         # A port of its own: while FCM is out, nobody can connect to it, and nothing is read and then lost.
         self._token = self._add(web_server(self.google_tokens.answer, both), "token")
+        self._vonage = self._add(web_server(self.vonage.answer, self._own_context("vonage", now)), "vonage")
+
+    def _own_context(self, service: Service, now: datetime) -> ssl.SSLContext:
+        """With a certificate of its own, as two hosts have: by its name one is not taken for the other."""
+        return server_context(self.keyring.authority, now, ["h2", "http/1.1"], name=host_name(service))
 
     def _add(self, serve: Serve, *services: Service) -> Door:
         door = Door(serve, is_out=lambda: bool(services) and self._out.issuperset(services))
@@ -142,7 +145,8 @@ class Sandbox:
             fcm_url=_url(self._fcm),
             token_url=_url(self._token) + TOKEN_PATH,
             webpush_url=_url(self._webpush),
-            sms_url=_url(self._sms),
+            twilio_url=_url(self._twilio),
+            vonage_url=_url(self._vonage),
             smtp_host=HOST,
             smtp_port=self._smtp.port,
             smtps_port=self._smtps.port,
@@ -169,8 +173,12 @@ class Sandbox:
         return self.addresses.token_url
 
     @property
-    def sms_url(self) -> str:
-        return self.addresses.sms_url
+    def twilio_url(self) -> str:
+        return self.addresses.twilio_url
+
+    @property
+    def vonage_url(self) -> str:
+        return self.addresses.vonage_url
 
     @property
     def smtp_port(self) -> int:
@@ -248,12 +256,6 @@ class Sandbox:
             service: {"count": self.ledger.count(service), "doubles": self.ledger.double_count(service)}
             for service in SERVICES
         }
-
-    def _answer_sms(self, request: Request) -> Answer:
-        is_vonage = request.path == VONAGE_PATH
-        if ("vonage" if is_vonage else "twilio") in self._out:
-            return Answer(fate="reset")
-        return self.vonage.answer(request) if is_vonage else self.twilio.answer(request)
 
 
 def _url(door: Door) -> str:

@@ -18,6 +18,7 @@ from protocol import events as e
 from protocol.notify_events import NotificationShown
 from server.http.backend import backend_router
 from server.http.notify import notify_router
+from server.http.notify_alerts import notify_alert_router
 from server.http.notify_dashboard import notify_dashboard_router
 from server.http.notify_groups import notify_group_router
 from server.http.notify_import import notify_import_router
@@ -168,6 +169,7 @@ def test_the_pages_name_addresses_that_exist() -> None:
     """Readers who type them."""
     routers = (
         notify_router(),
+        notify_alert_router(),
         notify_setup_router(),
         notify_group_router(),
         notify_privacy_router(),

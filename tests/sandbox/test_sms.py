@@ -15,7 +15,7 @@ import trio
 from server.sandbox import Fault, Sandbox
 from server.sandbox.receipts import twilio_signature, vonage_signature
 from server.sandbox.sms_text import segment_count
-from tests.sandbox.clients import http_client
+from tests.sandbox.clients import http_client, trusting
 
 TO = "+4915112345678"
 CREATED_KEYS = {
@@ -80,7 +80,7 @@ async def send(
     fields = {"To": TO, "From": config.sender, "Body": "Your code is 123456", **form}
     async with http_client(sandbox) as client:
         return await client.post(
-            f"{sandbox.sms_url}/2010-04-01/Accounts/{config.account_sid}/Messages.json",
+            f"{sandbox.twilio_url}/2010-04-01/Accounts/{config.account_sid}/Messages.json",
             data={name: value for name, value in fields.items() if value is not None},
             auth=auth or (config.account_sid, config.secret),
         )
@@ -197,7 +197,7 @@ async def test_status_callbacks_come_in_order_and_signed(sandbox: Sandbox, callb
     assert sandbox.deliveries("twilio")[0].identity == "d_3"
     config = sandbox.configs().twilio
     async with http_client(sandbox) as client:
-        path = f"{sandbox.sms_url}/2010-04-01/Accounts/{config.account_sid}/Messages"
+        path = f"{sandbox.twilio_url}/2010-04-01/Accounts/{config.account_sid}/Messages"
         auth = (config.account_sid, config.secret)
         assert (await client.get(f"{path}/{sid}.json", auth=auth)).json()["status"] == "delivered"
         assert (await client.get(f"{path}/SM0.json", auth=auth)).json()["code"] == 20404
@@ -261,7 +261,7 @@ async def send_vonage(sandbox: Sandbox, *, as_json: bool = False, **fields: str 
     form = {name: value for name, value in form.items() if value is not None}
     async with http_client(sandbox) as client:
         body: dict[str, Any] = {"json": form} if as_json else {"data": form}
-        response = await client.post(f"{sandbox.sms_url}/sms/json", **body)
+        response = await client.post(f"{sandbox.vonage_url}/sms/json", **body)
     assert response.status_code == 200
     answer: dict[str, Any] = response.json()
     assert answer["message-count"] == str(len(answer["messages"]))
@@ -349,3 +349,34 @@ async def test_vonages_faults(sandbox: Sandbox, callbacks: Callbacks) -> None:
 def test_segments_are_counted_as_operators_do(text: str, count: int) -> None:
     """Texts are paid by the segment."""
     assert segment_count(text) == count
+
+
+async def test_each_provider_has_a_host_of_its_own(sandbox: Sandbox) -> None:
+    """A sender that takes one for the other finds nothing there, as at the real ones."""
+    assert sandbox.configs().twilio.base_url == sandbox.twilio_url
+    assert sandbox.configs().vonage.base_url == sandbox.vonage_url
+    assert sandbox.twilio_url != sandbox.vonage_url
+    async with http_client(sandbox) as client:
+        sid = sandbox.configs().twilio.account_sid
+        strayed = await client.post(f"{sandbox.vonage_url}/2010-04-01/Accounts/{sid}/Messages.json", data={})
+        assert strayed.status_code == 404
+        assert (await client.post(f"{sandbox.twilio_url}/sms/json", data={})).status_code == 404
+
+
+@pytest.mark.parametrize(("service", "other"), [("twilio", "vonage"), ("vonage", "twilio")])
+async def test_a_certificate_is_for_one_provider_alone(sandbox: Sandbox, service: str, other: str) -> None:
+    """Each has a name of its own beside this machine's address."""
+    port = int(getattr(sandbox, f"{service}_url").rpartition(":")[2])
+    for name, is_right in (
+        (f"{service}.localhost", True),
+        ("127.0.0.1", True),
+        (f"{other}.localhost", False),
+    ):
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        tls = trio.SSLStream(stream, trusting(sandbox), server_hostname=name, https_compatible=True)
+        if is_right:
+            await tls.do_handshake()
+        else:
+            with pytest.raises(trio.BrokenResourceError):
+                await tls.do_handshake()
+        await trio.aclose_forcefully(tls)

@@ -15,7 +15,7 @@ from actors.messages import BlockStands, Evict, Told, encode_tell
 from protocol import commands, events, feed_commands, feed_events, feed_replies
 from protocol.errors import Unavailable
 from protocol.feed_found import FeedChange, FoundPost
-from protocol.records import AuthorRow, FanoutJob, FeedRow, FollowRow, InterestRow, PostRow, Put
+from protocol.records import AuthorRow, FanoutJob, FeedRow, FollowRow, InterestRow, PostRow, Put, Tell
 from tests.server.feeds import HeldReads, follow, page, post, texts
 from tests.server.world import open_world
 
@@ -133,6 +133,34 @@ def test_a_post_that_a_page_has_read_before_the_log_told_of_it_is_merged_in(is_h
         assert node.hot["hot"].last_hot_id == 4096
     else:
         assert node.pending == {"hot": [4096]}
+
+
+async def test_what_is_posted_before_the_author_has_heard_of_a_follow_is_told_live(tmp_path: Path) -> None:
+    """A bot that follows somebody and waits for the next post would wait for ever."""
+    async with open_world(tmp_path) as world:
+        ann, bob = await world.people("ann", "bob")
+        await post(ann, "before")
+        await page(bob)
+        await bob.do(feed_commands.WatchFeed(feed=True))
+        hint, held = world.core.relay.hint, list[Tell]()
+        world.core.relay.hint = lambda tells: held.extend(tells)  # type: ignore[method-assign]
+        world.now_ms += 1
+        await follow(bob, ann)
+        post_ids = [await post(ann, "between"), await post(ann, "and one more")]
+        world.core.relay.hint = hint  # type: ignore[method-assign]
+        hint(held)
+        told = await bob.until(feed_events.FeedPosted, 2)
+        post_ids.append(await post(ann, "after"))
+        told = await bob.until(feed_events.FeedPosted, 3)
+        assert [event.item.post.post_id for event in told if event.item and event.item.post] == post_ids
+        first = told[0].position
+        assert [event.position for event in told] == [first, first + 1, first + 2]
+        assert (await page(bob)).position == first + 2
+    async with open_world(tmp_path) as world:
+        bob = await world.person("bob")
+        found = await page(bob)
+        assert texts(found) == ["after", "and one more", "between", "before"]
+        assert found.position == first + 2
 
 
 async def test_a_feed_that_is_on_a_screen_shows_a_gap_after_it_was_dropped(tmp_path: Path) -> None:

@@ -118,10 +118,11 @@ async def test_an_app_sees_its_own_deliveries_and_nobody_elses(tmp_path: Path) -
 
         theirs = dashboard_of(await other.call("GET", MINE))
         assert (theirs.providers.lines, theirs.held.lines, theirs.queues.lines) == ([], [], [])
-        assert (theirs.node.since_start, theirs.node.decided_per_s, theirs.held.total) == ({}, {}, 0)
+        assert (theirs.rates.since_start, theirs.rates.decided_per_s, theirs.held.total) == ({}, {}, 0)
 
         whole = dashboard_of(await api.call("GET", ALL))
-        assert whole.node.since_start["accepted"] == 3
+        assert whole.rates.since_start["accepted"] == 3
+        assert [(line.node_id, line.is_missing) for line in whole.nodes] == [("n1", False)]
         assert whole.held.total == 1
         assert {line.app_id for line in whole.providers.lines} == {"default"}
 

@@ -1,6 +1,6 @@
 """A node without its edge: the real store and the real actors, with listeners that record what they hear."""
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from protocol.codec import Encoded
 from protocol.commands import Command, Hello
 from protocol.errors import CloseCode, HubbubError, Overloaded, StorageUnavailable
 from protocol.events import Event
-from protocol.records import Append, Insert, User
+from protocol.records import Append, Insert, Op, User
 from protocol.replies import Reply
 from protocol.types import ConversationSummary, Member
 from server.chat_core import Alone, ChatCore
@@ -165,6 +165,7 @@ class FlakyStore:
         self.is_failing_at_once = False  # raised by append_nowait, as an overloaded store does
         self.is_down = False  # says that there is no room, before anybody tries
         self.is_full = False  # says so, and refuses whatever is tried all the same
+        self.commits_fail = False  # those outside any shard
         self.concluded = trio.Event()
         self._left: int | None = None  # appends until the plug is pulled
         self._stores_last = False
@@ -232,6 +233,11 @@ class FlakyStore:
             self._store.append_nowait(
                 Append(shard=append.shard, epoch=append.epoch), lambda _outcome: on_done(failure)
             )
+
+    async def commit(self, ops: Sequence[Op]) -> None:
+        if self.commits_fail:
+            raise StorageUnavailable("disk")
+        await self._store.commit(ops)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._store, name)

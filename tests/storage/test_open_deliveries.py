@@ -77,12 +77,16 @@ async def test_how_deliveries_stand_is_told_by_all_of_them(tmp_path: Path) -> No
         delivery(2, 1),
         delivery(3, 0, state="unknown", is_open=False),
         delivery(4, 0, state="bounced", accepted_at_ms=5, is_open=False),
+        delivery(5, 0, state="queued", accepted_at_ms=5),  # undelivered, and on its way by the next account
+        delivery(6, 0, state="complained", accepted_at_ms=5, is_open=False),
     ]
     async with open_store(tmp_path) as store:
         await store.commit(ops)
-        assert await store.notify.standings([1, 2, 3, 4, 5]) == {
+        assert await store.notify.standings([1, 2, 3, 4, 5, 6, 7]) == {
             1: Standing([0], is_reached=False),
             2: Standing([1], is_reached=True),
             3: Standing([], is_reached=True),
-            4: Standing([], is_reached=True),
+            4: Standing([], is_reached=False),
+            5: Standing([0], is_reached=False),
+            6: Standing([], is_reached=True),
         }

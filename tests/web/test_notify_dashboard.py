@@ -13,6 +13,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
+from tests.nodes import free_port
 from tests.web.browser import PATIENCE_MS, Node, open_node, watch
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(180)]
@@ -137,6 +138,7 @@ def test_a_developer_sees_deliveries_appear_and_redrives_a_dead_letter(
     dead = shop.order()
     expect(figure(page, "Dead letters")).to_have_text("1")
     expect(row(page, "dead", "BadTopic")).to_contain_text("apple")
+    expect(row(page, "alerts", "BadTopic")).to_contain_text("nobody_to_tell")  # no webhook is set up
     page.screenshot(path=tmp_path / "light.png", full_page=True)
     button = page.get_by_role("button", name="Redrive BadTopic of apns")
     button.focus()
@@ -213,4 +215,51 @@ def test_an_operator_sees_all_apps_and_what_happens_when_the_node_is_gone(
     shop.node.start()
     expect(page.locator(".problem")).to_be_empty()
     expect(figure(page, "Held back")).to_have_text("2")
+    assert not problems, "\n".join(problems)
+
+
+# What the server tells, shown once more as if the second node had not answered.
+ONE_IS_MISSING = """async () => {
+  const told = await (await fetch("/v1/notify/dashboard")).json();
+  const { makeBoard } = await import("/js/dashboard/board.js");
+  told.nodes = told.nodes.map((line) => ({ ...line, is_missing: line.node_id === "two" }));
+  told.providers.lines = [{
+    app_id: "default", channel: "apns", provider_id: "apple", kind: "apns", position: 0, is_paused: false,
+    breaker: "open", breakers: { one: "open" }, pace: 0.25, pause_s: 12,
+    success: null, p50_ms: null, p99_ms: null,
+    accepted_count: 0, refused_count: 0, unknown_count: 0, dead_count: 0, bounced_count: 0, doubled_count: 0,
+  }];
+  const root = document.createElement("div");
+  root.id = "trial";
+  document.body.append(root);
+  makeBoard(root, { isApp: false, does: { api: {} } }).show(told);
+}"""
+
+
+def test_the_page_tells_of_all_nodes_and_which_of_them_do_not_answer(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """Two real nodes: whichever address somebody has, the figures are of both, or the page says so."""
+    problems: list[str] = []
+    settings = [
+        {"HUBBUB_NODE_ID": name, "HUBBUB_CLUSTER": "true", "HUBBUB_CLUSTER_PORT": str(free_port(2))}
+        for name in ("one", "two")
+    ]
+    with open_node(tmp_path, **settings[0]) as one, open_node(tmp_path, **settings[1]) as two:
+        for node in (one, two):
+            page = browser.new_page(base_url=node.url)
+            page.set_default_timeout(PATIENCE_MS)
+            watch(page, problems)
+            page.goto("/notify.html")
+            expect(page.locator("#nodes tbody tr", has_text="answers")).to_have_count(2)
+            expect(page.locator(".updated")).to_contain_text("of 2 nodes")
+            page.evaluate(ONE_IS_MISSING)
+            trial = page.locator("#trial")
+            expect(trial.locator("#nodes tbody tr", has_text="two")).to_contain_text("no answer")
+            expect(trial.locator(".updated")).to_contain_text("of 1 of 2 nodes")
+            expect(trial.locator("#nodes .note")).to_contain_text("No answer from two")
+            expect(trial.locator("#providers tbody tr")).to_contain_text("open")
+            for words in ("on one", "waits 12 s", "pace 25 %"):
+                expect(trial.locator("#providers tbody tr")).to_contain_text(words)
+            page.close()
     assert not problems, "\n".join(problems)

@@ -51,5 +51,6 @@ def test_what_is_older_than_the_feed_is_complete_from_is_not_taken() -> None:
 
 def test_a_copy_with_more_leaves_the_feed_as_it_is() -> None:
     kept = feed([10, 20], cap=3)
-    assert list(kept.with_ids([30, 5, 15]).ids) == [15, 20, 30]
+    copy = kept.with_ids([30, 5, 15], new_from=20)
+    assert (list(copy.ids), copy.position) == ([15, 20, 30], kept.position + 1)
     assert list(kept.ids) == [10, 20]

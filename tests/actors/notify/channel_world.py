@@ -22,6 +22,7 @@ class Accounts:
         self.provider: Provider = provider or Answering("webpush")
         self.of_app: dict[str, list[Account]] = {}
         self.alerts: list[tuple[str, str, dict[str, str]]] = []
+        self.retirement_until = 0
 
     def account(self, credential: str = "key") -> Account:
         return Account("own", credential, self.rate_per_s, self.provider)
@@ -31,6 +32,9 @@ class Accounts:
 
     def alive_count(self, app_id: str, channel: Channel) -> int:
         return 0
+
+    def retirement_until_ms(self, app_id: str, channel: Channel) -> int:
+        return self.retirement_until
 
     def alert(self, app_id: str, kind: str, detail: dict[str, str]) -> None:
         self.alerts.append((app_id, kind, detail))

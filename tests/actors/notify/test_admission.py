@@ -2,7 +2,7 @@
 
 import pytest
 
-from actors.notify.admission import IDLE_MS, MAX_HOSTS, REFUSED_MS, SWEEP_FROM, Admission, Lesson
+from actors.notify.admission import IDLE_MS, MAX_HOSTS, REFUSED_MS, SWEEP_FROM, Admission, Lesson, Strain
 from actors.notify.breaker import FAILURES, FIRST_MS
 from actors.notify.delivery import ACCEPTED, Outcome
 from actors.notify.host_room import FIRST_ROOM
@@ -190,3 +190,18 @@ def test_what_is_kept_of_credentials_and_hosts_is_bounded() -> None:
     for number in range(MAX_HOSTS + 100):
         trial.send(FAILED, f"h{number}.example")
     assert len(trial.admission._hosts) == MAX_HOSTS
+
+
+def test_strains_are_what_holds_an_account_back() -> None:
+    """What the dashboard shows of an account: nothing, while it is used as it could be."""
+    trial = Trial(rate_per_s=100.0)
+    trial.send(ACCEPTED)
+    assert trial.admission.strains(trial.now_ms) == {}
+    trial.now_ms += 1_000
+    trial.send(Outcome(kind="refused", action="retry", code="429", scope="credential", retry_after_s=5.0))
+    assert trial.admission.strains(trial.now_ms) == {"key": Strain("closed", 0.5, 5.0)}
+    trial.now_ms += 6_000
+    trial.send(Outcome(kind="refused", action="break", code="403", scope="credential"))
+    assert trial.admission.strains(trial.now_ms) == {"key": Strain("open", 0.5, 0.0)}
+    trial.admission.reset("key")
+    assert trial.admission.strains(trial.now_ms) == {}

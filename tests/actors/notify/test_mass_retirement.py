@@ -3,7 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.notify.mass_retirement import MassRetirement
+from actors.notify.channel import ChannelActor
+from actors.notify.mass_retirement import ALLOWED_MS, CLOCKS_MS, MassRetirement, is_allowed
+from protocol.notify_types import Channel
+from tests.actors.notify.channel_world import Accounts
 
 NOW_MS = 1_790_000_000_000
 HOUR_MS = 3_600_000
@@ -28,12 +31,27 @@ def test_of_a_large_app_it_is_one_in_twenty() -> None:
 
 def test_a_person_may_let_all_go_for_an_hour() -> None:
     """After a look, for the case that they are dead indeed."""
-    guard = MassRetirement()
-    for _ in range(30):
-        guard.judge(NOW_MS, 30)
-    guard.override(NOW_MS)
-    assert guard.judge(NOW_MS + HOUR_MS - 1, 30) == "retire"
-    assert guard.judge(NOW_MS + HOUR_MS, 30) == "alert"
+    until_ms = NOW_MS + ALLOWED_MS
+    assert is_allowed(until_ms, NOW_MS)
+    assert is_allowed(until_ms, until_ms - 1)
+    assert not is_allowed(until_ms, until_ms)
+    assert not is_allowed(0, NOW_MS)
+    assert is_allowed(until_ms, NOW_MS - CLOCKS_MS)  # a node whose clock is behind
+    assert not is_allowed(until_ms, NOW_MS - CLOCKS_MS - 1)  # set back: else it would hold for all that time
+
+
+class Many(Accounts):
+    """An app with ten thousand phones."""
+
+    def alive_count(self, app_id: str, channel: Channel) -> int:
+        return 10_000
+
+
+def test_nodes_share_what_may_go() -> None:
+    """Each has a part of the users, and knows what it retired itself: four times 5 % would be a fifth."""
+    node = ChannelActor("apns", Many(), now_ms=lambda: 0, steady_ms=lambda: 0, nodes=lambda: 4)
+    retired_count = sum(node.may_retire("app") for _ in range(1_000))
+    assert 0.05 * 2_500 <= retired_count < 0.055 * 2_500
 
 
 @given(

@@ -77,3 +77,19 @@ def test_a_complaint_halves_the_pace_and_time_brings_it_back() -> None:
         now_ms += RECOVERY_MS
         pacer.take(now_ms)
     assert pacer.pace == 1.0
+
+
+def test_what_is_told_of_a_pace_is_what_the_next_one_gets() -> None:
+    """The dashboard shows a pause and a slower pace, and neither longer than it lasts."""
+    pacer, paces = Pacer(100.0), []
+    assert (pacer.pace_at(NOW_MS), pacer.pause_ms(NOW_MS)) == (1.0, 0)
+    pacer.slow_down(NOW_MS, retry_after_s=3.0)
+    assert (pacer.pace_at(NOW_MS), pacer.pause_ms(NOW_MS + 1_000)) == (0.5, 2_000)
+    pacer.slow_down(NOW_MS + 3_000, retry_after_s=1.0)
+    for now_ms in range(NOW_MS + 4_000, NOW_MS + 4_000 + 3 * RECOVERY_MS, 7_000):
+        told = pacer.pace_at(now_ms)
+        assert pacer.pause_ms(now_ms) == 0
+        pacer.take(now_ms)
+        assert pacer.pace == told
+        paces.append(told)
+    assert (paces[0], paces[-1]) == (0.25, 1.0)

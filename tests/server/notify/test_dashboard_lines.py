@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.notify_glance import Concluded, HeldOfApp, OpenLane
+from protocol.notify_node import AccountStrain
 from server.notify.dashboard_lines import held_lines, open_totals, percentile, provider_line, queue_lines
 
 
@@ -32,12 +33,18 @@ def test_success_is_of_what_has_ended() -> None:
     states = {"accepted": 6, "confirmed": 2, "unknown": 1, "refused": 1, "queued": 30, "skipped": 5}
     found = [Concluded("a", "apns", "p", state, -1, count, 0) for state, count in states.items()]
     found.append(Concluded("a", "apns", "p", "accepted", 120, 2, 3))
-    line = provider_line(("a", "apns", "p"), None, found, "closed")
+    line = provider_line(("a", "apns", "p"), None, found, {})
     assert line.success == 10 / 12
     assert (line.accepted_count, line.refused_count, line.unknown_count) == (10, 1, 1)
     assert (line.doubled_count, line.p50_ms, line.p99_ms) == (3, 120, 120)
-    idle = provider_line(("a", "apns", "p"), None, found[4:5], "open")
+    strains = {
+        "n1": AccountStrain("a", "apns", "p", "half_open", 0.25),
+        "n2": AccountStrain("a", "apns", "p", "open", 0.5, 3.0),
+        "n3": AccountStrain("a", "apns", "p", "closed", 0.5),
+    }
+    idle = provider_line(("a", "apns", "p"), None, found[4:5], strains)
     assert (idle.success, idle.p50_ms, idle.breaker) == (None, None, "open")
+    assert (idle.breakers, idle.pace, idle.pause_s) == ({"n1": "half_open", "n2": "open"}, 0.25, 3.0)
 
 
 def test_an_app_sees_its_own_lines_only() -> None:

@@ -110,13 +110,13 @@ async def test_who_was_shown_no_variant_is_not_counted_for_it(tmp_path: Path) ->
         await notifier.has_apns(reached, 1)
         for device in (without, reached):
             device.disconnect()
-            await notifier.notify(
+            done = await notifier.notify(
                 NotifyRequest(type="push", user_id=device.user_id, template="t", experiment="e")
             )
-        await sandbox.wait_for("apns", 1)
-        await notifier.world.store.barrier()
+            await notifier.settled(done.items[0].notification_id)
         counts = await notifier.world.store.notify.variant_counts(APP, "e")
         assert sum(count.exposed for count in counts) == 1
+        assert sum(count.drawn for count in counts) == 2
 
 
 async def many(scene: Scene) -> None:

@@ -225,6 +225,26 @@ def test_results_tell_everything_of_a_clear_experiment() -> None:
     assert found.holdout.rate == 0.02
 
 
+def test_who_was_drawn_is_told_beside_who_was_sent_the_text() -> None:
+    """A text that is missing in some languages: what switching to it would bring, and that groups differ."""
+    found = results(
+        _experiment(default=1, short=1),
+        {"default": VariantCounts(5_000, 500, 5_050, 510), "short": VariantCounts(3_000, 450, 5_010, 620)},
+    )
+    control, short = found.variants
+    assert control.drawn is not None
+    assert short.drawn is not None
+    assert (control.drawn.users, control.drawn.conversions, control.drawn.difference) == (5_050, 510, None)
+    assert (short.drawn.users, short.drawn.rate) == (5_010, 620 / 5_010)
+    assert (short.drawn.low, short.drawn.high) == wilson(620, 5_010)
+    difference = short.drawn.difference
+    assert difference is not None
+    assert difference.estimate == pytest.approx(620 / 5_010 - 510 / 5_050)
+    assert (difference.low, difference.high) == newcombe(VariantCounts(5_010, 620), VariantCounts(5_050, 510))
+    assert found.sample_ratio.is_mismatch  # of those who were sent it: they are no fair groups
+    assert found.winner == ""
+
+
 def test_several_variants_share_the_error_rate() -> None:
     """With ten variants one of them would soon look better by chance."""
     data = {

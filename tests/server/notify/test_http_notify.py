@@ -33,12 +33,22 @@ class Hooks:
     def __init__(self) -> None:
         self.url = ""
         self.received: list[tuple[str, bytes, dict[str, str]]] = []
+        self.refuses: dict[str, int] = {}  # path -> the status of its answers
+        self.retry_after = ""  # of what is refused
         self._news = trio.Event()
 
     def take(self, path: str, body: bytes, headers: dict[str, str]) -> None:
         self.received.append((path, body, headers))
         news, self._news = self._news, trio.Event()
         news.set()
+
+    def at(self, path: str) -> list[bytes]:
+        """The bodies that were posted there, taken or not."""
+        return [body for where, body, _ in self.received if where == path]
+
+    async def until_told(self, path: str, count: int) -> None:
+        while len(self.at(path)) < count:
+            await self._news.wait()
 
     async def until_told_at(self, *paths: str) -> None:
         while not set(paths) <= {path for path, _, _ in self.received}:
@@ -63,7 +73,10 @@ async def open_webhooks() -> AsyncIterator[Hooks]:
                 break
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         hooks.take(scope["path"], body, headers)
-        await send({"type": "http.response.start", "status": 200, "headers": []})
+        status = hooks.refuses.get(scope["path"], 200)
+        asked = hooks.retry_after if status != 200 else ""
+        more = [(b"retry-after", asked.encode())] if asked else []
+        await send({"type": "http.response.start", "status": status, "headers": more})
         await send({"type": "http.response.body", "body": b""})
 
     config = Config()

@@ -8,12 +8,13 @@ import trio
 
 from protocol.errors import Refused
 from protocol.notify_content import NotifyRequest
-from protocol.notify_records import NotifyAppRow, NotifyTypeRow, TemplateRow
+from protocol.notify_records import NotificationRow, NotifyAppRow, NotifyTypeRow, RequestRow, TemplateRow
 from protocol.notify_types import AppRules, TypeRule
-from protocol.records import Insert, Put
+from protocol.records import Insert, Put, Update
 from server.notify import app_desk
 from server.notify.app_desk import KEPT_VERSIONS
-from tests.server.notify.notify_world import APP, Notifier, open_notifier
+from server.sandbox.sandbox import open_sandbox
+from tests.server.notify.notify_world import APP, Clock, Notifier, open_notifier
 from tests.server.notify.texts import one_text
 
 
@@ -91,3 +92,37 @@ async def test_rows_that_cannot_be_read_any_more_cost_themselves_alone(tmp_path:
         assert await notifier.refusal(NotifyRequest(type="ads", user_id=ann.user_id, text="x")) == (
             "type_not_found"
         )
+
+
+async def test_a_stored_channel_that_is_named_twice_is_one(tmp_path: Path) -> None:
+    """Of a release that took it: each device had it twice, from the type and from what recurs."""
+    clock = Clock()
+    async with open_sandbox() as sandbox, open_notifier(tmp_path, sandbox, clock=clock) as notifier:
+        person = await notifier.world.person("ann")
+        await notifier.has_apns(person, 1)
+        person.disconnect()
+        body = '{"name":"order","channels":["apns","apns"],"is_capped":false}'
+        await notifier.world.store.commit([Put(NotifyTypeRow(app_id=APP, name="order", body=body))])
+        await notifier.core.setups.reload(APP)
+        one = NotifyRequest(type="order", user_id=person.user_id, text="one")
+        done = await notifier.notify(one)
+        await notifier.settled(done.items[0].notification_id)
+        assert sandbox.count("apns") == 1
+        recurring = NotifyRequest(type="order", group="*", text="x", cron="* * * * *", channels=["apns"])
+        kept = await notifier.notify(recurring)
+        row = await notifier.world.store.get(RequestRow, kept.request_id)
+        assert row is not None
+        doubled = row.body.replace('["apns"]', '["apns","apns"]')
+        assert doubled != row.body
+        await notifier.world.store.commit(
+            [Update(RequestRow, {"request_id": row.request_id}, {"body": doubled})]
+        )
+    async with open_sandbox() as sandbox, open_notifier(tmp_path, is_new=False, clock=clock) as notifier:
+        await notifier.core.desk.put_provider(APP, "apns", sandbox.configs().apns)
+        clock.ahead_ms += 61_000
+        await notifier.wake_app()
+        await sandbox.wait_for("apns", 1)
+        (told,) = await notifier.world.store.find(NotificationRow, {"request_id": row.request_id})
+        await notifier.settled(told.notification_id)
+        assert sandbox.count("apns") == 1
+        assert len(await notifier.world.store.notify.deliveries(told.notification_id)) == 1

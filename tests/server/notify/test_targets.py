@@ -18,7 +18,7 @@ from protocol.provider_configs import (
     WebPushConfig,
 )
 from server.notify.targets import check_provider, check_rules
-from server.notify.webhooks import open_webhooks
+from server.notify.webhooks import Posted, WebhookKeys, open_webhooks
 from server.providers.reach import PUBLIC
 from server.sandbox.sandbox import open_sandbox
 from tests.providers.resolver import Resolver
@@ -96,14 +96,15 @@ async def test_a_webhook_whose_name_leads_inside_is_not_called(monkeypatch: pyte
     port = listener.socket.getsockname()[1]
     Resolver(monkeypatch, ["127.0.0.1"], ["127.0.0.1"])
     url = f"http://hooks.example:{port}/"
-    async with open_webhooks(PUBLIC) as webhooks:
-        told = await webhooks.post(url, b"x", content_type="text/plain", signature="s")
-    assert told == "address_refused"
+    keys = WebhookKeys(b"a secret of 32 bytes for tests...")
+    async with open_webhooks(PUBLIC, keys) as webhooks:
+        told = await webhooks.post(APP, url, b"x", content_type="text/plain")
+    assert told == Posted("address_refused")
     with trio.move_on_after(0):
         await listener.accept()
         pytest.fail("somebody connected")
-    async with open_webhooks(HERE) as webhooks, trio.open_nursery() as nursery:
-        nursery.start_soon(lambda: webhooks.post(url, b"x", content_type="text/plain", signature="s"))
+    async with open_webhooks(HERE, keys) as webhooks, trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: webhooks.post(APP, url, b"x", content_type="text/plain"))
         await (await listener.accept()).aclose()  # with the operator's leave it connects
         nursery.cancel_scope.cancel()
     await listener.aclose()

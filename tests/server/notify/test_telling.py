@@ -12,7 +12,7 @@ import trio.testing
 from protocol.errors import Unavailable
 from protocol.notify_content import NotifyRequest
 from protocol.notify_found import UntoldDead
-from protocol.notify_records import DeadDelivery, NotifyAppRow
+from protocol.notify_records import AlertRow, DeadDelivery, NotifyAppRow
 from protocol.notify_types import AppRules, TypeRule
 from protocol.records import Put
 from server.notify.app_setup import AppSetup
@@ -213,3 +213,25 @@ def test_what_an_apps_provider_makes_up_is_told_as_one() -> None:
     (others,) = [report for report in reports if report.detail["code"] == OTHERS]
     assert others.count == sum(1 + code for code in range(5))
     assert [report.detail["detail"] for report in reports if report.app_id == "good"] == ["x"]
+
+
+async def until_open(notifier: Notifier, count: int) -> None:
+    """Wait until so many things in all are to be told."""
+    while True:
+        rows = await notifier.world.store.find(AlertRow, {"app_id": APP})
+        if sum(row.count for row in rows) == count:
+            return
+        await trio.sleep(0.005)
+
+
+async def test_dead_letters_that_were_redriven_are_no_open_matter(tmp_path: Path) -> None:
+    """Somebody has looked without being told; a webhook that is named now has nothing to hear."""
+    async with open_sandbox() as sandbox, open_notifier(tmp_path, sandbox) as notifier:
+        await dead_letter(notifier, sandbox, "ann")
+        await notifier.core.watch.look()
+        await until_open(notifier, 1)
+        (dead,) = await notifier.world.store.find(DeadDelivery, {"app_id": APP})
+        await notifier.redrive(dead.notification_id, dead.number)
+        await sandbox.wait_for("apns", 1)
+        await notifier.core.watch.look()
+        await until_open(notifier, 0)

@@ -2,7 +2,7 @@
 
 import { button, fill, h } from "../dom.js";
 import { explainSection } from "./explain.js";
-import { channelSection, deadSection, experimentLines, experimentSection, providerSection, queueSection, requestSection } from "./sections.js";
+import { alertSection, channelSection, deadSection, experimentLines, experimentSection, nodeSection, providerSection, queueSection, requestSection } from "./sections.js";
 import { sparkline } from "./sparkline.js";
 import { tile } from "./table.js";
 import { at, count, rate, span } from "./words.js";
@@ -27,7 +27,9 @@ export function makeBoard(root, { isApp, does }) {
     queues: queueSection(isApp),
     providers: providerSection(isApp, does.setPaused),
     dead: deadSection(isApp, does.redrive),
+    alerts: alertSection(isApp),
     channels: channelSection(isApp),
+    nodes: nodeSection(isApp),
     requests: requestSection(isApp),
     experiments: experimentSection(isApp),
   };
@@ -63,23 +65,36 @@ export function makeBoard(root, { isApp, does }) {
       main.classList.remove("stale");
       fill(problem);
       who.textContent = isApp ? `App ${told.app_id}` : "All apps of this server";
-      updated.textContent = `As of ${at(told.at_ms)}`;
+      updated.textContent = `As of ${at(told.at_ms)}${covered(told.nodes)}`;
       showTiles(tiles, told, isApp);
       sections.queues.show(told.queues.lines, told.queues.is_complete ? "" : atLeast);
-      sections.providers.show(told.providers.lines, told.providers.is_complete ? "" : "So many that these are figures of a sample, spread evenly over the hour.");
+      const where = (line) => (told.nodes.length > 1 ? Object.keys(line.breakers).sort().join(", ") : "");
+      const providers = told.providers.lines.map((line) => ({ ...line, where: where(line) }));
+      sections.providers.show(providers, told.providers.is_complete ? "" : "So many that these are figures of a sample, spread evenly over the hour.");
       sections.dead.show(told.dead.lines, told.dead.is_complete ? "" : "Only the newest 5,000 were looked at: there are more.");
-      sections.channels.show(told.node.channels.filter((line) => !isApp || line.series.some(Boolean)));
+      sections.channels.show(told.rates.channels.filter((line) => !isApp || line.series.some(Boolean)));
+      const missing = told.nodes.filter((line) => line.is_missing).map((line) => line.node_id);
+      sections.nodes.node.hidden = told.nodes.length < 2;
+      sections.nodes.show(told.nodes, missing.length ? `No answer from ${missing.join(", ")}: what is known there alone is in no figure here.` : "");
       sections.requests.show(told.requests);
+      sections.alerts.show(told.alerts);
       const experiments = experimentLines(told.experiments);
       sections.experiments.show(experiments.lines, experiments.note);
     },
   };
 }
 
+/** Which nodes the figures are of, where there are several. */
+function covered(nodes) {
+  if (nodes.length < 2) return "";
+  const answered = nodes.filter((line) => !line.is_missing).length;
+  return answered === nodes.length ? `, of ${nodes.length} nodes` : `, of ${answered} of ${nodes.length} nodes`;
+}
+
 function showTiles(tiles, told, isApp) {
-  const { node, queues, held } = told;
-  tiles.notified.show(rate(node.notified_per_s), sparkline(node.notified_series, "Notified"));
-  tiles.delivered.show(rate(node.accepted_per_s), sparkline(node.accepted_series, "Delivered"));
+  const { rates, queues, held } = told;
+  tiles.notified.show(rate(rates.notified_per_s), sparkline(rates.notified_series, "Notified"));
+  tiles.delivered.show(rate(rates.accepted_per_s), sparkline(rates.accepted_series, "Delivered"));
 
   const sum = (lines, name) => lines.reduce((total, line) => total + line[name], 0);
   const seen = sum(queues.lines, "open_count");

@@ -44,18 +44,54 @@ export function channelSection(isApp) {
   ];
   if (!isApp) {
     columns.push(
-      { title: "Queued here", isNumber: true, of: (line) => count(line.queued_count) },
+      { title: "Queued", unit: "in memory", isNumber: true, of: (line) => count(line.queued_count) },
       { title: "Under way", unit: "requests", isNumber: true, of: (line) => count(line.in_hand_count) },
     );
   }
   return tableSection({
     id: "channels",
-    title: "Rates on this node",
-    hint: "Over the last minute, by channel. Other nodes of a cluster have rates of their own.",
+    title: "Rates",
+    hint: "Over the last minute, by channel, of all nodes together.",
     empty: "Nothing was sent in the last minutes.",
     keyOf: (line) => line.channel,
     columns,
   });
+}
+
+/** What each node of a cluster has done; those that did not answer, too. */
+export function nodeSection(isApp) {
+  const known = (of) => (line) => (line.is_missing ? "–" : of(line));
+  const columns = [
+    { title: "Node", of: (line) => line.node_id },
+    { title: "State", of: (line) => (line.is_missing ? pill("no answer", "bad") : pill("answers", "good")) },
+    { title: "Notified", unit: "per s", isNumber: true, of: known((line) => rate(line.notified_per_s)) },
+    { title: "Delivered", unit: "per s", isNumber: true, of: known((line) => rate(line.accepted_per_s)) },
+    { title: "Breakers open", isNumber: true, of: known((line) => (line.open_count ? pill(count(line.open_count), "bad") : "0")) },
+  ];
+  if (!isApp) {
+    columns.push(
+      { title: "Queued", unit: "in memory", isNumber: true, of: known((line) => count(line.queued_count)) },
+      { title: "Under way", unit: "requests", isNumber: true, of: known((line) => count(line.in_hand_count)) },
+    );
+  }
+  return tableSection({
+    id: "nodes",
+    title: "Nodes",
+    hint: "The share of each. The store’s figures, such as queues and success, are of all of them in any case.",
+    empty: "There is one node.",
+    keyOf: (line) => line.node_id,
+    columns,
+  });
+}
+
+/** `where`: the nodes on which it is not closed, where there are several nodes. */
+function breaker(line) {
+  const words = line.breaker.replace("_", "-");
+  return h("span", { class: "row-actions" },
+    pill(words, BREAKERS[line.breaker] || ""),
+    line.where ? h("span", { class: "soft", text: `on ${line.where}` }) : null,
+    line.pause_s > 0 ? pill(`waits ${span(line.pause_s)}`, "warn") : null,
+    line.pace < 1 ? pill(`pace ${percent(line.pace)}`, "warn") : null);
 }
 
 /** `setPaused(line, isPaused)` is there for apps only: operators do not act for them. */
@@ -63,7 +99,7 @@ export function providerSection(isApp, setPaused) {
   const columns = withApp(isApp, [
     { title: "Provider", of: (line) => line.provider_id },
     { title: "Channel", of: (line) => (line.kind && line.kind !== line.channel ? `${line.channel} (${line.kind})` : line.channel) },
-    { title: "Breaker", of: (line) => pill(line.breaker.replace("_", "-"), BREAKERS[line.breaker] || "") },
+    { title: "Breaker", of: breaker },
     { title: "Success", isNumber: true, of: (line) => percent(line.success) },
     { title: "Accepted", isNumber: true, of: (line) => count(line.accepted_count) },
     { title: "Refused", isNumber: true, of: (line) => count(line.refused_count) },
@@ -124,6 +160,25 @@ export function deadSection(isApp, redrive) {
   });
 }
 
+export function alertSection(isApp) {
+  return tableSection({
+    id: "alerts",
+    title: "Alerts to be told",
+    hint: isApp
+      ? "What your webhook or mail has yet to take. Each is tried for a day."
+      : "What apps’ webhooks or mails have yet to take. Each is tried for a day.",
+    empty: "Nothing waits to be told.",
+    keyOf: (line) => `${line.app_id} ${line.kind} ${line.at_ms} ${line.about}`,
+    columns: withApp(isApp, [
+      { title: "Kind", of: (line) => h("code", { text: line.kind }) },
+      { title: "About", of: (line) => line.about || "–" },
+      { title: "Count", isNumber: true, of: (line) => count(line.count) },
+      { title: "Since", of: (line) => at(line.at_ms) },
+      { title: "Last try", of: (line) => line.reason || "none yet" },
+    ]),
+  });
+}
+
 export function requestSection(isApp) {
   return tableSection({
     id: "requests",
@@ -156,13 +211,14 @@ export function experimentSection(isApp) {
   return tableSection({
     id: "experiments",
     title: "Experiments",
-    hint: "Rates with 95 % intervals; differences with intervals that hold however often one looks.",
+    hint: "Of users who were sent the variant’s own text: rates with 95 % intervals, and differences with intervals that hold however often one looks.",
     empty: "No experiment is set up.",
     keyOf: (line) => `${line.app_id} ${line.experiment} ${line.variant}`,
     columns: withApp(isApp, [
       { title: "Experiment", of: (line) => line.experiment },
       { title: "Variant", of: (line) => line.variant },
-      { title: "Users", isNumber: true, of: (line) => count(line.exposures) },
+      { title: "Drawn", unit: "users", isNumber: true, of: (line) => count(line.drawn?.users || 0) },
+      { title: "Exposed", unit: "users", isNumber: true, of: (line) => count(line.exposures) },
       { title: "Rate", isNumber: true, of: (line) => (line.exposures ? percent(line.rate) : "–") },
       { title: "Interval", of: (line) => (line.exposures ? interval(line.low, line.high) : "–") },
       { title: "Against the control", of: (line) => (line.difference && line.exposures ? points(line.difference) : "–") },
