@@ -247,6 +247,13 @@ class Deleted(msgspec.Struct, frozen=True, tag="deleted"):
     thing: str
 
 
+class AddressStopped(msgspec.Struct, frozen=True, tag="address_stopped"):
+    """To a notification partition: let go of this address, whoever of the app has it; see SuppressionRow."""
+
+    app_id: str
+    device_key: str
+
+
 def message_thing(conversation_id: str, seq: int) -> str:
     """What notifications of a message are asked for by."""
     return f"message:{conversation_id}:{seq}"
@@ -275,7 +282,7 @@ UserTell = (
 )
 AuthorTell = FollowMoved | RepostMoved
 FeedTell = FollowCounted | FollowAnswered | BlockStands
-ActorTell = UserTell | AuthorTell | FeedTell | NoticeDue | Deleted
+ActorTell = UserTell | AuthorTell | FeedTell | NoticeDue | Deleted | AddressStopped
 
 
 class Told(msgspec.Struct, frozen=True, tag="told"):

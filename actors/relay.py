@@ -2,7 +2,8 @@
 
 A tell is removed by the same append that stores its effect, so it happens once however often it is delivered.
 Tells of one target are delivered in the order of their ids: when one is not taken, those behind it wait for
-the scan that finds it again. A target that takes nothing holds up nobody else.
+the scan that finds it again. A target that takes nothing holds up nobody else; nor does one app of which a
+target can take nothing hold up what it is told of others.
 """
 
 from collections import OrderedDict, deque
@@ -25,6 +26,9 @@ MAX_HINTS: Final = 4096  # what overflows is found by the next scan
 SCAN_INTERVAL_S: Final = 30.0  # for tells whose node died; hints make the others immediate
 RETRY_S: Final = 1.0
 _MAX_SET_ASIDE: Final = 10_000  # tells that crash their target are remembered; the oldest is tried again
+_OF_ONE_APP: Final = frozenset(
+    {"setup_unreadable"}
+)  # a target that speaks for many apps takes those of others
 
 _logger = structlog.get_logger()
 
@@ -68,6 +72,7 @@ class TellRelay:
         # Whose block ended with the scan under way: it takes up what they are owed, wherever they run.
         self._released: set[Address] = set()
         self._set_aside: OrderedDict[str, None] = OrderedDict()  # kept for the operator, as dead letters are
+        self._put_off: OrderedDict[str, float] = OrderedDict()  # tell -> not before; the others go on
         self._concluded: set[str] | None = None  # while a scan is under way: what it may still show
         self._scan_at = float("-inf")  # trio.current_time() seconds
         self._scanned_to: str | None = None  # the last tell_id of a full page, where the scan goes on
@@ -99,6 +104,10 @@ class TellRelay:
             self._set_aside[tell_id] = None
             if len(self._set_aside) > _MAX_SET_ASIDE:
                 self._set_aside.popitem(last=False)
+        elif error.code in _OF_ONE_APP:
+            self._put_off[tell_id] = trio.current_time() + max(RETRY_S, error.retry_after_s or 0.0)
+            if len(self._put_off) > _MAX_SET_ASIDE:
+                self._put_off.popitem(last=False)
         else:
             self._block(address, trio.current_time() + max(RETRY_S, error.retry_after_s or 0.0))
         self._wake.set()
@@ -127,6 +136,10 @@ class TellRelay:
         address = Address(tell.kind, tell.target_id)
         if tell.tell_id in self._in_flight or tell.tell_id in self._set_aside or address in self._blocked:
             return
+        if self._put_off:
+            if self._put_off.get(tell.tell_id, 0.0) > trio.current_time():
+                return
+            self._put_off.pop(tell.tell_id, None)
         self._in_flight.add(tell.tell_id)
         receipt: Reply = _Receipt(self, tell.tell_id, address)
         self._router.ask_nowait(address, Told(tell.tell_id, tell.body), receipt)

@@ -177,6 +177,7 @@ UNAVAILABLE_CODES: Final[dict[str, str]] = {
     "moved": "Another node owns this now; connect again or retry.",
     "timeout": "No answer came in time.",
     "internal": "The server failed; the failure was logged.",
+    "setup_unreadable": "What the app has set up for its notifications cannot be read; its operator is told.",
 }
 CODES: Final[dict[str, str]] = PROTOCOL_CODES | REFUSED_CODES | UNAVAILABLE_CODES
 

@@ -229,3 +229,7 @@ class NotifyDashboard(_Body, frozen=True, kw_only=True):
     alerts: list[AlertLine]
     requests: list[RequestLine]
     experiments: list[ExperimentLine]
+    unreadable: Annotated[
+        list[str],
+        Meta(description="Apps whose setup the node that answers cannot read: nothing of theirs is decided."),
+    ] = []

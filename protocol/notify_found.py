@@ -217,12 +217,14 @@ class NotifyReads(Protocol):
         """How the deliveries of up to 1,000 notifications stand, of those that have any."""
         ...
 
-    async def held(self, partition: int, *, due_to_ms: int, limit: int) -> list[NotificationRow]:
-        """Held notifications that are due by then, the longest due first."""
+    async def held(
+        self, partition: int, *, due_to_ms: int, limit: int, without: Sequence[str] = ()
+    ) -> list[NotificationRow]:
+        """Held notifications that are due by then, the longest due first; none of the apps `without`."""
         ...
 
-    async def next_due(self, partition: int) -> int:
-        """When the next held notification is due; 0: none is held."""
+    async def next_due(self, partition: int, *, without: Sequence[str] = ()) -> int:
+        """When the next held notification is due; 0: none is held. None of the apps `without` counts."""
         ...
 
     async def held_of(self, user_id: str) -> list[NotificationRow]:
@@ -281,8 +283,13 @@ class NotifyReads(Protocol):
         """All notifications of a user, newest first, of every state."""
         ...
 
-    async def ended_consents(self, partition: int, now_ms: int, *, limit: int) -> list[tuple[str, str]]:
-        """(user_id, purpose) of consents that have ended or were withdrawn, and are not erased yet."""
+    async def ended_consents(
+        self, partition: int, now_ms: int, *, limit: int, without: Sequence[str] = ()
+    ) -> list[tuple[str, str]]:
+        """(user_id, purpose) of consents that have ended or were withdrawn, and are not erased yet.
+
+        None of the apps `without`.
+        """
         ...
 
     async def of_types(
@@ -292,6 +299,10 @@ class NotifyReads(Protocol):
 
         Without a purpose: all of them.
         """
+        ...
+
+    async def users_at(self, app_id: str, device_key: str, *, after: str, limit: int) -> list[str]:
+        """The app's users who have this mail address or number, and to whom it is not stopped."""
         ...
 
     async def app_versions(self) -> dict[str, int]:

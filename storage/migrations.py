@@ -52,6 +52,9 @@ _EXTRA_INDEXES = (
     "CREATE INDEX IF NOT EXISTS idx_dead_untold_cause ON dead_delivery (app_id, channel, provider_id, code,"
     " at_ms) WHERE alerted_at_ms = 0",
     "CREATE INDEX IF NOT EXISTS idx_delivery_ref ON delivery (provider_ref) WHERE provider_ref <> ''",
+    # Who has an address that is stopped. Tokens and subscriptions have one user each.
+    "CREATE INDEX IF NOT EXISTS idx_device_of_people ON notify_device (device_key, user_id)"
+    " WHERE channel IN ('email', 'sms')",
     "CREATE INDEX IF NOT EXISTS idx_consent_end ON notify_consent (partition, ends_at_ms)"
     " WHERE ends_at_ms > 0",
     "CREATE INDEX IF NOT EXISTS idx_request_waiting ON notify_request (app_id, next_at_ms)"

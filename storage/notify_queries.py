@@ -191,22 +191,34 @@ def largest_id(connection: sqlite3.Connection) -> int:
     return int(found or 0)
 
 
-def held(connection: sqlite3.Connection, partition: int, due_to_ms: int, limit: int) -> list[NotificationRow]:
+def held(
+    connection: sqlite3.Connection, partition: int, due_to_ms: int, limit: int, without: Sequence[str]
+) -> list[NotificationRow]:
+    others, app_ids = _of_others(without)
     return _rows(
         connection,
         _NOTIFICATION,
-        "WHERE partition = ? AND state = 'held' AND due_at_ms <= ?"
+        f"WHERE partition = ? AND state = 'held' AND due_at_ms <= ?{others}"
         " ORDER BY due_at_ms, notification_id LIMIT ?",
-        (partition, due_to_ms, limit),
+        (partition, due_to_ms, *app_ids, limit),
     )
 
 
-def next_due(connection: sqlite3.Connection, partition: int) -> int:
+def next_due(connection: sqlite3.Connection, partition: int, without: Sequence[str]) -> int:
+    others, app_ids = _of_others(without)
     found = connection.execute(
-        f"SELECT min(due_at_ms) FROM {NotificationRow.table} WHERE partition = ? AND state = 'held'",
-        (partition,),
-    ).fetchone()[0]
-    return int(found or 0)
+        f"SELECT due_at_ms FROM {NotificationRow.table} WHERE partition = ? AND state = 'held'{others}"
+        " ORDER BY due_at_ms LIMIT 1",
+        (partition, *app_ids),
+    ).fetchone()
+    return int(found[0]) if found is not None else 0
+
+
+def _of_others(without: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """The condition that leaves these apps out, and its values. The index is by time, whoever's it is."""
+    if not without:
+        return "", ()
+    return " AND +app_id NOT IN (SELECT value FROM json_each(?))", (json.dumps(list(without)),)
 
 
 def held_of(connection: sqlite3.Connection, user_id: str) -> list[NotificationRow]:
@@ -326,12 +338,13 @@ def history(connection: sqlite3.Connection, user_id: str, before: int, limit: in
 
 
 def ended_consents(
-    connection: sqlite3.Connection, partition: int, now_ms: int, limit: int
+    connection: sqlite3.Connection, partition: int, now_ms: int, limit: int, without: Sequence[str]
 ) -> list[tuple[str, str]]:
+    others, app_ids = _of_others(without)
     return connection.execute(
         f"SELECT user_id, purpose FROM {ConsentRow.table}"
-        " WHERE partition = ? AND ends_at_ms > 0 AND ends_at_ms <= ? LIMIT ?",
-        (partition, now_ms, limit),
+        f" WHERE partition = ? AND ends_at_ms > 0 AND ends_at_ms <= ?{others} LIMIT ?",
+        (partition, now_ms, *app_ids, limit),
     ).fetchall()
 
 
@@ -344,6 +357,17 @@ def of_types(
         condition += " AND (purpose = ? OR type IN (SELECT value FROM json_each(?)))"
         values = (user_id, purpose, json.dumps(list(types)))
     return _rows(connection, _NOTIFICATION, f"{condition} LIMIT ?", (*values, limit))
+
+
+def users_at(
+    connection: sqlite3.Connection, app_id: str, device_key: str, after: str, limit: int
+) -> list[str]:
+    found = connection.execute(
+        f"SELECT user_id FROM {NotifyDeviceRow.table} WHERE device_key = ? AND channel IN ('email', 'sms')"
+        " AND user_id > ? AND app_id = ? AND retired_at_ms = 0 ORDER BY user_id LIMIT ?",
+        (device_key, after, app_id, limit),
+    )
+    return [row[0] for row in found.fetchall()]
 
 
 def app_versions(connection: sqlite3.Connection) -> dict[str, int]:

@@ -58,11 +58,13 @@ class SqliteNotifyReads:
     async def standings(self, ids: Sequence[int]) -> dict[int, Standing]:
         return await self._readers.run(open_delivery_queries.standings, ids)
 
-    async def held(self, partition: int, *, due_to_ms: int, limit: int) -> list[NotificationRow]:
-        return await self._readers.run(notify_queries.held, partition, due_to_ms, limit)
+    async def held(
+        self, partition: int, *, due_to_ms: int, limit: int, without: Sequence[str] = ()
+    ) -> list[NotificationRow]:
+        return await self._readers.run(notify_queries.held, partition, due_to_ms, limit, without)
 
-    async def next_due(self, partition: int) -> int:
-        return await self._readers.run(notify_queries.next_due, partition)
+    async def next_due(self, partition: int, *, without: Sequence[str] = ()) -> int:
+        return await self._readers.run(notify_queries.next_due, partition, without)
 
     async def held_of(self, user_id: str) -> list[NotificationRow]:
         return await self._readers.run(notify_queries.held_of, user_id)
@@ -108,13 +110,18 @@ class SqliteNotifyReads:
     async def history(self, user_id: str, *, before: int, limit: int) -> list[NotificationRow]:
         return await self._readers.run(notify_queries.history, user_id, before, limit)
 
-    async def ended_consents(self, partition: int, now_ms: int, *, limit: int) -> list[tuple[str, str]]:
-        return await self._readers.run(notify_queries.ended_consents, partition, now_ms, limit)
+    async def ended_consents(
+        self, partition: int, now_ms: int, *, limit: int, without: Sequence[str] = ()
+    ) -> list[tuple[str, str]]:
+        return await self._readers.run(notify_queries.ended_consents, partition, now_ms, limit, without)
 
     async def of_types(
         self, user_id: str, types: Sequence[str], *, purpose: str, limit: int
     ) -> list[NotificationRow]:
         return await self._readers.run(notify_queries.of_types, user_id, types, purpose, limit)
+
+    async def users_at(self, app_id: str, device_key: str, *, after: str, limit: int) -> list[str]:
+        return await self._readers.run(notify_queries.users_at, app_id, device_key, after, limit)
 
     async def app_versions(self) -> dict[str, int]:
         return await self._readers.run(notify_queries.app_versions)

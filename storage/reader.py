@@ -175,7 +175,8 @@ class _Connection:
             self._deadline = time.monotonic() + self._query_limit_s
             read.value = read.function(connection, *read.args)
         except sqlite3.Error as exc:
-            if exc.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+            # What Python itself says, as of a text that is no UTF-8, has no code of SQLite's.
+            if getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
                 log.warning("store_read_too_long", query=getattr(read.function, "__name__", ""))
                 read.error = Unavailable("timeout", "The query took too long and was interrupted.")
                 return

@@ -56,6 +56,8 @@ class Canceller(CancelFinder):
         coming |= {head.user_id for head in found.heads.values() if head.in_centre}  # it is written anew
         if coming and not self._has_users(list(coming), found, NO_REPLY):
             return
+        if not self.has_batch_texts(found.heads.values(), found.members, found):
+            return
         cancel.after = max(cancel.after, found.last_id)
         cancel.is_last = cancel.is_last or found.is_last
         leaving: dict[int, list[NotificationRow]] = {}
@@ -205,7 +207,9 @@ class Canceller(CancelFinder):
 
     def _retell(self, user: UserState, head: NotificationRow, kept: Kept, count: int) -> list[Op]:
         """Let a batch's item in the centre tell of those that are left. Returns what is to be stored."""
-        setup = self._setup_of(head.app_id)
+        setup = self._setups.known(head.app_id)
+        if setup is None:  # it cannot be read: as it was
+            return []
         try:
             item = self._item_of_group(user, setup, head.type, head.notification_id, kept, count)
         except Refused as refused:  # the template is gone: as it was

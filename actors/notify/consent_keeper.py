@@ -96,6 +96,7 @@ class ConsentKeeper(WishKeeper):
         )
         if 0 < consent.ends_at_ms <= now_ms:
             raise Refused("bad_request", "ends_at_ms has passed already.")
+        self._setup_of(user.app_id)  # by which it is answered once it is stored
         user.facts.consents[command.purpose] = consent
         user.batch = self._batch
         row = ConsentRow(

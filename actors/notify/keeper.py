@@ -7,6 +7,7 @@ was decided.
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -68,6 +69,7 @@ class NotifyStats(msgspec.Struct, kw_only=True):
     skipped: int = 0
     cancelled: int = 0
     erased: int = 0
+    suppressed: int = 0  # mail addresses and numbers to which nothing more is sent
     loaded_users: int = 0
     notified_by_app: dict[str, int] = msgspec.field(default_factory=dict)
 
@@ -199,7 +201,8 @@ class NotifyKeeper(StreamActor):
                 counted_since_ms=now_ms - HOUR_MS,
             )
             for app_id in {user.app_id for user in found}:
-                await self._setups.load(app_id)
+                with suppress(HubbubError):  # who needs it is told so by _setup_of, and other apps go on
+                    await self._setups.load(app_id)
         except HubbubError as error:
             self._ctx.post(Loaded(user_ids, [], error))
             return
@@ -280,10 +283,10 @@ class NotifyKeeper(StreamActor):
             del users[user.user_id]
 
     def _setup_of(self, app_id: str) -> Setup:
-        """What an app has set up; in memory since its users are. Raises: Unavailable."""
+        """What an app has set up; in memory since its users are, if it can be read. Raises: HubbubError."""
         setup = self._setups.known(app_id)
         if setup is None:
-            raise Unavailable("busy")
+            raise self._setups.failure(app_id) or Unavailable("busy")
         return setup
 
     # -- the ledger ---------------------------------------------------------------------------------

@@ -101,6 +101,19 @@ class DropAddress(msgspec.Struct, frozen=True, tag="drop_address"):
     reason: str
 
 
+class StopAddress(msgspec.Struct, frozen=True, tag="stop_address"):
+    """To a partition: an address of these users takes nothing more, as of `at_ms`. Answered by Ok.
+
+    Another user of the app who has it has said STOP, or its provider has called it dead: `code`.
+    """
+
+    app_id: str
+    user_ids: tuple[str, ...]
+    device_key: str
+    code: str
+    at_ms: int
+
+
 class Unsubscribe(msgspec.Struct, frozen=True, tag="unsubscribe"):
     """To a partition: the user wants no more of that type (empty: of any) on that channel. Answered by Ok."""
 
@@ -149,6 +162,7 @@ NotifyActorMessage = (
     | DeliveryTold
     | PutAddress
     | DropAddress
+    | StopAddress
     | Unsubscribe
     | EraseUser
     | Redrive

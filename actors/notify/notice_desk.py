@@ -74,6 +74,8 @@ class NoticeDesk(UserDesk):
             return
         if not self.knows_recent(read.message, read, reply):
             return
+        if not self.has_texts(read.message, read, reply):
+            return
         if not self.rests_on_stored(read.message, read, reply):
             return
         try:

@@ -1,10 +1,10 @@
 """The open deliveries of a partition: those in memory, and how those in the store come there."""
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
-import structlog
 import trio
 
 from actors.entity import EntityContext
@@ -24,7 +24,6 @@ PRIORITIES: Final = ("high", "medium", "low")
 SEEN_S: Final = 60.0
 CLOSED_S: Final = 10.0  # thousands a second
 
-_logger = structlog.get_logger(__name__)
 _outgoing = msgspec.json.Decoder(Outgoing).decode
 
 
@@ -99,10 +98,8 @@ class OpenKeeper(NotifyKeeper):
             standings |= await self._reads.standings(ids[start : start + MAX_LOAD])
         notes = await self._read_notes(ids)
         for app_id in {row.app_id for row in rows}:
-            try:
+            with suppress(HubbubError):  # its deliveries stay in the store until it can be read
                 await self._setups.load(app_id)
-            except HubbubError as error:  # its deliveries stay in the store until it can be read
-                _logger.warning("setup_not_read", app_id=app_id, code=error.code)
         return OpenRead(line, list(rows), notes, standings, is_more)
 
     async def take_up_by_turns(self, found: OpenRead) -> list[Job]:

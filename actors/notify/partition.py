@@ -1,15 +1,16 @@
 """The actor of one notification partition: it alone decides what its users are told, and remembers it.
 
 From below: keeper.py has users in memory, open_keeper.py open deliveries, sender.py writes texts and chooses
-addresses, gatherer.py makes batches and digests, digester.py tells what digests hold, recent_finder.py looks
-up what memory has forgotten, decider.py sends messages through the pipeline, releaser.py what was held,
-retirer.py lets dead addresses go, deliverer.py stores attempts and results, fallbacks.py tries the next
-channel, undelivered_desk.py another way for what was taken and not delivered, receipt_desk.py takes what
-providers tell later, redriver.py tries again what was given up, timekeeper.py lets time pass, wish_keeper.py
-and consent_keeper.py keep what users want, registrar.py their addresses, user_desk.py serves them,
-notice_desk.py takes what other actors tell, fact_keeper.py follows what others write of users, canceller.py
-cancels, withdrawer.py takes back what was told of things that are deleted, turns.py lets others have theirs
-in between. Here is what comes in.
+addresses, gatherer.py makes batches and digests, digester.py tells what digests hold, text_keeper.py has
+templates compiled before they are needed, recent_finder.py looks up what memory has forgotten, decider.py
+sends messages through the pipeline, releaser.py what was held, retirer.py lets dead addresses go,
+deliverer.py stores attempts and results, fallbacks.py tries the next channel, undelivered_desk.py another way
+for what was taken and not delivered, receipt_desk.py takes what providers tell later, redriver.py tries again
+what was given up, timekeeper.py lets time pass, wish_keeper.py and consent_keeper.py keep what users want,
+registrar.py their addresses, user_desk.py serves them, notice_desk.py takes what other actors tell,
+fact_keeper.py follows what others write of users, canceller.py cancels, withdrawer.py takes back what was
+told of things that are deleted, stopper.py stops an address for whoever has it, turns.py lets others have
+theirs in between. Here is what comes in.
 """
 
 from typing import Final
@@ -31,6 +32,7 @@ from actors.notify.messages import (
     Notify,
     PutAddress,
     Redrive,
+    StopAddress,
     Unsubscribe,
     UserChanged,
 )
@@ -39,20 +41,23 @@ from actors.notify.plan import Ready
 from actors.notify.receipt_desk import ToldAgain
 from actors.notify.recent_finder import RecentFound
 from actors.notify.registrar import Registering
+from actors.notify.stopper import Spread, Stopper, Stopping
+from actors.notify.text_keeper import TextsReady
 from actors.notify.timekeeper import Looked, Tick, Tidied, Tidy
 from actors.notify.turns import Rest
 from actors.notify.user_desk import MarkFound
-from actors.notify.withdrawer import Withdrawer, WithdrawnFound
+from actors.notify.withdrawer import WithdrawnFound
 from actors.reply import NO_REPLY, Reply
 from protocol.errors import HubbubError, Refused
 
 NO_ROOM_RETRY_S: Final = 0.2
 
 
-class NotifyPartition(Withdrawer):
+class NotifyPartition(Stopper):
     """Own the notifications of one partition's users."""
 
     async def activate(self, ctx: EntityContext) -> None:
+        self.begin_texts()
         await super().activate(ctx)
         self.begin_time()
         if ctx.restarted:  # what was stored last may not have been shown
@@ -74,6 +79,7 @@ class NotifyPartition(Withdrawer):
                 if (
                     self._has_users(message.user_ids, message, reply)
                     and self.knows_recent(message, message, reply)
+                    and self.has_texts(message, message, reply)
                     and self.rests_on_stored(message, message, reply)
                 ):
                     if message.content.template and len(message.user_ids) > 1:
@@ -134,6 +140,9 @@ class NotifyPartition(Withdrawer):
                 await self._take_users(message)
             case RecentFound():
                 await self.recent_found(message)
+            case TextsReady():
+                await self.texts_ready(message)
+                self.look_in(0.0)  # what is held of that app is read again
             case FactsRead():
                 await self.take_facts(message)
             case Settled():
@@ -149,6 +158,13 @@ class NotifyPartition(Withdrawer):
             case PutAddress(user_id=user_id):
                 if self._has_users((user_id,), message, reply):
                     self.put_address(message, reply)
+            case StopAddress():
+                if self._has_users(message.user_ids, message, reply):
+                    self.stop_address(message, reply)
+            case Stopping():
+                self.stopping(message)
+            case Spread():
+                self.spread(message)
             case DropAddress(user_id=user_id):
                 if self._has_users((user_id,), message, reply):
                     self.drop_address(message, reply)
@@ -177,7 +193,11 @@ class NotifyPartition(Withdrawer):
         try:
             if self.is_called_off(message) or self.is_withdrawn(message):
                 raise Refused("request_not_found", "The request was cancelled.")
-            if self._has_users(message.user_ids, rest, reply) and self.rests_on_stored(message, rest, reply):
+            if (
+                self._has_users(message.user_ids, rest, reply)
+                and self.has_texts(message, rest, reply)
+                and self.rests_on_stored(message, rest, reply)
+            ):
                 self.go_on(rest)
         except HubbubError as error:
             reply.fail(error)

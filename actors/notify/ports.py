@@ -6,6 +6,7 @@ from typing import Protocol
 import msgspec
 
 from actors.notify.delivery import Provider
+from protocol.errors import HubbubError
 from protocol.notify_content import Content
 from protocol.notify_types import AppRules, Channel, Decision, TypeRule
 from protocol.records import Op
@@ -90,6 +91,14 @@ class Setups(Protocol):
         """The app's, read where what is in memory is older than that. Raises: HubbubError."""
         ...
 
+    def failure(self, app_id: str) -> HubbubError | None:
+        """Why the app's could not be read just now; None: it may be tried."""
+        ...
+
+    def put_off(self) -> list[str]:
+        """The apps of which none is known, as it could not be read when it was asked for."""
+        ...
+
 
 class Renderer(Protocol):
     """Write texts."""
@@ -105,6 +114,14 @@ class Renderer(Protocol):
         notification_id: int,
     ) -> Text:
         """Write one text. Raises: Refused(template_not_found, template_variable_unknown, template_failed)."""
+        ...
+
+    def is_ready(self, setup: Setup, template: str, locale: str) -> bool:
+        """Tell whether a template's texts for users of that locale are compiled, or there are none."""
+        ...
+
+    async def prepare(self, setup: Setup, template: str, locale: str) -> None:
+        """Compile them beside the loop, which `render` would hold up for some 50 ms each."""
         ...
 
 

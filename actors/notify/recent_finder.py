@@ -10,10 +10,10 @@ from itertools import chain
 
 import msgspec
 
-from actors.notify.digester import Digester
 from actors.notify.facts import Facts, dedup_key
 from actors.notify.messages import Notify
 from actors.notify.plan import Ready, content_hash
+from actors.notify.text_keeper import TextKeeper
 from actors.notify.user_state import UserState
 from actors.reply import NO_REPLY, Reply
 from protocol.errors import HubbubError
@@ -32,7 +32,7 @@ class RecentFound(msgspec.Struct, frozen=True):
     error: HubbubError | None = None
 
 
-class RecentFinder(Digester):
+class RecentFinder(TextKeeper):
     """Look up what memory does not hold."""
 
     _looked_up: frozenset[tuple[str, str]] = frozenset()  # as long as a message that waited is taken again

@@ -29,7 +29,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Registering(msgspec.Struct, frozen=True):
-    """An address that is to be registered, and what the store has against it, as of `number` suppressions."""
+    """An address that is to be registered, and what the store has against it.
+
+    `number`: the suppressions of this node by then.
+    """
 
     message: PutAddress
     reply: Reply
@@ -46,7 +49,7 @@ class Registrar(ConsentKeeper):
         address = checked(message.channel, message.address, message.keys)
         message = msgspec.structs.replace(message, address=address)
         if message.channel in SUPPRESSED:
-            self._ctx.start_soon(self._look_up_address, message, reply, self._suppression_count)
+            self._ctx.start_soon(self._look_up_address, message, reply, self._stats.suppressed)
         else:
             self._register(user, message, reply, None)
 
@@ -66,8 +69,8 @@ class Registrar(ConsentKeeper):
         message, reply = found.message, found.reply
         if not self._has_users((message.user_id,), found, reply):
             return
-        if found.number != self._suppression_count:  # it may be this one that was stopped meanwhile
-            self._ctx.start_soon(self._look_up_address, message, reply, self._suppression_count)
+        if found.number != self._stats.suppressed:  # it may be this one that was stopped meanwhile
+            self._ctx.start_soon(self._look_up_address, message, reply, self._stats.suppressed)
             return
         try:
             self.check_room_again()

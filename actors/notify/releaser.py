@@ -40,6 +40,8 @@ class Releaser(Decider):
                 continue
             if row.due_at_ms > now_ms:  # the clock was set back since it was read: more may have joined it
                 continue
+            if self._setups.known(row.app_id) is None:  # it cannot be read just now: it is found again
+                continue
             user = self._users.get(row.user_id)
             if user is None or user.is_disabled or not row.content:
                 self._end_held(row, "user_gone", ready.members.get(row.notification_id, []))

@@ -1,5 +1,7 @@
 """Addresses to which nothing more is sent, because their provider or their owner has said so."""
 
+from actors.messages import AddressStopped
+from actors.notify.address import partition_address
 from actors.notify.delivery import Outcome
 from actors.notify.job import Job
 from actors.notify.releaser import Releaser
@@ -12,8 +14,6 @@ from protocol.records import Op, Put, Update
 
 class Retirer(Releaser):
     """Retire addresses, and keep those of people from being registered again by the way."""
-
-    _suppression_count = 0  # of this incarnation
 
     def _retire(
         self, job: Job, outcome: Outcome, now_ms: int, decisions: list[Decision], ops: list[Op]
@@ -64,10 +64,14 @@ class Retirer(Releaser):
             return
         decisions.append(Decision("retire", "drop", why, device_key))
         self.suppress(app_id, channel, device_key, "retire" if is_guarded else "suppress", why, now_ms, ops)
+        self.let_go(user_id, device_key, why, now_ms, ops)
+
+    def let_go(self, user_id: str, device_key: str, why: str, now_ms: int, ops: list[Op]) -> None:
+        """Keep an address of a user as one to which nothing is sent."""
         user = self._users.get(user_id)
         if user is not None:
             target = user.devices.pop(device_key, None)
-            if target is not None and channel in SUPPRESSED:
+            if target is not None and target.channel in SUPPRESSED:
                 user.stopped[device_key] = Stopped(target, why)
             user.batch = self._batch
         where: dict[str, str | int] = {"user_id": user_id, "device_key": device_key}
@@ -83,11 +87,15 @@ class Retirer(Releaser):
         now_ms: int,
         ops: list[Op],
     ) -> None:
-        """Let nobody register a mail address or phone number again by the way; see suppression.py."""
+        """Let nobody register a mail address or phone number again by the way; see suppression.py.
+
+        Who else of the app has it is found once this is stored: see stopper.py.
+        """
         if channel not in SUPPRESSED:
             return
-        self._suppression_count += 1
+        self._stats.suppressed += 1
         row = SuppressionRow(
             app_id=app_id, device_key=device_key, kind=kind_of(action), code=why[:100] or action, at_ms=now_ms
         )
         ops.append(Put(row))
+        self._stage_tell_to(partition_address(self._partition), AddressStopped(app_id, device_key))

@@ -104,7 +104,9 @@ class Timekeeper(Redriver):
             self._look_again = True
             return
         self._is_looking = True
-        wanted = sorted(filter(self._room.wants_more, self._spilled), key=urgency)
+        put_off = self._setups.put_off()
+        spilled = [line for line in self._spilled if line[1] not in put_off] if put_off else self._spilled
+        wanted = sorted(filter(self._room.wants_more, spilled), key=urgency)
         if wanted:
             self._spilled.difference_update(wanted)
             self._closed.is_holding = True
@@ -117,17 +119,21 @@ class Timekeeper(Redriver):
         """
         now_ms = self._now_ms()
         opens: list[OpenRead] = []
+        # What these apps hold waits; it is nobody else's loss.
+        without = [*self._setups.put_off(), *self.compiling_apps()]
         try:
             await self._log.barrier()
-            rows = await self._reads.held(self._partition, due_to_ms=now_ms, limit=RELEASE_ROWS)
+            rows = await self._reads.held(
+                self._partition, due_to_ms=now_ms, limit=RELEASE_ROWS, without=without
+            )
             rows, members = await self._read_members(rows)
             tried = {
                 row.notification_id: await self._reads.deliveries(row.notification_id)
                 for row in rows
                 if row.is_fallback
             }
-            ended = await self._reads.ended_consents(self._partition, now_ms, limit=100)
-            next_due_ms = await self._reads.next_due(self._partition)
+            ended = await self._reads.ended_consents(self._partition, now_ms, limit=100, without=without)
+            next_due_ms = await self._reads.next_due(self._partition, without=without)
             for line in wanted:
                 opens.append(await self._read_open(line))
         except HubbubError as error:
@@ -214,6 +220,7 @@ class Timekeeper(Redriver):
         """Decide about what is due, and let it be found again if it is held anew."""
         if not self.knows_released(ready):
             return
+        ready = self.with_texts(ready)
         rest = self.release(ready)
         if rest is not None:
             self.go_on_later(rest)

@@ -48,6 +48,7 @@ class UserDesk(Registrar):
             case notify_commands.MarkNotifications() as command:
                 self._mark(user, command, reply)
             case notify_commands.GetPreferences():
+                self._setup_of(user.app_id)
                 self._answer_when_stored(reply, lambda _at: self._preferences_of(user))
             case notify_commands.SetPreferences(preferences=preferences):
                 self._set_preferences(user, preferences, reply, "set")

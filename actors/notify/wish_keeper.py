@@ -43,6 +43,7 @@ class WishKeeper(Timekeeper):
         )
 
     def _set_preferences(self, user: UserState, preferences: Preferences, reply: Reply, how: str) -> None:
+        self._setup_of(user.app_id)  # by which it is answered once it is stored
         user.facts.preferences = preferences
         row = NotifyUserRow(
             user_id=user.user_id,

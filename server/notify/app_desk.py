@@ -28,10 +28,11 @@ from protocol.notify_types import AppRules, Channel, TypeRule
 from protocol.provider_configs import ProviderConfig
 from protocol.records import Insert, Op, Put, Remove, Update, User
 from server import auth
+from server.notify.app_setup import AppSetup
 from server.notify.experiment_stats import results
 from server.notify.provider_registry import CHANNEL_OF
 from server.notify.request_check import check_type
-from server.notify.setups import OWN_PROVIDER, AppSetup, SetupCache
+from server.notify.setups import OWN_PROVIDER, SetupCache
 from server.notify.targets import check_provider, check_rules
 from server.notify.template_check import TemplateChecks, check_template
 from server.notify.vault import Vault

@@ -115,7 +115,7 @@ class NotifyCore:
             channels=self.channels,
             setups_of=setups.in_memory,
         )
-        self.dashboard = Dashboards(store, self.desk, self.views, now_ms=now_ms)
+        self.dashboard = Dashboards(store, self.desk, self.views, unreadable=setups.unreadable, now_ms=now_ms)
         self._resumer = NotifyResumer(store.notify, router, owns=leases.owns, now_ms=now_ms)
         needs = NotifyNeeds(
             log=store,
@@ -217,6 +217,7 @@ class NotifyCore:
         read["events_exported_total"] = self.exporter.told_count
         read["exports_failed_total"] = self.exporter.failed_count
         read["overdue"] = sum(self.watch.overdue.values())
+        read["setups_unreadable"] = len(self.setups.unreadable())
         for name, channel in self.channels.channels.items():
             stats = channel.stats
             read[f'queued{{channel="{name}"}}'] = channel.depth

@@ -82,12 +82,14 @@ class Dashboards:
         desk: AppDesk,
         views: NodeViews,
         *,
+        unreadable: Callable[[], list[str]],
         now_ms: Callable[[], int],
     ) -> None:
         self._store = store
         self._glances = store.notify_glances
         self._desk = desk
         self._views = views
+        self._unreadable = unreadable
         self._now_ms = now_ms
         self._whole = Kept(self._read_whole, KEPT_S)
         self._own: dict[str, _Own] = {}
@@ -126,6 +128,7 @@ class Dashboards:
             alerts=await own.alerts.get(),
             requests=await own.requests.get(),
             experiments=await own.experiments.get(),
+            unreadable=[name for name in self._unreadable() if app_id in ("", name)],
         )
 
     def changed(self, app_id: str) -> None:

@@ -24,9 +24,10 @@ from protocol.notify_replies import Notified, NotifyAccepted, RequestCancelled
 from protocol.notify_types import MAX_DATA_BYTES, MAX_TEXT_BYTES, PUSH_CHANNELS, Channel
 from server import auth
 from server.notify import first_answer
+from server.notify.app_setup import AppSetup
 from server.notify.renderer import NotifyRenderer
 from server.notify.request_check import check_meaning
-from server.notify.setups import AppSetup, SetupCache
+from server.notify.setups import SetupCache
 from server.notify.tap_address import is_picture, leads_safely
 from storage.store import Store
 
@@ -81,13 +82,23 @@ class NotifyEntry:
         """The setup by which a request is right. Raises: HubbubError."""
         setup = await self._setups.load(app_id)
         try:
-            self.check(setup, request)
+            await self._check(setup, request)
         except Refused as refused:
             if refused.code not in _MAY_BE_NEW:
                 raise
             setup = await self._setups.newest(app_id)
-            self.check(setup, request)
+            await self._check(setup, request)
         return setup
+
+    async def _check(self, setup: AppSetup, request: NotifyRequest) -> None:
+        """As `check`; a template that nobody has used yet is compiled beside the loop first."""
+        if not self._is_ready(setup, request):
+            await self._renderer.prepare(setup, request.template, setup.rules.default_locale)
+        self.check(setup, request)
+
+    def _is_ready(self, setup: AppSetup, request: NotifyRequest) -> bool:
+        template = request.template
+        return not template or self._renderer.is_ready(setup, template, setup.rules.default_locale)
 
     async def _first_answer(self, app_id: str, request: NotifyRequest, digest: str) -> NotifyAccepted | None:
         """What a request that is wrong by now was answered when it came first, by its key; None: it did not.
@@ -110,7 +121,7 @@ class NotifyEntry:
         """
         setup = self._setups.known(app_id)
         user_id = request.user_id
-        if setup is None or not user_id or request.cron:
+        if setup is None or not user_id or request.cron or not self._is_ready(setup, request):
             return False
         try:
             self.check(setup, request)

@@ -14,11 +14,11 @@ from actors.notify.channel_desk import ChannelDesk
 from actors.notify.keeper import NotifyStats
 from protocol.notify_node import AccountStrain, AskGlance, Glance, NodeAnswer, NodeQuestion
 from protocol.notify_types import Channel
+from server.notify.app_setup import AppSetup
 from server.notify.dashboard_lines import rates_here
 from server.notify.kept import Kept
 from server.notify.node_lines import severity, strains_of, worst_breaker
 from server.notify.rates import RateRing
-from server.notify.setups import AppSetup
 
 ASK_S: Final = 1.0  # a busy node answers within some 10 ms
 KEPT_S: Final = 2.0

@@ -1,6 +1,6 @@
 """Write what a channel shows, from a template or plain text, with links that tell when they are followed.
 
-Fits actors.notify.ports.Renderer. Nothing here waits.
+Fits actors.notify.ports.Renderer. Nothing but `prepare` waits.
 """
 
 from html import escape
@@ -97,6 +97,14 @@ class NotifyRenderer:
             variant=written,
             decision=decision,
         )
+
+    def is_ready(self, setup: Setup, template: str, locale: str) -> bool:
+        """Tell whether a template's texts for users of that locale are compiled, or there are none."""
+        return self._templates.is_ready(setup.app_id, template, locale)
+
+    async def prepare(self, setup: Setup, template: str, locale: str) -> None:
+        """Compile them beside the loop."""
+        await self._templates.prepare(setup.app_id, template, locale)
 
     def check(self, setup: Setup, content: Content, channels: list[Channel]) -> None:
         """Render once for each channel, for nobody: so what cannot be rendered is refused before it is taken.

@@ -1,21 +1,21 @@
 """What apps have set up for their notifications, in the memory of this node.
 
 Read when an app is first asked for, and again within REFRESH_S after a change on any node. What is here is
-handed out without waiting, as it is asked for with every notification.
+handed out without waiting, as it is asked for with every notification. Each app is read by itself: one whose
+rows are too large, or cannot be read, costs itself alone (setup_failures.py).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Final, TypeVar, cast
 
 import msgspec
 import structlog
 import trio
 
-from actors.notify.builtin_types import BUILTIN_TYPES
-from actors.notify.experiments import assign
 from actors.notify.ports import Account
 from actors.notify.stored_setup import read_type
-from protocol.errors import HubbubError
+from protocol.errors import HubbubError, Unavailable
 from protocol.notify_records import (
     ExperimentRow,
     NotifyAppRow,
@@ -25,9 +25,11 @@ from protocol.notify_records import (
     TemplateRow,
 )
 from protocol.notify_templates import Experiment, Template
-from protocol.notify_types import AppRules, Channel, TypeRule
+from protocol.notify_types import AppRules, Channel
 from protocol.provider_configs import ProviderConfig, WebPushConfig
+from server.notify.app_setup import AppSetup
 from server.notify.provider_registry import InUse, ProviderRegistry, credential_of
+from server.notify.setup_failures import UNREADABLE, SetupFailures
 from server.notify.vault import Vault
 from server.providers.vapid import Vapid
 from storage.store import Store
@@ -43,59 +45,6 @@ _rules = msgspec.json.Decoder(AppRules).decode
 _type = read_type
 _template = msgspec.json.Decoder(Template).decode
 _experiment = msgspec.json.Decoder(Experiment).decode
-
-
-class AppSetup:
-    """One version of what an app has set up. Fits actors.notify.ports.Setup."""
-
-    def __init__(
-        self,
-        app_id: str,
-        version: int,
-        *,
-        rules: AppRules,
-        types: Mapping[str, TypeRule],
-        templates: Mapping[str, Template],
-        experiments: Mapping[str, Experiment],
-        chains: Mapping[str, list[Account]],
-        vapid_public_key: str,
-        now_ms: Callable[[], int],
-        paused: frozenset[str] = frozenset(),
-        retirement: Mapping[str, int] | None = None,
-        template_bytes: int = 0,
-    ) -> None:
-        self.app_id = app_id
-        self.version = version
-        self.rules = rules
-        self.own_types = types
-        self.types = {**BUILTIN_TYPES, **types}
-        self.templates = templates
-        self.experiments = experiments
-        self.chains = chains
-        self.paused = paused  # channels with an account that is paused
-        self.retirement = retirement or {}  # channel -> until when all that is dead may be retired, Unix ms
-        self.vapid_public_key = vapid_public_key
-        self.template_bytes = template_bytes  # about, as JSON
-        self._now_ms = now_ms
-
-    def type_rule(self, name: str) -> TypeRule | None:
-        return self.types.get(name)
-
-    def all_types(self) -> list[TypeRule]:
-        return list(self.types.values())
-
-    def has_provider(self, channel: Channel) -> bool:
-        # With its only account paused a channel is still there: what goes by it waits.
-        return bool(self.chains.get(channel)) or channel in self.paused
-
-    def variant_of(self, experiment: str, user_id: str) -> str | None:
-        found = self.experiments.get(experiment)
-        if found is None:
-            return None
-        now_ms = self._now_ms()
-        if now_ms < found.started_at_ms or 0 < found.ended_at_ms <= now_ms:
-            return None
-        return assign(found, user_id)
 
 
 class SetupCache:
@@ -118,8 +67,8 @@ class SetupCache:
         self._setups: dict[str, AppSetup] = {}
         self._providers: dict[tuple[str, str], tuple[int, InUse]] = {}  # by app and id: when changed
         self._registry: ProviderRegistry | None = None
-        self._reading = trio.Lock()
-        self._catching_up = trio.Lock()  # of several who need the same version, one reads it
+        self._reading: dict[str, trio.Lock] = {}  # by app: of several who need the same version, one reads it
+        self._failures = SetupFailures()
         self._alive: dict[tuple[str, str], int] = {}
         self.on_credential_changed: Callable[[str], None] = lambda _credential: None
 
@@ -131,18 +80,40 @@ class SetupCache:
 
     async def load(self, app_id: str) -> AppSetup:
         """The app's setup, read where it is not in memory. Raises: HubbubError."""
-        return self._setups.get(app_id) or await self.reload(app_id)
+        return self._setups.get(app_id) or await self.at_least(app_id, 0)
 
     async def at_least(self, app_id: str, version: int) -> AppSetup:
         """The app's setup, read where what is in memory is older than that. Raises: HubbubError."""
-        async with self._catching_up:
+        async with self._lock_of(app_id):
             known = self._setups.get(app_id)
-            return known if known is not None and known.version >= version else await self.reload(app_id)
+            if known is not None and known.version >= version:
+                return known
+            error = self.failure(app_id)
+            if error is not None:
+                raise error
+            return await self._read(app_id)
 
     async def newest(self, app_id: str) -> AppSetup:
         """The app's setup as it is now, on whatever node it was changed. Raises: HubbubError."""
         row = await self._store.get(NotifyAppRow, app_id)
         return await self.at_least(app_id, row.version if row is not None else 0)
+
+    def failure(self, app_id: str) -> HubbubError | None:
+        """Why the app's setup could not be read just now; None: it may be tried."""
+        error = self._failures.error_of(app_id, trio.current_time())
+        return (
+            Unavailable(error.code, error.message, retry_after_s=error.retry_after_s or 1.0)
+            if error
+            else None
+        )
+
+    def put_off(self) -> list[str]:
+        """The apps of which no setup is known, as it could not be read when it was asked for."""
+        return [app_id for app_id in self._failures.apps() if app_id not in self._setups]
+
+    def unreadable(self) -> list[str]:
+        """The apps whose own rows cannot be read, for the operator."""
+        return self._failures.unreadable()
 
     def in_memory(self, app_id: str) -> list[AppSetup]:
         """The app's setup, if it is in memory; "": all that are."""
@@ -185,33 +156,65 @@ class SetupCache:
 
     async def reload(self, app_id: str) -> AppSetup:
         """Read what an app has set up. Raises: HubbubError, and what was known stays."""
-        async with self._reading:
-            store = self._store
-            row = await store.get(NotifyAppRow, app_id)
-            where: dict[str, str | int | None] = {"app_id": app_id}
-            types = _readable(app_id, _type, await store.find(NotifyTypeRow, where, limit=1000))
-            template_rows = await store.notify.newest_templates(app_id)
-            templates = await self._templates(app_id, template_rows)
-            experiments = _readable(app_id, _experiment, await store.find(ExperimentRow, where, limit=1000))
-            providers = await store.find(ProviderRow, where, order_by="position", limit=1000)
-            allowed = await store.find(RetirementRow, where, limit=100)
-            chains, vapid = self._chains(app_id, providers)
-            setup = AppSetup(
-                app_id,
-                row.version if row is not None else 0,
-                rules=_rules_of(row),
-                types=types,
-                templates=templates,
-                experiments=experiments,
-                chains=chains,
-                vapid_public_key=vapid,
-                now_ms=self._now_ms,
-                paused=frozenset(found.channel for found in providers if found.is_paused),
-                retirement={found.channel: found.until_ms for found in allowed},
-                template_bytes=sum(len(found.body) for found in template_rows),
-            )
-            self._setups[app_id] = setup
-            return setup
+        async with self._lock_of(app_id):
+            return await self._read(app_id)
+
+    def _lock_of(self, app_id: str) -> trio.Lock:
+        return self._reading.setdefault(app_id, trio.Lock())
+
+    async def _read(self, app_id: str) -> AppSetup:
+        try:
+            setup = await self._read_rows(app_id)
+        except Exception as exc:  # whatever one app's rows bring about is not the end of the others
+            raise await self._failed(app_id, exc) from exc
+        self._failures.mended(app_id)
+        self._setups[app_id] = setup
+        return setup
+
+    async def _read_rows(self, app_id: str) -> AppSetup:
+        store = self._store
+        row = await store.get(NotifyAppRow, app_id)
+        where: dict[str, str | int | None] = {"app_id": app_id}
+        types = _readable(app_id, _type, await store.find(NotifyTypeRow, where, limit=1000))
+        template_rows = await store.notify.newest_templates(app_id)
+        templates = await self._templates(app_id, template_rows)
+        experiments = _readable(app_id, _experiment, await store.find(ExperimentRow, where, limit=1000))
+        providers = await store.find(ProviderRow, where, order_by="position", limit=1000)
+        allowed = await store.find(RetirementRow, where, limit=100)
+        chains, vapid = self._chains(app_id, providers)
+        return AppSetup(
+            app_id,
+            row.version if row is not None else 0,
+            rules=_rules_of(row),
+            types=types,
+            templates=templates,
+            experiments=experiments,
+            chains=chains,
+            vapid_public_key=vapid,
+            now_ms=self._now_ms,
+            paused=frozenset(found.channel for found in providers if found.is_paused),
+            retirement={found.channel: found.until_ms for found in allowed},
+            template_bytes=sum(len(found.body) for found in template_rows),
+        )
+
+    async def _failed(self, app_id: str, exc: Exception) -> HubbubError:
+        """Remember that a setup could not be read, and log why. Returns what its callers are told."""
+        error: HubbubError = Unavailable(UNREADABLE, retry_after_s=5.0)
+        if isinstance(exc, HubbubError):
+            try:
+                await self._store.get(NotifyAppRow, "")  # it answers: so it is this app
+            except HubbubError:
+                error = exc  # the store's own, which says what to do
+        failure = self._failures.failed(app_id, error, trio.current_time())
+        log.error(
+            "setup_not_read",
+            app_id=app_id,
+            code=error.code,
+            attempt=failure.count,
+            error=str(exc) or type(exc).__name__,
+            exc_info=None if isinstance(exc, HubbubError) else exc,
+        )
+        return error
 
     async def _templates(self, app_id: str, rows: list[TemplateRow]) -> dict[str, Template]:
         """Read what has changed. Others have a turn in between: there may be megabytes."""
@@ -325,15 +328,18 @@ class SetupCache:
         except HubbubError as error:
             log.warning("setups_not_refreshed", code=error.code)
             return
-        for app_id, setup in list(self._setups.items()):
-            if versions.get(app_id, 0) != setup.version:
-                await self._reload_quietly(app_id)
+        failed = self._failures.apps()
+        changed = [
+            app_id
+            for app_id, setup in self._setups.items()
+            if versions.get(app_id, 0) != setup.version and app_id not in failed
+        ]
+        for app_id in (*changed, *self._failures.due(trio.current_time())[:1]):  # one: it may take seconds
+            await self._reload_quietly(app_id)
 
     async def _reload_quietly(self, app_id: str) -> None:
-        try:
+        with suppress(HubbubError):  # it was logged, and what was known stays
             await self.reload(app_id)
-        except HubbubError as error:
-            log.warning("setup_not_read", app_id=app_id, code=error.code)
 
 
 def _readable(
@@ -344,7 +350,7 @@ def _readable(
     for row in rows:
         try:
             found[row.name] = decode(row.body)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, RecursionError):
             log.error("setup_row_unreadable", app_id=app_id, table=row.table, name=row.name)  # noqa: TRY400
     return found
 
@@ -355,6 +361,6 @@ def _rules_of(row: NotifyAppRow | None) -> AppRules:
         return AppRules()
     try:
         return _rules(row.rules)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         log.error("setup_row_unreadable", app_id=row.app_id, table=row.table)  # noqa: TRY400
         return AppRules()

@@ -16,17 +16,16 @@ from protocol.notify_templates import (
     VariableKind,
 )
 from protocol.notify_types import CHANNELS, MAX_DATA_BYTES, Channel
+from server.notify.compiled_texts import CompiledText, where_of
 from server.notify.template_locales import Choice, find_locale, normal_tag
 from server.notify.template_source import RESERVED
 from server.notify.templates import (
     AMBIENT,
-    CompiledText,
     choose_or_refuse,
     complete,
     default_of,
     fits,
     render_text,
-    where_of,
 )
 
 MAX_AT_ONCE: Final = 2  # of all apps; more would only share Python's one lock

@@ -8,7 +8,6 @@ from protocol.errors import Refused
 from protocol.notify_templates import (
     DEFAULT_VARIANT,
     MAX_SOURCE_BYTES,
-    ChannelText,
     Rendered,
     Template,
     Variable,
@@ -16,6 +15,7 @@ from protocol.notify_templates import (
 )
 from protocol.notify_types import MAX_TEXT_BYTES, Channel, Decision
 from server.notify.builtin_templates import BUILTIN_TEMPLATES
+from server.notify.compiled_texts import CompiledText, CompiledTexts, Place, no_text
 from server.notify.mail_html import text_of
 from server.notify.tap_address import is_picture, leads_safely
 from server.notify.template_locales import Choice, choose_text, conventions, zone
@@ -25,8 +25,6 @@ from server.notify.template_source import Source
 MAX_TITLE_CHARS: Final = 200  # as in a request without a template; devices show fewer
 MAX_URL_CHARS: Final = 2_000
 MAX_MAIL_CHARS: Final = MAX_SOURCE_BYTES
-MAX_COMPILED: Final = 4_000  # texts, at some 10 KB each
-MAX_CHOSEN: Final = 20_000  # small ones, by whatever locales users' devices tell
 
 AMBIENT: Final[dict[str, Variable]] = {
     "names": Variable(kind="list", required=False, example=["Ann", "Ben"]),
@@ -73,36 +71,23 @@ class TemplateReads(Protocol):
         ...
 
 
-class CompiledText:
-    """The sources of one text, compiled; None where there is none."""
-
-    __slots__ = ("body", "html", "image", "title", "url")
-
-    def __init__(self, text: ChannelText, where: str) -> None:
-        """Raises: ProtocolError(bad_field): see Source."""
-        self.title = _compiled(text.title, f"{where}.title")
-        self.body = _compiled(text.body, f"{where}.body")
-        self.html = _compiled(text.html, f"{where}.html", is_html=True)
-        self.url = _compiled(text.url, f"{where}.url")
-        self.image = _compiled(text.image, f"{where}.image")
-
-    @property
-    def names(self) -> frozenset[str]:
-        """The variables that it uses."""
-        sources = (self.title, self.body, self.html, self.url, self.image)
-        return frozenset().union(*(source.names for source in sources if source is not None))
-
-
-_Key = tuple[str, ...]  # app, template, version, variant, locale, channel; and the app's default locale
-
-
 class Templates:
-    """All apps' templates, compiled when they are first used. Nothing here waits."""
+    """All apps' templates, compiled when they are first used. Nothing but `prepare` waits."""
 
     def __init__(self, reads: TemplateReads) -> None:
         self._reads = reads
-        self._chosen: dict[_Key, tuple[Choice, CompiledText]] = {}
-        self._compiled: dict[_Key, CompiledText] = {}
+        self._texts = CompiledTexts()
+
+    def is_ready(self, app_id: str, template: str, locale: str) -> bool:
+        """Tell whether nothing has to be compiled for users of that locale; so it is where there is none."""
+        found = self._find(app_id, template, locale)
+        return found is None or self._texts.is_ready(*found)
+
+    async def prepare(self, app_id: str, template: str, locale: str) -> None:
+        """Compile what users of that locale may get, beside the loop."""
+        found = self._find(app_id, template, locale)
+        if found is not None:
+            await self._texts.prepare(*found)
 
     def render(
         self,
@@ -121,40 +106,30 @@ class Templates:
 
         Raises: Refused(template_not_found, template_variable_unknown, template_failed).
         """
-        owner, found = app_id, self._reads.template(app_id, template)
-        if found is None:
-            owner, found = "", BUILTIN_TEMPLATES.get(template)
-            if found is None:
-                raise Refused("template_not_found", f"The app has no template {template!r}.")
-        app_default = self._reads.default_locale(app_id)
-        key = (owner, template, str(found.version), variant, locale, channel, app_default)
-        choice, compiled = self._chosen.get(key) or self._choose(found, key)
+        known = self._find(app_id, template, locale)
+        if known is None:
+            raise Refused("template_not_found", f"The app has no template {template!r}.")
+        found, place = known
+        choice, compiled = self._texts.get(found, place, variant, channel)
         values = complete(found, data)
         return render_text(found, choice, compiled, values, locale, time_zone, channel)
 
-    def _choose(self, template: Template, key: _Key) -> tuple[Choice, CompiledText]:
-        owner, name, version, variant, locale, channel, app_default = key
-        choice = choose_or_refuse(template, variant, channel, locale, app_default)
-        found_at = (owner, name, version, choice.variant, choice.locale, choice.channel)
-        compiled = self._compiled.get(found_at)
-        if compiled is None:
-            compiled = CompiledText(choice.text, where_of(choice))
-            _keep(self._compiled, found_at, compiled, MAX_COMPILED)
-        _keep(self._chosen, key, (choice, compiled), MAX_CHOSEN)
-        return choice, compiled
+    def _find(self, app_id: str, name: str, locale: str) -> tuple[Template, Place] | None:
+        """The app's own template, or the built-in one, and where its texts for a locale are kept."""
+        owner, found = app_id, self._reads.template(app_id, name)
+        if found is None:
+            owner, found = "", BUILTIN_TEMPLATES.get(name)
+            if found is None:
+                return None
+        return found, (owner, name, found.version, locale, self._reads.default_locale(app_id))
 
 
 def choose_or_refuse(template: Template, variant: str, channel: str, locale: str, app_default: str) -> Choice:
     """Choose the text that fits best. Raises: Refused(template_failed): there is none for the channel."""
     choice = choose_text(template, variant=variant, channel=channel, wanted=locale, app_default=app_default)
     if choice is None:
-        raise Refused("template_failed", f"Template {template.name!r} has no text for {channel}.")
+        raise no_text(template, channel)
     return choice
-
-
-def where_of(choice: Choice) -> str:
-    """The place of a text in its template, for messages."""
-    return f"texts.{choice.variant}.{choice.locale}.{choice.channel}"
 
 
 def complete(template: Template, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -251,10 +226,6 @@ def cut(text: str, max_bytes: int) -> str:
     return encoded[: max_bytes - len(ellipsis)].decode(errors="ignore").rstrip() + "…"
 
 
-def _compiled(source: str, where: str, *, is_html: bool = False) -> Source | None:
-    return Source(source, where=where, is_html=is_html) if source else None
-
-
 def _address(text: str, field: str, is_safe: Callable[[str], bool]) -> str:
     if not text:
         return ""
@@ -262,10 +233,3 @@ def _address(text: str, field: str, is_safe: Callable[[str], bool]) -> str:
     if len(address) > MAX_URL_CHARS or not is_safe(address):
         raise Refused("template_failed", f"The {field} is too long, or none that can be opened safely.")
     return address
-
-
-def _keep(cache: dict[_Key, Any], key: _Key, value: Any, max_count: int) -> None:
-    """Keep a value; the one that came first gives way, as old versions of templates are."""
-    if len(cache) >= max_count:
-        del cache[next(iter(cache))]
-    cache[key] = value

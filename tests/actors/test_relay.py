@@ -141,6 +141,21 @@ async def test_one_target_in_trouble_delays_nobody_else(autojump_clock: MockCloc
         assert ("bad", "000000") in targets.taken
 
 
+async def test_one_app_in_trouble_delays_nobody_else_of_its_target(autojump_clock: MockClock) -> None:
+    """A partition of notifications is told of all apps; what one cannot have decided comes again later."""
+    async with open_relay() as (relay, targets):
+        targets.is_holding = True
+        relay.hint([commit(targets, 1, "partition")])
+        await trio.sleep(0.01)
+        targets.held[0][2].fail(Unavailable("setup_unreadable", retry_after_s=5.0))
+        targets.is_holding = False
+        relay.hint([commit(targets, 2, "partition")])
+        await trio.sleep(0.01)
+        assert targets.taken == [("partition", "000002")]
+        await trio.sleep(SCAN_INTERVAL_S + RETRY_S)
+        assert targets.taken == [("partition", "000002"), ("partition", "000001")]
+
+
 async def test_a_crashing_tell_is_tried_no_more_but_stays_for_the_operator(autojump_clock: MockClock) -> None:
     async with open_relay() as (relay, targets):
         targets.trouble["ann"] = Unavailable("crashed")

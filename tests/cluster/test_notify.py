@@ -4,14 +4,18 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import trio
 
 from actors.notify import fact_keeper
 from protocol import commands, notify_commands, notify_replies
 from protocol.notify_content import NotifyRequest
+from protocol.notify_records import NotifyDeviceRow
 from protocol.notify_replies import RequestCancelled
 from protocol.notify_templates import ChannelText, Template, Variable
 from protocol.notify_types import TypeRule
 from server.notify import setups
+from server.sandbox.faults import Fault
+from server.sandbox.sandbox import open_sandbox
 from tests.cluster.worlds import open_cluster
 from tests.server.world import Device
 
@@ -72,3 +76,31 @@ async def test_what_an_app_sets_up_on_one_node_holds_at_once_on_all(
         await one.desk.put_type("default", TypeRule(name="points", channels=["inapp"], purpose="ads"))
         done = await one.entry.notify("default", msgspec.structs.replace(request, data={"n": "8"}))
         assert {item.state for item in done.items} == {"dropped"}
+
+
+async def test_stop_from_a_number_holds_on_all_nodes(tmp_path: Path) -> None:
+    """Who answers STOP means the number, wherever its other users' partitions are."""
+    async with open_sandbox() as sandbox, open_cluster(tmp_path, "n1", "n2") as cluster:
+        one, two = (cluster.members[name] for name in ("n1", "n2"))
+        core = one.core.notifications
+        await core.desk.put_provider("default", "twilio", sandbox.configs().twilio)
+        await core.desk.put_type("default", TypeRule(name="ad", channels=["sms"], dedup_s=0))
+        phone = notify_commands.RegisterPush(channel="sms", address="+4915112345678")
+        people = [await node.person(f"p{node.name}{number}") for node in (one, two) for number in range(6)]
+        for person in people:
+            await person.do(phone)
+
+        async def states() -> list[str]:
+            found = []
+            for person in people:
+                request = NotifyRequest(type="ad", user_id=person.user_id, text="x")
+                found.append((await core.entry.notify("default", request)).items[0].state)
+            return found
+
+        sandbox.inject(Fault(channel="twilio", status=400, code="21610", times=1))
+        request = NotifyRequest(type="ad", user_id=people[0].user_id, text="x")
+        await core.entry.notify("default", request)
+        while not all(row.retired_at_ms for row in await one.store.find(NotifyDeviceRow, {})):  # noqa: ASYNC110 - nobody is told
+            await trio.sleep(0.01)
+        assert set(await states()) == {"dropped"}
+        assert sandbox.count("twilio") == 0

@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from protocol.errors import Overloaded, ProtocolError, Unavailable
+from protocol.errors import Overloaded, ProtocolError, StorageUnavailable, Unavailable
 from protocol.records import User
 from storage import open_store, reader
 from storage.reader import Readers
@@ -43,6 +43,23 @@ async def test_a_value_that_no_column_holds_is_refused_to_who_asks(tmp_path: Pat
             with pytest.raises(ProtocolError) as caught:
                 await store.find(User, {"user_id": value})
             assert caught.value.code == "bad_field"
+
+
+async def test_a_text_that_is_none_ends_no_reader(tmp_path: Path) -> None:
+    """A damaged row is told to who asks for it; the threads that read for everybody else go on."""
+    async with open_store(tmp_path):
+        readers = Readers(tmp_path / "hubbub.db", count=1)
+        await readers.start()
+
+        def damaged(connection: sqlite3.Connection) -> None:
+            connection.execute("SELECT CAST(X'FF' AS TEXT)").fetchall()
+
+        with trio.fail_after(10):
+            for _ in range(2):
+                with pytest.raises(StorageUnavailable, match="UTF-8"):
+                    await readers.run(damaged)
+            assert await readers.run(_one) == 1
+        await readers.aclose()
 
 
 async def test_writes_go_on_beside_a_long_read(tmp_path: Path) -> None:

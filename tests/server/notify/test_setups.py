@@ -78,6 +78,7 @@ async def test_rows_that_cannot_be_read_any_more_cost_themselves_alone(tmp_path:
             [
                 Put(NotifyTypeRow(app_id=APP, name="ads", body=bad)),
                 Put(TemplateRow(app_id=APP, name="t", version=1, body="{}", created_at_ms=1)),
+                Put(NotifyTypeRow(app_id=APP, name="deep", body=f'{{"name":"deep","x":{"[" * 100_000}')),
                 Put(NotifyAppRow(app_id=APP, version=7, rules='{"cap_per_hour":-1}')),
             ]
         )

@@ -3,12 +3,17 @@
 from pathlib import Path
 
 import pytest
+import trio
 
-from actors.notify.address import notify_address
-from actors.notify.messages import PutAddress
+from actors.messages import AddressStopped, encode_tell
+from actors.notify.address import notify_address, partition_of
+from actors.notify.addresses import device_key
+from actors.notify.messages import PutAddress, StopAddress
 from protocol import notify_commands, notify_replies
-from protocol.notify_records import SuppressionRow
+from protocol.notify_content import NotifyRequest
+from protocol.notify_records import NotifyDeviceRow, SuppressionRow
 from protocol.notify_types import Channel
+from protocol.records import Put, Tell
 from server.directory import Directory
 from server.notify.import_lines import open_file
 from server.notify.importing import Importer
@@ -16,6 +21,7 @@ from server.sandbox.faults import Fault
 from server.sandbox.sandbox import open_sandbox
 from tests.server.notify.notify_world import APP
 from tests.server.notify.test_interleavings import PHONE, Scene, open_scene
+from tests.server.world import Device
 
 MAIL = "ann@example.com"
 
@@ -137,6 +143,109 @@ async def test_what_waits_for_who_says_stop_is_not_sent(tmp_path: Path, how: str
         row = await scene.closed(waiting)
         assert (row.state, row.code) == ("skipped", "address_gone")
         assert ("choose", "drop", "retired") in await scene.notifier.rules(waiting)
+
+
+async def others_with(scene: Scene, address: str, count: int = 3) -> list[Device]:
+    """Users of other partitions who have the same number."""
+    others: list[Device] = []
+    taken = {partition_of(scene.user_id)}
+    for number in range(1_000):
+        other = await scene.notifier.world.person(f"other{number}")
+        if len(others) < count and partition_of(other.user_id) not in taken:
+            taken.add(partition_of(other.user_id))
+            await other.do(notify_commands.RegisterPush(channel="sms", address=address))
+            others.append(other)
+        other.disconnect()
+        if len(others) == count:
+            break
+    return others
+
+
+async def until_stopped(scene: Scene, device_key: str, count: int) -> None:
+    """Wait until so many users' partitions know it, and nothing more is owed to them."""
+    store = scene.notifier.world.store
+    while True:
+        rows = await store.find(NotifyDeviceRow, {"app_id": APP, "channel": "sms"})
+        stopped = [row for row in rows if row.device_key == device_key and row.retired_at_ms]
+        if len(stopped) == count and not await store.find(Tell, {}):
+            return
+        await trio.sleep(0.005)
+
+
+@pytest.mark.parametrize("how", ["answer", "receipt"])
+async def test_stop_from_a_number_holds_for_all_who_have_it(tmp_path: Path, how: str) -> None:
+    """A family shares it: what waits for the others is not sent either, nor anything that comes."""
+    async with open_sandbox() as sandbox:
+        async with open_scene(tmp_path, sandbox, phone=True, channels=["sms"]) as scene:
+            desk = scene.notifier.core.desk
+            others = await others_with(scene, PHONE)
+            key = device_key("sms", PHONE)
+            waiting = []
+            for other in others:
+                sandbox.inject(Fault(channel="twilio", status=429, retry_after_s=300, times=1))
+                asked = NotifyRequest(type="t", user_id=other.user_id, text="ad 1")
+                waiting.append((await scene.notifier.notify(asked)).items[0].notification_id)
+                await scene.until(waiting[-1], lambda row: row.state == "queued" and row.attempt == 1)
+                await desk.put_provider(APP, "twilio", sandbox.configs().twilio)  # its pace is its own again
+            if how == "answer":
+                sandbox.inject(Fault(channel="twilio", status=400, code="21610", times=1))
+            said = await scene.send("ad 2")
+            await scene.closed(said)
+            if how == "receipt":
+                await scene.told(said, "complained", action="suppress")
+            await until_stopped(scene, key, 1 + len(others))
+            sent = sandbox.count("twilio")
+            for notification_id in waiting:
+                row = await scene.closed(notification_id)
+                assert (row.state, row.code) == ("skipped", "address_gone")
+            for other in others:
+                done = await scene.notifier.notify(
+                    NotifyRequest(type="t", user_id=other.user_id, text="ad 3")
+                )
+                assert done.items[0].state == "dropped"
+            assert sandbox.count("twilio") == sent
+            # Who asks for messages again gets them, and nobody else.
+            await others[0].do(notify_commands.RegisterPush(channel="sms", address=PHONE, opt_in=True))
+        async with open_scene(tmp_path, sandbox, is_new=False) as scene:
+            for other, state in zip(others, ("open", "dropped", "dropped"), strict=True):
+                asked = NotifyRequest(type="t", user_id=other.user_id, text="ad 4")
+                assert (await scene.notifier.notify(asked)).items[0].state == state
+
+
+async def test_a_stop_reaches_the_others_also_after_a_crash(tmp_path: Path) -> None:
+    """What is owed to their partitions is stored with the STOP itself."""
+    async with open_sandbox() as sandbox:
+        async with open_scene(tmp_path, sandbox, phone=True, channels=["sms"]) as scene:
+            await others_with(scene, PHONE, 1)
+            key = device_key("sms", PHONE)
+            row = SuppressionRow(app_id=APP, device_key=key, kind="stopped", code="21610", at_ms=2**42)
+            tell = Tell(
+                tell_id="t",
+                shard=notify_address(scene.user_id).shard,
+                kind=notify_address(scene.user_id).kind,
+                target_id=notify_address(scene.user_id).id,
+                body=encode_tell(AddressStopped(APP, key)),
+                at_ms=1,
+            )
+            await scene.notifier.world.store.commit([Put(row), Put(tell)])  # as a crash would leave it
+        async with open_scene(tmp_path, sandbox, is_new=False) as scene:
+            await until_stopped(scene, key, 2)
+
+
+async def test_an_opt_in_just_after_a_stop_holds(tmp_path: Path) -> None:
+    """A word of the STOP that comes late must not undo it; a registration that is none is stopped."""
+    async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox, channels=["sms"]) as scene:
+        world = scene.notifier.world
+        key = device_key("sms", PHONE)
+        late = StopAddress(APP, (scene.user_id,), key, "21610", at_ms=1)
+        await scene.do(notify_commands.RegisterPush(channel="sms", address=PHONE, opt_in=True))
+        await world.core.router.ask(notify_address(scene.user_id), late, timeout_s=5)
+        await scene.closed(await scene.send("wanted"))
+        assert sandbox.count("twilio") == 1
+        row = SuppressionRow(app_id=APP, device_key=key, kind="stopped", code="21610", at_ms=1)
+        await world.store.commit([Put(row)])  # stopped, while the registration was under way elsewhere
+        await world.core.router.ask(notify_address(scene.user_id), late, timeout_s=5)
+        await dropped(scene, "sms", "21610")
 
 
 async def test_a_list_that_is_imported_again_brings_nobody_back(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from protocol.notify_found import UntoldDead
 from protocol.notify_records import AlertRow, DeadDelivery, NotifyAppRow
 from protocol.notify_types import AppRules, TypeRule
 from protocol.records import Put
-from server.notify.setups import AppSetup, SetupCache
+from server.notify.app_setup import AppSetup
+from server.notify.setups import SetupCache
 from server.notify.watch import MAX_CAUSES, OTHERS, reports_of
 from server.sandbox.faults import Fault
 from server.sandbox.sandbox import Sandbox, open_sandbox

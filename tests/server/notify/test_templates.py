@@ -189,13 +189,17 @@ def test_the_variant_that_was_read_is_told() -> None:
 
 def test_caches_stay_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Locales come from devices: whoever makes them up must not fill the memory."""
-    monkeypatch.setattr("server.notify.templates.MAX_CHOSEN", 10)
-    monkeypatch.setattr("server.notify.templates.MAX_COMPILED", 2)
+    monkeypatch.setattr("server.notify.compiled_texts.MAX_PLACES", 10)
+    monkeypatch.setattr("server.notify.compiled_texts.MAX_COMPILED", 2)
     templates = Templates(Reads(one_text("hi")))
     for number in range(50):
         for name in ("greeting", "like", "follow"):
             templates.render(
                 "app", name, locale=f"x{number}", time_zone="UTC", channel="inapp", data={"names": []}
             )
-    assert len(templates._chosen) == 10
-    assert len(templates._compiled) == 2
+    texts = templates._texts
+    assert len(texts._compiled) == 2
+    assert 0 < len(texts._texts) <= 10
+    held = [text for place in texts._texts.values() for _, text in place.found.values()]
+    assert {id(text) for text in held} <= {id(text) for text in texts._compiled.values()}
+    assert all(len(text.places) <= 10 for text in texts._compiled.values())  # type: ignore[union-attr]
