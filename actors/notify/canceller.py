@@ -241,7 +241,10 @@ class Canceller(CancelFinder):
             key = (notification_id, delivery.number)
             if delivery.number in numbers:
                 continue
-            if key not in cancel.seen:  # it waits in the store alone; or it was concluded since it was read
+            if key in self._deciding or key in self._closed:  # it was read as it was a moment before
+                is_clear = False
+                continue
+            if key not in cancel.seen:  # it waits in the store alone; or it was taken up since it was read
                 cancel.seen.add(key)
                 is_clear = False
                 continue

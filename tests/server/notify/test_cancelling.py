@@ -6,7 +6,9 @@ import pytest
 import trio
 
 import hubbub
-from actors.notify import open_room
+from actors.notify import cancel_finder, open_room
+from actors.notify.cancel_finder import Cancel
+from actors.notify.messages import CancelPart
 from protocol import notify_commands, notify_replies
 from protocol.errors import HubbubError
 from protocol.notify_content import NotifyRequest
@@ -16,9 +18,11 @@ from protocol.notify_types import TypePreference, TypeRule
 from protocol.records import Put
 from server.sandbox.faults import Fault
 from server.sandbox.sandbox import Sandbox, open_sandbox
+from storage.notify_reads import SqliteNotifyReads
 from tests.server.http_world import code_of, open_api
 from tests.server.notify.notify_world import APP, Clock, Notifier, open_notifier
 from tests.server.notify.test_http_notify import backend_of
+from tests.server.notify.test_interleavings import open_scene
 from tests.server.notify.test_pipeline import HOUR_MS, bodies, open_at, person
 
 ONE = {"channels": ["apns"], "dedup_s": 0, "is_capped": False}
@@ -353,3 +357,45 @@ async def test_a_campaign_that_runs_is_stopped_and_every_notification_accounted_
         assert counts(again) == (states.count("cancelled"), 0, 0, states.count("done"))
         assert sandbox.count("apns") == states.count("done")
         assert sandbox.doubles("apns") == {}
+
+
+async def test_what_is_concluded_while_it_is_looked_at_again_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks what was cancelled must not be told so of what the phone shows."""
+    looked, was_sent = trio.Event(), trio.Event()
+    real = SqliteNotifyReads.open_of
+
+    async def slow(self: SqliteNotifyReads, *args: object, **kwargs: object) -> object:
+        rows = await real(self, *args, **kwargs)  # type: ignore[arg-type]
+        looked.set()
+        await was_sent.wait()
+        return rows
+
+    class Again(Cancel):
+        """At its second look: what it finds was on its way into memory at the first."""
+
+        def __init__(self, message: CancelPart) -> None:
+            super().__init__(message)
+            self.seen = {(notification_id, 0)}
+
+    monkeypatch.setattr(SqliteNotifyReads, "open_of", slow)
+    monkeypatch.setattr(cancel_finder, "Cancel", Again)
+    async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox) as scene:
+        notifier = scene.notifier
+        sandbox.inject(Fault(channel="apns", delay_s=1.0, times=1))
+        done = await notifier.notify(NotifyRequest(type="t", user_ids=[scene.user_id], text="x"))
+        notification_id = done.items[0].notification_id
+        await scene.until(notification_id, lambda row: row.state == "sending")
+        found: list[tuple[int, int, int, int]] = []
+
+        async def cancel() -> None:
+            found.append(await cancelled(notifier, done))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cancel)
+            await looked.wait()
+            await scene.closed(notification_id)
+            was_sent.set()
+        assert found == [(0, 0, 0, 1)]
+        assert (await notifier.row(notification_id)).state == "done"
