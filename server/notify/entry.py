@@ -4,6 +4,7 @@ What is refused here has left no trace. What is accepted is stored: a request to
 partitions have stored it, a larger one when the app's actor has.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Final
@@ -37,6 +38,7 @@ MAX_DIRECT: Final = 500  # users who are asked for at once; more go by the app's
 _MAY_BE_NEW: Final = frozenset(
     {"type_not_found", "template_not_found", "template_variable_unknown", "experiment_not_found"}
 )
+_CONTROL: Final = re.compile(r"[\x00-\x09\x0b-\x1f]")
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
@@ -174,7 +176,7 @@ class NotifyEntry:
         if len(_encode(request.data)) > MAX_DATA_BYTES:
             raise ProtocolError("bad_field", f"data has more than {MAX_DATA_BYTES} bytes as JSON.")
         for name in ("title", "text", "actor"):
-            if any(ord(char) < 32 and char != "\n" for char in getattr(request, name)):
+            if _CONTROL.search(getattr(request, name)):
                 raise ProtocolError("bad_field", f"{name} must not have control characters.")
         if not leads_safely(request.url):
             raise ProtocolError("bad_field", "url is an address that cannot be opened safely.")
@@ -200,8 +202,9 @@ class NotifyEntry:
             own.templates.get(request.template) if own else None,
             own.experiments.get(request.experiment) if own else None,
         )
-        channels = request.channels or [*rule.channels, *rule.fallback]
-        self._renderer.check(setup, content_of(request), _told_apart(channels))
+        if request.template:
+            channels = request.channels or [*rule.channels, *rule.fallback]
+            self._renderer.check(setup, content_of(request), _told_apart(channels))
 
     def _check_experiment(self, setup: Setup, name: str) -> None:
         if isinstance(setup, AppSetup) and name not in setup.experiments:

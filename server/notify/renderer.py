@@ -111,8 +111,6 @@ class NotifyRenderer:
 
         Raises: as render.
         """
-        if not content.template:
-            return
         reader = Reader(
             user_id="",
             name="",
