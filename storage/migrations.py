@@ -55,6 +55,8 @@ _EXTRA_INDEXES = (
     # Who has an address that is stopped. Tokens and subscriptions have one user each.
     "CREATE INDEX IF NOT EXISTS idx_device_of_people ON notify_device (device_key, user_id)"
     " WHERE channel IN ('email', 'sms')",
+    # Counted from time to time, for the guard against mass retirement.
+    "CREATE INDEX IF NOT EXISTS idx_device_alive ON notify_device (app_id, channel) WHERE retired_at_ms = 0",
     "CREATE INDEX IF NOT EXISTS idx_consent_end ON notify_consent (partition, ends_at_ms)"
     " WHERE ends_at_ms > 0",
     "CREATE INDEX IF NOT EXISTS idx_request_waiting ON notify_request (app_id, next_at_ms)"

@@ -105,7 +105,7 @@ def sendgrid_statuses(body: bytes) -> list[StatusUpdate]:
 def _sendgrid_status(event: _SendGridEvent) -> StatusUpdate:
     state, action = _SENDGRID_STATES[event.event]
     if event.event == "bounce" and event.type == "blocked":  # the mail was refused, not the address
-        state, action = "bounced_soft", ""
+        state, action = "undelivered", ""
     if event.event == "dropped":
         action = _SENDGRID_DROPS.get(event.reason, "dead_letter")
     return StatusUpdate(

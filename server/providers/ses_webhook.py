@@ -22,6 +22,8 @@ from server.providers.status import Consequence, State, StatusUpdate, delivery_i
 SNS_REPLAY_S: Final = 4_000.0  # SNS repeats for about an hour, as signed the first time
 _CLOCK_SKEW_S: Final = 300.0
 _SNS_HOST: Final = r"https://sns\.[a-z]{2}(?:-[a-z]+){1,3}-[0-9]\.amazonaws\.com(?:\.cn)?/"
+# Subtypes of a transient bounce that say that this mail was refused; the address lives.
+_NOT_DELIVERED: Final = frozenset({"MailboxFull", "MessageTooLarge", "ContentRejected", "AttachmentRejected"})
 _CERTIFICATE_URL: Final = re.compile(_SNS_HOST + r"SimpleNotificationService-[0-9A-Za-z]{1,64}\.pem")
 _SUBSCRIBE_URL: Final = re.compile(_SNS_HOST + r"\?Action=ConfirmSubscription&[!-~]{1,2000}")
 
@@ -204,14 +206,20 @@ def ses_statuses(message: str) -> list[StatusUpdate]:
         raise ValueError("not an event of SES") from exc
     name = event.event_type or event.notification_type
     if name == "Bounce" and event.bounce:
-        # Permanent covers the suppression list too; Transient and Undetermined leave the address alive.
-        is_hard = event.bounce.bounce_type == "Permanent"
+        # Permanent covers the suppression list too; Transient and Undetermined leave the address alive. A
+        # general one of these may be no more than a note that somebody is out of the office.
+        state: State = "bounced_soft"
+        action: Consequence = ""
+        if event.bounce.bounce_type == "Permanent":
+            state, action = "bounced_hard", "retire"
+        elif event.bounce.bounce_sub_type in _NOT_DELIVERED:
+            state = "undelivered"
         return _ses_updates(
             event,
             event.bounce,
             event.bounce.bounced_recipients,
-            "bounced_hard" if is_hard else "bounced_soft",
-            "retire" if is_hard else "",
+            state,
+            action,
             f"{event.bounce.bounce_type}/{event.bounce.bounce_sub_type}",
         )
     if name == "Complaint" and event.complaint:

@@ -282,7 +282,7 @@ def test_sendgrid_events() -> None:
     assert [(update.state, update.action) for update in updates] == [
         ("delivered", ""),
         ("bounced_hard", "retire"),
-        ("bounced_soft", ""),
+        ("undelivered", ""),
         ("delayed", ""),
         ("failed", "suppress"),
         ("failed", "retire"),
@@ -452,9 +452,22 @@ MAIL = {
                     "bouncedRecipients": [{"emailAddress": "a@example.org"}],
                 },
             },
-            "bounced_soft",
+            "undelivered",
             "",
             "Transient/MailboxFull",
+        ),
+        (  # or so it says where somebody is out of the office
+            {
+                "eventType": "Bounce",
+                "bounce": {
+                    "bounceType": "Transient",
+                    "bounceSubType": "General",
+                    "bouncedRecipients": [{"emailAddress": "a@example.org"}],
+                },
+            },
+            "bounced_soft",
+            "",
+            "Transient/General",
         ),
         (
             {

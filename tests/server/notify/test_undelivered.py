@@ -70,6 +70,7 @@ async def test_what_no_carrier_delivers_is_pushed(tmp_path: Path) -> None:
         ("sms", "refused", "dead_letter"),
         ("sms", "refused", "retire"),
         ("email", "bounced", "retire"),
+        ("email", "refused", ""),
     ],
 )
 async def test_it_goes_by_the_fallback_once(tmp_path: Path, channel: str, state: str, action: str) -> None:
