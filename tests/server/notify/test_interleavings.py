@@ -30,7 +30,6 @@ from tests.server.notify.notify_world import APP, Clock, Notifier, open_notifier
 from tests.server.world import Device
 
 PHONE = "+4915112345678"
-SLOW_S = 0.7  # for which a provider thinks: long enough to do something meanwhile
 
 
 class Scene:
@@ -49,10 +48,11 @@ class Scene:
         return done.items[0].notification_id
 
     async def under_way(self, fault: Fault) -> int:
-        """Send one that the provider thinks about, and wait until the attempt is stored."""
+        """Send one whose answer a fault holds: the attempt is stored, and the provider has the request."""
         self.sandbox.inject(fault)
         notification_id = await self.send("secret")
         await self.until(notification_id, lambda row: row.state == "sending")
+        await self.sandbox.wait_held(fault.channel)
         return notification_id
 
     async def until(self, notification_id: int, test: Callable[[DeliveryRow], bool]) -> DeliveryRow:
@@ -216,9 +216,10 @@ async def test_what_is_erased_under_way_is_neither_tried_again_nor_kept(
     """After the receipt of an erasure nothing of it is sent, and nothing is found anywhere."""
     async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox) as scene:
         notification_id = await scene.under_way(
-            Fault(channel="apns", status=status, code=code, delay_s=SLOW_S, times=1)
+            Fault(channel="apns", status=status, code=code, holds=True, times=1)
         )
         await scene.erase()
+        sandbox.release()
         await scene.closed(notification_id)
         await scene.calm()
         assert sandbox.count("apns") == 0
@@ -327,8 +328,9 @@ NO_PUSH = notify_commands.SetPreferences(preferences=Preferences(channels={"apns
 async def test_who_opts_out_during_an_attempt_gets_no_other(tmp_path: Path) -> None:
     """A provider's bad second is no reason to tell somebody who has said no."""
     async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox) as scene:
-        notification_id = await scene.under_way(Fault(channel="apns", status=503, delay_s=SLOW_S, times=1))
+        notification_id = await scene.under_way(Fault(channel="apns", status=503, holds=True, times=1))
         await scene.do(NO_PUSH)
+        sandbox.release()
         await scene.closed(notification_id)
         assert sandbox.count("apns") == 0
         rules = await scene.notifier.rules(notification_id)
@@ -338,9 +340,10 @@ async def test_who_opts_out_during_an_attempt_gets_no_other(tmp_path: Path) -> N
 async def test_who_switches_a_type_off_during_an_attempt_gets_no_other(tmp_path: Path) -> None:
     """Off is off, also for who had once said yes to the channel."""
     async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox) as scene:
-        notification_id = await scene.under_way(Fault(channel="apns", status=503, delay_s=SLOW_S, times=1))
+        notification_id = await scene.under_way(Fault(channel="apns", status=503, holds=True, times=1))
         off = Preferences(types={"t": TypePreference(channels={"apns": True}, frequency="off")})
         await scene.do(notify_commands.SetPreferences(preferences=off))
+        sandbox.release()
         await scene.closed(notification_id)
         assert sandbox.count("apns") == 0
 
@@ -348,9 +351,10 @@ async def test_who_switches_a_type_off_during_an_attempt_gets_no_other(tmp_path:
 async def test_a_phone_that_is_sold_during_an_attempt_gets_no_other(tmp_path: Path) -> None:
     """The next one who has it must not read the first one's messages."""
     async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox) as scene:
-        notification_id = await scene.under_way(Fault(channel="apns", status=503, delay_s=SLOW_S, times=1))
+        notification_id = await scene.under_way(Fault(channel="apns", status=503, holds=True, times=1))
         bob = await scene.notifier.world.person("bob")
         await scene.notifier.has_apns(bob, 1)
+        sandbox.release()
         await scene.closed(notification_id)
         assert sandbox.count("apns") == 0
 
@@ -358,8 +362,9 @@ async def test_a_phone_that_is_sold_during_an_attempt_gets_no_other(tmp_path: Pa
 async def test_a_retry_waits_for_the_end_of_quiet_hours(tmp_path: Path) -> None:
     """What is refused in the evening does not ring at night."""
     async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox) as scene:
-        notification_id = await scene.under_way(Fault(channel="apns", status=503, delay_s=SLOW_S, times=1))
+        notification_id = await scene.under_way(Fault(channel="apns", status=503, holds=True, times=1))
         await scene.do(notify_commands.SetPreferences(preferences=Preferences(quiet_hours=quiet_now())))
+        sandbox.release()
         row = await scene.until(notification_id, lambda row: row.state == "queued")
         assert row.next_at_ms > wall_clock_ms() + 3_600_000
 
@@ -447,10 +452,11 @@ async def test_a_fallback_is_gone_on_with_after_a_kill(tmp_path: Path) -> None:
     async with open_sandbox() as sandbox:
         async with open_scene(tmp_path, sandbox, phone=True, fallback=["sms"], is_security=True) as scene:
             notification_id = await scene.under_way(
-                Fault(channel="apns", status=410, times=1, timestamp_ms=4_000_000_000_000, delay_s=SLOW_S)
+                Fault(channel="apns", status=410, times=1, timestamp_ms=4_000_000_000_000, holds=True)
             )
             flaky = scene.notifier.world.flaky
             unplugged = flaky.unplug_after(1)  # the refusal
+            sandbox.release()
             await unplugged.wait()
             assert sandbox.count("twilio") == 0
             flaky.let_go()
@@ -467,9 +473,10 @@ async def test_a_fallback_waits_for_the_end_of_quiet_hours(tmp_path: Path) -> No
         open_scene(tmp_path, sandbox, phone=True, fallback=["sms"]) as scene,
     ):
         notification_id = await scene.under_way(
-            Fault(channel="apns", status=410, times=1, timestamp_ms=4_000_000_000_000, delay_s=SLOW_S)
+            Fault(channel="apns", status=410, times=1, timestamp_ms=4_000_000_000_000, holds=True)
         )
         await scene.do(notify_commands.SetPreferences(preferences=Preferences(quiet_hours=quiet_now())))
+        sandbox.release()
         later_ms = wall_clock_ms() + 3_600_000
         while True:
             row = await scene.notifier.row(notification_id)
@@ -489,8 +496,9 @@ async def test_a_receipt_before_the_answer_ends_the_delivery(tmp_path: Path) -> 
         open_sandbox() as sandbox,
         open_scene(tmp_path, sandbox, phone=True, channels=["sms"]) as scene,
     ):
-        notification_id = await scene.under_way(Fault(channel="twilio", delay_s=SLOW_S, times=1))
+        notification_id = await scene.under_way(Fault(channel="twilio", holds=True, times=1))
         await scene.told(notification_id, "confirmed")
+        sandbox.release()
         await scene.calm()
         delivery = await scene.delivery(notification_id)
         assert (delivery.state, delivery.is_open, delivery.outgoing) == ("confirmed", False, "")
@@ -509,7 +517,7 @@ async def test_undelivered_before_the_answer_goes_by_the_next_account(
         open_scene(tmp_path, sandbox, phone=True, channels=["sms"]) as scene,
     ):
         await scene.notifier.core.desk.put_provider(APP, "vonage", sandbox.configs().vonage, position=5)
-        notification_id = await scene.under_way(Fault(channel="twilio", delay_s=SLOW_S, times=1))
+        notification_id = await scene.under_way(Fault(channel="twilio", holds=True, times=1))
         told = DeliveryTold(notification_id, 0, "refused", "30008", "failover", APP, "twilio")
         channel = scene.notifier.core.channels.channels["sms"]
         with monkeypatch.context() as patch:
@@ -517,6 +525,7 @@ async def test_undelivered_before_the_answer_goes_by_the_next_account(
             for _ in range(2):  # providers repeat themselves
                 await scene.notifier.world.core.router.ask(owner_of(notification_id), told, timeout_s=5)
             assert (await scene.delivery(notification_id)).state == "sending"
+            sandbox.release()
             await scene.until(notification_id, lambda row: row.state == "queued")
             await scene.notifier.world.core.router.ask(owner_of(notification_id), told, timeout_s=5)
         channel.left(())
@@ -536,12 +545,12 @@ async def test_a_receipt_before_a_kill_is_no_second_message(tmp_path: Path) -> N
     """What the provider has confirmed is not sent again, although its answer was never heard."""
     async with open_sandbox() as sandbox:
         async with open_scene(tmp_path, sandbox, phone=True, channels=["sms"], may_double=True) as scene:
-            notification_id = await scene.under_way(Fault(channel="twilio", delay_s=SLOW_S, times=1))
+            notification_id = await scene.under_way(Fault(channel="twilio", holds=True, times=1))
             await scene.told(notification_id, "confirmed")
             flaky = scene.notifier.world.flaky
             flaky.unplug_after(0)
-            await sandbox.wait_for("twilio", 1)
             flaky.let_go()
+            sandbox.release()
         async with open_scene(tmp_path, sandbox, is_new=False) as scene:
             await scene.notifier.settled(notification_id)
             await scene.calm()
@@ -556,10 +565,11 @@ async def test_a_receipt_stops_the_retry_of_what_was_unknown(tmp_path: Path) -> 
         open_scene(tmp_path, sandbox, phone=True, channels=["sms"], may_double=True) as scene,
     ):
         sandbox.inject(Fault(channel="twilio", drop_after_accept=True, times=1))
-        sandbox.inject(Fault(channel="twilio", delay_s=SLOW_S))
+        sandbox.inject(Fault(channel="twilio", holds=True))
         notification_id = await scene.send("4711")
         await scene.notifier.until_stat("retried", 1)
         await scene.told(notification_id, "confirmed")
+        sandbox.release()
         await scene.calm()
         assert (await scene.delivery(notification_id)).state == "confirmed"
         assert (await scene.notifier.row(notification_id)).state == "done"
@@ -601,11 +611,11 @@ async def test_what_was_under_way_at_a_kill_keeps_its_provider(tmp_path: Path) -
     """Else the dashboard could not say whose deliveries are unknown."""
     async with open_sandbox() as sandbox:
         async with open_scene(tmp_path, sandbox) as scene:
-            notification_id = await scene.under_way(Fault(channel="apns", delay_s=SLOW_S, times=1))
+            notification_id = await scene.under_way(Fault(channel="apns", holds=True, times=1))
             flaky = scene.notifier.world.flaky
             flaky.unplug_after(0)
-            await sandbox.wait_for("apns", 1)
             flaky.let_go()
+            sandbox.release()
         async with open_scene(tmp_path, sandbox, is_new=False) as scene:
             row = await scene.closed(notification_id)
             assert (row.state, row.code, row.provider_id) == ("unknown", "node_ended", "apns")
