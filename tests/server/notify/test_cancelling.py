@@ -49,7 +49,7 @@ async def test_a_scheduled_group_is_cancelled_after_it_was_handed_on(tmp_path: P
         done = await notifier.notify(
             NotifyRequest(type="t", group="*", text="x", send_at="2000-01-01T00:00:00+00:00")
         )
-        await sandbox.wait_for("apns", 1)
+        await notifier.until_stat("accepted", 1)
         later = await notifier.notify(
             NotifyRequest(type="t", user_ids=[ann.user_id], text="y", send_at="2050-01-01T00:00:00")
         )
@@ -129,6 +129,7 @@ async def test_what_is_with_a_provider_is_told_and_not_tried_again(tmp_path: Pat
         ann.disconnect()
         asked = await sandbox_hold(sandbox, notifier, ann.user_id)
         assert await cancelled(notifier, asked) == (0, 0, 1, 0)
+        sandbox.release()
         row = await notifier.settled(asked.items[0].notification_id)
         assert row.state == "cancelled"
         assert sandbox.count("apns") == 0
@@ -139,10 +140,10 @@ async def test_what_is_with_a_provider_is_told_and_not_tried_again(tmp_path: Pat
 
 
 async def sandbox_hold(sandbox: Sandbox, notifier: Notifier, user_id: str) -> NotifyAccepted:
-    """A request whose attempt is on its way, and will fail with what is tried again otherwise."""
-    sandbox.inject(Fault(channel="apns", status=503, delay_s=0.5, times=1))
+    """A request whose attempt is on its way until a release, and fails then: it would be tried again."""
+    sandbox.inject(Fault(channel="apns", status=503, holds=True, times=1))
     done = await notifier.notify(NotifyRequest(type="t", user_id=user_id, text="x"))
-    await notifier.until_stat("attempts", 1)
+    await sandbox.wait_held("apns")
     return done
 
 
@@ -154,10 +155,13 @@ async def test_a_cancelled_attempt_is_not_tried_again_after_a_crash(tmp_path: Pa
             ann = await notifier.world.person("ann")
             await notifier.has_apns(ann, 1)
             ann.disconnect()
-            sandbox.inject(Fault(channel="apns", delay_s=5.0, times=1))
+            sandbox.inject(Fault(channel="apns", holds=True, times=1))
             done = await notifier.notify(NotifyRequest(type="t", user_id=ann.user_id, text="x"))
+            await sandbox.wait_held("apns")
             assert await cancelled(notifier, done) == (0, 0, 1, 0)
             notifier.world.flaky.unplug_after(0)  # the node dies before there is an answer
+            notifier.world.flaky.let_go()
+            sandbox.release()
         async with open_notifier(tmp_path, sandbox, is_new=False) as notifier:
             row = await notifier.settled(done.items[0].notification_id)
             (delivery,) = await notifier.world.store.notify.deliveries(row.notification_id)
