@@ -16,6 +16,7 @@ from protocol.notify_types import TypePreference, TypeRule
 from protocol.records import Put
 from server.sandbox.faults import Fault
 from server.sandbox.sandbox import Sandbox, open_sandbox
+from storage.notify_reads import SqliteNotifyReads
 from tests.server.http_world import code_of, open_api
 from tests.server.notify.notify_world import APP, Clock, Notifier, open_notifier
 from tests.server.notify.test_http_notify import backend_of
@@ -336,15 +337,27 @@ async def test_a_campaign_that_runs_is_stopped_and_every_notification_accounted_
     """Pages on their way, decisions, attempts and results all meet the cancellation."""
     monkeypatch.setattr("actors.notify.app.PAGE", 40)
     monkeypatch.setattr("actors.notify.cancel_finder.PAGE", 5)
+    real = SqliteNotifyReads.group_page
+    pages: list[int] = []
+
+    async def slow(self: SqliteNotifyReads, *args: object, **kwargs: object) -> object:
+        pages.append(1)
+        if len(pages) > 10:
+            await trio.sleep_forever()  # on its way for as long as the request runs
+        return await real(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SqliteNotifyReads, "group_page", slow)
     async with open_sandbox() as sandbox, open_notifier(tmp_path, sandbox) as notifier:
         await one_type(notifier)
         users = await notifier.world.crowd(600)
         await notifier.have_apns(users)
-        sandbox.inject(Fault(channel="apns", delay_s=0.2))
+        sandbox.inject(Fault(channel="apns", holds=True))
         done = await notifier.notify(NotifyRequest(type="t", group="*", text="x"))
-        await sandbox.wait_for("apns", 30)
+        await sandbox.wait_held("apns", 30)
         first = await notifier.core.entry.cancel(APP, done.request_id)
-        assert sum(counts(first)) < 600
+        assert 30 <= sum(counts(first)) <= 400
+        assert first.under_way >= 30
+        sandbox.release()
         rows = [
             row
             for user_id in users
