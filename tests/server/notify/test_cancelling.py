@@ -186,7 +186,7 @@ async def test_members_leave_a_batch_and_it_goes_on_for_the_others(tmp_path: Pat
         assert await cancelled(notifier, asked[2]) == (1, 0, 0, 0)
         assert await cancelled(notifier, asked[0]) == (1, 0, 0, 0)
         clock.pass_by(notifier, 61_000)
-        await sandbox.wait_for("apns", 1)
+        await notifier.until_stat("accepted", 1)
         assert bodies(sandbox) == ["by Cid"]
         assert await cancelled(notifier, asked[1]) == (0, 0, 0, 1)
 

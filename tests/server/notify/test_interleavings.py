@@ -174,8 +174,14 @@ async def test_a_decision_that_is_not_stored_gives_its_hands_back(tmp_path: Path
 
 async def test_a_repeated_key_opens_no_group_that_others_join(tmp_path: Path) -> None:
     """Nothing of a repetition is stored, so what joined it would be lost."""
-    async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox, batch_window_s=1) as scene:
-        await scene.notifier.settled(await scene.send("first", subject="s", idempotency_key="K"))
+    clock = Clock()
+    async with (
+        open_sandbox(options=SandboxOptions(now_ms=clock)) as sandbox,
+        open_scene(tmp_path, sandbox, clock=clock, batch_window_s=60) as scene,
+    ):
+        opener = await scene.send("first", subject="s", idempotency_key="K")
+        clock.pass_by(scene.notifier, 61_000)
+        await scene.notifier.settled(opener)
         slots = []
         for text, key in (("first", "K"), ("second", "K2")):
             request = NotifyRequest(
@@ -187,15 +193,20 @@ async def test_a_repeated_key_opens_no_group_that_others_join(tmp_path: Path) ->
         first, second = (answer for answer in answers if isinstance(answer, NotifyAccepted))
         assert (first.repeated, second.repeated) == (True, False)
         assert second.items[0].state == "held"
+        clock.pass_by(scene.notifier, 61_000)
         await scene.notifier.settled(second.items[0].notification_id)
         assert sandbox.count("apns") == 2
 
 
 async def test_a_repeated_key_makes_no_duplicate_of_what_is_new(tmp_path: Path) -> None:
     """The same words under another key, when the first are old enough: they are sent."""
-    async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox, dedup_s=1) as scene:
+    clock = Clock()
+    async with (
+        open_sandbox(options=SandboxOptions(now_ms=clock)) as sandbox,
+        open_scene(tmp_path, sandbox, clock=clock, dedup_s=60) as scene,
+    ):
         await scene.notifier.settled(await scene.send("same", idempotency_key="K"))
-        await trio.sleep(1.1)  # the window is in seconds of the wall clock
+        clock.pass_by(scene.notifier, 61_000)
         slots = []
         for key in ("K", "K2"):
             request = NotifyRequest(type="t", user_id=scene.user_id, text="same", idempotency_key=key)
