@@ -35,6 +35,17 @@ async def test_what_is_under_way_survives_new_settings_and_a_pause(tmp_path: Pat
         assert (await scene.closed(removed)).state == "accepted"
 
 
+async def test_what_is_refused_after_its_settings_were_put_right_goes_at_once(tmp_path: Path) -> None:
+    """A wrong key is replaced while hundreds are under way with it: they need not wait for minutes."""
+    async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox) as scene:
+        wrong_key = Fault(channel="apns", status=403, code="InvalidProviderToken", holds=True, times=1)
+        notification_id = await scene.under_way(wrong_key)
+        await scene.notifier.core.desk.put_provider(APP, "apns", sandbox.configs().apns_development)
+        sandbox.release()
+        row = await scene.closed(notification_id)
+        assert (row.state, row.attempt) == ("accepted", 2)
+
+
 async def test_an_account_is_closed_once_its_last_call_has_ended(tmp_path: Path) -> None:
     """Connections of settings that are long gone would else pile up."""
     async with (
