@@ -116,12 +116,20 @@ class ChannelActor:
         """Queue a job until it is due; the partition looks that there are not too many."""
         if job.is_cancelled:
             return
+        if job.waits and not self._is_in_use(job):
+            job.due_at_ms = 0  # refused by settings that were put right while it was under way
         if not self._push(job):
             # Cancelled ones leave when it is their turn, which behind a paused account never comes.
             self._queue.discard(lambda waiting: waiting.is_cancelled)
             if not self._push(job):
                 self._unqueued.append(job)
         self._pump_soon()
+
+    def _is_in_use(self, job: Job) -> bool:
+        """Tell whether the app still has the settings by which a job was sent."""
+        credential = job.account.credential if job.account is not None else ""
+        chain = self._accounts.chain(job.app_id, self.channel)
+        return any(account.credential == credential for account in chain)
 
     def _push(self, job: Job) -> bool:
         wait_ms = job.due_at_ms - self._now_ms() if job.due_at_ms else 0

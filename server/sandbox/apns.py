@@ -69,9 +69,9 @@ class FakeApns:
             push = self._check(request, environment)
         except Refusal as refusal:
             return _refuse(request, refusal)
-        fault = self._faults.pick("apns", push.token)
-        if fault is not None and fault.refuses:
-            return fault.end(self._refuse_by(fault, request))
+        hit = self._faults.pick("apns", push.token)
+        if hit is not None and hit.fault.refuses:
+            return hit.end(self._refuse_by(hit.fault, request))
         apns_id = push.apns_id or str(uuid.uuid4())
         payload = push.payload
         self._ledger.record(
@@ -86,7 +86,7 @@ class FakeApns:
         if environment == "development":
             headers.append(("apns-unique-id", str(uuid.uuid4())))
         answer = Answer(status=200, headers=headers)
-        return answer if fault is None else fault.end(answer)
+        return answer if hit is None else hit.end(answer)
 
     def _check(self, request: Request, environment: Environment) -> Push:
         if request.line.spoiled_by:

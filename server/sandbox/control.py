@@ -81,6 +81,8 @@ class Control:
                 ("POST", r"/v1/faults", self._inject),
                 ("DELETE", r"/v1/faults", self._clear_faults),
                 ("DELETE", r"/v1/faults/([0-9]{1,9})", self._withdraw),
+                ("GET", r"/v1/holds/([a-z]+)", self._held),
+                ("DELETE", r"/v1/holds(?:/([a-z]+))?", self._release),
                 ("PUT", r"/v1/outages/([a-z]+)", self._begin_outage),
                 ("DELETE", r"/v1/outages/([a-z]+)", self._end_outage),
                 ("PUT", r"/v1/apns/devices", self._device),
@@ -128,8 +130,7 @@ class Control:
         """`count` and `timeout_s` wait; `after_seq` and `limit` page."""
         query = request.query
         count = _number(query, "count", 0)
-        timeout_s = min(_number(query, "timeout_s", 10), _MAX_WAIT_S)
-        with trio.move_on_after(timeout_s) as scope:
+        with trio.move_on_after(_timeout_s(query)) as scope:
             await self._sandbox.wait_for(channel, int(count))
         after_seq = _number(query, "after_seq", 0)
         limit = min(int(_number(query, "limit", _DEFAULT_LIMIT)), _MAX_LIMIT)
@@ -167,6 +168,16 @@ class Control:
         if not self._sandbox.withdraw(int(fault_id)):
             raise KeyError(fault_id)
         return Answer(status=204)
+
+    async def _held(self, request: Request, channel: str) -> Answer:
+        """`count` and `timeout_s` wait until so many answers are held at once."""
+        with trio.move_on_after(_timeout_s(request.query)) as scope:
+            await self._sandbox.wait_held(channel, int(_number(request.query, "count", 0)))
+        body = {"count": self._sandbox.held_count(channel), "is_complete": not scope.cancelled_caught}
+        return json_answer(200, body)
+
+    def _release(self, _: Request, channel: str | None) -> Answer:
+        return json_answer(200, {"count": self._sandbox.release(channel or "")})
 
     def _begin_outage(self, _: Request, channel: str) -> Answer:
         self._sandbox.begin_outage(channel)
@@ -228,6 +239,10 @@ _Route = Callable[..., Answer | Awaitable[Answer]]
 
 def _body(request: Request, kind: type[_Body]) -> _Body:
     return msgspec.json.decode(request.body or b"{}", type=kind)
+
+
+def _timeout_s(query: dict[str, Any]) -> float:
+    return min(_number(query, "timeout_s", 10), _MAX_WAIT_S)
 
 
 def _number(query: dict[str, Any], name: str, default: float) -> float:

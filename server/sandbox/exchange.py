@@ -6,6 +6,8 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from server.sandbox.holds import Hold
+
 Fate = Literal["", "stall", "reset", "rst_stream", "goaway"]
 """What happens to the connection instead of, or after, an answer. See `Answer`."""
 Headers = list[tuple[str, str]]
@@ -37,7 +39,7 @@ class Request(msgspec.Struct, kw_only=True):
 
 
 class Answer(msgspec.Struct, kw_only=True):
-    """What the driver does: wait `delay_s`, then answer, unless `fate` says otherwise.
+    """What the driver does: wait `delay_s`, then for `hold`, then answer, unless `fate` says otherwise.
 
     `stall`: no answer, ever. `reset`: the TCP connection is reset, with every exchange on it. `rst_stream`:
     only this exchange ends (HTTP/1.1: the connection closes). `goaway`: with status 0 this request was not
@@ -49,6 +51,7 @@ class Answer(msgspec.Struct, kw_only=True):
     headers: Headers = []
     body: bytes = b""
     delay_s: float = 0.0
+    hold: Hold | None = None
     fate: Fate = ""
 
 

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from server.sandbox.exchange import Answer, Headers
+from server.sandbox.holds import Hold, Holds
 
 Service = Literal["apns", "fcm", "token", "webpush", "twilio", "vonage", "smtp"]
 """A fake. `token` is Google's OAuth endpoint, which FCM's senders ask first."""
@@ -39,7 +40,8 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     `stall`, no answer at all; `reset`, the connection is reset and nothing was accepted; `rst_stream`, the
     same for one HTTP/2 stream; `goaway`, alone: refused unprocessed, with `status`: answered, then the end;
     `drop_after_accept`, accepted and kept, then the connection is reset: the sender cannot know.
-    `delay_s` goes with any of them, or stands alone. A rule with nothing but `receipt…` lets the SMS through.
+    `delay_s` and `holds` go with any of them, or stand alone: late, or not before `Sandbox.release`; of the
+    two, the delay comes first. A rule with nothing but `receipt…` lets the SMS through.
     """
 
     channel: Annotated[str, Meta(description="apns, fcm, token, webpush, twilio, vonage, smtp; sms, email.")]
@@ -52,6 +54,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     retry_after_s: Annotated[int, Meta(ge=0)] | None = None
     timestamp_ms: Annotated[int, Meta(ge=0, description="With APNs 410: since when. 0: now.")] = 0
     delay_s: Annotated[float, Meta(ge=0, le=3_600)] = 0.0
+    holds: Annotated[bool, Meta(description="The answer waits until it is let go.")] = False
     stall: bool = False
     reset: bool = False
     rst_stream: bool = False
@@ -84,8 +87,8 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
             raise ValueError("Receipts are of sms, twilio and vonage.")
         if not 0 <= self.probability <= 1:
             raise ValueError("`probability` is 0 to 1.")
-        if not (self.status or any(fates) or self.delay_s or self.has_receipts):
-            raise ValueError("Nothing would go wrong: say status, a fate, delay_s or a receipt.")
+        if not (self.status or any(fates) or self.delay_s or self.holds or self.has_receipts):
+            raise ValueError("Nothing would go wrong: say status, a fate, delay_s, holds or a receipt.")
 
     @property
     def has_receipts(self) -> bool:
@@ -106,24 +109,33 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
             return "dot"
         return "data" if self.reset or self.stall else "rcpt"
 
-    def end(self, answer: Answer) -> Answer:
-        """Give `answer`, which is what this rule says or an acceptance, this rule's delay and fate."""
-        answer.delay_s = self.delay_s
-        if self.reset or self.drop_after_accept:
-            answer.fate = "reset"
-        elif self.stall:
-            answer.fate = "stall"
-        elif self.rst_stream:
-            answer.fate = "rst_stream"
-        elif self.goaway:
-            answer.fate = "goaway"
-            if not self.status:
-                answer.status = 0
-        return answer
-
     def retry_after(self) -> Headers:
         """Return the header, or none."""
         return [] if self.retry_after_s is None else [("retry-after", str(self.retry_after_s))]
+
+
+class Hit(msgspec.Struct, frozen=True, eq=False):
+    """A fault that hits one request, and where the answer to that is held, if it is."""
+
+    fault: Fault
+    hold: Hold | None = None
+
+    def end(self, answer: Answer) -> Answer:
+        """Give `answer`, which is what the rule says or an acceptance, the rule's delay, hold and fate."""
+        fault = self.fault
+        answer.delay_s = fault.delay_s
+        answer.hold = self.hold
+        if fault.reset or fault.drop_after_accept:
+            answer.fate = "reset"
+        elif fault.stall:
+            answer.fate = "stall"
+        elif fault.rst_stream:
+            answer.fate = "rst_stream"
+        elif fault.goaway:
+            answer.fate = "goaway"
+            if not fault.status:
+                answer.status = 0
+        return answer
 
 
 class Rule(msgspec.Struct, kw_only=True):
@@ -149,6 +161,7 @@ class Faults:
         self._rules: dict[int, Rule] = {}
         self._draws: dict[int, Random] = {}
         self._by_service: dict[Service, list[Rule]] = {service: [] for service in SERVICES}
+        self.holds = Holds()
 
     def inject(self, fault: Fault) -> int:
         """Put a rule in force; returns its id."""
@@ -158,16 +171,19 @@ class Faults:
         self._draws[rule.id] = Random(f"{self._seed} {rule.id}")
         for service in services_of(fault.channel):
             self._by_service[service].append(rule)
+        if fault.holds:
+            self.holds.add(rule.id, services_of(fault.channel))
         return rule.id
 
     def withdraw(self, rule_id: int) -> bool:
-        """End a rule; False if there is none."""
+        """End a rule, and let go what it holds; False if there is none."""
         rule = self._rules.pop(rule_id, None)
         if rule is None:
             return False
         del self._draws[rule_id]
         for service in services_of(rule.fault.channel):
             self._by_service[service].remove(rule)
+        self.holds.remove(rule_id)
         return True
 
     def clear(self) -> None:
@@ -179,8 +195,8 @@ class Faults:
         """Return all rules, oldest first, spent ones too: their counts are worth reading."""
         return list(self._rules.values())
 
-    def pick(self, service: Service, *addresses: str, stages: Iterable[Stage] = ()) -> Fault | None:
-        """Return the fault that hits this request, and count it. The first rule that hits wins."""
+    def pick(self, service: Service, *addresses: str, stages: Iterable[Stage] = ()) -> Hit | None:
+        """Return what hits this request, and count it. The first rule that hits wins."""
         rules = self._by_service[service]
         if not rules:
             return None
@@ -197,5 +213,5 @@ class Faults:
             if fault.probability < 1 and self._draws[rule.id].random() >= fault.probability:
                 continue
             rule.hit_count += 1
-            return fault
+            return Hit(fault, self.holds.of(rule.id, service))
         return None

@@ -65,9 +65,9 @@ class FakeFcm:
             raise permission_denied(project_id)
         message = read_message(request.body)
         self._check_registration(message, project_id)
-        fault = self._faults.pick("fcm", message.address)
-        if fault is not None and fault.refuses:
-            return fault.end(_refuse_by(fault))
+        hit = self._faults.pick("fcm", message.address)
+        if hit is not None and hit.fault.refuses:
+            return hit.end(_refuse_by(hit.fault))
         name = f"projects/{project_id}/messages/0:{self._now_ms() * 1_000}%{secrets.token_hex(8)}"
         if message.is_dry_run:
             name = f"projects/{project_id}/messages/fake_message_id"
@@ -81,7 +81,7 @@ class FakeFcm:
                 content={"project_id": project_id, "message": message.message},
             )
         answer = json_answer(200, {"name": name})
-        return answer if fault is None else fault.end(answer)
+        return answer if hit is None else hit.end(answer)
 
     def _check_registration(self, message: FcmMessage, project_id: str) -> None:
         if not message.is_token:

@@ -64,16 +64,16 @@ class FakeGoogleTokens:
         account = self._verify(form.get("assertion", ""))
         if isinstance(account, Answer):
             return account
-        fault = self._faults.pick("token", account.project_id)
-        if fault is not None and fault.refuses:
-            return fault.end(_refuse_by(fault))
+        hit = self._faults.pick("token", account.project_id)
+        if hit is not None and hit.fault.refuses:
+            return hit.end(_refuse_by(hit.fault))
         token = "ya29." + secrets.token_urlsafe(48)
         while len(self._grants) >= _MAX_TOKENS:
             del self._grants[next(iter(self._grants))]
         self._grants[token] = _Grant(account.project_id, self._now_ms() / 1_000 + LIFETIME_S)
         self.granted_count += 1
         answer = json_answer(200, {"access_token": token, "expires_in": LIFETIME_S, "token_type": "Bearer"})
-        return answer if fault is None else fault.end(answer)
+        return answer if hit is None else hit.end(answer)
 
     def _verify(self, assertion: str) -> _Account | Answer:
         try:

@@ -56,6 +56,8 @@ class H1Connection:
             answer = await answer
         if answer.delay_s > 0:
             await trio.sleep(answer.delay_s)
+        if answer.hold and not await answer.hold.wait_with(self._stream, self._protocol.receive_data):
+            return False
         if answer.fate == "stall":
             await self._wait_for_end()
             return False

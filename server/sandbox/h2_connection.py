@@ -42,12 +42,13 @@ class ConnectionReset(Exception):
 class _Stream:
     """One exchange that is not over."""
 
-    __slots__ = ("body", "has_end", "headers", "rest")
+    __slots__ = ("body", "has_end", "headers", "hold", "rest")
 
     def __init__(self, headers: list[tuple[bytes, bytes]]) -> None:
         self.headers = headers
         self.body = bytearray()
         self.has_end = False
+        self.hold: trio.CancelScope | None = None  # of the wait for a release
         self.rest: bytes | None = None  # of the answer: what waits for the peer's window
 
 
@@ -127,7 +128,7 @@ class H2Connection:
             for stream_id in [event.stream_id] if event.stream_id else list(self._streams):
                 self._send_rest(stream_id)
         elif isinstance(event, StreamReset):
-            self._streams.pop(event.stream_id, None)
+            self._drop(event.stream_id)
         elif isinstance(event, ConnectionTerminated):
             self._scope.cancel()
 
@@ -156,13 +157,19 @@ class H2Connection:
             elif not name.startswith(b":"):
                 pairs.append((name, value))
         answer = self._answerer(make_request(self._line, method, target, pairs, bytes(stream.body)))
-        if answer.delay_s > 0:
-            nursery.start_soon(self._give_later, stream_id, answer)
+        if answer.delay_s > 0 or answer.hold is not None:
+            stream.hold = trio.CancelScope()
+            nursery.start_soon(self._give_later, stream_id, answer, stream.hold)
         else:
             self._give(stream_id, answer)
 
-    async def _give_later(self, stream_id: int, answer: Answer) -> None:
+    async def _give_later(self, stream_id: int, answer: Answer, scope: trio.CancelScope) -> None:
         await trio.sleep(answer.delay_s)
+        if answer.hold is not None:
+            with scope:
+                await answer.hold.wait()
+            if scope.cancelled_caught:
+                return
         self._give(stream_id, answer)
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # the reader ends it
             await self._flush()
@@ -208,6 +215,12 @@ class H2Connection:
             self._protocol.send_data(stream_id, piece, end_stream=not stream.rest)
         del self._streams[stream_id]
 
+    def _drop(self, stream_id: int) -> None:
+        """Forget an exchange that nobody waits for any more, and what is held of it."""
+        stream = self._streams.pop(stream_id, None)
+        if stream is not None and stream.hold is not None:
+            stream.hold.cancel()
+
     def _reset_stream(self, stream_id: int, code: h2.errors.ErrorCodes) -> None:
         del self._streams[stream_id]
         with contextlib.suppress(h2.exceptions.StreamClosedError):
@@ -223,7 +236,7 @@ class H2Connection:
             return
         self._final_stream_id = max(last, 0)
         for newer in [one for one in self._streams if one > self._final_stream_id]:
-            del self._streams[newer]
+            self._drop(newer)
         frame = GoAwayFrame(0)
         frame.last_stream_id = int(self._final_stream_id)
         self._goaway = frame.serialize()

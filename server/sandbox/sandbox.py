@@ -224,6 +224,19 @@ class Sandbox:
         """End a fault; False if there is none."""
         return self.faults.withdraw(fault_id)
 
+    async def wait_held(self, channel: str, count: int = 1) -> None:
+        """Wait until `Fault(holds=True)` holds so many answers at once. Put it under `trio.fail_after`."""
+        await self.faults.holds.wait_for(services_of(channel), count)
+
+    def held_count(self, channel: str = "") -> int:
+        """Count the answers that are held now. An empty name means all channels."""
+        return self.faults.holds.count(services_of(channel) if channel else SERVICES)
+
+    def release(self, channel: str = "") -> int:
+        """Let go all answers that are held, and hold none by the faults in force now: a release is never too
+        early. Returns how many were held. An empty name means all channels."""
+        return self.faults.holds.release(services_of(channel) if channel else SERVICES)
+
     @contextlib.contextmanager
     def outage(self, channel: str) -> Iterator[None]:
         """Let a provider be gone for as long as the context lasts."""
@@ -245,7 +258,7 @@ class Sandbox:
         self._out.difference_update(services_of(channel))
 
     def reset(self) -> None:
-        """Forget deliveries, faults and outages; devices, subscriptions and opt-outs stay."""
+        """Forget deliveries, faults and outages, and let go what is held; what is registered stays."""
         self.ledger.clear()
         self.faults.clear()
         self._out.clear()

@@ -10,7 +10,7 @@ import trio
 
 from server.sandbox.doors import Serve, open_tls
 from server.sandbox.exchange import Line
-from server.sandbox.faults import Faults, Stage
+from server.sandbox.faults import Faults, Hit, Stage
 from server.sandbox.h2_connection import ConnectionReset
 from server.sandbox.ledger import Ledger
 from server.sandbox.smtp_rules import (
@@ -211,10 +211,11 @@ class _Session:
     async def _take(self, data: bytes, envelope: Envelope) -> None:
         """Keep a message, then answer, unless a fault comes between."""
         server = self._server
-        fault = server.faults.pick("smtp", *envelope.recipients, stages=("dot",))
-        if fault is not None:
+        hit = server.faults.pick("smtp", *envelope.recipients, stages=("dot",))
+        if hit is not None:
+            fault = hit.fault
             if not fault.drop_after_accept:
-                await trio.sleep(fault.delay_s)
+                await self._late(hit)
             if fault.reset:
                 raise ConnectionReset
             if fault.stall:
@@ -231,8 +232,8 @@ class _Session:
             identity=message_id,
             content=None if server.ledger.keep == "ids" else content_of(data, envelope),
         )
-        if fault is not None and fault.drop_after_accept:
-            await trio.sleep(fault.delay_s)
+        if hit is not None and hit.fault.drop_after_accept:
+            await self._late(hit)
             raise ConnectionReset
         await self._reply(250, f"2.0.0 OK queued as {queue_id}")
 
@@ -279,10 +280,11 @@ class _Session:
 
     async def _hit(self, stage: Stage, *addresses: str) -> None:
         """Let the fault of this stage happen, if one is due. Raises: SmtpRefusal, ConnectionReset."""
-        fault = self._server.faults.pick("smtp", *addresses, stages=(stage,))
-        if fault is None:
+        hit = self._server.faults.pick("smtp", *addresses, stages=(stage,))
+        if hit is None:
             return
-        await trio.sleep(fault.delay_s)
+        fault = hit.fault
+        await self._late(hit)
         if fault.reset:
             raise ConnectionReset
         if fault.stall:
@@ -293,6 +295,12 @@ class _Session:
                 await self._reply(refusal.code, refusal.text)
                 raise _Gone
             raise refusal
+
+    async def _late(self, hit: Hit) -> None:
+        """Wait for as long as a rule wants. Raises: _Gone, if the peer goes while its reply is held."""
+        await trio.sleep(hit.fault.delay_s)
+        if hit.hold is not None and not await hit.hold.wait_with(self._stream, self._buffer.extend):
+            raise _Gone
 
     async def _stall(self) -> None:
         """Say nothing until the peer gives up. Raises: _Gone."""

@@ -104,13 +104,13 @@ class FakeTwilio:
             self._check(form)
         except _Refusal as refusal:
             return _error(refusal.code, form)
-        fault = self._faults.pick("twilio", form["To"])
-        if fault is not None and fault.refuses:
-            return fault.end(_refuse_by(fault, form))
+        hit = self._faults.pick("twilio", form["To"])
+        if hit is not None and hit.fault.refuses:
+            return hit.end(_refuse_by(hit.fault, form))
         message = self._accept(form)
-        self._send_receipts(message, form, fault)
+        self._send_receipts(message, form, hit.fault if hit else None)
         answer = json_answer(201, message)
-        return answer if fault is None else fault.end(answer)
+        return answer if hit is None else hit.end(answer)
 
     def _is_authentic(self, authorization: str) -> bool:
         scheme, _, encoded = authorization.partition(" ")

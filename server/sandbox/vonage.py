@@ -81,9 +81,9 @@ class FakeVonage:
             self._check(fields)
         except _Refusal as refusal:
             return _error(refusal.status, field=refusal.field)
-        fault = self._faults.pick("vonage", fields["to"], "+" + fields["to"])
-        if fault is not None and fault.refuses:
-            return fault.end(_refuse_by(fault))
+        hit = self._faults.pick("vonage", fields["to"], "+" + fields["to"])
+        if hit is not None and hit.fault.refuses:
+            return hit.end(_refuse_by(hit.fault))
         parts = segment_count(fields["text"])
         ids = [secrets.token_hex(8).upper() for _ in range(parts)]
         self._ledger.record(
@@ -95,10 +95,10 @@ class FakeVonage:
             or sms_identity(fields.get("callback", ""), fields["to"], fields["text"]),
             content={"form": {name: value for name, value in fields.items() if name != "api_secret"}},
         )
-        self._send_receipt(ids, fields, fault)
+        self._send_receipt(ids, fields, hit.fault if hit else None)
         messages = [_message(one, fields) for one in ids]
         answer = json_answer(200, {"message-count": str(parts), "messages": messages})
-        return answer if fault is None else fault.end(answer)
+        return answer if hit is None else hit.end(answer)
 
     def _check(self, fields: Mapping[str, str]) -> None:
         for name in ("api_key", "api_secret", "from", "to", "text"):

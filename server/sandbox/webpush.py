@@ -148,9 +148,9 @@ class FakeWebPush:
             raise PushRefusal(403, 109, "The subscription is restricted to another key.")
         # A real service cannot look inside; the browser would drop the message and nobody would know.
         plaintext = decrypt(request.body, subscription.private_key, unbase64(subscription.auth))
-        fault = self._faults.pick("webpush", subscription.endpoint)
-        if fault is not None and fault.refuses:
-            return fault.end(_refuse_by(fault))
+        hit = self._faults.pick("webpush", subscription.endpoint)
+        if hit is not None and hit.fault.refuses:
+            return hit.end(_refuse_by(hit.fault))
         message = PushMessage(
             id=secrets.token_urlsafe(16),
             plaintext=plaintext,
@@ -162,7 +162,7 @@ class FakeWebPush:
         self._record(subscription, message, head, now_ms)
         headers = [("location", f"{self.origin}/message/{message.id}"), ("ttl", str(head.ttl_s))]
         answer = Answer(status=201, headers=headers)
-        return answer if fault is None else fault.end(answer)
+        return answer if hit is None else hit.end(answer)
 
     def _record(self, subscription: Subscription, message: PushMessage, head: PushHead, now_ms: int) -> None:
         payload = _payload_of(message.plaintext)

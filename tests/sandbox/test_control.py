@@ -80,6 +80,27 @@ async def test_faults_and_outages_come_and_go(sandbox: Sandbox, clock: Clock, as
     assert sandbox.count("apns") == 1
 
 
+async def test_what_is_held_is_awaited_and_let_go(sandbox: Sandbox, clock: Clock, ask: Any) -> None:
+    """A test in any language does something while a provider thinks."""
+    assert (await ask("POST", "/v1/faults", {"channel": "apns", "holds": True})).status_code == 201
+    found = (await ask("GET", "/v1/holds/apns?count=1&timeout_s=0.05")).json()
+    assert found == {"count": 0, "is_complete": False}
+    statuses: list[int] = []
+
+    async def one() -> None:
+        statuses.append(await push(sandbox, clock))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one)
+        found = (await ask("GET", "/v1/holds/apns?count=1&timeout_s=10")).json()
+        assert found == {"count": 1, "is_complete": True}
+        assert (await ask("DELETE", "/v1/holds/sms")).json() == {"count": 0}
+        assert statuses == []
+        assert (await ask("DELETE", "/v1/holds")).json() == {"count": 1}
+    assert statuses == [200]
+    assert (await ask("DELETE", "/v1/holds/pigeon")).status_code == 400
+
+
 async def test_devices_browsers_and_phones_are_told_of(sandbox: Sandbox, clock: Clock, ask: Any) -> None:
     """One route for each kind of address."""
     device = {"token": TOKEN, "gone_at_ms": 1}

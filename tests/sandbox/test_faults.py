@@ -27,12 +27,12 @@ def test_the_oldest_rule_that_hits_wins() -> None:
     faults.inject(Fault(channel="sms", status=500))
     for service in ("twilio", "vonage"):
         found = [faults.pick(service, to) for to in ("+491", "+441")]
-        assert [fault and fault.status for fault in found] == [400, 500]
+        assert [hit and hit.fault.status for hit in found] == [400, 500]
     assert faults.withdraw(first)
     assert not faults.withdraw(first)
     found_now = faults.pick("vonage", "+491")
     assert found_now is not None
-    assert found_now.status == 500
+    assert found_now.fault.status == 500
 
 
 def test_chance_is_the_same_by_the_same_seed() -> None:

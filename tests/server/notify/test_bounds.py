@@ -26,7 +26,7 @@ from server.sandbox.sandbox import open_sandbox
 from tests.server.http_world import code_of, open_api
 from tests.server.notify.notify_world import APP, Notifier, open_notifier
 from tests.server.notify.test_http_notify import backend_of
-from tests.server.notify.test_interleavings import SLOW_S, open_scene
+from tests.server.notify.test_interleavings import open_scene
 
 BEYOND = 2**63  # SQLite's integers end before
 
@@ -121,7 +121,7 @@ def test_only_ids_that_can_be_ours_are_read_from_a_report(
 async def test_an_id_that_no_row_has_ends_nobody_elses_attempt(tmp_path: Path) -> None:
     """Whatever gets as far as the partition: it says so, and goes on."""
     async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox) as scene:
-        notification_id = await scene.under_way(Fault(channel="apns", delay_s=SLOW_S, times=1))
+        notification_id = await scene.under_way(Fault(channel="apns", holds=True, times=1))
         impossible = BEYOND | (partition_of(scene.user_id) << 8)
         codes = []
         for message in (
@@ -132,6 +132,7 @@ async def test_an_id_that_no_row_has_ends_nobody_elses_attempt(tmp_path: Path) -
                 await scene.notifier.world.core.router.ask(owner_of(impossible), message, timeout_s=5)
             codes.append(caught.value.code)
         assert codes == ["bad_field", "bad_field"]
+        sandbox.release()
         row = await scene.closed(notification_id)
         assert (row.state, sandbox.count("apns")) == ("accepted", 1)
         stats = scene.notifier.core.partitions.stats()

@@ -53,7 +53,7 @@ async def test_a_scheduled_group_is_cancelled_after_it_was_handed_on(tmp_path: P
         done = await notifier.notify(
             NotifyRequest(type="t", group="*", text="x", send_at="2000-01-01T00:00:00+00:00")
         )
-        await sandbox.wait_for("apns", 1)
+        await notifier.until_stat("accepted", 1)
         later = await notifier.notify(
             NotifyRequest(type="t", user_ids=[ann.user_id], text="y", send_at="2050-01-01T00:00:00")
         )
@@ -133,6 +133,7 @@ async def test_what_is_with_a_provider_is_told_and_not_tried_again(tmp_path: Pat
         ann.disconnect()
         asked = await sandbox_hold(sandbox, notifier, ann.user_id)
         assert await cancelled(notifier, asked) == (0, 0, 1, 0)
+        sandbox.release()
         row = await notifier.settled(asked.items[0].notification_id)
         assert row.state == "cancelled"
         assert sandbox.count("apns") == 0
@@ -143,10 +144,10 @@ async def test_what_is_with_a_provider_is_told_and_not_tried_again(tmp_path: Pat
 
 
 async def sandbox_hold(sandbox: Sandbox, notifier: Notifier, user_id: str) -> NotifyAccepted:
-    """A request whose attempt is on its way, and will fail with what is tried again otherwise."""
-    sandbox.inject(Fault(channel="apns", status=503, delay_s=0.5, times=1))
+    """A request whose attempt is on its way until a release, and fails then: it would be tried again."""
+    sandbox.inject(Fault(channel="apns", status=503, holds=True, times=1))
     done = await notifier.notify(NotifyRequest(type="t", user_id=user_id, text="x"))
-    await notifier.until_stat("attempts", 1)
+    await sandbox.wait_held("apns")
     return done
 
 
@@ -158,10 +159,13 @@ async def test_a_cancelled_attempt_is_not_tried_again_after_a_crash(tmp_path: Pa
             ann = await notifier.world.person("ann")
             await notifier.has_apns(ann, 1)
             ann.disconnect()
-            sandbox.inject(Fault(channel="apns", delay_s=5.0, times=1))
+            sandbox.inject(Fault(channel="apns", holds=True, times=1))
             done = await notifier.notify(NotifyRequest(type="t", user_id=ann.user_id, text="x"))
+            await sandbox.wait_held("apns")
             assert await cancelled(notifier, done) == (0, 0, 1, 0)
             notifier.world.flaky.unplug_after(0)  # the node dies before there is an answer
+            notifier.world.flaky.let_go()
+            sandbox.release()
         async with open_notifier(tmp_path, sandbox, is_new=False) as notifier:
             row = await notifier.settled(done.items[0].notification_id)
             (delivery,) = await notifier.world.store.notify.deliveries(row.notification_id)
@@ -185,7 +189,7 @@ async def test_members_leave_a_batch_and_it_goes_on_for_the_others(tmp_path: Pat
         assert await cancelled(notifier, asked[2]) == (1, 0, 0, 0)
         assert await cancelled(notifier, asked[0]) == (1, 0, 0, 0)
         clock.pass_by(notifier, 61_000)
-        await sandbox.wait_for("apns", 1)
+        await notifier.until_stat("accepted", 1)
         assert bodies(sandbox) == ["by Cid"]
         assert await cancelled(notifier, asked[1]) == (0, 0, 0, 1)
 
@@ -336,15 +340,27 @@ async def test_a_campaign_that_runs_is_stopped_and_every_notification_accounted_
     """Pages on their way, decisions, attempts and results all meet the cancellation."""
     monkeypatch.setattr("actors.notify.app.PAGE", 40)
     monkeypatch.setattr("actors.notify.cancel_finder.PAGE", 5)
+    real = SqliteNotifyReads.group_page
+    pages: list[int] = []
+
+    async def slow(self: SqliteNotifyReads, *args: object, **kwargs: object) -> object:
+        pages.append(1)
+        if len(pages) > 10:
+            await trio.sleep_forever()  # on its way for as long as the request runs
+        return await real(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SqliteNotifyReads, "group_page", slow)
     async with open_sandbox() as sandbox, open_notifier(tmp_path, sandbox) as notifier:
         await one_type(notifier)
         users = await notifier.world.crowd(600)
         await notifier.have_apns(users)
-        sandbox.inject(Fault(channel="apns", delay_s=0.2))
+        sandbox.inject(Fault(channel="apns", holds=True))
         done = await notifier.notify(NotifyRequest(type="t", group="*", text="x"))
-        await sandbox.wait_for("apns", 30)
+        await sandbox.wait_held("apns", 30)
         first = await notifier.core.entry.cancel(APP, done.request_id)
-        assert sum(counts(first)) < 600
+        assert 30 <= sum(counts(first)) <= 400
+        assert first.under_way >= 30
+        sandbox.release()
         rows = [
             row
             for user_id in users

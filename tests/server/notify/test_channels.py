@@ -23,10 +23,11 @@ async def test_a_channel_that_crashes_loses_nothing(tmp_path: Path) -> None:
         await notifier.core.desk.put_type(APP, rule)
         users = await notifier.world.crowd(40)
         await notifier.have_apns(users)
-        sandbox.inject(Fault(channel="apns", delay_s=0.2, times=40))
+        sandbox.inject(Fault(channel="apns", holds=True, times=40))
         for user_id in users:
             await notifier.notify(NotifyRequest(type="t", user_id=user_id, text="x"))
         channel = notifier.core.channels.channels["apns"]
+        await sandbox.wait_held("apns")
 
         def crash() -> float:
             del channel._pump  # the class's own is back
@@ -35,6 +36,7 @@ async def test_a_channel_that_crashes_loses_nothing(tmp_path: Path) -> None:
         channel._pump = crash  # type: ignore[method-assign]
         channel._pump_soon()
         await notifier.until_stat("unknown", 1)
+        sandbox.release()
         await notifier.until_stat("accepted", 40)
         assert channel.in_hand == 0
         assert sandbox.count("apns") >= 40

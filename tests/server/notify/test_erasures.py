@@ -15,7 +15,7 @@ from server.sandbox.faults import Fault
 from server.sandbox.sandbox import open_sandbox
 from storage.notify_reads import SqliteNotifyReads
 from tests.server.notify.notify_world import APP
-from tests.server.notify.test_interleavings import SLOW_S, Scene, open_scene
+from tests.server.notify.test_interleavings import Scene, open_scene
 
 
 async def test_a_providers_words_do_not_keep_an_erased_users_address(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ async def test_a_cancellation_does_not_bring_back_what_is_erased(
 ) -> None:
     """It has read the words before they were erased, and stores for how long they hold."""
     async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox) as scene:
-        sandbox.inject(Fault(channel="apns", delay_s=SLOW_S, times=1))
+        sandbox.inject(Fault(channel="apns", holds=True, times=1))
         done = await scene.notifier.notify(NotifyRequest(type="t", user_id=scene.user_id, text="very secret"))
         notification_id = done.items[0].notification_id
         await scene.until(notification_id, lambda row: row.state == "sending")
@@ -72,6 +72,7 @@ async def test_a_cancellation_does_not_bring_back_what_is_erased(
             await scene.erase()
             go_on()
         assert (await scene.delivery(notification_id)).outgoing == ""
+        sandbox.release()
         await scene.closed(notification_id)
         assert (await scene.delivery(notification_id)).outgoing == ""
         assert (await scene.notifier.row(notification_id)).state == "erased"
@@ -80,12 +81,13 @@ async def test_a_cancellation_does_not_bring_back_what_is_erased(
 async def test_what_is_erased_after_it_was_cancelled_stays_erased(tmp_path: Path) -> None:
     """The attempt that was under way for both ends last."""
     async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox) as scene:
-        sandbox.inject(Fault(channel="apns", status=503, delay_s=SLOW_S, times=1))
+        sandbox.inject(Fault(channel="apns", status=503, holds=True, times=1))
         done = await scene.notifier.notify(NotifyRequest(type="t", user_id=scene.user_id, text="secret"))
         notification_id = done.items[0].notification_id
         await scene.until(notification_id, lambda row: row.state == "sending")
         await scene.notifier.core.entry.cancel(APP, done.request_id)
         await scene.erase()
+        sandbox.release()
         await scene.closed(notification_id)
         await scene.calm()
         assert (await scene.notifier.row(notification_id)).state == "erased"

@@ -240,11 +240,13 @@ async def test_codes_pass_a_campaign(tmp_path: Path) -> None:
         )
         await notifier.core.desk.remove_provider(APP, "vonage")
         ann = await reachable(notifier, sandbox, "sms")
-        sandbox.inject(Fault(channel="twilio", delay_s=0.2))
-        for number in range(300):
+        sandbox.inject(Fault(channel="twilio", holds=True))
+        for number in range(2 * HANDS["sms"]):
             await notifier.notify(NotifyRequest(type="news", user_id=ann.user_id, text=f"n{number}"))
+        await sandbox.wait_held("twilio")
         await notifier.notify(NotifyRequest(type="code", user_id=ann.user_id, text="code 4711"))
         before = seen = sandbox.count("sms")
+        sandbox.release()
         while True:
             texts = [str(found.content) for found in await sandbox.wait_for("sms", seen + 1)]
             seen = len(texts)

@@ -22,9 +22,9 @@ from server.sandbox.sandbox import Sandbox, open_sandbox
 from storage.notify_reads import SqliteNotifyReads
 from storage.sqlite import SqliteStore
 from tests.server.notify.notify_world import APP
-from tests.server.notify.test_interleavings import SLOW_S, Scene, open_scene
+from tests.server.notify.test_interleavings import Scene, open_scene
 
-SLOW = Fault(channel="apns", delay_s=SLOW_S, times=1)
+HELD = Fault(channel="apns", holds=True, times=1)
 
 
 def neighbour_of(user_id: str) -> str:
@@ -39,10 +39,11 @@ async def neighbours_under_way(scene: Scene, sandbox: Sandbox) -> int:
     await scene.notifier.has_apns(bob, 2)
     bob.disconnect()
     await scene.notifier.core.desk.put_type(APP, TypeRule(name="plain", channels=["apns"]))
-    sandbox.inject(SLOW)
+    sandbox.inject(HELD)
     done = await scene.notifier.notify(NotifyRequest(type="plain", user_id=bob.user_id, text="x"))
     notification_id = done.items[0].notification_id
     await scene.until(notification_id, lambda row: row.state == "sending")
+    await sandbox.wait_held("apns")
     return notification_id
 
 
@@ -72,11 +73,12 @@ async def test_a_mark_in_a_full_store_leaves_alone_what_is_under_way(
     async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox, channels=["inapp", "apns"]) as scene:
         seen = await scene.send("one")
         await scene.closed(seen)
-        other = await scene.under_way(SLOW)
+        other = await scene.under_way(HELD)
         mark = notify_commands.MarkNotifications(mark="read", notification_ids=[seen])
         with full_after(scene, monkeypatch, SqliteNotifyReads, "notifications"), pytest.raises(Overloaded):
             await scene.do(mark)
         scene.notifier.world.flaky.is_full = False
+        sandbox.release()
         assert (await scene.closed(other)).state == "accepted"
         assert (await scene.notifier.row(seen)).read_at_ms == 0
         await scene.do(mark)
@@ -93,9 +95,9 @@ async def test_an_erasure_waits_for_a_full_store(tmp_path: Path, monkeypatch: py
             with full_after(scene, monkeypatch, SqliteNotifyReads, "of_types") as is_full:
                 nursery.start_soon(scene.erase)
                 await is_full.wait()
-            await sandbox.wait_for("apns", 2)
             scene.notifier.world.flaky.is_full = False
         await scene.notifier.until_state(gone, "erased")
+        sandbox.release()
         assert (await scene.closed(other)).state == "accepted"
 
 
@@ -109,10 +111,11 @@ async def test_a_receipt_in_a_full_store_leaves_alone_what_is_under_way(
     ):
         told = await scene.send("one")
         await scene.closed(told)
-        other = await scene.under_way(Fault(channel="twilio", delay_s=SLOW_S, times=1))
+        other = await scene.under_way(Fault(channel="twilio", holds=True, times=1))
         with full_after(scene, monkeypatch, SqliteStore, "get"), pytest.raises(Overloaded):
             await scene.told(told, "confirmed")
         scene.notifier.world.flaky.is_full = False
+        sandbox.release()
         assert (await scene.closed(other)).state == "accepted"
         await scene.told(told, "confirmed")
         assert (await scene.delivery(told)).state == "confirmed"
@@ -144,7 +147,7 @@ async def test_preferences_in_a_full_store_leave_alone_what_is_under_way(
 ) -> None:
     """They are answered once all that was decided before is stored, so they need the store too."""
     async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox) as scene:
-        other = await scene.under_way(SLOW)
+        other = await scene.under_way(HELD)
         async with trio.open_nursery() as nursery:
             with unheard(scene, monkeypatch) as (is_in_flight, hear):
                 nursery.start_soon(scene.do, notify_commands.SetPreferences(preferences=Preferences()))
@@ -155,6 +158,7 @@ async def test_preferences_in_a_full_store_leave_alone_what_is_under_way(
             scene.notifier.world.flaky.is_full = False
             await scene.notifier.world.store.barrier()
             hear()
+        sandbox.release()
         assert (await scene.closed(other)).state == "accepted"
 
 
@@ -177,4 +181,5 @@ async def test_who_waited_for_another_decision_is_refused_by_a_full_store(
             with pytest.raises(Overloaded):
                 await slot.wait()
         scene.notifier.world.flaky.is_full = False
+        sandbox.release()
         assert (await scene.closed(other)).state == "accepted"

@@ -412,7 +412,11 @@ async def test_users_addresses_and_groups_come_from_files(tmp_path: Path) -> Non
         accepted = await backend.json("POST", "/v1/notifications", 202, json=wanted)
         await sandbox.wait_for("apns", 1)
         await sandbox.wait_for("smtp", 2)
-        info = await backend.json("GET", f"/v1/notifications/requests/{accepted['request_id']}")
+        while True:  # that all were asked is stored after what they are sent
+            info = await backend.json("GET", f"/v1/notifications/requests/{accepted['request_id']}")
+            if info["state"] == "done":
+                break
+            await trio.sleep(0.01)
         assert info["user_count"] == 2
 
 

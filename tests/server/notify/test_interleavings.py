@@ -30,7 +30,6 @@ from tests.server.notify.notify_world import APP, Clock, Notifier, open_notifier
 from tests.server.world import Device
 
 PHONE = "+4915112345678"
-SLOW_S = 0.7  # for which a provider thinks: long enough to do something meanwhile
 
 
 class Scene:
@@ -49,10 +48,11 @@ class Scene:
         return done.items[0].notification_id
 
     async def under_way(self, fault: Fault) -> int:
-        """Send one that the provider thinks about, and wait until the attempt is stored."""
+        """Send one whose answer a fault holds: the attempt is stored, and the provider has the request."""
         self.sandbox.inject(fault)
         notification_id = await self.send("secret")
         await self.until(notification_id, lambda row: row.state == "sending")
+        await self.sandbox.wait_held(fault.channel)
         return notification_id
 
     async def until(self, notification_id: int, test: Callable[[DeliveryRow], bool]) -> DeliveryRow:
@@ -174,8 +174,14 @@ async def test_a_decision_that_is_not_stored_gives_its_hands_back(tmp_path: Path
 
 async def test_a_repeated_key_opens_no_group_that_others_join(tmp_path: Path) -> None:
     """Nothing of a repetition is stored, so what joined it would be lost."""
-    async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox, batch_window_s=1) as scene:
-        await scene.notifier.settled(await scene.send("first", subject="s", idempotency_key="K"))
+    clock = Clock()
+    async with (
+        open_sandbox(options=SandboxOptions(now_ms=clock)) as sandbox,
+        open_scene(tmp_path, sandbox, clock=clock, batch_window_s=60) as scene,
+    ):
+        opener = await scene.send("first", subject="s", idempotency_key="K")
+        clock.pass_by(scene.notifier, 61_000)
+        await scene.notifier.settled(opener)
         slots = []
         for text, key in (("first", "K"), ("second", "K2")):
             request = NotifyRequest(
@@ -187,15 +193,20 @@ async def test_a_repeated_key_opens_no_group_that_others_join(tmp_path: Path) ->
         first, second = (answer for answer in answers if isinstance(answer, NotifyAccepted))
         assert (first.repeated, second.repeated) == (True, False)
         assert second.items[0].state == "held"
+        clock.pass_by(scene.notifier, 61_000)
         await scene.notifier.settled(second.items[0].notification_id)
         assert sandbox.count("apns") == 2
 
 
 async def test_a_repeated_key_makes_no_duplicate_of_what_is_new(tmp_path: Path) -> None:
     """The same words under another key, when the first are old enough: they are sent."""
-    async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox, dedup_s=1) as scene:
+    clock = Clock()
+    async with (
+        open_sandbox(options=SandboxOptions(now_ms=clock)) as sandbox,
+        open_scene(tmp_path, sandbox, clock=clock, dedup_s=60) as scene,
+    ):
         await scene.notifier.settled(await scene.send("same", idempotency_key="K"))
-        await trio.sleep(1.1)  # the window is in seconds of the wall clock
+        clock.pass_by(scene.notifier, 61_000)
         slots = []
         for key in ("K", "K2"):
             request = NotifyRequest(type="t", user_id=scene.user_id, text="same", idempotency_key=key)
@@ -216,9 +227,10 @@ async def test_what_is_erased_under_way_is_neither_tried_again_nor_kept(
     """After the receipt of an erasure nothing of it is sent, and nothing is found anywhere."""
     async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox) as scene:
         notification_id = await scene.under_way(
-            Fault(channel="apns", status=status, code=code, delay_s=SLOW_S, times=1)
+            Fault(channel="apns", status=status, code=code, holds=True, times=1)
         )
         await scene.erase()
+        sandbox.release()
         await scene.closed(notification_id)
         await scene.calm()
         assert sandbox.count("apns") == 0
@@ -327,8 +339,9 @@ NO_PUSH = notify_commands.SetPreferences(preferences=Preferences(channels={"apns
 async def test_who_opts_out_during_an_attempt_gets_no_other(tmp_path: Path) -> None:
     """A provider's bad second is no reason to tell somebody who has said no."""
     async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox) as scene:
-        notification_id = await scene.under_way(Fault(channel="apns", status=503, delay_s=SLOW_S, times=1))
+        notification_id = await scene.under_way(Fault(channel="apns", status=503, holds=True, times=1))
         await scene.do(NO_PUSH)
+        sandbox.release()
         await scene.closed(notification_id)
         assert sandbox.count("apns") == 0
         rules = await scene.notifier.rules(notification_id)
@@ -338,9 +351,10 @@ async def test_who_opts_out_during_an_attempt_gets_no_other(tmp_path: Path) -> N
 async def test_who_switches_a_type_off_during_an_attempt_gets_no_other(tmp_path: Path) -> None:
     """Off is off, also for who had once said yes to the channel."""
     async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox) as scene:
-        notification_id = await scene.under_way(Fault(channel="apns", status=503, delay_s=SLOW_S, times=1))
+        notification_id = await scene.under_way(Fault(channel="apns", status=503, holds=True, times=1))
         off = Preferences(types={"t": TypePreference(channels={"apns": True}, frequency="off")})
         await scene.do(notify_commands.SetPreferences(preferences=off))
+        sandbox.release()
         await scene.closed(notification_id)
         assert sandbox.count("apns") == 0
 
@@ -348,9 +362,10 @@ async def test_who_switches_a_type_off_during_an_attempt_gets_no_other(tmp_path:
 async def test_a_phone_that_is_sold_during_an_attempt_gets_no_other(tmp_path: Path) -> None:
     """The next one who has it must not read the first one's messages."""
     async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox) as scene:
-        notification_id = await scene.under_way(Fault(channel="apns", status=503, delay_s=SLOW_S, times=1))
+        notification_id = await scene.under_way(Fault(channel="apns", status=503, holds=True, times=1))
         bob = await scene.notifier.world.person("bob")
         await scene.notifier.has_apns(bob, 1)
+        sandbox.release()
         await scene.closed(notification_id)
         assert sandbox.count("apns") == 0
 
@@ -358,8 +373,9 @@ async def test_a_phone_that_is_sold_during_an_attempt_gets_no_other(tmp_path: Pa
 async def test_a_retry_waits_for_the_end_of_quiet_hours(tmp_path: Path) -> None:
     """What is refused in the evening does not ring at night."""
     async with open_sandbox() as sandbox, open_scene(tmp_path, sandbox) as scene:
-        notification_id = await scene.under_way(Fault(channel="apns", status=503, delay_s=SLOW_S, times=1))
+        notification_id = await scene.under_way(Fault(channel="apns", status=503, holds=True, times=1))
         await scene.do(notify_commands.SetPreferences(preferences=Preferences(quiet_hours=quiet_now())))
+        sandbox.release()
         row = await scene.until(notification_id, lambda row: row.state == "queued")
         assert row.next_at_ms > wall_clock_ms() + 3_600_000
 
@@ -447,10 +463,11 @@ async def test_a_fallback_is_gone_on_with_after_a_kill(tmp_path: Path) -> None:
     async with open_sandbox() as sandbox:
         async with open_scene(tmp_path, sandbox, phone=True, fallback=["sms"], is_security=True) as scene:
             notification_id = await scene.under_way(
-                Fault(channel="apns", status=410, times=1, timestamp_ms=4_000_000_000_000, delay_s=SLOW_S)
+                Fault(channel="apns", status=410, times=1, timestamp_ms=4_000_000_000_000, holds=True)
             )
             flaky = scene.notifier.world.flaky
             unplugged = flaky.unplug_after(1)  # the refusal
+            sandbox.release()
             await unplugged.wait()
             assert sandbox.count("twilio") == 0
             flaky.let_go()
@@ -467,9 +484,10 @@ async def test_a_fallback_waits_for_the_end_of_quiet_hours(tmp_path: Path) -> No
         open_scene(tmp_path, sandbox, phone=True, fallback=["sms"]) as scene,
     ):
         notification_id = await scene.under_way(
-            Fault(channel="apns", status=410, times=1, timestamp_ms=4_000_000_000_000, delay_s=SLOW_S)
+            Fault(channel="apns", status=410, times=1, timestamp_ms=4_000_000_000_000, holds=True)
         )
         await scene.do(notify_commands.SetPreferences(preferences=Preferences(quiet_hours=quiet_now())))
+        sandbox.release()
         later_ms = wall_clock_ms() + 3_600_000
         while True:
             row = await scene.notifier.row(notification_id)
@@ -489,8 +507,9 @@ async def test_a_receipt_before_the_answer_ends_the_delivery(tmp_path: Path) -> 
         open_sandbox() as sandbox,
         open_scene(tmp_path, sandbox, phone=True, channels=["sms"]) as scene,
     ):
-        notification_id = await scene.under_way(Fault(channel="twilio", delay_s=SLOW_S, times=1))
+        notification_id = await scene.under_way(Fault(channel="twilio", holds=True, times=1))
         await scene.told(notification_id, "confirmed")
+        sandbox.release()
         await scene.calm()
         delivery = await scene.delivery(notification_id)
         assert (delivery.state, delivery.is_open, delivery.outgoing) == ("confirmed", False, "")
@@ -509,7 +528,7 @@ async def test_undelivered_before_the_answer_goes_by_the_next_account(
         open_scene(tmp_path, sandbox, phone=True, channels=["sms"]) as scene,
     ):
         await scene.notifier.core.desk.put_provider(APP, "vonage", sandbox.configs().vonage, position=5)
-        notification_id = await scene.under_way(Fault(channel="twilio", delay_s=SLOW_S, times=1))
+        notification_id = await scene.under_way(Fault(channel="twilio", holds=True, times=1))
         told = DeliveryTold(notification_id, 0, "refused", "30008", "failover", APP, "twilio")
         channel = scene.notifier.core.channels.channels["sms"]
         with monkeypatch.context() as patch:
@@ -517,6 +536,7 @@ async def test_undelivered_before_the_answer_goes_by_the_next_account(
             for _ in range(2):  # providers repeat themselves
                 await scene.notifier.world.core.router.ask(owner_of(notification_id), told, timeout_s=5)
             assert (await scene.delivery(notification_id)).state == "sending"
+            sandbox.release()
             await scene.until(notification_id, lambda row: row.state == "queued")
             await scene.notifier.world.core.router.ask(owner_of(notification_id), told, timeout_s=5)
         channel.left(())
@@ -536,12 +556,12 @@ async def test_a_receipt_before_a_kill_is_no_second_message(tmp_path: Path) -> N
     """What the provider has confirmed is not sent again, although its answer was never heard."""
     async with open_sandbox() as sandbox:
         async with open_scene(tmp_path, sandbox, phone=True, channels=["sms"], may_double=True) as scene:
-            notification_id = await scene.under_way(Fault(channel="twilio", delay_s=SLOW_S, times=1))
+            notification_id = await scene.under_way(Fault(channel="twilio", holds=True, times=1))
             await scene.told(notification_id, "confirmed")
             flaky = scene.notifier.world.flaky
             flaky.unplug_after(0)
-            await sandbox.wait_for("twilio", 1)
             flaky.let_go()
+            sandbox.release()
         async with open_scene(tmp_path, sandbox, is_new=False) as scene:
             await scene.notifier.settled(notification_id)
             await scene.calm()
@@ -556,10 +576,11 @@ async def test_a_receipt_stops_the_retry_of_what_was_unknown(tmp_path: Path) -> 
         open_scene(tmp_path, sandbox, phone=True, channels=["sms"], may_double=True) as scene,
     ):
         sandbox.inject(Fault(channel="twilio", drop_after_accept=True, times=1))
-        sandbox.inject(Fault(channel="twilio", delay_s=SLOW_S))
+        sandbox.inject(Fault(channel="twilio", holds=True))
         notification_id = await scene.send("4711")
         await scene.notifier.until_stat("retried", 1)
         await scene.told(notification_id, "confirmed")
+        sandbox.release()
         await scene.calm()
         assert (await scene.delivery(notification_id)).state == "confirmed"
         assert (await scene.notifier.row(notification_id)).state == "done"
@@ -601,11 +622,11 @@ async def test_what_was_under_way_at_a_kill_keeps_its_provider(tmp_path: Path) -
     """Else the dashboard could not say whose deliveries are unknown."""
     async with open_sandbox() as sandbox:
         async with open_scene(tmp_path, sandbox) as scene:
-            notification_id = await scene.under_way(Fault(channel="apns", delay_s=SLOW_S, times=1))
+            notification_id = await scene.under_way(Fault(channel="apns", holds=True, times=1))
             flaky = scene.notifier.world.flaky
             flaky.unplug_after(0)
-            await sandbox.wait_for("apns", 1)
             flaky.let_go()
+            sandbox.release()
         async with open_scene(tmp_path, sandbox, is_new=False) as scene:
             row = await scene.closed(notification_id)
             assert (row.state, row.code, row.provider_id) == ("unknown", "node_ended", "apns")
@@ -622,9 +643,11 @@ async def test_what_spills_is_sent_once(
 ) -> None:
     """While it is read, it goes on being decided, sent and concluded."""
     real = SqliteNotifyReads.open_deliveries
+    read_counts: list[int] = []
 
     async def slow(self: SqliteNotifyReads, *args: object, **kwargs: object) -> object:
         rows = await real(self, *args, **kwargs)  # type: ignore[arg-type]
+        read_counts.append(len(rows))
         await trio.sleep(0.15)  # what 20,000 rows take
         return rows
 
@@ -642,14 +665,15 @@ async def test_what_spills_is_sent_once(
         async def one(number: int) -> None:
             ids.append(await scene.send(f"y{number}"))
 
-        for wave in range(8):
+        for wave in range(4):
             async with trio.open_nursery() as nursery:
                 for number in range(80):
                     nursery.start_soon(one, wave * 100 + number)
         for notification_id in ids:
             await scene.notifier.settled(notification_id)
         await scene.calm()
-        assert sandbox.count("apns") == len(ids) == 640
+        assert sum(read_counts) > SMALL  # what had spilled
+        assert sandbox.count("apns") == len(ids) == 320
         assert not sandbox.doubles("apns")
         assert scene.notifier.stats.unknown == 0
 

@@ -15,7 +15,7 @@ from protocol.records import Append
 from server.sandbox.faults import Fault
 from server.sandbox.sandbox import open_sandbox
 from tests.server.notify.notify_world import APP
-from tests.server.notify.test_interleavings import SLOW_S, Scene, open_scene
+from tests.server.notify.test_interleavings import Scene, open_scene
 
 
 async def undelivered(
@@ -41,7 +41,7 @@ async def test_undelivered_while_the_answer_is_being_stored_goes_by_the_next_acc
         open_scene(tmp_path, sandbox, phone=True, channels=["sms"]) as scene,
     ):
         await scene.notifier.core.desk.put_provider(APP, "vonage", sandbox.configs().vonage, position=5)
-        notification_id = await scene.under_way(Fault(channel="twilio", delay_s=SLOW_S, times=1))
+        notification_id = await scene.under_way(Fault(channel="twilio", holds=True, times=1))
         world = scene.notifier.world
         append_nowait = world.flaky.append_nowait
         held: list[tuple[Append, Callable[[Outcome], None]]] = []
@@ -55,6 +55,7 @@ async def test_undelivered_while_the_answer_is_being_stored_goes_by_the_next_acc
         async with trio.open_nursery() as nursery:
             with monkeypatch.context() as patch:
                 patch.setattr(world.flaky, "append_nowait", hold)
+                sandbox.release()
                 await is_held.wait()  # what Twilio has answered
                 nursery.start_soon(
                     partial(world.core.router.ask, owner_of(notification_id), told, timeout_s=5)
@@ -72,14 +73,14 @@ async def test_told_before_the_answer_and_a_kill_it_goes_by_the_next_account(tmp
     async with open_sandbox() as sandbox:
         async with open_scene(tmp_path, sandbox, phone=True, channels=["sms"]) as scene:
             await scene.notifier.core.desk.put_provider(APP, "vonage", sandbox.configs().vonage, position=5)
-            notification_id = await scene.under_way(Fault(channel="twilio", delay_s=SLOW_S, times=1))
+            notification_id = await scene.under_way(Fault(channel="twilio", holds=True, times=1))
             await undelivered(scene, notification_id)
             row = await scene.delivery(notification_id)
             assert (row.state, row.code, row.told_attempt) == ("sending", "30008", 1)
             flaky = scene.notifier.world.flaky
             flaky.unplug_after(0)
-            await sandbox.wait_for("twilio", 1)
             flaky.let_go()
+            sandbox.release()
         async with open_scene(tmp_path, sandbox, is_new=False) as scene:
             await sandbox.wait_for("vonage", 1)
             row = await scene.closed(notification_id)
@@ -94,14 +95,16 @@ async def test_what_was_told_of_one_attempt_is_not_said_of_the_next(tmp_path: Pa
     async with open_sandbox() as sandbox:
         async with open_scene(tmp_path, sandbox, phone=True, channels=["sms"], fallback=["apns"]) as scene:
             await scene.notifier.core.desk.put_provider(APP, "vonage", sandbox.configs().vonage, position=5)
-            sandbox.inject(Fault(channel="vonage", delay_s=SLOW_S, times=1))
-            notification_id = await scene.under_way(Fault(channel="twilio", delay_s=SLOW_S, times=1))
+            sandbox.inject(Fault(channel="vonage", holds=True, times=1))
+            notification_id = await scene.under_way(Fault(channel="twilio", holds=True, times=1))
             await undelivered(scene, notification_id)
+            sandbox.release("twilio")
             await scene.until(notification_id, lambda row: row.state == "sending" and row.attempt == 2)
+            await sandbox.wait_held("vonage")
             flaky = scene.notifier.world.flaky
             flaky.unplug_after(0)
-            await sandbox.wait_for("vonage", 1)
             flaky.let_go()
+            sandbox.release()
         async with open_scene(tmp_path, sandbox, is_new=False) as scene:
             row = await scene.closed(notification_id)
             assert (row.state, row.code, row.attempt) == ("unknown", "node_ended", 2)
@@ -117,15 +120,18 @@ async def test_what_was_told_of_an_attempt_is_not_said_of_a_redrive(tmp_path: Pa
         async with open_scene(tmp_path, sandbox, phone=True, channels=["sms"]) as scene:
             await scene.notifier.core.desk.put_provider(APP, "vonage", sandbox.configs().vonage, position=5)
             sandbox.inject(Fault(channel="vonage", status=400, code="12", times=1))
-            notification_id = await scene.under_way(Fault(channel="twilio", delay_s=SLOW_S, times=2))
+            notification_id = await scene.under_way(Fault(channel="twilio", holds=True, times=1))
             await undelivered(scene, notification_id)
+            sandbox.release()
             assert (await scene.closed(notification_id)).state == "dead"
+            sandbox.inject(Fault(channel="twilio", holds=True, times=1))
             await scene.notifier.redrive(notification_id, 0)
             await scene.until(notification_id, lambda row: row.state == "sending")
+            await sandbox.wait_held("twilio")
             flaky = scene.notifier.world.flaky
             flaky.unplug_after(0)
-            await sandbox.wait_for("twilio", 2)
             flaky.let_go()
+            sandbox.release()
         async with open_scene(tmp_path, sandbox, is_new=False) as scene:
             row = await scene.closed(notification_id)
             assert (row.state, row.code, row.attempt) == ("unknown", "node_ended", 1)
@@ -139,15 +145,17 @@ async def test_after_a_kill_the_next_account_is_the_one_behind_its_own(tmp_path:
             desk, configs = scene.notifier.core.desk, sandbox.configs()
             await desk.put_provider(APP, "vonage", configs.vonage, position=5)
             await desk.put_provider(APP, "twilio_2", configs.twilio, position=9)
-            sandbox.inject(Fault(channel="vonage", delay_s=SLOW_S, times=1))
-            notification_id = await scene.under_way(Fault(channel="twilio", delay_s=SLOW_S, times=1))
+            sandbox.inject(Fault(channel="vonage", holds=True, times=1))
+            notification_id = await scene.under_way(Fault(channel="twilio", holds=True, times=1))
             await undelivered(scene, notification_id)
+            sandbox.release("twilio")
             await scene.until(notification_id, lambda row: row.state == "sending" and row.attempt == 2)
+            await sandbox.wait_held("vonage")
             await undelivered(scene, notification_id, provider_id="vonage")
             flaky = scene.notifier.world.flaky
             flaky.unplug_after(0)
-            await sandbox.wait_for("vonage", 1)
             flaky.let_go()
+            sandbox.release()
         async with open_scene(tmp_path, sandbox, is_new=False) as scene:
             row = await scene.closed(notification_id)
             assert (row.state, row.provider_id, row.attempt) == ("accepted", "twilio_2", 3)

@@ -11,7 +11,6 @@ from server.sandbox.faults import Fault
 from server.sandbox.sandbox import SandboxOptions, open_sandbox
 from tests.server.notify.notify_world import APP, Clock
 from tests.server.notify.test_interleavings import (
-    SLOW_S,
     SMALL,
     Scene,
     open_scene,
@@ -93,8 +92,8 @@ async def test_a_batch_that_has_grown_since_it_was_seen_is_news(
 @pytest.mark.parametrize(
     "fault",
     [
-        Fault(channel="apns", status=503, delay_s=SLOW_S, times=1),
-        Fault(channel="apns", status=410, timestamp_ms=4_000_000_000_000, delay_s=SLOW_S, times=1),
+        Fault(channel="apns", status=503, holds=True, times=1),
+        Fault(channel="apns", status=410, timestamp_ms=4_000_000_000_000, holds=True, times=1),
     ],
 )
 async def test_what_is_seen_during_an_attempt_goes_neither_again_nor_by_sms(
@@ -107,6 +106,7 @@ async def test_what_is_seen_during_an_attempt_goes_neither_again_nor_by_sms(
     ):
         notification_id = await scene.under_way(fault)
         await see(scene, notification_id)
+        sandbox.release()
         await scene.notifier.settled(notification_id)
         await scene.calm()
         assert (sandbox.count("apns"), sandbox.count("twilio")) == (0, 0)
