@@ -20,6 +20,7 @@ import trio
 from actors.notify.delivery import Outcome
 from server.providers.dialing import dial_tcp
 from server.providers.reach import PUBLIC, AddressRefused, Reach, is_host
+from server.providers.slots import Slots
 
 CONNECT_TIMEOUT_S: Final = 10.0  # waiting for a free connection, name lookup, TCP and TLS together
 REQUEST_TIMEOUT_S: Final = 15.0  # from the first byte sent to the last one read; Twilio's p99 is far below
@@ -67,6 +68,8 @@ def judge_failure(failure: NotSent | Unanswered) -> Outcome:
             detail=failure.detail,
             scope="provider",
         )
+    if failure.code == "busy":  # with our own calls, which says nothing of the provider
+        return Outcome(kind="refused", action="retry", code=failure.code, detail=failure.detail)
     # A wrong certificate or address does not mend by itself.
     is_config = failure.code in ("tls", "address_refused")
     return Outcome(
@@ -93,7 +96,7 @@ class FormClient:
         *,
         ca_pem: str = "",
         reach: Reach = PUBLIC,
-        connections: int = 16,
+        connections: int = 64,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         request_timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> None:
@@ -110,17 +113,23 @@ class FormClient:
         self._prefix = url.path.rstrip("/")
         self._connect_timeout_s = connect_timeout_s
         self._request_timeout_s = request_timeout_s
-        self._slots = trio.CapacityLimiter(connections)
+        self._slots = Slots(connections)
         self._idle: list[_Connection] = []  # the last one used comes first, so that the others may age
         self._in_use: set[_Connection] = set()
         self._is_closed = False
 
     async def post(
-        self, path: str, body: bytes, headers: Iterable[tuple[str, str]] = (), *, method: str = "POST"
+        self,
+        path: str,
+        body: bytes,
+        headers: Iterable[tuple[str, str]] = (),
+        *,
+        method: str = "POST",
+        is_urgent: bool = False,
     ) -> Answer:
         """Send one form and read the answer. A cancelled call closes its connection and no other.
 
-        Raises: NotSent, Unanswered.
+        `is_urgent`: before those that are not, where no connection is free. Raises: NotSent, Unanswered.
         """
         request = h11.Request(
             method=method,
@@ -132,16 +141,15 @@ class FormClient:
                 ("Content-Length", str(len(body))),
             ],
         )
-        taken_by = object()  # a borrower of its own: one task may have several calls under way by turns
         try:
             with trio.fail_after(self._connect_timeout_s):
-                await self._slots.acquire_on_behalf_of(taken_by)
+                await self._slots.acquire(is_urgent=is_urgent)
         except trio.TooSlowError:
             raise NotSent("busy", "no connection became free") from None
         try:
             return await self._exchange(request, body)
         finally:
-            self._slots.release_on_behalf_of(taken_by)
+            self._slots.release()
 
     async def aclose(self) -> None:
         """Close all connections; calls under way end with Unanswered, later ones with NotSent."""

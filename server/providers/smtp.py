@@ -12,6 +12,7 @@ from server.clock import wall_clock_ms
 from server.providers.form_client import client_tls
 from server.providers.mail import Mail, compose, mail_sender
 from server.providers.reach import PUBLIC, Reach, is_host
+from server.providers.slots import Slots
 from server.providers.smtp_connection import Refused, SmtpConnection, open_smtp
 
 IDLE_LIMIT_S: Final = 30.0  # SES closes idle connections after some ten seconds more; others wait for minutes
@@ -34,7 +35,7 @@ class SmtpProvider:
         self._sender = mail_sender(config)
         self._tls = None if config.security == "none" else client_tls(config.ca_pem)
         self._clock_ms = clock_ms
-        self._slots = trio.CapacityLimiter(config.connections)
+        self._slots = Slots(config.connections)
         self._idle: list[SmtpConnection] = []  # the last one used comes first, so that the others may age
         self._in_use: set[SmtpConnection] = set()
         self._is_closed = False
@@ -51,15 +52,14 @@ class SmtpProvider:
         mail = compose(self._sender, outgoing, self._clock_ms())
         if isinstance(mail, Outcome):
             return mail
-        borrower = object()
         with trio.move_on_after(WAIT_LIMIT_S) as waiting:
-            await self._slots.acquire_on_behalf_of(borrower)
-        if waiting.cancelled_caught:
-            return Outcome(kind="refused", action="retry", code="busy", scope="provider")
+            await self._slots.acquire(is_urgent=outgoing.priority == "high")
+        if waiting.cancelled_caught:  # which says nothing of the server
+            return Outcome(kind="refused", action="retry", code="busy")
         try:
             return await self._send(mail)
         finally:
-            self._slots.release_on_behalf_of(borrower)
+            self._slots.release()
 
     async def aclose(self) -> None:
         """Close all connections; a mail whose letter has left becomes unknown."""

@@ -67,7 +67,7 @@ class TwilioProvider:
         self,
         config: TwilioConfig,
         *,
-        connections: int = 16,
+        connections: int = 64,  # as the channel has hands: nobody waits for one
         clock_ms: Callable[[], int] = wall_clock_ms,
         client: FormClient | None = None,
         reach: Reach = PUBLIC,
@@ -97,7 +97,12 @@ class TwilioProvider:
         if isinstance(form, Outcome):
             return form
         try:
-            answer = await self._client.post(self._path, urlencode(form).encode(), self._headers)
+            answer = await self._client.post(
+                self._path,
+                urlencode(form).encode(),
+                self._headers,
+                is_urgent=outgoing.priority == "high",
+            )
         except (NotSent, Unanswered) as failure:
             return judge_failure(failure)
         return judge_twilio(answer.status, answer.body, retry_after_s(answer.headers, now_ms))

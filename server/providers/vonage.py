@@ -54,7 +54,7 @@ class VonageProvider:
         self,
         config: VonageConfig,
         *,
-        connections: int = 16,
+        connections: int = 64,  # as the channel has hands: nobody waits for one
         clock_ms: Callable[[], int] = wall_clock_ms,
         client: FormClient | None = None,
         reach: Reach = PUBLIC,
@@ -77,7 +77,10 @@ class VonageProvider:
             return form
         try:
             answer = await self._client.post(
-                "/sms/json", urlencode(form).encode(), (("Accept", "application/json"),)
+                "/sms/json",
+                urlencode(form).encode(),
+                (("Accept", "application/json"),),
+                is_urgent=outgoing.priority == "high",
             )
         except (NotSent, Unanswered) as failure:
             return judge_failure(failure)

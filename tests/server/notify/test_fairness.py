@@ -13,6 +13,7 @@ from protocol import notify_commands, notify_replies
 from protocol.notify_content import NotifyRequest
 from protocol.notify_records import PARTITION_COUNT, RequestRow
 from protocol.notify_types import TypeRule
+from server.sandbox.faults import Fault
 from server.sandbox.sandbox import Sandbox, open_sandbox
 from tests.server.notify.notify_world import APP, Notifier, apns_token, open_notifier
 from tests.server.world import Device
@@ -165,3 +166,29 @@ async def ended(notifier: Notifier, request_id: str) -> None:
         if row is not None and row.state == "done":
             return
         await trio.sleep(0.01)
+
+
+async def test_an_urgent_mail_goes_before_those_that_wait_for_the_same_connections(tmp_path: Path) -> None:
+    """A code to log in, while the server is slow with a campaign's mails: of four connections by default."""
+    async with open_sandbox() as sandbox, open_notifier(tmp_path, sandbox) as notifier:
+        for name, priority in (("news", "low"), ("code", "high")):
+            made = {"channels": ["email"], "is_capped": False, "dedup_s": 0, "priority": priority}
+            await notifier.core.desk.put_type(APP, msgspec.convert({"name": name, **made}, TypeRule))
+        ann = await notifier.world.person("ann")
+        await ann.do(notify_commands.RegisterPush(channel="email", address="ann@example.org"))
+        ann.disconnect()
+        sandbox.inject(Fault(channel="smtp", holds=True))
+        news = [
+            await notifier.notify(NotifyRequest(type="news", user_id=ann.user_id, text=f"news {number}"))
+            for number in range(8)
+        ]
+        with trio.fail_after(20):
+            await sandbox.wait_held("smtp", 3)
+            code = await notifier.notify(NotifyRequest(type="code", user_id=ann.user_id, text="4711"))
+            await sandbox.wait_held("smtp", 4)
+        sandbox.release()
+        for done in (code, *news):
+            assert (await notifier.settled(done.items[0].notification_id)).state == "done"
+        texts = [str(mail.content) for mail in sandbox.deliveries("smtp")]
+        assert "4711" in "".join(texts[:4])
+        assert (len(texts), sandbox.doubles("smtp")) == (9, {})
