@@ -24,7 +24,7 @@ def alert_lines(rows: Iterable[AlertRow]) -> list[AlertLine]:
             at_ms=row.at_ms,
             reason=row.reason,
         )
-        for row in rows
+        for row in sorted(rows, key=lambda row: row.at_ms)
         if row.count
     ]
 
