@@ -207,12 +207,15 @@ class Alerts:
                 self._put_off(waiting, pause)
             return
         log.warning("alert_not_told", app_id=app_id, kind=alert.kind, reason=posted.reason)
-        pause_ms = int(pause_s(waiting.failures, posted.asked_s, random.random()) * 1_000)
+        jitter = random.random()
+        pause_ms = asked_ms = int(pause_s(waiting.failures, posted.asked_s, jitter) * 1_000)
+        if rules.alert_email and not waiting.is_mailed:  # the mail need not wait that long
+            pause_ms = int(pause_s(waiting.failures, None, jitter) * 1_000)
         was_sent = posted.reason != NOBODY
         if not self._book.failed(waiting, now_ms, pause_ms=pause_ms, reason=posted.reason, was_sent=was_sent):
             log.warning("alert_given_up", app_id=app_id, kind=alert.kind, count=alert.count)
         if posted.asked_s:
-            self._pauses[app_id] = Pause(now_ms + pause_ms, rules.alert_webhook, rules.alert_email)
+            self._pauses[app_id] = Pause(now_ms + asked_ms, rules.alert_webhook, rules.alert_email)
         self._keeper.changed()
 
     def _put_off(self, waiting: Waiting, pause: Pause) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from protocol.notify_types import AppRules
 from server.notify import watch
+from server.sandbox.faults import Fault
 from server.sandbox.sandbox import Sandbox, open_sandbox
 from tests.server.notify.notify_world import APP, Clock, Notifier, open_notifier
 from tests.server.notify.test_alerts_kept import alerts_at, told_to, until_rows
@@ -72,6 +73,21 @@ async def test_an_address_that_is_named_while_the_webhook_is_left_alone_has_its_
         await put_ways(notifier, f"{hooks.url}/alerts")
         await sandbox.wait_for("smtp", 2)
         await until_rows(notifier, lambda rows: all(row.is_mailed for row in rows))
+        assert len(hooks.at("/alerts")) == 1
+
+
+async def test_a_mail_that_was_not_taken_does_not_wait_for_the_webhooks_pause(tmp_path: Path) -> None:
+    """Both ways fail at the first try, and the webhook alone has asked for ten minutes."""
+    async with (
+        open_sandbox() as sandbox,
+        open_webhooks() as hooks,
+        open_notifier(tmp_path, sandbox) as notifier,
+    ):
+        sandbox.inject(Fault(channel="smtp", match="dev@*", status=452, code="4.2.2 Full", times=1))
+        await put_ways(notifier, f"{hooks.url}/alerts")
+        await until_asked_to_wait(notifier, hooks)
+        await sandbox.wait_for("smtp", 1)
+        await until_rows(notifier, lambda rows: rows[0].is_mailed)
         assert len(hooks.at("/alerts")) == 1
 
 
