@@ -8,76 +8,24 @@ What is being told is fixed with the first try, under an id of its own: each try
 receiver that knows the id has had all of it. What comes meanwhile waits for the next alert.
 """
 
-from collections.abc import Callable, Mapping
-from hashlib import blake2b
+from collections.abc import Callable, Collection
 from typing import Final
 
 import msgspec
 
 from protocol.notify_records import AlertRow
+from server.notify.waiting_alert import Alert, Key, Place, Waiting, about, alert_of, cut
 
 EVERY_MS: Final = 3_600_000
 GIVE_UP_MS: Final = 86_400_000
 # Things of one app that are told apart; beyond that only kinds are, as what providers answer is anything.
 MAX_THINGS: Final = 200
 MAX_ENTRIES: Final = 20_000  # of all apps; beyond that only kinds are, too: each is a row, read at the start
-MAX_WORD_CHARS: Final = 1_000  # of one value of `detail`
+# Rows were within those limits where they were written. They stay apart, with their ids: a book has room for
+# its own life before, in which kinds came on top, and for what gone nodes have left.
+RESTORED: Final = 2
 
-Key = tuple[str, str]
-"""Kind, and what it is about."""
-Place = tuple[str, str, str]
-"""App, kind, and what it is about: the key of a row, but for the node."""
-
-_encode = msgspec.json.Encoder().encode
-
-
-class Alert(msgspec.Struct, frozen=True, kw_only=True):
-    """What is told: the body of the webhook. `alert_id`: the same at each try, and after a restart."""
-
-    alert_id: str
-    kind: str
-    app_id: str
-    at_ms: int
-    count: int
-    detail: dict[str, str]
-
-
-_alert = msgspec.json.Decoder(Alert).decode
 _detail = msgspec.json.Decoder(dict[str, str]).decode
-
-
-def alert_of(row: AlertRow) -> Alert | None:
-    """What is being told of a row's thing; None: that has not begun. Raises: msgspec.MsgspecError."""
-    return _alert(row.telling) if row.telling else None
-
-
-class Waiting(msgspec.Struct):
-    """One thing: how often it came since it was told, and when to tell of it next."""
-
-    key: Key
-    app_id: str
-    detail: dict[str, str]
-    at_ms: int  # when the first of these came
-    count: int
-    next_at_ms: int
-    failures: int = 0  # in a row
-    told_at_ms: int = 0  # 0: it was not
-    is_found: bool = False  # counted anew at each look at the store
-    found_as: str = ""  # names what a look has found: the same, the same name
-    on_told: Callable[[], None] | None = None
-    telling: Alert | None = None
-    on_this_told: Callable[[], None] | None = None
-    is_mailed: bool = False
-    reason: str = ""  # why the last try failed
-
-    @property
-    def place(self) -> Place:
-        return (self.app_id, *self.key)
-
-
-def about(detail: Mapping[str, str]) -> str:
-    """Name the thing: all but the words for people."""
-    return "|".join(f"{name}={value}" for name, value in sorted(detail.items()) if name != "detail")[:300]
 
 
 class AlertBook:
@@ -86,7 +34,6 @@ class AlertBook:
     def __init__(self, node_id: str = "") -> None:
         self._node_id = node_id
         self._apps: dict[str, dict[Key, Waiting]] = {}
-        self._held_until_ms: dict[str, int] = {}
         self._size = 0
         self._changed: dict[Place, None] = {}  # since they were last handed out to be stored
 
@@ -95,10 +42,16 @@ class AlertBook:
         """Apps with something to tell, or told within the last hour."""
         return list(self._apps)
 
+    @property
+    def has_changed(self) -> bool:
+        """There is something to be stored."""
+        return bool(self._changed)
+
     def add(self, app_id: str, kind: str, detail: dict[str, str], now_ms: int) -> Waiting:
         """It came once more."""
         waiting = self._entry(app_id, kind, detail, now_ms)
         waiting.count += 1
+        waiting.last_at_ms = now_ms
         self._changed[waiting.place] = None
         return waiting
 
@@ -128,16 +81,28 @@ class AlertBook:
         waiting.on_told = on_told
         return is_news
 
-    def settle(self, app_id: str, kind: str, detail: Mapping[str, str]) -> None:
-        """It is over: if it was told it need not be told again.
+    def settle(self, kind: str, *, but: Collection[tuple[str, str]] = ()) -> None:
+        """All of a kind is over, but these (app, and what it is about): what was told need not be told again.
 
-        What a look at the store has found, and finds no more, need not be told at all.
+        What a look at the store has found, and finds no more, need not be told at all. What is counted anew
+        and was not told is told yet, once. Never of kinds that are added.
         """
-        waiting = self._apps.get(app_id, {}).get((kind, about(detail)))
-        if waiting is not None and (waiting.told_at_ms or waiting.is_found):
-            waiting.count = 0
-            waiting.telling = None
-            self._changed[waiting.place] = None
+        crowded = {app_id for app_id, thing in but if (kind, thing) not in self._apps.get(app_id, {})}
+        over = [
+            waiting
+            for app_id, entries in self._apps.items()
+            for key, waiting in entries.items()
+            if key[0] == kind and (app_id, key[1]) not in but and not (key[1] == "" and app_id in crowded)
+        ]
+        for waiting in over:
+            if not waiting.told_at_ms:
+                if waiting.is_found:
+                    self._forget(waiting)
+            elif waiting.count or waiting.telling is not None:
+                waiting.count = 0
+                waiting.end_telling()
+                waiting.next_at_ms = waiting.told_at_ms + EVERY_MS
+                self._changed[waiting.place] = None
 
     # -- telling --------------------------------------------------------------------------------------
 
@@ -148,46 +113,41 @@ class AlertBook:
         for waiting in due:
             if not waiting.count:
                 self._forget(waiting)
-        if now_ms < self._held_until_ms.get(app_id, 0):
-            return []
-        self._held_until_ms.pop(app_id, None)
         return [waiting for waiting in due if waiting.count]
+
+    def is_open(self, waiting: Waiting) -> bool:
+        """It is still to be told: it may be over while another one is told."""
+        return bool(waiting.count) and self._apps.get(waiting.app_id, {}).get(waiting.key) is waiting
 
     def next_at_ms(self, app_id: str) -> int | None:
         """When to ask for what is due; None: there is nothing."""
-        first = min((waiting.next_at_ms for waiting in self._apps.get(app_id, {}).values()), default=None)
-        return None if first is None else max(first, self._held_until_ms.get(app_id, 0))
+        return min((waiting.next_at_ms for waiting in self._apps.get(app_id, {}).values()), default=None)
 
-    def hold(self, app_id: str, until_ms: int) -> None:
-        """Tell the app nothing before then: its webhook asks for that. 0: it has another webhook."""
-        if until_ms:
-            self._held_until_ms[app_id] = until_ms
-        else:
-            self._held_until_ms.pop(app_id, None)
+    def put_off(self, waiting: Waiting, until_ms: int, *, reason: str) -> None:
+        """There is no way to tell it before then."""
+        waiting.next_at_ms = until_ms
+        if not waiting.reason:
+            waiting.reason = reason
+            self._changed[waiting.place] = None
+
+    def release(self, app_id: str, until_ms: int, now_ms: int) -> None:
+        """What was put off until then can be told now."""
+        for waiting in self._apps.get(app_id, {}).values():
+            if waiting.next_at_ms == until_ms:
+                waiting.next_at_ms = now_ms
 
     def begin(self, waiting: Waiting) -> Alert:
         """What is to be said of it at this try: the same as at the tries before."""
         if waiting.telling is None:
-            kind, _ = waiting.key
-            named = (
-                ("", *waiting.place, waiting.found_as)
-                if waiting.is_found
-                else (self._node_id, *waiting.place, str(waiting.at_ms))
-            )
-            waiting.telling = Alert(
-                alert_id=blake2b(_encode(named), digest_size=16).hexdigest(),
-                kind=kind,
-                app_id=waiting.app_id,
-                at_ms=waiting.at_ms,
-                count=waiting.count,
-                detail=waiting.detail,
-            )
+            waiting.telling = waiting.begun(self._node_id)
             waiting.on_this_told = waiting.on_told
             self._changed[waiting.place] = None
         return waiting.telling
 
     def mailed(self, waiting: Waiting) -> None:
         """One of the two ways has taken it; the webhook has yet to."""
+        if waiting.telling is None:  # it was over meanwhile: what comes next was not mailed
+            return
         waiting.is_mailed = True
         self._changed[waiting.place] = None
 
@@ -195,12 +155,9 @@ class AlertBook:
         """What was begun is told; those that came meanwhile wait for the hour to pass."""
         if waiting.telling is not None:
             waiting.count = max(0, waiting.count - waiting.telling.count)
-        waiting.telling = waiting.on_this_told = None
+        waiting.end_telling()
         waiting.at_ms = now_ms
         waiting.next_at_ms = now_ms + EVERY_MS
-        waiting.failures = 0
-        waiting.is_mailed = False
-        waiting.reason = ""
         waiting.told_at_ms = now_ms
         self._changed[waiting.place] = None
 
@@ -211,11 +168,12 @@ class AlertBook:
 
         `was_sent`: somebody may have had it all the same, so the next try says the same.
         """
-        since_ms = waiting.telling.at_ms if waiting.telling is not None else waiting.at_ms
-        if now_ms - since_ms > GIVE_UP_MS:
-            self._forget(waiting)
-            return False
+        if waiting.telling is None:  # it was over meanwhile
+            return True
         waiting.next_at_ms = now_ms + pause_ms
+        if now_ms - waiting.telling.at_ms > GIVE_UP_MS:
+            self._give_up(waiting, waiting.telling, now_ms, was_sent=was_sent)
+            return False
         waiting.failures += 1
         if not was_sent and not waiting.is_mailed:
             waiting.telling = waiting.on_this_told = None
@@ -223,6 +181,23 @@ class AlertBook:
             waiting.reason = reason
             self._changed[waiting.place] = None
         return True
+
+    def _give_up(self, waiting: Waiting, telling: Alert, now_ms: int, *, was_sent: bool) -> None:
+        """Of what was being told nobody will hear; what came since has a day of its own.
+
+        Where there was nobody to tell, all that came is being told. Then the newest is kept.
+        """
+        rest, since_ms = waiting.count - telling.count, now_ms
+        if rest <= 0 and not was_sent and now_ms - waiting.last_at_ms <= GIVE_UP_MS:
+            rest, since_ms = 1, waiting.last_at_ms
+        if rest <= 0 or waiting.is_recounted:  # the next look counts those that are not too old
+            self._forget(waiting)
+            return
+        failures, reason = waiting.failures + 1, waiting.reason
+        waiting.end_telling()
+        waiting.failures, waiting.reason = failures, reason  # the webhook is no better
+        waiting.count, waiting.at_ms = rest, since_ms
+        self._changed[waiting.place] = None
 
     # -- rows -----------------------------------------------------------------------------------------
 
@@ -237,8 +212,7 @@ class AlertBook:
 
     def new_row(self, app_id: str, kind: str, detail: dict[str, str], now_ms: int) -> AlertRow:
         """The row of something that comes for the first time: for storing it with what it tells of."""
-        waiting = Waiting((kind, about(detail)), app_id, _cut(detail), now_ms, 1, now_ms)
-        return self._row_of(waiting)
+        return Waiting((kind, about(detail)), app_id, cut(detail), now_ms, 1, now_ms).row(self._node_id)
 
     def restore(self, row: AlertRow, now_ms: int) -> None:
         """Take up a row of this node's life before, or of another node: it is told at once if it has to be.
@@ -249,11 +223,14 @@ class AlertBook:
         if not waiting.count:
             waiting.at_ms = row.at_ms
         waiting.at_ms = min(waiting.at_ms, row.at_ms)
+        waiting.last_at_ms = max(waiting.last_at_ms, row.at_ms)
         waiting.told_at_ms = max(waiting.told_at_ms, row.told_at_ms)
         waiting.next_at_ms = max(now_ms, row.told_at_ms + EVERY_MS if row.told_at_ms else 0)
         waiting.is_found = row.is_found
+        # First where it is counted from now on: what is stored in two commits may come twice, not never.
         self._changed[waiting.place] = None
-        if row.is_found:
+        self._changed[row.app_id, row.kind, row.about] = None
+        if row.is_found or (waiting.is_recounted and row.told_at_ms and not row.telling):
             return
         waiting.count += row.count
         if row.telling and waiting.telling is None:
@@ -264,33 +241,18 @@ class AlertBook:
     def _row(self, place: Place) -> AlertRow | None:
         app_id, *key = place
         waiting = self._apps.get(app_id, {}).get((key[0], key[1]))
-        return None if waiting is None else self._row_of(waiting)
-
-    def _row_of(self, waiting: Waiting) -> AlertRow:
-        kind, thing = waiting.key
-        return AlertRow(
-            node_id=self._node_id,
-            app_id=waiting.app_id,
-            kind=kind,
-            about=thing,
-            detail=_encode(waiting.detail).decode(),
-            at_ms=waiting.at_ms,
-            count=waiting.count,
-            telling=_encode(waiting.telling).decode() if waiting.telling is not None else "",
-            is_mailed=waiting.is_mailed,
-            is_found=waiting.is_found,
-            told_at_ms=waiting.told_at_ms,
-            reason=waiting.reason,
-        )
+        return None if waiting is None else waiting.row(self._node_id)
 
     # -- entries --------------------------------------------------------------------------------------
 
     def _entry(
         self, app_id: str, kind: str, detail: dict[str, str], now_ms: int, *, thing: str | None = None
     ) -> Waiting:
+        """`thing`: of a row."""
         entries = self._apps.setdefault(app_id, {})
         key = (kind, about(detail) if thing is None else thing)
-        if key not in entries and (len(entries) >= MAX_THINGS or self._size >= MAX_ENTRIES):
+        room = 1 if thing is None else RESTORED
+        if key not in entries and (len(entries) >= room * MAX_THINGS or self._size >= room * MAX_ENTRIES):
             key = (kind, "")
         waiting = entries.get(key)
         if waiting is None:
@@ -298,7 +260,7 @@ class AlertBook:
             self._size += 1
         elif not waiting.count:
             waiting.at_ms = now_ms
-        waiting.detail = _cut(detail)
+        waiting.detail = cut(detail)
         return waiting
 
     def _forget(self, waiting: Waiting) -> None:
@@ -309,8 +271,3 @@ class AlertBook:
             self._changed[waiting.place] = None
         if not entries:
             self._apps.pop(waiting.app_id, None)
-            self._held_until_ms.pop(waiting.app_id, None)
-
-
-def _cut(detail: Mapping[str, str]) -> dict[str, str]:
-    return {name: value[:MAX_WORD_CHARS] for name, value in detail.items()}

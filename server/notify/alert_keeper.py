@@ -13,7 +13,8 @@ import trio
 from protocol.errors import HubbubError
 from protocol.notify_records import AlertRow
 from protocol.records import Op, Put, Remove
-from server.notify.alert_book import MAX_ENTRIES, AlertBook, Place
+from server.notify.alert_book import MAX_ENTRIES, AlertBook
+from server.notify.waiting_alert import Place
 from storage.store import Store
 
 MAX_STORED: Final = 500  # rows in one commit

@@ -8,7 +8,7 @@ import msgspec
 from protocol.http_notify import AlertInfo
 from protocol.http_notify_dashboard import AlertLine
 from protocol.notify_records import AlertRow
-from server.notify.alert_book import alert_of
+from server.notify.waiting_alert import alert_of
 
 _detail: Final = msgspec.json.Decoder(dict[str, str]).decode
 
@@ -24,7 +24,7 @@ def alert_lines(rows: Iterable[AlertRow]) -> list[AlertLine]:
             at_ms=row.at_ms,
             reason=row.reason,
         )
-        for row in rows
+        for row in sorted(rows, key=lambda row: row.at_ms)
         if row.count
     ]
 

@@ -7,7 +7,7 @@ in the log all the same.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 import msgspec
@@ -16,16 +16,20 @@ import trio
 
 from actors.notify.delivery import Outgoing, Target
 from protocol.errors import HubbubError
+from protocol.notify_types import AppRules
 from protocol.records import Op, Put
-from server.notify.alert_book import Alert, AlertBook, Waiting
+from server.notify.alert_book import AlertBook
 from server.notify.alert_keeper import AlertKeeper
+from server.notify.alert_pause import Pause
 from server.notify.setups import SetupCache
+from server.notify.waiting_alert import Alert, Waiting
 from server.notify.webhooks import Posted, WebhookKeys, Webhooks, open_webhooks, pause_s
 from server.providers.reach import Reach
 from storage.store import Store
 
 MAX_SLEEP_S: Final = 1.0  # the wall clock may be set
 NOBODY: Final = "nobody_to_tell"
+PAUSED: Final = "webhook_asked_to_wait"
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +60,7 @@ class Alerts:
             now_ms=now_ms,
             on_taken_over=lambda: self._wake.set(),
         )
-        self._asked_by: dict[str, str] = {}  # app -> its webhook that has asked for a pause
+        self._pauses: dict[str, Pause] = {}  # of apps whose webhook has asked for one
         self._wake = trio.Event()
         self.told_count = 0
         self.setups: SetupCache | None = None
@@ -102,10 +106,10 @@ class Alerts:
             self._wake.set()
         self._keeper.changed()
 
-    def settle(self, app_id: str, kind: str, detail: dict[str, str]) -> None:
-        """It is over: if it was told, or was found in the store alone, it need not be told (again)."""
-        self._book.settle(app_id, kind, detail)
-        self._keeper.changed()
+    def settle(self, kind: str, *, but: Collection[tuple[str, str]] = ()) -> None:
+        """All of a kind is over, but these (app, and what it is about); see AlertBook.settle."""
+        self._book.settle(kind, but=but)
+        self._stored_soon()
 
     async def run(self) -> None:
         """Tell alerts until cancelled: first those of this node's life before."""
@@ -130,10 +134,12 @@ class Alerts:
         """Tell one app's alerts, until there are none."""
         while True:
             woken = tasks[app_id] = trio.Event()
-            self._look_at_hold(app_id)
-            for waiting in self._book.due(app_id, self._now_ms()):
-                if not await self._tell(webhooks, waiting):
-                    break  # it asks for a pause
+            self._look_at_pause(app_id)
+            due = self._book.due(app_id, self._now_ms())
+            self._stored_soon()  # what is forgotten, too
+            for waiting in due:
+                if self._book.is_open(waiting):
+                    await self._tell(webhooks, waiting)
             next_at_ms = self._book.next_at_ms(app_id)
             if next_at_ms is None:
                 del tasks[app_id]
@@ -142,48 +148,79 @@ class Alerts:
             with trio.move_on_after(min(max(wait_s, 0.01), MAX_SLEEP_S)):
                 await woken.wait()
 
-    def _look_at_hold(self, app_id: str) -> None:
-        """A pause holds for the webhook that has asked for it."""
-        setup = self.setups.known(app_id) if self.setups is not None else None
-        asked_by = self._asked_by.get(app_id)
-        if asked_by is not None and setup is not None and setup.rules.alert_webhook != asked_by:
-            del self._asked_by[app_id]
-            self._book.hold(app_id, 0)
+    def _stored_soon(self) -> None:
+        if self._book.has_changed:
+            self._keeper.changed()
 
-    async def _tell(self, webhooks: Webhooks, waiting: Waiting) -> bool:
-        """Try once. False where the webhook asks to be left alone for a while."""
+    def _look_at_pause(self, app_id: str) -> None:
+        """A pause holds for the webhook that has asked for it; who names another, or an address, is told."""
+        pause, rules = self._pauses.get(app_id), self._known_rules(app_id)
+        if pause is None or rules is None:
+            return
+        now_ms = self._now_ms()
+        if not pause.holds(rules, now_ms):
+            del self._pauses[app_id]
+        elif rules.alert_email != pause.email:
+            self._pauses[app_id] = Pause(pause.until_ms, pause.webhook, rules.alert_email)
+        else:
+            return
+        self._book.release(app_id, pause.until_ms, now_ms)
+
+    def _known_rules(self, app_id: str) -> AppRules | None:
+        """Once read they stay known."""
+        setup = self.setups.known(app_id) if self.setups is not None else None
+        return setup.rules if setup is not None else None
+
+    async def _tell(self, webhooks: Webhooks, waiting: Waiting) -> None:
+        """Try once, each way that is open: while the webhook asks to be left alone, by mail alone."""
+        app_id = waiting.app_id
+        pause, known = self._pauses.get(app_id), self._known_rules(app_id)
+        if pause is not None and known is not None and pause.holds(known, self._now_ms()):
+            if waiting.is_mailed or not known.alert_email:
+                self._put_off(waiting, pause)
+                return
+        else:
+            pause = None
         alert = self._book.begin(waiting)
+        on_told = waiting.on_this_told
         await self._save()  # what is said, and under which id, before it is said
+        rules = AppRules()
         posted = Posted("failed")
         try:
-            posted = await self._try(webhooks, waiting, alert)
+            if self.setups is not None:
+                rules = (await self.setups.load(app_id)).rules
+            posted = await self._try(webhooks, waiting, alert, rules, is_paused=pause is not None)
         except HubbubError as error:
             posted = Posted(error.code)
         except Exception:  # whatever one app's settings bring about is not the end of the others'
-            log.exception("alert_failed", app_id=alert.app_id, kind=alert.kind)
+            log.exception("alert_failed", app_id=app_id, kind=alert.kind)
         now_ms = self._now_ms()
-        on_told = waiting.on_this_told
         if not posted.reason:
             self.told_count += 1
             self._book.told(waiting, now_ms)
             if on_told is not None:
                 on_told()
             await self._save()
-            return True
-        log.warning("alert_not_told", app_id=alert.app_id, kind=alert.kind, reason=posted.reason)
-        pause = pause_s(waiting.failures, posted.asked_s, random.random())
-        if not self._book.failed(
-            waiting,
-            now_ms,
-            pause_ms=int(pause * 1_000),
-            reason=posted.reason,
-            was_sent=posted.reason != NOBODY,
-        ):
-            log.warning("alert_given_up", app_id=alert.app_id, kind=alert.kind, count=alert.count)
+            return
+        if posted.reason == PAUSED and pause is not None:
+            if waiting.telling is alert:  # else it was over meanwhile, and what came since is to be mailed
+                self._put_off(waiting, pause)
+            return
+        log.warning("alert_not_told", app_id=app_id, kind=alert.kind, reason=posted.reason)
+        jitter = random.random()
+        pause_ms = asked_ms = int(pause_s(waiting.failures, posted.asked_s, jitter) * 1_000)
+        if rules.alert_email and not waiting.is_mailed:  # the mail need not wait that long
+            pause_ms = int(pause_s(waiting.failures, None, jitter) * 1_000)
+        was_sent = posted.reason != NOBODY
+        if not self._book.failed(waiting, now_ms, pause_ms=pause_ms, reason=posted.reason, was_sent=was_sent):
+            log.warning("alert_given_up", app_id=app_id, kind=alert.kind, count=alert.count)
         if posted.asked_s:
-            self._book.hold(alert.app_id, now_ms + int(pause * 1_000))
+            self._pauses[app_id] = Pause(now_ms + asked_ms, rules.alert_webhook, rules.alert_email)
         self._keeper.changed()
-        return not posted.asked_s
+
+    def _put_off(self, waiting: Waiting, pause: Pause) -> None:
+        self._book.put_off(waiting, pause.until_ms, reason=PAUSED)
+        self._stored_soon()
 
     async def _save(self) -> None:
         """As far as the store can: people are told of a full disk, too."""
@@ -193,23 +230,23 @@ class Alerts:
             log.warning("alerts_not_stored", code=error.code)
             self._keeper.changed()
 
-    async def _try(self, webhooks: Webhooks, waiting: Waiting, alert: Alert) -> Posted:
+    async def _try(
+        self, webhooks: Webhooks, waiting: Waiting, alert: Alert, rules: AppRules, *, is_paused: bool
+    ) -> Posted:
         """Tell once. It is told where the webhook has it; without one, where the mail is on its way.
 
         An app with neither has not been told: it is, if it names one within the day.
         """
-        if self.setups is None:
-            return Posted(NOBODY)
-        rules = (await self.setups.load(alert.app_id)).rules
-        if rules.alert_email and not waiting.is_mailed and await self._mail(rules.alert_email, alert):
+        is_mailed = waiting.is_mailed
+        if rules.alert_email and not is_mailed and await self._mail(rules.alert_email, alert):
+            is_mailed = True
             self._book.mailed(waiting)
         if not rules.alert_webhook:
-            return Posted("" if waiting.is_mailed else "mail_not_taken" if rules.alert_email else NOBODY)
-        url, body = rules.alert_webhook, msgspec.json.encode(alert)
-        posted = await webhooks.post(alert.app_id, url, body, content_type="application/json")
-        if posted.asked_s:
-            self._asked_by[alert.app_id] = url
-        return posted
+            return Posted("" if is_mailed else "mail_not_taken" if rules.alert_email else NOBODY)
+        if is_paused:
+            return Posted(PAUSED if is_mailed else "mail_not_taken")
+        body = msgspec.json.encode(alert)
+        return await webhooks.post(alert.app_id, rules.alert_webhook, body, content_type="application/json")
 
     async def _mail(self, address: str, alert: Alert) -> bool:
         """By the app's own mail account, if it has one that works. True unless it was surely not taken."""

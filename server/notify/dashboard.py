@@ -198,7 +198,9 @@ class Dashboards:
 
     async def _read_alerts(self, app_id: str) -> list[AlertLine]:
         where: dict[str, str | int | None] = {"app_id": app_id} if app_id else {}
-        return alert_lines(await self._store.find(AlertRow, where, order_by="at_ms", limit=MAX_ALERTS))
+        # Those with a count alone: what was told within the hour has a row, too, and is no open matter.
+        rows = await self._store.find(AlertRow, where, order_by="count", after=0, limit=MAX_ALERTS)
+        return alert_lines(rows)
 
     async def _read_requests(self, app_id: str) -> list[RequestLine]:
         rows = await self._glances.open_requests(app_id, limit=MAX_REQUESTS)

@@ -17,8 +17,9 @@ from protocol.errors import HubbubError
 from protocol.notify_found import UntoldDead
 from protocol.notify_records import DeadDelivery
 from protocol.records import Op, Update
-from server.notify.alert_book import GIVE_UP_MS, about
+from server.notify.alert_book import GIVE_UP_MS
 from server.notify.alerts import Alerts
+from server.notify.waiting_alert import about
 from storage.store import Store
 
 LOOK_S: Final = 5.0
@@ -87,8 +88,6 @@ class Watch:
         self._is_ours = is_ours
         self._now_ms = now_ms
         self._told: list[UntoldDead] = []  # and not marked yet
-        self._dead: dict[tuple[str, str], dict[str, str]] = {}
-        self._late: dict[tuple[str, str, str], dict[str, str]] = {}
         self.overdue: dict[str, int] = {}  # app -> deliveries that are late now
 
     async def run(self) -> None:
@@ -98,10 +97,7 @@ class Watch:
                 if self._is_ours():
                     await self.look()
                 else:
-                    self.overdue = {}
-                    self._dead.clear()
-                    self._late.clear()
-                    await self.mark()
+                    await self.leave()
             except HubbubError as error:
                 log.warning("watch_failed", code=error.code)
             await trio.sleep(LOOK_S)
@@ -113,9 +109,9 @@ class Watch:
         # Older ones were given up.
         groups = await self._store.notify.untold_dead(now_ms - GIVE_UP_MS)
         told = {_cause(group) for group in self._told}  # while that was read
-        dead: dict[tuple[str, str], dict[str, str]] = {}
+        dead: set[tuple[str, str]] = set()
         for report in reports_of(group for group in groups if _cause(group) not in told):
-            dead[report.app_id, about(report.detail)] = report.detail
+            dead.add((report.app_id, about(report.detail)))
             self._alerts.stand(
                 report.app_id,
                 "dead_letter",
@@ -124,11 +120,15 @@ class Watch:
                 found_as=report.found_as,
                 on_told=partial(self._told.extend, report.groups),
             )
-        for key, detail in self._dead.items():
-            if key not in dead:  # they were redriven, or told
-                self._alerts.settle(key[0], "dead_letter", detail)
-        self._dead = dead
+        self._alerts.settle("dead_letter", but=dead)  # the others were redriven, or told
         await self._look_at_late(now_ms)
+
+    async def leave(self) -> None:
+        """Another node looks: what was found here it finds, and tells, itself. Raises: HubbubError."""
+        self.overdue = {}
+        self._alerts.settle("dead_letter")
+        self._alerts.settle("deadline_passed")
+        await self.mark()
 
     async def mark(self) -> None:
         """Store which dead letters have been told. Raises: HubbubError, and it is done at the next look."""
@@ -143,16 +143,14 @@ class Watch:
 
     async def _look_at_late(self, now_ms: int) -> None:
         overdue: dict[str, int] = {}
-        late: dict[tuple[str, str, str], dict[str, str]] = {}
+        late: set[tuple[str, str]] = set()
         for found in await self._store.notify.overdue(now_ms):
             overdue[found.app_id] = overdue.get(found.app_id, 0) + found.count
             detail = {"channel": found.channel, "priority": found.priority}
-            late[found.app_id, found.channel, found.priority] = detail
+            late.add((found.app_id, about(detail)))
             self._alerts.stand(found.app_id, "deadline_passed", detail, count=found.count)
-        for key, detail in self._late.items():
-            if key not in late:
-                self._alerts.settle(key[0], "deadline_passed", detail)
-        self.overdue, self._late = overdue, late
+        self._alerts.settle("deadline_passed", but=late)  # also what a node has left that looked before
+        self.overdue = overdue
 
 
 def _marked(key: tuple[int, int], now_ms: int) -> Op:

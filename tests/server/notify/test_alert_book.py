@@ -3,7 +3,8 @@
 import msgspec
 
 from protocol.notify_records import AlertRow
-from server.notify.alert_book import EVERY_MS, GIVE_UP_MS, MAX_ENTRIES, MAX_THINGS, Alert, AlertBook, Waiting
+from server.notify.alert_book import EVERY_MS, GIVE_UP_MS, MAX_ENTRIES, MAX_THINGS, AlertBook
+from server.notify.waiting_alert import Alert, Waiting, about
 
 NOW = 1_800_000_000_000
 CODE = {"channel": "sms", "code": "30007", "detail": "filtered"}
@@ -143,11 +144,11 @@ def test_what_is_over_is_not_told_again() -> None:
     book = AlertBook()
     late = {"channel": "sms", "priority": "high"}
     book.stand("shop", "deadline_passed", late, NOW, count=3)
-    book.settle("shop", "deadline_passed", late)
+    book.settle("deadline_passed")
     (waiting,) = book.due("shop", NOW)
     tell(book, waiting, NOW)
     book.stand("shop", "deadline_passed", late, NOW + 5_000, count=9)
-    book.settle("shop", "deadline_passed", late)
+    book.settle("deadline_passed")
     assert book.due("shop", NOW + EVERY_MS) == []
     assert book.apps == []
 
@@ -235,17 +236,200 @@ def test_a_row_outlives_the_book_that_reads_it() -> None:
     assert msgspec.json.decode(next(iter(rows.values())).detail) == CODE
 
 
-def test_a_webhook_that_asks_for_a_pause_has_it() -> None:
-    """All of its app's alerts wait, and no other app's."""
+def test_what_is_put_off_waits_until_then_or_until_it_is_released() -> None:
+    """The webhook asks for a pause; another one has not."""
     book = AlertBook()
-    book.add("shop", "breaker_opened", CODE, NOW)
-    book.add("bank", "breaker_opened", CODE, NOW)
-    book.hold("shop", NOW + 60_000)
-    book.add("shop", "request_failed", CODE, NOW)
+    one = book.add("shop", "breaker_opened", CODE, NOW)
+    other = book.add("shop", "request_failed", CODE, NOW)
+    told = book.add("shop", "mass_retirement", CODE, NOW)
+    tell(book, told, NOW)
+    book.begin(one)
+    book.failed(one, NOW, pause_ms=60_000, reason="status 503")
+    book.put_off(other, NOW + 60_000, reason="paused")
+    assert (one.reason, other.reason) == ("status 503", "paused")
     assert book.due("shop", NOW + 59_999) == []
     assert book.next_at_ms("shop") == NOW + 60_000
+    assert book.due("shop", NOW + 60_000) == [one, other]
+    book.release("shop", NOW + 60_000, NOW + 1)
+    assert book.due("shop", NOW + 1) == [one, other]
+
+
+# -- what is over -----------------------------------------------------------------------------------
+
+
+def test_nothing_of_what_was_being_told_is_left_of_what_is_over() -> None:
+    """Mailed, not posted, then redriven: of the next dead letters nobody has had a mail."""
+    book = AlertBook("n1")
+    book.stand("shop", "dead_letter", CODE, NOW, count=5, found_as="five")
+    (waiting,) = book.due("shop", NOW)
+    first = book.begin(waiting)
+    book.mailed(waiting)
+    book.failed(waiting, NOW, pause_ms=300_000, reason="status 500")
+    book.settle("dead_letter")
+    assert stored(book, {}) == {}
+    book.stand("shop", "dead_letter", CODE, NOW + 1_000, count=7, found_as="seven")
+    (waiting,) = book.due("shop", NOW + 1_000)  # at once: it is news
+    second = book.begin(waiting)
+    assert (second.count, waiting.is_mailed, waiting.failures, waiting.reason) == (7, False, 0, "")
+    assert second.alert_id != first.alert_id
+
+
+def test_what_is_over_an_hour_after_it_was_told_leaves_nothing_to_the_next_either() -> None:
+    """The second telling was mailed, and then it was over."""
+    book = AlertBook("n1")
+    book.stand("shop", "dead_letter", CODE, NOW, count=5, found_as="five")
+    (waiting,) = book.due("shop", NOW)
+    tell(book, waiting, NOW)
+    book.stand("shop", "dead_letter", CODE, NOW + 1, count=2, found_as="two")
+    (waiting,) = book.due("shop", NOW + EVERY_MS)
+    book.begin(waiting)
+    book.mailed(waiting)
+    book.failed(waiting, NOW + EVERY_MS, pause_ms=300_000, reason="status 500")
+    book.settle("dead_letter")
+    book.stand("shop", "dead_letter", CODE, NOW + EVERY_MS + 1, count=1, found_as="one")
+    (waiting,) = book.due("shop", NOW + EVERY_MS + 1)
+    assert (book.begin(waiting).count, waiting.is_mailed, waiting.failures) == (1, False, 0)
+
+
+def test_what_is_over_while_it_is_told_is_no_answer_for_what_comes_then() -> None:
+    """The mail server takes its time, and so does the webhook."""
+    book = AlertBook("n1")
+    book.stand("shop", "deadline_passed", CODE, NOW, count=5)
+    (waiting,) = book.due("shop", NOW)
+    tell(book, waiting, NOW)
+    book.stand("shop", "deadline_passed", CODE, NOW + 1, count=5)
+    (waiting,) = book.due("shop", NOW + EVERY_MS)
+    book.begin(waiting)
+    book.settle("deadline_passed")
+    book.mailed(waiting)
+    assert not waiting.is_mailed
+    assert not book.is_open(waiting)
+    book.failed(waiting, NOW + EVERY_MS, pause_ms=300_000, reason="status 500")
+    assert (waiting.reason, waiting.failures) == ("", 0)
+    assert book.due("shop", NOW + EVERY_MS) == []
+    assert book.apps == []
+
+
+def test_what_stands_is_not_over_and_neither_is_what_stands_with_others() -> None:
+    """Beyond 200 things kinds alone are told apart."""
+    book = AlertBook("n1")
+    for number in range(MAX_THINGS):
+        book.add("shop", "breaker_opened", {"code": f"{number}"}, NOW)
+    book.stand("shop", "dead_letter", CODE, NOW, count=3, found_as="three")
+    book.stand("bank", "dead_letter", CODE, NOW, count=3, found_as="three")
+    book.settle("dead_letter", but={("shop", about(CODE)), ("bank", about(CODE))})
+    assert [waiting.key for waiting in book.due("shop", NOW)[MAX_THINGS:]] == [("dead_letter", "")]
     assert len(book.due("bank", NOW)) == 1
-    assert len(book.due("shop", NOW + 60_000)) == 2
-    book.hold("shop", NOW + 90_000)
-    book.hold("shop", 0)  # it has another webhook
-    assert len(book.due("shop", NOW + 60_000)) == 2
+    book.settle("dead_letter", but={("bank", about(CODE))})
+    assert len(book.due("shop", NOW)) == MAX_THINGS
+    assert len(book.due("bank", NOW)) == 1
+    stored(book, {})
+    book.settle("dead_letter", but={("bank", about(CODE))})
+    assert not book.has_changed  # a look changes nothing where nothing has changed
+
+
+def test_what_was_told_and_is_over_after_a_restart_is_not_told_again() -> None:
+    """It was late, was told, was late still; and in the next life it has caught up."""
+    book = AlertBook("n1")
+    book.stand("shop", "deadline_passed", CODE, NOW, count=5)
+    (waiting,) = book.due("shop", NOW)
+    tell(book, waiting, NOW)
+    book.stand("shop", "deadline_passed", CODE, NOW + 5_000, count=5)
+    (row,) = stored(book, {}).values()
+    for caught_up in (False, True):
+        again = AlertBook("n1")
+        again.restore(row, NOW + 60_000)
+        if not caught_up:
+            again.stand("shop", "deadline_passed", CODE, NOW + 60_000, count=2)
+        assert again.due("shop", NOW + EVERY_MS - 1) == []
+        counts = [waiting.count for waiting in again.due("shop", NOW + EVERY_MS)]
+        assert counts == ([] if caught_up else [2])
+
+
+# -- giving up --------------------------------------------------------------------------------------
+
+
+def test_what_came_a_minute_ago_is_not_given_up_with_what_failed_for_a_day() -> None:
+    """It is told as soon as the webhook is back, by mail at once, and under an id of its own."""
+    book = AlertBook("n1")
+    waiting = book.add("shop", "breaker_opened", CODE, NOW)
+    first = book.begin(waiting)
+    book.mailed(waiting)
+    day = NOW + GIVE_UP_MS
+    for _ in range(3):
+        book.add("shop", "breaker_opened", CODE, day - 60_000)
+    assert not book.failed(waiting, day + 1, pause_ms=300_000, reason="status 500")
+    assert book.due("shop", day + 1) == []
+    (waiting,) = book.due("shop", day + 300_001)
+    second = book.begin(waiting)
+    assert (second.count, waiting.is_mailed) == (3, False)
+    assert second.alert_id != first.alert_id
+    assert book.failed(waiting, day + GIVE_UP_MS, pause_ms=1, reason="status 500")
+    assert not book.failed(waiting, day + GIVE_UP_MS + 2, pause_ms=1, reason="status 500")
+    assert book.apps == []
+
+
+def test_where_there_is_nobody_to_tell_the_newest_is_kept_for_a_day() -> None:
+    """Who names a webhook on the second day hears that it goes on."""
+    book = AlertBook("n1")
+    waiting = book.add("shop", "breaker_opened", CODE, NOW)
+    day = NOW + GIVE_UP_MS
+    book.add("shop", "breaker_opened", CODE, day - 60_000)
+    book.begin(waiting)
+    assert not book.failed(waiting, day + 1, pause_ms=1_000, reason="nobody_to_tell", was_sent=False)
+    (waiting,) = book.due("shop", day + 1_001)
+    alert = book.begin(waiting)
+    assert (alert.count, alert.at_ms) == (1, day - 60_000)
+    late = day - 60_000 + GIVE_UP_MS + 1
+    assert not book.failed(waiting, late, pause_ms=1_000, reason="nobody_to_tell", was_sent=False)
+    assert book.apps == []
+
+
+def test_what_a_look_counts_is_given_up_whole() -> None:
+    """The next look counts what is not too old."""
+    book = AlertBook("n1")
+    book.stand("shop", "dead_letter", CODE, NOW, count=3, found_as="three")
+    (waiting,) = book.due("shop", NOW)
+    book.begin(waiting)
+    book.stand("shop", "dead_letter", CODE, NOW + 1, count=9, found_as="nine")
+    assert not book.failed(waiting, NOW + GIVE_UP_MS + 1, pause_ms=1, reason="status 500")
+    assert book.apps == []
+
+
+# -- crowded ----------------------------------------------------------------------------------------
+
+
+def test_a_crowded_book_is_read_again_as_it_was_written() -> None:
+    """Kinds come on top of 200 things, and first in the order of rows: each keeps its own id."""
+    book = AlertBook("n1")
+    for number in range(MAX_THINGS + 30):
+        book.add("shop", "breaker_opened", {"code": f"{number:03}"}, NOW)
+    for number in range(3):
+        book.add("shop", f"kind{number}", CODE, NOW)
+    ids = {waiting.key: book.begin(waiting).alert_id for waiting in book.due("shop", NOW)}
+    rows = stored(book, {})
+    again = AlertBook("n1")
+    for place in sorted(rows):
+        again.restore(rows[place], NOW)
+    assert {waiting.key: again.begin(waiting).alert_id for waiting in again.due("shop", NOW)} == ids
+    assert stored(again, dict(rows)) == rows
+
+
+def test_what_is_counted_with_others_leaves_no_row_of_its_own() -> None:
+    """A second restart would count it again. Several nodes are gone at once, and one takes over."""
+    rows: dict[tuple[str, str, str], AlertRow] = {}
+    again = AlertBook("n1")
+    for node in range(3):
+        book = AlertBook(f"gone{node}")
+        for number in range(MAX_THINGS):
+            book.add("shop", "breaker_opened", {"code": f"{node}-{number}"}, NOW)
+        for place, row in stored(book, {}).items():
+            rows[place] = msgspec.structs.replace(row, node_id="n1")
+            again.restore(rows[place], NOW)
+    stored(again, rows)
+    assert len(rows) == 2 * MAX_THINGS + 1
+    assert sum(row.count for row in rows.values()) == 3 * MAX_THINGS
+    twice = AlertBook("n1")
+    for row in rows.values():
+        twice.restore(row, NOW)
+    assert sum(waiting.count for waiting in twice.due("shop", NOW)) == 3 * MAX_THINGS
