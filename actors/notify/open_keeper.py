@@ -167,6 +167,9 @@ class OpenKeeper(NotifyKeeper):
             doubles=row.doubles,
         )
         job.provider_id = row.provider_id
+        if row.failed_over:
+            job.account_index = job.failed_over = row.failed_over
+            job.undelivered_by = tuple(filter(None, row.undelivered_by.split("/")))
         job.is_begun = row.state == "sending"
         if job.is_begun and row.told_attempt == row.attempt:
             job.told_code = row.code

@@ -101,7 +101,9 @@ class UndeliveredDesk(Fallbacks):
         Once: for what the second one cannot deliver either there is the fallback.
         """
         chain = self._channels.chain(row.app_id, cast(Channel, row.channel))
-        if row.is_open or not row.outgoing or len(chain) < 2 or chain[0].provider_id != row.provider_id:
+        if row.is_open or not row.outgoing or row.undelivered_by:
+            return False
+        if len(chain) < 2 or chain[0].provider_id != row.provider_id:
             return False
         now_ms = self._now_ms()
         note = siblings.note
@@ -113,13 +115,15 @@ class UndeliveredDesk(Fallbacks):
             is_open=True,
             next_at_ms=now_ms,
             provider_id=chain[1].provider_id,
+            provider_ref="",
+            failed_over=1,
+            undelivered_by=row.provider_id,
             code=message.code,
             concluded_at_ms=0,
         )
         job = self._job_of(again, {row.notification_id: note})
         if job is None:
             return False
-        job.account_index = job.failed_over = 1
         check = self._recheck(job, now_ms, is_seen=self.is_seen(note))
         if check.kind == "drop":
             return False
