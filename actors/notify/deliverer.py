@@ -129,7 +129,13 @@ class Deliverer(Retirer):
             [check.decision],
             Staged(NO_REPLY, None, after=lambda _at: self._channels.offer(job)),
         )
-        self._stage_ops([Update(DeliveryRow, job.where, {"next_at_ms": job.due_at_ms})])
+        self._stage_ops([Update(DeliveryRow, job.where, {"next_at_ms": job.due_at_ms}), self._defer(job)])
+
+    def _defer(self, job: Job) -> Op:
+        """Count its deadline from when it is due: it waits for the user's sake, or begins anew."""
+        job.deadline_at_ms = job.due_at_ms + job.rule.deadline_s * 1000
+        where: dict[str, str | int] = {"notification_id": job.notification_id}
+        return Update(NotificationRow, where, {"deadline_at_ms": job.deadline_at_ms})
 
     def _skip(self, job: Job, check: Recheck) -> None:
         """Let go of a delivery that may not be made any more."""
@@ -312,6 +318,8 @@ class Deliverer(Retirer):
             self._stats.doubled += 1
             changes["doubles"] = job.doubles
         ops.append(Update(DeliveryRow, job.where, changes))
+        if is_dated:
+            ops.append(self._defer(job))
         self._record(
             "concluded",
             job.user_id,

@@ -145,6 +145,7 @@ class UndeliveredDesk(Fallbacks):
         self._stage_ops(
             [
                 Put(again),
+                self._defer(job),
                 Update(NotificationRow, {"notification_id": row.notification_id}, {"state": "open"}),
             ]
         )
