@@ -175,13 +175,13 @@ Line = tuple[str, str, str]
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """How a notification's deliveries stand: the numbers of those that are open, and whether one has come.
+    """How a notification's deliveries stand: the numbers of those that are open, or may have come.
 
-    `is_reached`: a provider has taken one, and not called it undelivered since, or one's outcome is unknown.
+    `reached`: a provider has taken these, and not called them undelivered since, or the outcome is unknown.
     """
 
     open_numbers: list[int]
-    is_reached: bool
+    reached: list[int]
 
 
 class NotifyReads(Protocol):

@@ -53,14 +53,15 @@ def open_deliveries(
 
 
 def standings(connection: sqlite3.Connection, ids: Sequence[int]) -> dict[int, Standing]:
-    open_numbers: dict[int, list[int]] = {}
-    reached: set[int] = set()
+    found: dict[int, Standing] = {}
     for notification_id, number, is_open, is_reached in connection.execute(
         _STANDING, (json.dumps(list(ids)),)
     ):
-        numbers = open_numbers.setdefault(notification_id, [])
+        standing = found.get(notification_id)
+        if standing is None:
+            standing = found[notification_id] = Standing([], [])
         if is_open:
-            numbers.append(number)
+            standing.open_numbers.append(number)
         if is_reached:
-            reached.add(notification_id)
-    return {id_: Standing(numbers, id_ in reached) for id_, numbers in open_numbers.items()}
+            standing.reached.append(number)
+    return found

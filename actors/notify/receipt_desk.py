@@ -30,7 +30,6 @@ RANK: Final = {
     "bounced": 3,
     "complained": 4,
 }
-TOLD_S: Final = 10.0
 
 
 class ToldAgain(msgspec.Struct, frozen=True):

@@ -52,11 +52,6 @@ def ends_at_ms(expires_at_ms: int, sent_at_ms: int) -> int:
     return expires_at_ms or sent_at_ms + LATE_MS
 
 
-def is_reached(deliveries: Sequence[DeliveryRow]) -> bool:
-    """Tell whether one of them has come, or may have."""
-    return any(row.state in MAY_HAVE_COME for row in deliveries)
-
-
 def after_undelivered(
     note: NotificationRow,
     rule: TypeRule,

@@ -10,15 +10,14 @@ from typing import cast
 import msgspec
 
 from actors.notify.fallbacks import Fallbacks
-from actors.notify.lately import Lately
 from actors.notify.messages import DeliveryTold
 from actors.notify.undelivered import (
+    MAY_HAVE_COME,
     NOTHING,
     Follow,
     after_undelivered,
     has_ended,
     held_for_fallback,
-    is_reached,
 )
 from actors.notify.user_state import UserState
 from actors.reply import NO_REPLY, Reply
@@ -40,7 +39,6 @@ class Siblings(msgspec.Struct, frozen=True):
 class UndeliveredDesk(Fallbacks):
     """Find out how the notification stands, and let it go another way."""
 
-    _told: Lately  # (notification_id, number, state) on its way into the store
     _releasing: set[int]  # held notifications that are being decided about anew
 
     async def read_siblings(self, row: DeliveryRow) -> Siblings | None:
@@ -129,9 +127,10 @@ class UndeliveredDesk(Fallbacks):
             return False
         job.due_at_ms = max(now_ms, check.due_at_ms)
         again = msgspec.structs.replace(again, next_at_ms=job.due_at_ms)
-        has_come = is_reached(siblings.others)
-        self._open(job, Standing([other.number for other in siblings.others if other.is_open], has_come))
-        self._notes[row.notification_id].is_sent = has_come  # by another one, as this one has not
+        others = siblings.others
+        reached = [other.number for other in others if other.state in MAY_HAVE_COME]
+        self._open(job, Standing([other.number for other in others if other.is_open], reached))
+        self._notes[row.notification_id].is_sent = bool(reached)  # by another one, as this one has not
         decisions = [Decision("told", message.state, message.code), Decision("result", "retry", "failover")]
         if check.decision is not None:
             decisions.append(check.decision)

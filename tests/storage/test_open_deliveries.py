@@ -83,10 +83,10 @@ async def test_how_deliveries_stand_is_told_by_all_of_them(tmp_path: Path) -> No
     async with open_store(tmp_path) as store:
         await store.commit(ops)
         assert await store.notify.standings([1, 2, 3, 4, 5, 6, 7]) == {
-            1: Standing([0], is_reached=False),
-            2: Standing([1], is_reached=True),
-            3: Standing([], is_reached=True),
-            4: Standing([], is_reached=False),
-            5: Standing([0], is_reached=False),
-            6: Standing([], is_reached=True),
+            1: Standing([0], reached=[]),
+            2: Standing([1], reached=[0]),
+            3: Standing([], reached=[0]),
+            4: Standing([], reached=[]),
+            5: Standing([0], reached=[]),
+            6: Standing([], reached=[0]),
         }
