@@ -253,6 +253,10 @@ class NotifyReads(Protocol):
         """Open deliveries of these notifications, up to 1,000 of them."""
         ...
 
+    async def awaiting_receipts(self, ids: Sequence[int]) -> list[int]:
+        """Those of up to 1,000 notifications of which a provider may yet tell that it was not delivered."""
+        ...
+
     async def dead_of(self, ids: Sequence[int]) -> list[int]:
         """Those of up to 1,000 notifications that have dead deliveries."""
         ...

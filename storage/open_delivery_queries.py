@@ -1,4 +1,4 @@
-"""Deliveries that are open: by line, and how those of one notification stand."""
+"""Deliveries that are open, by line; how those of one notification stand, and if more may be told of it."""
 
 import json
 import sqlite3
@@ -25,6 +25,12 @@ _OF_LINE: Final = (
 _STANDING: Final = f"""
 SELECT notification_id, number, is_open, state IN ('accepted', 'confirmed', 'complained', 'unknown')
 FROM {DeliveryRow.table} WHERE notification_id IN (SELECT value FROM json_each(?))
+"""
+
+_AWAITING: Final = f"""
+SELECT DISTINCT notification_id FROM {DeliveryRow.table}
+WHERE notification_id IN (SELECT value FROM json_each(?))
+    AND +channel IN ('sms', 'email') AND +state IN ('accepted', 'unknown')
 """
 
 
@@ -65,3 +71,7 @@ def standings(connection: sqlite3.Connection, ids: Sequence[int]) -> dict[int, S
         if is_reached:
             standing.reached.append(number)
     return found
+
+
+def awaiting_receipts(connection: sqlite3.Connection, ids: Sequence[int]) -> list[int]:
+    return [row[0] for row in connection.execute(_AWAITING, (json.dumps(list(ids)),)).fetchall()]

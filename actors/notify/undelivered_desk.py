@@ -4,6 +4,7 @@ By the next account of its channel, once; else by the type's fallback, as undeli
 stored in the append of what was told, so that no crash lies between.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import cast
 
@@ -39,6 +40,7 @@ class Siblings(msgspec.Struct, frozen=True):
 class UndeliveredDesk(Fallbacks):
     """Find out how the notification stands, and let it go another way."""
 
+    _called_off: OrderedDict[tuple[str, str], None]  # requests that were cancelled; by app and id
     _releasing: set[int]  # held notifications that are being decided about anew
 
     async def read_siblings(self, row: DeliveryRow) -> Siblings | None:
@@ -55,6 +57,8 @@ class UndeliveredDesk(Fallbacks):
             return None
         if notification_id in self._releasing:
             note = msgspec.structs.replace(note, state="held")
+        if (note.app_id, note.request_id) in self._called_off:
+            note = msgspec.structs.replace(note, state="cancelled")
         others = [self._as_known(other) for other in deliveries if other.number != row.number]
         return Siblings(note, others)
 

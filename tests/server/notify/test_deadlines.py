@@ -1,7 +1,7 @@
 """What waits for the user's sake, or begins anew, is not late for that."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import trio
@@ -23,7 +23,7 @@ async def test_what_waits_for_the_morning_is_not_late(
 ) -> None:
     """Nobody is to be woken by an alert because nobody was woken by a message."""
     clock = Clock()
-    rule = {"fallback": ["apns"], "deadline_s": HALF_HOUR_S}
+    rule: dict[str, Any] = {"fallback": ["apns"], "deadline_s": HALF_HOUR_S}
     async with open_sandbox(options=SandboxOptions(now_ms=clock)) as sandbox:
         async with open_scene(tmp_path, sandbox, clock=clock, phone=True, channels=["sms"], **rule) as scene:
             notifier = scene.notifier
@@ -60,7 +60,7 @@ async def test_what_waits_for_the_morning_is_not_late(
 async def test_what_is_told_hours_later_is_not_late(tmp_path: Path, has_next: bool) -> None:
     """The first went in time; what follows on a late report has a deadline of its own."""
     clock = Clock()
-    rule = {"fallback": ["apns"], "deadline_s": HALF_HOUR_S}
+    rule: dict[str, Any] = {"fallback": ["apns"], "deadline_s": HALF_HOUR_S}
     async with (
         open_sandbox(options=SandboxOptions(now_ms=clock)) as sandbox,
         open_scene(tmp_path, sandbox, clock=clock, phone=True, channels=["sms"], **rule) as scene,
