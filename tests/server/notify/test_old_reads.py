@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from actors.notify import open_room, timekeeper
+from actors.notify import timekeeper
+from actors.notify.open_room import OpenRoom
 from actors.ports import Outcome
-from protocol.notify_found import Standing
+from protocol.notify_found import Line, Standing
 from protocol.notify_records import NotificationRow
 from protocol.records import Append
 from server.sandbox.sandbox import open_sandbox
@@ -24,8 +25,6 @@ async def test_what_counted_as_sent_when_it_was_read_is_made_up_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A push comes back from the store while it is told that the text message was not delivered."""
-    monkeypatch.setattr(open_room, "MAX_OPEN", 0)  # what does not go at once waits in the store
-    monkeypatch.setattr(open_room, "MIN_OF_LINE", 0)
     monkeypatch.setattr(timekeeper, "TICK_S", 0.05)
     is_read, may_go_on = trio.Event(), trio.Event()
     real = SqliteNotifyReads.standings
@@ -36,6 +35,9 @@ async def test_what_counted_as_sent_when_it_was_read_is_made_up_for(
         await may_go_on.wait()
         return found
 
+    def is_no_push(_: OpenRoom, line: Line) -> bool:
+        return line[2] != "apns"
+
     async with (
         open_sandbox() as sandbox,
         open_scene(tmp_path, sandbox, phone=True, channels=["sms", "apns"], fallback=["email"]) as scene,
@@ -44,11 +46,14 @@ async def test_what_counted_as_sent_when_it_was_read_is_made_up_for(
         desk = scene.notifier.core.desk
         await desk.pause_provider(APP, "apns", is_paused=True)
         sandbox.inject(GONE)
-        notification_id = await scene.send("4711")
-        await scene.notifier.until_stat("accepted", 1)
-        (number,) = [one.number for one in await deliveries(scene, notification_id) if one.channel == "sms"]
+        with monkeypatch.context() as patch:
+            patch.setattr(OpenRoom, "has_place", is_no_push)  # pushes wait in the store
+            patch.setattr(OpenRoom, "wants_more", is_no_push)
+            notification_id = await scene.send("4711")
+            await scene.notifier.until_stat("accepted", 1)
+            found = await deliveries(scene, notification_id)
+            (number,) = [one.number for one in found if one.channel == "sms"]
         monkeypatch.setattr(SqliteNotifyReads, "standings", held)
-        monkeypatch.setattr(open_room, "MAX_OPEN", 40)
         await is_read.wait()
         await undelivered(scene, notification_id, number)
         assert ("fallback", "pass", "others_open") in await scene.notifier.rules(notification_id)
