@@ -166,7 +166,9 @@ class ReceiptDesk(UndeliveredDesk):
         if not message.provider_id or message.state == "confirmed":
             return False
         job = self._jobs.get((row.notification_id, row.number))
-        if job is not None and job.failed_over and not job.is_begun:  # it waits for the next one
+        failed_over = row.failed_over if job is None else job.failed_over
+        is_begun = row.state != "queued" if job is None else job.is_begun
+        if failed_over and not is_begun:  # it waits for the next one
             return True
         if (job or row).provider_id != message.provider_id:
             return True

@@ -8,6 +8,7 @@ import trio
 
 from actors.notify.address import owner_of
 from actors.notify.messages import DeliveryTold
+from actors.notify.open_room import OpenRoom
 from protocol import notify_commands
 from protocol.notify_types import Preferences
 from protocol.provider_configs import TwilioConfig
@@ -173,6 +174,24 @@ async def test_a_receipt_of_the_attempt_before_is_not_of_this_one(tmp_path: Path
             with trio.fail_after(5):
                 await scene.notifier.world.core.router.ask(owner_of(notification_id), told, timeout_s=5)
             assert (await scene.delivery(notification_id)).state == state
+
+
+async def test_a_late_report_does_not_end_what_waits_in_the_store_for_another_account(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in memory: it is of the attempt before."""
+    async with open_sandbox() as sandbox:
+        async with open_scene(tmp_path, sandbox, phone=True, channels=["sms"]) as scene:
+            await has_vonage(scene)
+            fault = Fault(channel="twilio", status=401, code="20003", delay_s=SLOW_S, times=1)
+            notification_id = await scene.under_way(fault)
+            await be_quiet(scene)
+            await scene.until(notification_id, lambda row: row.state == "queued")
+        monkeypatch.setattr(OpenRoom, "has_place", lambda *_: False)
+        async with open_scene(tmp_path, sandbox, is_new=False) as scene:
+            await undelivered(scene, notification_id)
+            row = await scene.delivery(notification_id)
+            assert (row.state, row.provider_id, row.failed_over) == ("queued", "twilio", 1)
 
 
 def test_twilio_names_the_message_that_it_tells_of() -> None:
