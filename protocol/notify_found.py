@@ -175,13 +175,13 @@ Line = tuple[str, str, str]
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """How a notification's deliveries stand: the numbers of those that are open, and whether one has come.
+    """How a notification's deliveries stand: the numbers of those that are open, or may have come.
 
-    `is_reached`: a provider has taken one, and not called it undelivered since, or one's outcome is unknown.
+    `reached`: a provider has taken these, and not called them undelivered since, or the outcome is unknown.
     """
 
     open_numbers: list[int]
-    is_reached: bool
+    reached: list[int]
 
 
 class NotifyReads(Protocol):
@@ -251,6 +251,10 @@ class NotifyReads(Protocol):
 
     async def open_of(self, ids: Sequence[int]) -> list[DeliveryRow]:
         """Open deliveries of these notifications, up to 1,000 of them."""
+        ...
+
+    async def awaiting_receipts(self, ids: Sequence[int]) -> list[int]:
+        """Those of up to 1,000 notifications of which a provider may yet tell that it was not delivered."""
         ...
 
     async def dead_of(self, ids: Sequence[int]) -> list[int]:

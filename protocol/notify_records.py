@@ -330,6 +330,13 @@ class DeliveryRow(Row, frozen=True, kw_only=True):
         int,
         Meta(description="The attempt that its provider called undelivered, with `code`, before its answer."),
     ] = 0
+    failed_over: Annotated[int, Meta(description="How often it has gone on to the next account.")] = 0
+    undelivered_by: Annotated[
+        str,
+        Meta(
+            description="Accounts that took it and did not deliver it, a/b/c: none of these is asked again."
+        ),
+    ] = ""
 
 
 class DeadDelivery(Row, frozen=True, kw_only=True):

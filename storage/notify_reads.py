@@ -87,6 +87,9 @@ class SqliteNotifyReads:
     async def open_of(self, ids: Sequence[int]) -> list[DeliveryRow]:
         return await self._readers.run(notify_queries.open_of, ids)
 
+    async def awaiting_receipts(self, ids: Sequence[int]) -> list[int]:
+        return await self._readers.run(open_delivery_queries.awaiting_receipts, ids)
+
     async def dead_of(self, ids: Sequence[int]) -> list[int]:
         return await self._readers.run(notify_queries.dead_of, ids)
 

@@ -1,4 +1,4 @@
-"""Deliveries that are open: by line, and how those of one notification stand."""
+"""Deliveries that are open, by line; how those of one notification stand, and if more may be told of it."""
 
 import json
 import sqlite3
@@ -27,6 +27,12 @@ SELECT notification_id, number, is_open, state IN ('accepted', 'confirmed', 'com
 FROM {DeliveryRow.table} WHERE notification_id IN (SELECT value FROM json_each(?))
 """
 
+_AWAITING: Final = f"""
+SELECT DISTINCT notification_id FROM {DeliveryRow.table}
+WHERE notification_id IN (SELECT value FROM json_each(?))
+    AND +channel IN ('sms', 'email') AND +state IN ('accepted', 'unknown')
+"""
+
 
 def open_lines(connection: sqlite3.Connection, partition: int) -> list[Line]:
     return [
@@ -53,14 +59,19 @@ def open_deliveries(
 
 
 def standings(connection: sqlite3.Connection, ids: Sequence[int]) -> dict[int, Standing]:
-    open_numbers: dict[int, list[int]] = {}
-    reached: set[int] = set()
+    found: dict[int, Standing] = {}
     for notification_id, number, is_open, is_reached in connection.execute(
         _STANDING, (json.dumps(list(ids)),)
     ):
-        numbers = open_numbers.setdefault(notification_id, [])
+        standing = found.get(notification_id)
+        if standing is None:
+            standing = found[notification_id] = Standing([], [])
         if is_open:
-            numbers.append(number)
+            standing.open_numbers.append(number)
         if is_reached:
-            reached.add(notification_id)
-    return {id_: Standing(numbers, id_ in reached) for id_, numbers in open_numbers.items()}
+            standing.reached.append(number)
+    return found
+
+
+def awaiting_receipts(connection: sqlite3.Connection, ids: Sequence[int]) -> list[int]:
+    return [row[0] for row in connection.execute(_AWAITING, (json.dumps(list(ids)),)).fetchall()]

@@ -19,6 +19,7 @@ from actors.notify.pacer import Pacer
 from actors.notify.ports import Account, Accounts
 
 NO_ACCOUNT_MS: Final = 60_000  # an app without a provider may get one
+NEVER_MS: Final = 1 << 53
 REFUSED_USERS: Final = (
     3  # refused by a push host within REFUSED_MS, none accepted between: our key, not theirs
 )
@@ -90,6 +91,7 @@ class Admission:
     def admit(self, job: Job, now_ms: int, repeatable: Callable[[Job], Job | None] | None = None) -> int:
         """Choose an account for a job and return 0; or when to ask again, for all of its app and host.
 
+        An account that took it and could not deliver it is passed over; NEVER_MS: it is all that there is.
         What finds out whether a provider is back may end as unknown, and then be lost: `repeatable` is asked
         for one to go in the job's stead that would be sent again.
         """
@@ -101,6 +103,8 @@ class Admission:
         # After a failover the next one is tried first; one whose breaker is open is passed over.
         for offset in range(count):
             account = chain[(job.account_index + offset) % count]
+            if account.provider_id in job.undelivered_by:
+                continue
             if repeatable is not None and not job.may_repeat and self._would_probe(account, job, now_ms):
                 job, repeatable = repeatable(job) or job, None
             until_ms = self._take(job, account, now_ms)
@@ -109,7 +113,7 @@ class Admission:
                 job.account_index = (job.account_index + offset) % count
                 return 0
             wait_ms = min(wait_ms, until_ms) if wait_ms else until_ms
-        return max(wait_ms, now_ms + 1)
+        return max(wait_ms, now_ms + 1) if wait_ms else NEVER_MS
 
     def _would_probe(self, account: Account, job: Job, now_ms: int) -> bool:
         """Tell whether an account, or the job's host under it, would be tried out by the next job."""

@@ -30,7 +30,8 @@ class CancelFound(msgspec.Struct, frozen=True):
     """Notifications of a request as they were stored, with all that hangs on them; or why not.
 
     `last_id`: of a page, 0: these were looked at once more. `heads`: of the batches and digests that hold
-    some of them; `members`: of those batches.
+    some of them; `members`: of those batches. `awaiting`: those that are done, and of which a provider may
+    yet tell that it did not deliver them.
     """
 
     key: tuple[str, str]
@@ -41,6 +42,7 @@ class CancelFound(msgspec.Struct, frozen=True):
     heads: dict[int, NotificationRow] = {}
     members: dict[int, list[NotificationRow]] = {}
     dead: frozenset[int] = frozenset()
+    awaiting: frozenset[int] = frozenset()
     error: HubbubError | None = None
     is_own: bool = True
 
@@ -144,6 +146,8 @@ class CancelFinder(FactKeeper):
             deliveries = await self._reads.open_of(open_ids) if open_ids else []
             sent_ids = [row.notification_id for row in rows if row.state in ("open", "done", "cancelled")]
             dead = await self._reads.dead_of(sent_ids) if sent_ids else []
+            done_ids = [row.notification_id for row in rows if row.state == "done"]
+            awaiting = await self._reads.awaiting_receipts(done_ids) if done_ids else []
             grouped = {row.into_id for row in rows if row.state == "merged"}
             grouped |= {row.notification_id for row in rows if row.state == "held" and row.group_key}
             heads = await self._read_notes(grouped)
@@ -165,6 +169,7 @@ class CancelFinder(FactKeeper):
                 heads=heads,
                 members=members,
                 dead=frozenset(dead),
+                awaiting=frozenset(awaiting),
             )
         )
 

@@ -88,7 +88,7 @@ class Canceller(CancelFinder):
                 cancel.counts["partly" if row.sent_at_ms else "cancelled"] += 1
             else:
                 cancel.counts["kept"] += 1
-                if row.state == "done":
+                if row.notification_id in found.awaiting:
                     self._let_end(row)
         for head_id, rows in leaving.items():
             members = [

@@ -24,6 +24,7 @@ from actors.notify.fair_queue import ALL_LANES, HIGH_LANE, LANE_OF, FairQueue
 from actors.notify.job import Job
 from actors.notify.mass_retirement import MassRetirement, is_allowed
 from actors.notify.ports import Account, Accounts
+from actors.notify.undelivered import ends_at_ms
 from protocol.notify_types import Channel
 
 HANDS: Final[dict[Channel, int]] = {
@@ -225,7 +226,8 @@ class ChannelActor:
         """Bring one to the front of a job's line that is sent again where its outcome is unknown."""
 
         def may_probe(other: Job) -> bool:
-            return other.may_repeat and not other.is_cancelled and not self._is_early(other)
+            may_take = other.may_repeat and not other.undelivered_by
+            return may_take and not other.is_cancelled and not self._is_early(other)
 
         return self._queue.bring_forward(job.app_id, LANE_OF[job.priority], job.host, may_probe)
 
@@ -243,9 +245,14 @@ class ChannelActor:
             self._unqueued.popleft()
         begins: dict[int, list[Job]] = {}
         owners = {}
+        alone: dict[Job, int] = {}
 
         def wait_ms(job: Job) -> int:
             if job.is_cancelled or self._is_early(job):
+                return 0
+            if job.undelivered_by:  # for the others of its line more accounts are left
+                if until_ms := self._admission.admit(job, now_ms):
+                    alone[job] = until_ms
                 return 0
             return self._admission.admit(job, now_ms, self._repeatable)
 
@@ -261,6 +268,9 @@ class ChannelActor:
             if self._is_early(job):
                 self.offer(job)
                 continue
+            until_ms = alone.pop(job, 0)
+            if until_ms and self._waits_alone(job, until_ms, now_ms):
+                continue
             self._take(job)
             owners[id(job.owner)] = job.owner
             begins.setdefault(id(job.owner), []).append(job)
@@ -271,6 +281,18 @@ class ChannelActor:
         lanes = ALL_LANES if self._in_hand < self._free_for_all else HIGH_LANE
         due_ms = self._queue.next_due_ms(lanes)
         return float("inf") if due_ms is None else max(0.0, (due_ms - now_ms) / 1000)
+
+    def _waits_alone(self, job: Job, until_ms: int, now_ms: int) -> bool:
+        """Put a job behind that waits for an account while its line goes on; False: its time is over first.
+
+        Then it has no account, and its partition ends it.
+        """
+        job.account = None
+        at_ms = self._now_ms() + until_ms - now_ms
+        if ends_at_ms(job.expires_at_ms, job.created_at_ms) <= at_ms:
+            return False
+        job.waits = True
+        return self._queue.push(job, job.app_id, LANE_OF[job.priority], until_ms, job.host)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled. What is being sent then has an unknown outcome, as after a crash."""
@@ -373,4 +395,4 @@ class ChannelActor:
 
 def _waits_for(job: Job, credential: str) -> bool:
     """Tell whether a job that was refused for wrong settings waits for these to be right."""
-    return job.waits and job.account is not None and job.account.credential == credential
+    return job.waits and (job.account is None or job.account.credential == credential)

@@ -7,6 +7,7 @@ Before anything goes on that has waited, it is asked whether it still may (reche
 """
 
 import random
+from typing import Final
 
 import msgspec
 
@@ -16,13 +17,14 @@ from actors.notify.ports import Account
 from actors.notify.recheck import Recheck, must_ask_again, recheck
 from actors.notify.retirer import Retirer
 from actors.notify.retry_policy import Step, next_step, resumed_at_ms
-from actors.notify.undelivered import held_for_fallback
+from actors.notify.undelivered import ends_at_ms, held_for_fallback
 from actors.reply import NO_REPLY
 from actors.stream_actor import Staged
 from protocol.notify_records import DeadDelivery, DeliveryRow, NotificationRow
 from protocol.notify_types import Decision
 from protocol.records import Op, Put, Update
 
+NO_ACCOUNT: Final = "no_provider_left"
 RESUMED: int = 128  # deliveries in one turn: so many users are read at once
 
 _encode = msgspec.json.Encoder().encode
@@ -127,7 +129,13 @@ class Deliverer(Retirer):
             [check.decision],
             Staged(NO_REPLY, None, after=lambda _at: self._channels.offer(job)),
         )
-        self._stage_ops([Update(DeliveryRow, job.where, {"next_at_ms": job.due_at_ms})])
+        self._stage_ops([Update(DeliveryRow, job.where, {"next_at_ms": job.due_at_ms}), self._defer(job)])
+
+    def _defer(self, job: Job) -> Op:
+        """Count its deadline from when it is due: it waits for the user's sake, or begins anew."""
+        job.deadline_at_ms = job.due_at_ms + job.rule.deadline_s * 1000
+        where: dict[str, str | int] = {"notification_id": job.notification_id}
+        return Update(NotificationRow, where, {"deadline_at_ms": job.deadline_at_ms})
 
     def _skip(self, job: Job, check: Recheck) -> None:
         """Let go of a delivery that may not be made any more."""
@@ -195,6 +203,9 @@ class Deliverer(Retirer):
 
     def _may_begin(self, job: Job, now_ms: int) -> bool:
         """Ask again where a delivery has waited in its queue: it is let go of, or waits for longer."""
+        if job.account is None:
+            self._end_unsent(job, now_ms)
+            return False
         if not must_ask_again(job.due_at_ms, now_ms):
             return True
         check = self._recheck(job, now_ms)
@@ -204,6 +215,21 @@ class Deliverer(Retirer):
             self._channels.left((job,))
             self._put_off(job, check)
         return check.kind == "go"
+
+    def _end_unsent(self, job: Job, now_ms: int) -> None:
+        """No account is left that may try again what others took and did not deliver, within its time."""
+        decisions = [Decision("result", "refused", NO_ACCOUNT, job.device_key)]
+        changes: dict[str, str | int | None] = {
+            "state": "refused",
+            "code": NO_ACCOUNT,
+            "is_open": 0,
+            "concluded_at_ms": now_ms,
+            "outgoing": "",
+        }
+        ops: list[Op] = [Update(DeliveryRow, job.where, changes)]
+        self._finish(job, now_ms, decisions, ops)
+        self._record("concluded", job.user_id, job.notification_id, decisions, Staged(NO_REPLY, None))
+        self._stage_ops(ops)
 
     def concluded(self, job: Job, account: Account | None, outcome: Outcome) -> None:
         """Store what became of an attempt, and what comes next."""
@@ -227,6 +253,9 @@ class Deliverer(Retirer):
             has_next_provider=self._channels.has_next(job),
             rand=random.random(),
         )
+        ends_ms = ends_at_ms(job.expires_at_ms, job.created_at_ms)
+        if step.kind == "break" and job.undelivered_by and ends_ms <= step.at_ms:
+            step = Step("expired", 0, Decision("result", "refused", NO_ACCOUNT, job.device_key))
         told = f"{job.way}: {outcome.detail[:500]}" if outcome.detail else job.way
         decisions = [
             Decision("result", outcome.kind, outcome.code or outcome.action, told),
@@ -283,10 +312,14 @@ class Deliverer(Retirer):
             "code": outcome.code[:100],
             "provider_id": job.provider_id,
         }
+        if step.kind == "failover":
+            changes.update(failed_over=job.failed_over, undelivered_by="/".join(job.undelivered_by))
         if outcome.kind == "unknown":  # what is sent again after this may come twice
             self._stats.doubled += 1
             changes["doubles"] = job.doubles
         ops.append(Update(DeliveryRow, job.where, changes))
+        if is_dated:
+            ops.append(self._defer(job))
         self._record(
             "concluded",
             job.user_id,

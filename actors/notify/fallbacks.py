@@ -17,7 +17,7 @@ from actors.reply import NO_REPLY
 from actors.stream_actor import Staged
 from protocol.notify_records import DeliveryRow, NotificationRow
 from protocol.notify_replies import Notified
-from protocol.notify_types import Decision
+from protocol.notify_types import Decision, TypeRule
 from protocol.records import Update
 
 
@@ -52,7 +52,7 @@ class Fallbacks(Deliverer):
             if check.decision is not None:
                 plan.decisions.append(check.decision)
             if check.kind == "hold":
-                self._hold_again(row, check, plan)
+                self._hold_again(row, rule, check, plan)
                 return
             if check.kind == "drop":
                 continue
@@ -75,6 +75,8 @@ class Fallbacks(Deliverer):
         if not plan.deliveries:
             plan.decisions.append(Decision("choose", "drop", "no_fallback_left"))
         deadline_at_ms = row.deadline_at_ms
+        if any(delivery.accepted_at_ms for delivery in tried):  # whatever came of it later, it went in time
+            deadline_at_ms = now_ms + rule.deadline_s * 1000
         jobs = self._jobs_of(plan, rule, now_ms, deadline_at_ms, first_number)
         state = "open" if jobs else "done"
         item = Notified(user_id=user.user_id, notification_id=row.notification_id, state=state)
@@ -85,12 +87,16 @@ class Fallbacks(Deliverer):
             plan.decisions,
             Deciding(self, None, 0, item, jobs, None),
         )
-        changes: dict[str, str | int | None] = {"state": state, "is_fallback": 0}
+        changes: dict[str, str | int | None] = {
+            "state": state,
+            "is_fallback": 0,
+            "deadline_at_ms": deadline_at_ms,
+        }
         self._stage_ops([Update(NotificationRow, {"notification_id": row.notification_id}, changes)])
         self._stage_ops(self._delivery_puts(plan, jobs, user, row_index))
 
-    def _hold_again(self, row: NotificationRow, check: Recheck, plan: Plan) -> None:
-        """Let it wait until it is not quiet any more."""
+    def _hold_again(self, row: NotificationRow, rule: TypeRule, check: Recheck, plan: Plan) -> None:
+        """Let it wait until it is not quiet any more, from when on its deadline counts."""
         self._record(
             "fallback",
             row.user_id,
@@ -98,5 +104,8 @@ class Fallbacks(Deliverer):
             plan.decisions,
             Staged(NO_REPLY, None, after=lambda _at: self.held_until(check.due_at_ms)),
         )
-        changes: dict[str, str | int | None] = {"due_at_ms": check.due_at_ms}
+        changes: dict[str, str | int | None] = {
+            "due_at_ms": check.due_at_ms,
+            "deadline_at_ms": check.due_at_ms + rule.deadline_s * 1000,
+        }
         self._stage_ops([Update(NotificationRow, {"notification_id": row.notification_id}, changes)])

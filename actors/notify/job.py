@@ -58,6 +58,7 @@ class Job:
         "slot",
         "ticket",
         "told_code",
+        "undelivered_by",
         "user_id",
         "waits",
     )
@@ -95,6 +96,7 @@ class Job:
         self.doubles = doubles
         self.account_index = 0  # which of the app's accounts is tried
         self.failed_over = 0
+        self.undelivered_by: tuple[str, ...] = ()  # accounts that took it and could not deliver it
         self.provider_id = ""  # by which account the last attempt goes, or went
         self.is_begun = False
         self.is_final = False  # erased or cancelled under way: nothing follows, and its notification stays so

@@ -63,7 +63,8 @@ class Mark(msgspec.Struct, frozen=True, tag="mark_notification"):
 class DeliveryTold(msgspec.Struct, frozen=True, tag="delivery_told"):
     """To a partition: a provider tells later what became of a delivery: confirmed, bounced, complained, …
 
-    `app_id`, `provider_id`: whose account; one that is another app's delivery is not found. Answered by Ok.
+    `app_id`, `provider_id`: whose account; one that is another app's delivery is not found. `provider_ref`:
+    the provider's own id of the message, where it has one for each. Answered by Ok.
     """
 
     notification_id: int
@@ -73,6 +74,7 @@ class DeliveryTold(msgspec.Struct, frozen=True, tag="delivery_told"):
     action: str = ""  # retire, suppress, failover; empty: none
     app_id: str = ""
     provider_id: str = ""
+    provider_ref: str = ""
 
 
 class PutAddress(msgspec.Struct, frozen=True, tag="put_address"):

@@ -14,6 +14,7 @@ from actors.notify.keeper import MAX_LOAD, NotifyKeeper, NotifyNeeds
 from actors.notify.lately import Lately
 from actors.notify.open_room import OpenRoom
 from actors.notify.ports import Account
+from actors.notify.undelivered import CAME, UNDELIVERED
 from protocol.errors import HubbubError
 from protocol.notify_found import Line, Standing
 from protocol.notify_records import DeliveryRow, NotificationRow
@@ -23,6 +24,7 @@ TAKEN_AT_ONCE: Final = 128  # open deliveries that are made from rows in one tur
 PRIORITIES: Final = ("high", "medium", "low")
 SEEN_S: Final = 60.0
 CLOSED_S: Final = 10.0  # thousands a second
+TOLD_S: Final = 10.0
 
 _outgoing = msgspec.json.Decoder(Outgoing).decode
 
@@ -60,6 +62,7 @@ class OpenKeeper(NotifyKeeper):
         self._spilled: set[Line] = set()  # lines with open deliveries that are not in memory
         self._seen = Lately(SEEN_S)  # notifications that were seen: what was read of them is old
         self._closed = Lately(CLOSED_S)  # deliveries that were concluded: the same
+        self._told = Lately(TOLD_S)  # (notification_id, number, state) that providers told: the same
 
     async def activate(self, ctx: EntityContext) -> None:
         """Take up the deliveries that are open."""
@@ -167,6 +170,9 @@ class OpenKeeper(NotifyKeeper):
             doubles=row.doubles,
         )
         job.provider_id = row.provider_id
+        if row.failed_over:
+            job.account_index = job.failed_over = row.failed_over
+            job.undelivered_by = tuple(filter(None, row.undelivered_by.split("/")))
         job.is_begun = row.state == "sending"
         if job.is_begun and row.told_attempt == row.attempt:
             job.told_code = row.code
@@ -181,9 +187,23 @@ class OpenKeeper(NotifyKeeper):
             note = self._notes[job.notification_id] = OpenNote(job.user_id, job.rule, set())
         note.numbers.add(job.number)
         if standing is not None:
-            note.is_sent = note.is_sent or standing.is_reached
+            note.is_sent = note.is_sent or self._has_come(job.notification_id, standing)
             note.away.update(self._not_here(job.notification_id, standing.open_numbers))
         note.away.discard(job.number)
+
+    def _has_come(self, notification_id: int, standing: Standing) -> bool:
+        """Tell whether a provider has taken one, or may have: as it was read, and as was told since."""
+        for number in standing.reached:
+            key = (notification_id, number)
+            if key in self._jobs or key in self._deciding:  # on its way once more
+                continue
+            if not self._was_told(key, UNDELIVERED) or self._was_told(key, CAME):
+                return True
+        return any(self._was_told((notification_id, number), CAME) for number in standing.open_numbers)
+
+    def _was_told(self, key: tuple[int, int], states: frozenset[str]) -> bool:
+        """Tell whether a provider has told one of these states of a delivery lately."""
+        return any((*key, state) in self._told for state in states)
 
     def is_seen(self, row: NotificationRow) -> bool:
         """Tell whether its user has seen it, since it was read from the store too."""

@@ -30,7 +30,6 @@ RANK: Final = {
     "bounced": 3,
     "complained": 4,
 }
-TOLD_S: Final = 10.0
 
 
 class ToldAgain(msgspec.Struct, frozen=True):
@@ -156,6 +155,7 @@ class ReceiptDesk(UndeliveredDesk):
         code, job.told_code = job.told_code, ""
         if code and outcome.kind != "refused":
             outcome = Outcome(kind="refused", action="failover", code=code, detail="told before the answer")
+            job.undelivered_by += (account.provider_id if account is not None else job.provider_id,)
             if account is None:  # it was made in another life: the next account is the one after its own
                 names = [known.provider_id for known in self._channels.chain(job.app_id, job.channel)]
                 job.account_index = names.index(job.provider_id) if job.provider_id in names else 0
@@ -166,9 +166,15 @@ class ReceiptDesk(UndeliveredDesk):
         if not message.provider_id or message.state == "confirmed":
             return False
         job = self._jobs.get((row.notification_id, row.number))
-        if job is not None and job.failed_over and not job.is_begun:  # it waits for the next one
+        failed_over = row.failed_over if job is None else job.failed_over
+        is_begun = row.state != "queued" if job is None else job.is_begun
+        if failed_over and not is_begun:  # it waits for the next one
             return True
-        return (job or row).provider_id != message.provider_id
+        if (job or row).provider_id != message.provider_id:
+            return True
+        # The same account, which was asked more than once: an answer that was lost had another id.
+        is_answered = bool(row.provider_ref and message.provider_ref) and not row.is_open
+        return is_answered and row.provider_ref != message.provider_ref
 
     async def _open_job(self, row: DeliveryRow) -> Job | None:
         """The delivery, if it is open; from the store, where it did not fit into memory."""

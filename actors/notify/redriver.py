@@ -67,6 +67,8 @@ class Redriver(ReceiptDesk):
             outgoing=dead.outgoing,
             attempt=0,
             told_attempt=0,
+            failed_over=0,
+            undelivered_by="",
             next_at_ms=check.due_at_ms or now_ms,
             concluded_at_ms=0,
         )

@@ -11,10 +11,8 @@ import msgspec
 
 from actors.notify.builtin_types import DIGEST
 from actors.notify.deliverer import Conclude, Resume
-from actors.notify.lately import Lately
 from actors.notify.open_keeper import OpenRead, urgency
 from actors.notify.plan import Ready
-from actors.notify.receipt_desk import TOLD_S
 from actors.notify.redriver import Redriver
 from actors.reply import NO_REPLY
 from actors.stream_actor import Staged
@@ -77,7 +75,6 @@ class Timekeeper(Redriver):
     def begin_time(self) -> None:
         """Set the first timer, and go on with what was open; called once per incarnation, in `activate`."""
         self._releasing = set()
-        self._told = Lately(TOLD_S)
         self.post_resumed(list(self._jobs.values()))
         self.look_in(0.0)
         self._ctx.post_after(TIDY_S * (0.5 + random.random()), Tidy())

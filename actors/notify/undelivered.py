@@ -44,14 +44,12 @@ NOTHING: Final = Follow("none")
 
 def has_ended(note: NotificationRow, now_ms: int) -> bool:
     """Tell whether a notification is too old to be sent in another way. Unix ms."""
-    if note.expires_at_ms:
-        return note.expires_at_ms <= now_ms
-    return max(note.created_at_ms, note.sent_at_ms) + LATE_MS <= now_ms
+    return ends_at_ms(note.expires_at_ms, max(note.created_at_ms, note.sent_at_ms)) <= now_ms
 
 
-def is_reached(deliveries: Sequence[DeliveryRow]) -> bool:
-    """Tell whether one of them has come, or may have."""
-    return any(row.state in MAY_HAVE_COME for row in deliveries)
+def ends_at_ms(expires_at_ms: int, sent_at_ms: int) -> int:
+    """From when on it is too late for another way. Unix ms; `expires_at_ms` 0: none was asked for."""
+    return expires_at_ms or sent_at_ms + LATE_MS
 
 
 def after_undelivered(

@@ -4,21 +4,21 @@ By the next account of its channel, once; else by the type's fallback, as undeli
 stored in the append of what was told, so that no crash lies between.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import cast
 
 import msgspec
 
 from actors.notify.fallbacks import Fallbacks
-from actors.notify.lately import Lately
 from actors.notify.messages import DeliveryTold
 from actors.notify.undelivered import (
+    MAY_HAVE_COME,
     NOTHING,
     Follow,
     after_undelivered,
     has_ended,
     held_for_fallback,
-    is_reached,
 )
 from actors.notify.user_state import UserState
 from actors.reply import NO_REPLY, Reply
@@ -40,7 +40,7 @@ class Siblings(msgspec.Struct, frozen=True):
 class UndeliveredDesk(Fallbacks):
     """Find out how the notification stands, and let it go another way."""
 
-    _told: Lately  # (notification_id, number, state) on its way into the store
+    _called_off: OrderedDict[tuple[str, str], None]  # requests that were cancelled; by app and id
     _releasing: set[int]  # held notifications that are being decided about anew
 
     async def read_siblings(self, row: DeliveryRow) -> Siblings | None:
@@ -57,6 +57,8 @@ class UndeliveredDesk(Fallbacks):
             return None
         if notification_id in self._releasing:
             note = msgspec.structs.replace(note, state="held")
+        if (note.app_id, note.request_id) in self._called_off:
+            note = msgspec.structs.replace(note, state="cancelled")
         others = [self._as_known(other) for other in deliveries if other.number != row.number]
         return Siblings(note, others)
 
@@ -101,7 +103,9 @@ class UndeliveredDesk(Fallbacks):
         Once: for what the second one cannot deliver either there is the fallback.
         """
         chain = self._channels.chain(row.app_id, cast(Channel, row.channel))
-        if row.is_open or not row.outgoing or len(chain) < 2 or chain[0].provider_id != row.provider_id:
+        if row.is_open or not row.outgoing or row.undelivered_by:
+            return False
+        if len(chain) < 2 or chain[0].provider_id != row.provider_id:
             return False
         now_ms = self._now_ms()
         note = siblings.note
@@ -113,21 +117,24 @@ class UndeliveredDesk(Fallbacks):
             is_open=True,
             next_at_ms=now_ms,
             provider_id=chain[1].provider_id,
+            provider_ref="",
+            failed_over=1,
+            undelivered_by=row.provider_id,
             code=message.code,
             concluded_at_ms=0,
         )
         job = self._job_of(again, {row.notification_id: note})
         if job is None:
             return False
-        job.account_index = job.failed_over = 1
         check = self._recheck(job, now_ms, is_seen=self.is_seen(note))
         if check.kind == "drop":
             return False
         job.due_at_ms = max(now_ms, check.due_at_ms)
         again = msgspec.structs.replace(again, next_at_ms=job.due_at_ms)
-        has_come = is_reached(siblings.others)
-        self._open(job, Standing([other.number for other in siblings.others if other.is_open], has_come))
-        self._notes[row.notification_id].is_sent = has_come  # by another one, as this one has not
+        others = siblings.others
+        reached = [other.number for other in others if other.state in MAY_HAVE_COME]
+        self._open(job, Standing([other.number for other in others if other.is_open], reached))
+        self._notes[row.notification_id].is_sent = bool(reached)  # by another one, as this one has not
         decisions = [Decision("told", message.state, message.code), Decision("result", "retry", "failover")]
         if check.decision is not None:
             decisions.append(check.decision)
@@ -141,6 +148,7 @@ class UndeliveredDesk(Fallbacks):
         self._stage_ops(
             [
                 Put(again),
+                self._defer(job),
                 Update(NotificationRow, {"notification_id": row.notification_id}, {"state": "open"}),
             ]
         )

@@ -183,7 +183,16 @@ async def _tell(
     request: AnyRequest, app_id: str, provider_id: str, notification_id: int, number: int, told: Told
 ) -> None:
     """Hand a report on. One of what is not known here (any more) is taken, and said nothing about."""
-    message = DeliveryTold(notification_id, number, told.state, told.code, told.action, app_id, provider_id)
+    message = DeliveryTold(
+        notification_id,
+        number,
+        told.state,
+        told.code,
+        told.action,
+        app_id,
+        provider_id,
+        told.provider_ref,
+    )
     try:
         await notify_of(request).router.ask(owner_of(notification_id), message, timeout_s=ASK_TIMEOUT_S)
     except Refused as refused:

@@ -19,12 +19,16 @@ from server.providers.status import StatusUpdate
 
 
 class Told(msgspec.Struct, frozen=True):
-    """What became of a delivery; or `mark`: what its reader has done with it."""
+    """What became of a delivery; or `mark`: what its reader has done with it.
+
+    `provider_ref`: the provider's id of the message, as it was in its answer; "" where one has several.
+    """
 
     state: str = ""
     code: str = ""
     action: str = ""
     mark: str = ""
+    provider_ref: str = ""
 
 
 # What only tells that it is on its way changes nothing.
@@ -60,7 +64,10 @@ def told_by_twilio(config: TwilioConfig, url: str, query: str, body: bytes, sign
     if not is_twilio_signature(config.auth_token or config.secret, url, form, signature):
         raise Refused("bad_signature", "X-Twilio-Signature does not fit this callback.")
     update = twilio_status(dict(form))
-    return None if update is None else told_of(update)
+    told = None if update is None else told_of(update)
+    if update is None or told is None:
+        return None
+    return msgspec.structs.replace(told, provider_ref=update.provider_id)
 
 
 def told_by_vonage(config: VonageConfig, query: str, body: bytes, now_ms: int) -> Told | None:
@@ -76,7 +83,7 @@ def told_by_vonage(config: VonageConfig, query: str, body: bytes, now_ms: int) -
     # Without a secret the receipt rests on its address, which holds a MAC of ours.
     if config.signature_secret and not is_vonage_signature(config.signature_secret, form, now_ms):
         raise Refused("bad_signature", "The receipt's signature does not fit.")
-    update = vonage_status(form)
+    update = vonage_status(form)  # of one part of the text, each of which has an id of its own
     return None if update is None else told_of(update)
 
 

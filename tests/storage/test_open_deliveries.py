@@ -83,10 +83,26 @@ async def test_how_deliveries_stand_is_told_by_all_of_them(tmp_path: Path) -> No
     async with open_store(tmp_path) as store:
         await store.commit(ops)
         assert await store.notify.standings([1, 2, 3, 4, 5, 6, 7]) == {
-            1: Standing([0], is_reached=False),
-            2: Standing([1], is_reached=True),
-            3: Standing([], is_reached=True),
-            4: Standing([], is_reached=False),
-            5: Standing([0], is_reached=False),
-            6: Standing([], is_reached=True),
+            1: Standing([0], reached=[]),
+            2: Standing([1], reached=[0]),
+            3: Standing([], reached=[0]),
+            4: Standing([], reached=[]),
+            5: Standing([0], reached=[]),
+            6: Standing([], reached=[0]),
         }
+
+
+async def test_those_of_which_more_may_be_told_are_texts_and_mails_that_were_taken(tmp_path: Path) -> None:
+    """Nobody tells later what became of a push."""
+    taken: dict[str, Any] = {"state": "accepted", "is_open": False}
+    ops = [
+        delivery(1, 0, channel="sms", **taken),
+        delivery(2, 0, channel="apns", **taken),
+        delivery(2, 1, channel="email", **taken),
+        delivery(3, 0, channel="apns", **taken),
+        delivery(4, 0, channel="sms", state="confirmed", is_open=False),
+        delivery(5, 0, channel="sms", state="unknown", is_open=False),
+    ]
+    async with open_store(tmp_path) as store:
+        await store.commit(ops)
+        assert sorted(await store.notify.awaiting_receipts(range(7))) == [1, 2, 5]

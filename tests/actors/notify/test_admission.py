@@ -2,11 +2,21 @@
 
 import pytest
 
-from actors.notify.admission import IDLE_MS, MAX_HOSTS, REFUSED_MS, SWEEP_FROM, Admission, Lesson, Strain
+from actors.notify.admission import (
+    IDLE_MS,
+    MAX_HOSTS,
+    NEVER_MS,
+    REFUSED_MS,
+    SWEEP_FROM,
+    Admission,
+    Lesson,
+    Strain,
+)
 from actors.notify.breaker import FAILURES, FIRST_MS
 from actors.notify.delivery import ACCEPTED, Outcome
 from actors.notify.host_room import FIRST_ROOM
 from actors.notify.job import Job
+from actors.notify.ports import Account
 from tests.actors.notify.channel_world import NOW_MS, Accounts, made_job
 
 REFUSED = Outcome(kind="refused", action="break", code="403", scope="host")
@@ -205,3 +215,20 @@ def test_strains_are_what_holds_an_account_back() -> None:
     assert trial.admission.strains(trial.now_ms) == {"key": Strain("open", 0.5, 0.0)}
     trial.admission.reset("key")
     assert trial.admission.strains(trial.now_ms) == {}
+
+
+def test_an_account_that_did_not_deliver_it_is_not_asked_again() -> None:
+    """However its index stands, and whatever keeps the others."""
+    trial = Trial()
+    accounts = [Account(name, name, 0.0, trial.accounts.provider) for name in ("first", "second")]
+    trial.accounts.of_app["app"] = accounts
+    job = made_job(1)
+    job.undelivered_by, job.account_index = ("first",), 0
+    assert not trial.admission.admit(job, NOW_MS)
+    assert job.account is accounts[1]
+    opened = Outcome(kind="refused", action="break", code="401", scope="credential")
+    trial.admission.learn(job, accounts[1], opened, NOW_MS)
+    assert NOW_MS < trial.admission.admit(job, NOW_MS) < NEVER_MS
+    assert not trial.admission.admit(made_job(2), NOW_MS)  # the first is as good as ever for others
+    job.undelivered_by = ("first", "second")
+    assert trial.admission.admit(job, NOW_MS) == NEVER_MS
