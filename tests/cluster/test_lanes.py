@@ -90,7 +90,7 @@ async def test_what_an_older_life_still_says_is_refused() -> None:
     async with running(ann, old), running(new, connected=False):
         new.lanes.connect(ann.address)
         await new.until_up(ann)
-        assert old.lanes.send_nowait("ann", Lane.DATA, b"from the grave")
+        old.lanes.send_nowait("ann", Lane.DATA, b"from the grave")  # unless ann has hung up on it already
         await ann.until(lambda: ann.lanes.refused().get("old_boot", 0) > 1)
         assert b"from the grave" not in ann.texts()
         assert ann.lanes.is_reachable("bob")
@@ -208,6 +208,7 @@ async def test_ports_are_released_and_what_was_queued_is_out_when_the_lanes_end(
             ann.lanes.connect(bob.address)
             bob.lanes.connect(ann.address)
             await bob.until_up(ann)
+            await ann.until_up(bob)  # else its end is no news
             port, data_port = bob.address.port, bob.address.data_port
             bob.lanes.send_nowait("ann", Lane.CONTROL, b"good-bye")
         await ann.until(lambda: b"good-bye" in ann.texts())
