@@ -26,9 +26,8 @@ MAX_HINTS: Final = 4096  # what overflows is found by the next scan
 SCAN_INTERVAL_S: Final = 30.0  # for tells whose node died; hints make the others immediate
 RETRY_S: Final = 1.0
 _MAX_SET_ASIDE: Final = 10_000  # tells that crash their target are remembered; the oldest is tried again
-_OF_ONE_APP: Final = frozenset(
-    {"setup_unreadable"}
-)  # a target that speaks for many apps takes those of others
+# Refusals that concern the tell's app alone: a target that speaks for many apps takes those of others.
+_OF_ONE_APP: Final = frozenset({"setup_unreadable"})
 
 _logger = structlog.get_logger()
 

@@ -226,8 +226,8 @@ class ChannelActor:
         """Bring one to the front of a job's line that is sent again where its outcome is unknown."""
 
         def may_probe(other: Job) -> bool:
-            may_take = other.may_repeat and not other.undelivered_by
-            return may_take and not other.is_cancelled and not self._is_early(other)
+            is_free = not other.undelivered_by  # to go by any account
+            return other.may_repeat and is_free and not other.is_cancelled and not self._is_early(other)
 
         return self._queue.bring_forward(job.app_id, LANE_OF[job.priority], job.host, may_probe)
 

@@ -141,14 +141,7 @@ class Decider(RecentFinder):
     async def settled(self) -> None:
         """Take the messages again that waited."""
         held_back, self._held_back = self._held_back, []
-        try:
-            self.check_room_again()
-        except HubbubError as refused:
-            for message, reply in held_back:
-                reply.fail(refused)
-                self._not_loaded(message)
-            return
-        await self.handle_again(held_back)
+        await self.handle_again_if_room(held_back)
 
     def _is_settled(self, staged: Deciding) -> None:
         """A decision by a key has its outcome."""

@@ -255,6 +255,17 @@ class NotifyKeeper(StreamActor):
                 except HubbubError as refused:
                     reply.fail(refused)
 
+    async def handle_again_if_room(self, messages: Sequence[tuple[object, Reply]]) -> None:
+        """As `handle_again`; where the store takes nothing by now, whoever waits is told so."""
+        try:
+            self.check_room_again()
+        except HubbubError as refused:
+            for message, reply in messages:
+                reply.fail(refused)
+                self._not_loaded(message)
+            return
+        await self.handle_again(messages)
+
     def has_room(self) -> bool:
         """Tell whether the store takes anything now: a refused append would end the incarnation."""
         try:

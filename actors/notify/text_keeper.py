@@ -17,7 +17,7 @@ from actors.notify.plan import Ready
 from actors.notify.ports import Setup
 from actors.notify.user_state import UserState, decode_kept
 from actors.reply import NO_REPLY, Reply
-from protocol.errors import HubbubError, Unavailable
+from protocol.errors import Unavailable
 from protocol.notify_records import NotificationRow
 
 MAX_LATE: Final = 4_096  # messages that wait: as many as a mailbox holds
@@ -135,14 +135,7 @@ class TextKeeper(Digester):
                 self._late_users.update(one.user_ids)
             else:
                 again.append((one.message, one.reply))
-        try:
-            self.check_room_again()
-        except HubbubError as refused:
-            for waiting, reply in again:
-                reply.fail(refused)
-                self._not_loaded(waiting)
-            return
-        await self.handle_again(again)
+        await self.handle_again_if_room(again)
 
     def _missing(self, setup: Setup, template: str, user_ids: tuple[str, ...]) -> set[_Text]:
         """What has to be compiled for these users."""

@@ -9,30 +9,21 @@ import trio
 
 from cluster.placement import desired_owners
 from protocol.notify_content import NotifyRequest
-from protocol.notify_records import AlertRow, DeadDelivery, NotifyDeviceRow
+from protocol.notify_records import AlertRow, DeadDelivery
 from protocol.notify_types import AppRules, TypeRule
-from protocol.records import Put
 from server.clock import wall_clock_ms
 from server.notify import alert_keeper, setups, watch
 from server.sandbox.faults import Fault
 from server.sandbox.sandbox import Sandbox, open_sandbox
 from tests.cluster.worlds import Member, open_cluster
-from tests.server.notify.notify_world import APP, apns_token
+from tests.server.notify.notify_world import APP, apns_devices
 from tests.server.notify.test_http_notify import Hooks, open_webhooks
 
 
 async def dead_letter(member: Member, sandbox: Sandbox, hooks: Hooks) -> None:
     """Have a delivery refused for good, in an app whose webhook is called."""
     (user_id,) = await member.crowd(1)
-    device = NotifyDeviceRow(
-        user_id=user_id,
-        device_key="apns-1",
-        app_id=APP,
-        channel="apns",
-        address=apns_token(1),
-        registered_at_ms=1,
-    )
-    await member.store.commit([Put(device)])
+    await member.store.commit(apns_devices([user_id]))
     core = member.core.notifications
     await core.desk.put_rules(APP, AppRules(alert_webhook=f"{hooks.url}/alerts"))
     await core.desk.put_provider(APP, "apns", sandbox.configs().apns)

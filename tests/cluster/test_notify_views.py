@@ -12,15 +12,12 @@ from protocol.http_notify_dashboard import NotifyDashboard
 from protocol.notify_content import NotifyRequest
 from protocol.notify_records import NotifyDeviceRow
 from protocol.notify_types import TypeRule
-from protocol.records import Put
 from server.clock import wall_clock_ms
 from server.notify import dashboard, node_views, rates, setups
 from server.sandbox.faults import Fault
 from server.sandbox.sandbox import Sandbox, open_sandbox
 from tests.cluster.worlds import ClusterWorld, Member, open_cluster
-from tests.server.notify.notify_world import apns_token
-
-APP = "default"
+from tests.server.notify.notify_world import APP, apns_devices
 
 
 class Cluster:
@@ -64,21 +61,7 @@ async def open_pushing(
             member.now_ms = wall_clock_ms()
         one = world.members["n1"]
         users = await one.crowd(count)
-        await one.store.commit(
-            [
-                Put(
-                    NotifyDeviceRow(
-                        user_id=user_id,
-                        device_key=f"apns-{number}",
-                        app_id=APP,
-                        channel="apns",
-                        address=apns_token(number + 1),
-                        registered_at_ms=1,
-                    )
-                )
-                for number, user_id in enumerate(users)
-            ]
-        )
+        await one.store.commit(apns_devices(users))
         desk = one.core.notifications.desk
         await desk.put_provider(APP, "apns", sandbox.configs().apns)
         await desk.put_type(APP, TypeRule(name="push", channels=["apns"], is_capped=False, dedup_s=0))

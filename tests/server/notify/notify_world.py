@@ -34,6 +34,23 @@ def apns_token(number: int) -> str:
     return f"{number:064x}"
 
 
+def apns_devices(user_ids: Sequence[str]) -> list[Put]:
+    """A device for each of these users, with the tokens 1, 2, 3, …, as an import would store them."""
+    return [
+        Put(
+            NotifyDeviceRow(
+                user_id=user_id,
+                device_key=f"apns-{number}",
+                app_id=APP,
+                channel="apns",
+                address=apns_token(number + 1),
+                registered_at_ms=1,
+            )
+        )
+        for number, user_id in enumerate(user_ids)
+    ]
+
+
 class Clock:
     """Real time, and what a test has put it ahead by."""
 
@@ -75,21 +92,7 @@ class Notifier:
 
     async def have_apns(self, user_ids: Sequence[str]) -> None:
         """Give each of many users a device, as an import would."""
-        await self.world.store.commit(
-            [
-                Put(
-                    NotifyDeviceRow(
-                        user_id=user_id,
-                        device_key=f"apns-{number}",
-                        app_id=APP,
-                        channel="apns",
-                        address=apns_token(number + 1),
-                        registered_at_ms=1,
-                    )
-                )
-                for number, user_id in enumerate(user_ids)
-            ]
-        )
+        await self.world.store.commit(apns_devices(user_ids))
 
     async def ledger(self, notification_id: int) -> list[Entry]:
         await self.world.store.barrier()
